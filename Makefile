@@ -1,0 +1,60 @@
+# Two commands for a fresh clone:   make demo   (ask the embedded model about a picture)   and   make test
+# Each target makes its virtual environment by itself; a second call finds it ready.
+#
+#   PYTHON=python3.12            the interpreter the environment is made with (3.10 or newer)
+#   VENV=.venv-4.57              where the environment lives
+#   TRANSFORMERS=4.57.6          the Transformers version in it
+#   PYTEST_ARGS="tests/cli -x"   further arguments for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+TRANSFORMERS ?= $(shell $(PYTHON) -c 'import sys; print("5.23.0" if sys.version_info >= (3, 11) else "5.20.2")')
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+# The stamps carry the Transformers version, so that another version re-installs instead of finding the old one.
+READY := $(VENV)/.ready-$(TRANSFORMERS)
+READY_DEV := $(VENV)/.ready-dev-$(TRANSFORMERS)
+SOURCES := modeling conversion xgenmm_hf examples tests setup.py
+
+.PHONY: demo test lint format clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	@$(BIN)/python examples/demo.py
+
+test: $(READY_DEV)
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
+	    $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+lint: $(READY_DEV)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	@rm -rf build/typecheck && $(BIN)/python setup.py --quiet build_py --build-lib build/typecheck
+	$(BIN)/mypy
+
+format: $(READY_DEV)
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+clean:
+	rm -rf .venv .venv-4.57 build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find modeling conversion xgenmm_hf examples tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	    || { echo "error: $(PYTHON) is older than Python 3.10; name another one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): setup.py constraints.txt | $(BIN)/python
+	@rm -f $(VENV)/.ready-*
+	@echo "Installing PyTorch, Transformers $(TRANSFORMERS) and xgenmm-hf into $(VENV); the first time takes minutes."
+	$(PIP) --quiet -c constraints.txt torch
+	$(PIP) --quiet -c constraints.txt "transformers==$(TRANSFORMERS)" -e .
+	@touch $@
+
+$(READY_DEV): $(READY)
+	$(PIP) --quiet -c constraints.txt "transformers==$(TRANSFORMERS)" -e ".[dev]"
+	@touch $@

@@ -1,0 +1,222 @@
+"""Configs of the original layout: read into ours, and written back."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xgenmm_hf.conversion.image_mode import ImageMode
+from xgenmm_hf.conversion.sources import read_json
+from xgenmm_hf.conversion.tensors import NUM_ADDED_TOKENS
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+
+CONFIG_NAME = "config.json"
+PREPROCESSOR_NAME = "preprocessor_config.json"
+VISION_CONFIG_NAME = "vision_config.json"
+GENERATION_NAME = "generation_config.json"
+_SECTIONS = ("vision_encoder_config", "vision_tokenizer_config", "text_config")
+# Says which code and library wrote the folder: of no use in ours.
+_PROVENANCE = ("architectures", "auto_map", "transformers_version", "_name_or_path", "torch_dtype", "dtype")
+
+_SKELETON = {
+    "architectures": ["XGenMMModelForConditionalGeneration"],
+    "auto_map": {
+        "AutoConfig": "modeling_xgenmm.XGenMMConfig",
+        "AutoModelForVision2Seq": "modeling_xgenmm.XGenMMModelForConditionalGeneration",
+    },
+    "model_type": "xgenmm",
+}
+# Fields of a decoder's config that the original's library (4.41) knows; later ones are left out.
+_TEXT_FIELDS = (
+    "model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "resid_pdrop", "embd_pdrop", "attention_dropout", "attention_bias",
+    "hidden_act", "max_position_embeddings", "original_max_position_embeddings", "initializer_range",
+    "rms_norm_eps", "use_cache", "rope_theta", "rope_scaling", "bos_token_id", "eos_token_id", "pad_token_id",
+)  # fmt: skip
+# The original pads its old matrices to a multiple of this many rows (32012 -> 32064).
+_ROWS_MULTIPLE = 64
+
+
+def read_original_config(folder: Path) -> dict[str, Any]:
+    """Reads the original's `config.json`.
+
+    Args:
+        folder: The checkpoint's folder.
+
+    Returns:
+        The config; empty where there is none.
+
+    Raises:
+        ValueError: If it is broken or of another model, or this package wrote it.
+    """
+    path = folder / CONFIG_NAME
+    return parse_original_config(read_json(path), path) if path.is_file() else {}
+
+
+def parse_original_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Checks that a config is of the original's schema.
+
+    Args:
+        config: What the file holds.
+        path: The file, for messages.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: If it is of another model, or already in our schema.
+    """
+    if "resampler_config" in config or "vision_config" in config:
+        raise ValueError(f"{path} is in this package's layout already; use `xgenmm export` for the way back.")
+    if config.get("model_type", "xgenmm") != "xgenmm":
+        raise ValueError(f"{path} describes a {config['model_type']!r} model; expected an original xGen-MM checkpoint.")
+    for section in _SECTIONS:
+        if not isinstance(config.get(section) or {}, dict):
+            raise ValueError(f"{path}: {section} must be a JSON object; fetch the file again.")
+    return config
+
+
+def build_config(original: Mapping[str, Any], vision_config: Any, mode: ImageMode, dtype: str) -> "XGenMMConfig":
+    """Builds our config from the original's.
+
+    Args:
+        original: The original's config; empty means the 4B release.
+        vision_config: The tower's config, or None for the release's.
+        mode: How images are cut.
+        dtype: Name of the weights' dtype.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: If a value is out of range or of the wrong type.
+    """
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+
+    encoder = {**(original.get("vision_encoder_config") or {}), "image_aspect_ratio": mode.aspect_ratio}
+    encoder.pop("anyres_grids", None)
+    if mode.grids is not None:
+        encoder["anyres_grids"] = mode.grids
+    fields = {name: value for name, value in original.items() if name not in _PROVENANCE}
+    fields["vision_encoder_config"] = encoder
+    fields.setdefault("vision_tokenizer_config", {})
+    if fields.get("text_config"):
+        text = fields["text_config"]
+        fields["text_config"] = {name: value for name, value in text.items() if name not in ("torch_dtype", "dtype")}
+    try:
+        return XGenMMConfig(
+            **fields, vision_config=vision_config, dtype=dtype, architectures=["XGenMMForConditionalGeneration"]
+        )
+    except ValueError:
+        raise
+    except Exception as error:  # config classes check their fields with errors of several libraries
+        raise ValueError(f"The original's config.json holds a value that no model can have: {error}.") from error
+
+
+def original_rows(first_added_id: int) -> int:
+    """Returns how many rows the original's old matrices have when nothing else is known."""
+    return -(-first_added_id // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
+
+
+def first_added_id(config: "XGenMMConfig") -> int:
+    """Returns the original's `initial_tokenizer_len` of one of our configs.
+
+    Args:
+        config: Our config.
+
+    Returns:
+        The id of `<image>`.
+
+    Raises:
+        ValueError: If the three added tokens do not stand at the vocabulary's end, as the original needs.
+    """
+    first = config.text_config.vocab_size - NUM_ADDED_TOKENS
+    ids = (config.image_token_id, config.image_placeholder_token_id, config.end_of_chunk_token_id)
+    if ids != (first, first + 1, first + 2):
+        raise ValueError(
+            f"The added tokens have the ids {ids} in a vocabulary of {config.text_config.vocab_size}; the original "
+            f"layout needs {(first, first + 1, first + 2)}, so this model cannot be exported."
+        )
+    return first
+
+
+def original_config(config: "XGenMMConfig", kept: Mapping[str, Any], rows: int, dtype: str) -> dict[str, Any]:
+    """Writes one of our configs in the original's schema.
+
+    Args:
+        config: Our config.
+        kept: The config that the checkpoint was converted from, or an empty dict; fields that have no place in
+            ours come from it.
+        rows: Rows of the original's old matrices.
+        dtype: Name of the weights' dtype.
+
+    Returns:
+        The original's config.
+    """
+    base = {**_SKELETON, **kept}
+    resampler = config.resampler_config
+    encoder = _encoder_section(config, kept.get("vision_encoder_config") or {})
+    sampler = {
+        "model_type": "xgenmm_vision_tokenizer",
+        **(kept.get("vision_tokenizer_config") or {"image_aspect_ratio": config.image_aspect_ratio}),
+        "vis_feature_dim": resampler.hidden_size,
+        "lang_embedding_dim": config.text_config.hidden_size,
+        "num_vis_tokens": resampler.num_latents,
+    }
+    text = {**(kept.get("text_config") or {}), **_text_section(config, rows)}
+    base.update(
+        text_config=text, torch_dtype=dtype, vision_encoder_config=encoder, vision_tokenizer_config=sampler
+    )
+    return base
+
+
+def _encoder_section(config: "XGenMMConfig", kept: Mapping[str, Any]) -> dict[str, Any]:
+    section = {
+        "model_type": "xgenmm_vision_encoder",
+        **kept,
+        "image_aspect_ratio": config.image_aspect_ratio,
+        "anyres_patch_sampling": config.anyres_patch_sampling,
+    }
+    section.pop("anyres_grids", None)
+    if config.image_aspect_ratio == "anyres":
+        section["anyres_grids"] = [list(grid) for grid in config.anyres_grids]
+    elif config.image_aspect_ratio == "none" and kept.get("image_aspect_ratio") == "anyres" and not kept.get("anyres_grids"):
+        # The base release says so and never tiles; its preprocessor_config.json, which is exported too, decides.
+        section["image_aspect_ratio"] = "anyres"
+    return section
+
+
+def _text_section(config: "XGenMMConfig", rows: int) -> dict[str, Any]:
+    written = config.to_dict()["text_config"]
+    section = {name: written[name] for name in _TEXT_FIELDS if name in written}
+    window = written.get("sliding_window")
+    section["sliding_window"] = None if window is None else window - 1
+    section["vocab_size"] = rows
+    section["initial_tokenizer_len"] = config.image_token_id
+    return section
+
+
+def original_preprocessor(config: "XGenMMConfig", processor: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes an image processor's settings in the original's schema.
+
+    Args:
+        config: Our config.
+        processor: Our image processor as a dict.
+
+    Returns:
+        The original's `preprocessor_config.json`.
+    """
+    anyres = config.image_aspect_ratio == "anyres"
+    return {
+        "auto_map": {"AutoImageProcessor": "image_processing_blip_3.Blip3ImageProcessor"},
+        "do_resize": True,
+        "grids": [list(grid) for grid in config.anyres_grids] if anyres else None,
+        "image_mean": list(processor.get("image_mean") or [0.5, 0.5, 0.5]),
+        "image_processor_type": "Blip3ImageProcessor",
+        "image_std": list(processor.get("image_std") or [0.5, 0.5, 0.5]),
+        "interpolation_mode": "bicubic",
+        "resize_mode": "squash",
+        "size": [config.tile_size, config.tile_size],
+    }

@@ -1,0 +1,173 @@
+"""Everything in a converted folder but the weights: configs, tokenizer, processor, code, model card.
+
+What our config has no place for is kept in a sub-folder ``original/`` (the source's JSON files, and the rows of the
+old embedding and head that no id reaches), so that the way back gives the same bits. The model never reads it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xgenmm_hf.conversion.image_mode import ImageMode
+from xgenmm_hf.conversion.model_card import model_card
+from xgenmm_hf.conversion.original_config import CONFIG_NAME, GENERATION_NAME, PREPROCESSOR_NAME
+from xgenmm_hf.conversion.tensors import Plan
+from xgenmm_hf.conversion.towers import OPENCLIP_CONFIG
+from xgenmm_hf.conversion.writer import write_json, write_safetensors
+
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from xgenmm_hf.conversion.convert import Original
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+
+KEPT_FOLDER = "original"
+PADDING_NAME = "padding.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+END_TOKENS = ("<|end|>", "<|endoftext|>")
+NO_TOKENIZER = (
+    "No tokenizer files were found, so none were written: pass --tokenizer with a folder or repo id that has them "
+    "(for the 4B models any released xGen-MM checkpoint)."
+)
+
+
+def write_side_files(
+    folder: Path,
+    original: "Original",
+    config: "XGenMMConfig",
+    mode: ImageMode,
+    plan: Plan,
+    dtypes: "Mapping[str, torch.dtype]",
+    tokenizer_folder: Path | None,
+) -> list[str]:
+    """Writes all files of a converted checkpoint but its weights.
+
+    Args:
+        folder: The folder being made.
+        original: The checkpoint being converted.
+        config: Its config in our schema.
+        mode: How images are cut.
+        plan: The conversion's plan, for its padding rows.
+        dtypes: Dtype of each tensor by name.
+        tokenizer_folder: Where the tokenizer files are; None means beside the weights.
+
+    Returns:
+        Sentences a user should read.
+    """
+    from xgenmm_hf.modeling.remote_code_xgenmm import copy_remote_code
+
+    config.save_pretrained(folder)
+    tokenizer = _tokenizer(tokenizer_folder or original.folder)
+    write_processor(folder, config, mode, tokenizer, _normalisation(original))
+    _write_generation_config(folder, config, tokenizer, original.side_files.get(GENERATION_NAME, {}))
+    copy_remote_code(folder)
+    (folder / "README.md").write_text(model_card(config, original.folder), encoding="utf-8")
+    keep_original(folder, original, plan, dtypes)
+    return [] if tokenizer is not None else [NO_TOKENIZER]
+
+
+def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return None
+    from xgenmm_hf.conversion.tokenizer import build_tokenizer
+
+    return build_tokenizer(folder)
+
+
+def write_processor(
+    folder: Path,
+    config: "XGenMMConfig",
+    mode: ImageMode,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    normalisation: Mapping[str, list[float]],
+) -> None:
+    """Writes the processor, or without a tokenizer the image processor alone.
+
+    Args:
+        folder: The folder being made.
+        config: The model's config.
+        mode: How images are cut.
+        tokenizer: The tokenizer with the three added tokens, or None.
+        normalisation: `image_mean` and `image_std` where they differ from the release's.
+    """
+    from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+
+    image_processor = XGenMMImageProcessor(
+        image_aspect_ratio=mode.aspect_ratio,
+        anyres_grids=config.anyres_grids,
+        size={"height": config.tile_size, "width": config.tile_size},
+        **normalisation,
+    )
+    if tokenizer is None:
+        image_processor.save_pretrained(folder)
+        return
+    processor = XGenMMProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        num_latents=config.resampler_config.num_latents,
+        anyres_patch_sampling=config.anyres_patch_sampling,
+    )
+    processor.save_pretrained(folder)
+
+
+def _normalisation(original: "Original") -> dict[str, list[float]]:
+    """Returns the mean and deviation that pixels are normalised with, where the source states them."""
+    stated = original.side_files.get(PREPROCESSOR_NAME, {})
+    found = {key: stated[key] for key in ("image_mean", "image_std") if stated.get(key)}
+    if not found and original.encoder is not None:
+        openclip = original.encoder.openclip_config.get("preprocess_cfg") or {}
+        found = {f"image_{key}": openclip[key] for key in ("mean", "std") if openclip.get(key)}
+    for key, value in found.items():
+        if not (isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)):
+            raise ValueError(
+                f"{key} is {value!r} in {PREPROCESSOR_NAME} or {OPENCLIP_CONFIG}; expected three numbers."
+            )
+    return found
+
+
+def _write_generation_config(
+    folder: Path,
+    config: "XGenMMConfig",
+    tokenizer: "PreTrainedTokenizerBase | None",
+    kept: Mapping[str, Any],
+) -> None:
+    """Writes when generation ends: at the end of a turn and at the end of the text."""
+    from transformers import GenerationConfig
+
+    text = config.text_config
+    ids = {key: kept.get(key, getattr(text, key, None)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    if tokenizer is not None:
+        vocabulary = tokenizer.get_vocab()
+        ends = [vocabulary[token] for token in END_TOKENS if token in vocabulary]
+        ids = {
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": ends or tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+    GenerationConfig(**ids).save_pretrained(folder)
+
+
+def keep_original(
+    folder: Path, original: "Original", plan: Plan, dtypes: "Mapping[str, torch.dtype]"
+) -> None:
+    """Keeps what the way back needs and our layout has no place for.
+
+    Args:
+        folder: The folder being made.
+        original: The checkpoint being converted.
+        plan: The conversion's plan.
+        dtypes: Dtype of each tensor by name.
+    """
+    kept = folder / KEPT_FOLDER
+    files = {CONFIG_NAME: original.config, **original.side_files}
+    if not plan.padding and not any(files.values()):
+        return
+    kept.mkdir()
+    for name, content in files.items():
+        if content:
+            write_json(kept / name, content)
+    if plan.padding:
+        write_safetensors(kept / PADDING_NAME, tuple(plan.padding), dtypes, original.weights.load)

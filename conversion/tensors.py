@@ -1,0 +1,333 @@
+"""Which rows of which source tensors make which target tensor.
+
+A plan is made from names and shapes alone, checked, and then followed tensor by tensor. Everything conversion does to
+weights is renaming and moving rows: the original's decoupled matrices (``initial_tokenizer_len`` rows of the old one,
+padding rows that no id reaches, three additional rows) become one matrix, and stacked query-key-value projections
+of OpenCLIP towers become three. Nothing is computed, so the way back is exact.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from xgenmm_hf.conversion import key_map
+
+
+if TYPE_CHECKING:
+    import torch
+
+Shape = tuple[int, ...]
+NUM_ADDED_TOKENS = 3
+_MAX_LISTED = 24
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows `start` to `stop` (exclusive) of the source tensor called `source`."""
+
+    source: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tensor to write: its pieces on top of each other, in the given shape."""
+
+    name: str
+    shape: Shape
+    pieces: tuple[Piece, ...]
+
+
+@dataclass
+class Plan:
+    """Every tensor to write, and what becomes of the rest.
+
+    Attributes:
+        targets: Tensors of the model, in writing order.
+        padding: Unused rows of the original's embedding and head, by the original's name without prefix.
+        dropped: Source tensors that no feature depends on.
+    """
+
+    targets: list[Target]
+    padding: list[Target] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Returns names as they stand in an error message, cut after the first two dozen."""
+    ordered = sorted(names)
+    rest = len(ordered) - _MAX_LISTED
+    return ", ".join(ordered[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def plan_conversion(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], first_added_id: int) -> Plan:
+    """Plans the way from the original's tensors to ours.
+
+    Args:
+        shapes: Shapes of the source tensors by name, with or without `vlm.` and training wrappers.
+        expected: Shapes of the model's tensors by name.
+        first_added_id: The original's `initial_tokenizer_len`: rows of the old matrices that are in use.
+
+    Returns:
+        The plan; each source row is in it once, each expected tensor is filled once.
+
+    Raises:
+        ValueError: If a name is unknown, missing or ambiguous or a shape does not fit; the message lists the names.
+    """
+    names = canonical_names(shapes)
+    pieces: dict[str, list[Piece]] = {}
+    plan, unplaced = Plan([]), []
+    folded = {original for pair in key_map.FOLDED.values() for original in pair}
+    inner = {n.removeprefix(key_map.ORIGINAL_TOWER): n for n in names if n.startswith(key_map.ORIGINAL_TOWER)}
+    kind = key_map.tower_format(inner)
+    for name, raw in names.items():
+        if name in folded:
+            continue
+        tower_name = name.removeprefix(key_map.ORIGINAL_TOWER) if name.startswith(key_map.ORIGINAL_TOWER) else None
+        if tower_name is not None and kind is not None and key_map.is_unused(tower_name, kind):
+            plan.dropped.append(raw)
+            continue
+        found = _tower_pieces(tower_name, raw, shapes[raw], kind) if tower_name else _plain_piece(name, raw, shapes)
+        if not found:
+            unplaced.append(raw)
+        for ours, piece in found:
+            pieces.setdefault(ours, []).append(piece)
+    for ours, originals in key_map.FOLDED.items():
+        _fold(ours, originals, names, shapes, first_added_id, pieces, plan)
+    _check(pieces, unplaced, shapes, expected)
+    plan.targets = [Target(name, tuple(shape), tuple(pieces[name])) for name, shape in expected.items()]
+    check_rows_used_once(plan, shapes)
+    return plan
+
+
+def canonical_names(names: Iterable[str]) -> dict[str, str]:
+    """Maps plain original names (no `vlm.`, no training wrappers, one form of tower names) to the given ones.
+
+    Args:
+        names: Tensor names of a source.
+
+    Returns:
+        The given name by plain name.
+
+    Raises:
+        ValueError: If two names mean the same tensor.
+    """
+    plain: dict[str, str] = {}
+    for raw in names:
+        name = key_map.strip_wrappers(raw)
+        if name.startswith(key_map.ORIGINAL_TOWER):
+            inner = name.removeprefix(key_map.ORIGINAL_TOWER)
+            name = key_map.ORIGINAL_TOWER + inner.removeprefix("vision_model.").removeprefix("visual.")
+        if name in plain:
+            raise ValueError(f"The checkpoint holds one tensor twice: {plain[name]} and {raw}; remove one of them.")
+        plain[name] = raw
+    return plain
+
+
+def _plain_piece(name: str, raw: str, shapes: Mapping[str, Shape]) -> list[tuple[str, Piece]]:
+    ours = key_map.translate(name, key_map.RESAMPLER + key_map.LANGUAGE)
+    return [] if ours is None else [(ours, _whole(raw, shapes[raw]))]
+
+
+def _tower_pieces(name: str, raw: str, shape: Shape, kind: str | None) -> list[tuple[str, Piece]]:
+    if kind is None:
+        return []
+    ours = key_map.translate(name, key_map.TOWER_PAIRS[kind])
+    if ours is not None:
+        return [(key_map.TOWER + ours, _whole(raw, shape))]
+    stacked = key_map.translate(name, key_map.TOWER_STACKED[kind])
+    if stacked is None or not shape or shape[0] % 3:
+        return []
+    rows = shape[0] // 3
+    return [
+        (key_map.TOWER + stacked.replace("{qkv}", letter), Piece(raw, index * rows, (index + 1) * rows))
+        for index, letter in enumerate("qkv")
+    ]
+
+
+def _whole(raw: str, shape: Shape) -> Piece:
+    return Piece(raw, 0, shape[0] if shape else 1)
+
+
+def _fold(
+    ours: str,
+    originals: tuple[str, str],
+    names: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    first_added_id: int,
+    pieces: dict[str, list[Piece]],
+    plan: Plan,
+) -> None:
+    """Adds the pieces of one decoupled matrix to `pieces` and its padding rows to the plan."""
+    absent = [original for original in originals if original not in names]
+    if absent:
+        if len(absent) == 1:
+            raise ValueError(
+                f"The checkpoint lacks {absent[0]}, the other half of {names[_other(originals, absent[0])]}; "
+                "check that all of its files are there."
+            )
+        return
+    old, added = (names[original] for original in originals)
+    rows = shapes[old][0] if shapes[old] else 0
+    if rows < first_added_id:
+        raise ValueError(
+            f"{old} has {rows} rows, fewer than the {first_added_id} tokens that the config states "
+            "(initial_tokenizer_len); pass the config.json of this checkpoint."
+        )
+    pieces[ours] = [Piece(old, 0, first_added_id), _whole(added, shapes[added])]
+    if rows > first_added_id:
+        padding_shape = (rows - first_added_id, *shapes[old][1:])
+        plan.padding.append(Target(originals[0], padding_shape, (Piece(old, first_added_id, rows),)))
+
+
+def _other(pair: tuple[str, str], name: str) -> str:
+    return pair[1] if name == pair[0] else pair[0]
+
+
+def _check(
+    pieces: Mapping[str, list[Piece]],
+    unplaced: list[str],
+    shapes: Mapping[str, Shape],
+    expected: Mapping[str, Shape],
+) -> None:
+    """Raises a ValueError that names every tensor which is unknown, missing, filled twice or mis-shaped."""
+    unknown = list(unplaced) + [piece.source for ours in set(pieces) - set(expected) for piece in pieces[ours]]
+    missing = set(expected) - set(pieces)
+    problems = []
+    if unknown:
+        problems.append(f"{len(unknown)} tensors have no place in the model ({listed(set(unknown))})")
+    if missing:
+        problems.append(f"{len(missing)} tensors of the model are not in the checkpoint ({listed(missing)})")
+    misfits = [
+        f"{name}: {built} instead of {tuple(expected[name])}"
+        for name in pieces
+        if name in expected and not _fits(built := _built_shape(pieces[name], shapes), tuple(expected[name]))
+    ]
+    if misfits:
+        problems.append(f"{len(misfits)} tensors have another shape ({listed(misfits)})")
+    if not problems:
+        return
+    touched = missing | {misfit.split(":")[0] for misfit in misfits}
+    raise ValueError(f"The checkpoint does not fit its config: {'; '.join(problems)}. {_advice(touched, missing)}")
+
+
+def _advice(touched: set[str], missing: set[str]) -> str:
+    tower_missing = [name for name in missing if name.startswith(key_map.TOWER)]
+    if tower_missing and len(tower_missing) == len(missing) == len(touched):
+        return "If the vision tower was left out of it, name one with --vision-encoder."
+    if touched and all(name.startswith((key_map.TOWER, "model.resampler.")) for name in touched):
+        return "The vision tower does not fit: describe it with --vision-config or name another one."
+    return "Pass the config.json that belongs to these weights and check that all files are there."
+
+
+def _built_shape(pieces: list[Piece], shapes: Mapping[str, Shape]) -> Shape:
+    trailing = tuple(shapes[pieces[0].source][1:])
+    if any(tuple(shapes[piece.source][1:]) != trailing for piece in pieces):
+        return tuple(shapes[pieces[-1].source])
+    return (sum(piece.stop - piece.start for piece in pieces), *trailing)
+
+
+def _fits(built: Shape, wanted: Shape) -> bool:
+    # timm keeps a batch axis of one on position embeddings.
+    return built == wanted or (len(built) == len(wanted) + 1 and built[0] == 1 and built[1:] == wanted)
+
+
+def check_rows_used_once(plan: Plan, shapes: Mapping[str, Shape]) -> None:
+    """Checks that each row of each source tensor is used exactly once, or that its tensor is dropped by name.
+
+    Args:
+        plan: The plan to check.
+        shapes: Shapes of all source tensors.
+
+    Raises:
+        ValueError: If rows are unused or used twice, with the tensors' names.
+    """
+    used: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for target in (*plan.targets, *plan.padding):
+        for piece in target.pieces:
+            used[piece.source].append((piece.start, piece.stop))
+    wrong = []
+    for name, shape in shapes.items():
+        spans = sorted(used.pop(name, []))
+        edges = [0, *(stop for _, stop in spans)]
+        tiled = all(start == edge for (start, _), edge in zip(spans, edges, strict=False))
+        complete = edges[-1] == (shape[0] if shape else 1)
+        if (name in plan.dropped) == bool(spans) or (spans and not (tiled and complete)):
+            wrong.append(name)
+    wrong.extend(used)
+    if wrong:
+        raise ValueError(f"These tensors would not be used exactly once: {listed(wrong)}.")
+
+
+def assemble(target: Target, load: Callable[[str], "torch.Tensor"]) -> "torch.Tensor":
+    """Builds a target tensor in memory.
+
+    Args:
+        target: What to build.
+        load: Gives a source tensor by name.
+
+    Returns:
+        The tensor in the target's shape; a view where a single piece allows it.
+    """
+    import torch
+
+    parts = [load(piece.source)[piece.start : piece.stop] for piece in target.pieces]
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(target.shape)
+
+
+def plan_export(shapes: Mapping[str, Shape], padding: Mapping[str, Shape], first_added_id: int, kind: str) -> Plan:
+    """Plans the way from our tensors back to the original's.
+
+    Args:
+        shapes: Shapes of our tensors by name.
+        padding: Shapes of the rows to put below the old matrices, by the original's name without prefix; these
+            names are the sources of the padding pieces.
+        first_added_id: The original's `initial_tokenizer_len`.
+        kind: Format of the tower's names in the original layout: `"transformers"` or `"openclip"`.
+
+    Returns:
+        The plan, with the prefix `vlm.`.
+
+    Raises:
+        ValueError: If a tensor has no counterpart in the original layout, with the names.
+    """
+    pieces: dict[str, list[Piece]] = {}
+    unplaced = []
+    for name, shape in shapes.items():
+        if name in key_map.FOLDED:
+            old, added = key_map.FOLDED[name]
+            pieces[old] = [Piece(name, 0, first_added_id)]
+            if old in padding:
+                pieces[old].append(_whole(old, padding[old]))
+            pieces[added] = [Piece(name, first_added_id, shape[0])]
+            continue
+        original = _original_name(name, kind)
+        if original is None:
+            unplaced.append(name)
+        else:
+            pieces.setdefault(original, []).append(_whole(name, shape))
+    if unplaced:
+        raise ValueError(f"These tensors have no place in the original layout: {listed(unplaced)}.")
+    all_shapes = {**shapes, **padding}
+    plan = Plan([
+        Target(key_map.ORIGINAL_PREFIX + name, _built_shape(parts, all_shapes), tuple(_in_qkv_order(parts)))
+        for name, parts in pieces.items()
+    ])
+    check_rows_used_once(plan, all_shapes)
+    return plan
+
+
+def _original_name(name: str, kind: str) -> str | None:
+    if not name.startswith(key_map.TOWER):
+        return key_map.translate(name, key_map.RESAMPLER + key_map.LANGUAGE, reverse=True)
+    pairs = key_map.TOWER_PAIRS[kind] + key_map.TOWER_STACKED[kind]
+    inner = key_map.translate(name.removeprefix(key_map.TOWER), pairs, reverse=True)
+    return None if inner is None else key_map.ORIGINAL_TOWER + inner
+
+
+def _in_qkv_order(pieces: list[Piece]) -> list[Piece]:
+    if len(pieces) != 3:
+        return pieces
+    return sorted(pieces, key=lambda piece: "qkv".index(piece.source.rsplit(".", 2)[-2][0]))

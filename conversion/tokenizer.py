@@ -1,0 +1,300 @@
+"""Tokenizer files of the original layout to ours, and back.
+
+The original's files describe a Llama tokenizer of n0 tokens; its model code added three more at run time. Ours hold
+all n0 + 3, the normaliser that `XGenMMTokenizer` needs, and the chat template.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xgenmm_hf.conversion.sentencepiece_model import (
+    merges_from_pieces,
+    pieces_from_merges,
+    read_sentencepiece,
+    write_sentencepiece,
+)
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
+
+logger = logging.getLogger(__name__)
+
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
+DEFAULT_LENGTH = 4096
+
+# What transformers writes for a Llama tokenizer: the normaliser puts a space before each stretch between added tokens.
+LLAMA_NORMALIZER = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": "\u2581"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+    ],
+}
+LLAMA_DECODER = {
+    "type": "Sequence",
+    "decoders": [
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ],
+}
+PLAIN_POST_PROCESSOR = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {},
+}
+# The original's turns for libraries that know no generation blocks; they end in the end-of-text token.
+PHI3_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] in ['system', 'user', 'assistant'] %}"
+    "{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+
+def build_tokenizer(source_folder: str | Path, initial_tokenizer_len: int | None = None) -> "XGenMMTokenizer":
+    """Builds our tokenizer from the tokenizer files of an original checkpoint.
+
+    Args:
+        source_folder: Folder with tokenizer_config.json and tokenizer.json (or tokenizer.model); added_tokens.json
+            and special_tokens_map.json are read where they exist.
+        initial_tokenizer_len: The checkpoint's count of tokens before the three of the model were added; checked.
+
+    Returns:
+        The tokenizer, with the three tokens behind the original's and the chat template.
+
+    Raises:
+        ValueError: If files are missing or broken, or if their token ids do not line up.
+    """
+    from xgenmm_hf.modeling.tokenization_xgenmm import CHAT_TEMPLATE, MULTIMODAL_TOKENS, XGenMMTokenizer
+
+    folder = Path(source_folder)
+    config = _read_object(folder / "tokenizer_config.json")
+    model, post_processor, listed = _read_model(folder)
+    added = _collect_added_tokens(folder, config, listed)
+    size = _check_ids(model["vocab"], added, MULTIMODAL_TOKENS, folder)
+    if initial_tokenizer_len not in (None, size):
+        raise ValueError(
+            f"The tokenizer in {folder} has {size} tokens, but the checkpoint's config says initial_tokenizer_len = "
+            f"{initial_tokenizer_len}. Take the tokenizer files that belong to this checkpoint."
+        )
+    for offset, content in enumerate(MULTIMODAL_TOKENS):
+        added[size + offset] = _added_token(content, {"special": True})
+    named = _named_tokens(folder, config, {*model["vocab"], *(token["content"] for token in added.values())})
+    return XGenMMTokenizer(
+        tokenizer_object=_build_backend(model, post_processor, added, folder),
+        **named,
+        additional_special_tokens=list(MULTIMODAL_TOKENS),
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+        model_max_length=config.get("model_max_length", DEFAULT_LENGTH),
+        padding_side="left",
+    )
+
+
+def export_tokenizer(tokenizer: "XGenMMTokenizer", out_folder: str | Path) -> list[str]:
+    """Writes a tokenizer's files in the original layout.
+
+    Args:
+        tokenizer: Our tokenizer.
+        out_folder: An existing folder.
+
+    Returns:
+        The names of the files written. `tokenizer.model`, which the slow Llama tokenizer reads, is left out where
+        the merges are none that SentencePiece can express; conversion from SentencePiece always gives such.
+    """
+    from xgenmm_hf.modeling.tokenization_xgenmm import CHAT_TEMPLATE, MULTIMODAL_TOKENS
+
+    folder = Path(out_folder)
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec.update(truncation=None, padding=None, pre_tokenizer=None, normalizer=LLAMA_NORMALIZER)
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] not in MULTIMODAL_TOKENS]
+    named = {name: getattr(tokenizer, name) for name in NAMED_TOKENS if getattr(tokenizer, name) is not None}
+    template = tokenizer.chat_template
+    decoder = {str(token["id"]): {key: token[key] for key in ("content", *FLAGS)} for token in spec["added_tokens"]}
+    base_size = len(spec["model"]["vocab"])
+    files = {
+        "tokenizer.json": spec,
+        "tokenizer_config.json": {
+            "add_bos_token": False,
+            "add_eos_token": False,
+            "added_tokens_decoder": decoder,
+            **named,
+            "chat_template": PHI3_CHAT_TEMPLATE if template == CHAT_TEMPLATE else template,
+            "clean_up_tokenization_spaces": False,
+            "legacy": False,
+            "model_max_length": tokenizer.model_max_length,
+            "padding_side": tokenizer.padding_side,
+            "sp_model_kwargs": {},
+            "tokenizer_class": "LlamaTokenizer",
+            "use_default_system_prompt": False,
+        },
+        "added_tokens.json": {t["content"]: t["id"] for t in spec["added_tokens"] if t["id"] >= base_size},
+        "special_tokens_map.json": named,
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    pieces = pieces_from_merges(spec["model"]["vocab"], spec["model"]["merges"])
+    if pieces is None:
+        logger.warning("tokenizer.model is not written: the merges of this tokenizer cannot be expressed in it.")
+        return list(files)
+    write_sentencepiece(folder / "tokenizer.model", pieces)
+    return [*files, "tokenizer.model"]
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that must hold an object."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {path.name}. Copy the tokenizer files of the checkpoint there.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}). Download the file again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object. Download the file again.")
+    return content
+
+
+def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """Reads the BPE of a folder.
+
+    Returns:
+        The `model` and `post_processor` sections of a tokenizer.json, and the tokens that the file lists as added.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file() and (folder / "tokenizer.model").is_file():
+        pieces = read_sentencepiece(folder / "tokenizer.model")
+        vocab = {piece.text: index for index, piece in enumerate(pieces)}
+        model = {"type": "BPE", "dropout": None, "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+        return {**model, "vocab": vocab, "merges": merges_from_pieces(pieces)}, PLAIN_POST_PROCESSOR, []
+    spec = _read_object(path)
+    model = spec.get("model")
+    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not model.get("byte_fallback"):
+        found = model.get("type") if isinstance(model, dict) else None
+        raise ValueError(
+            f"{path} holds a model of type {found!r}, expected a BPE with byte fallback, as Llama's. Only checkpoints "
+            "with such a tokenizer can be converted."
+        )
+    if not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list) or not model["vocab"]:
+        raise ValueError(f"{path} has no vocabulary or no merges. Download the file again.")
+    return model, spec.get("post_processor") or PLAIN_POST_PROCESSOR, spec.get("added_tokens") or []
+
+
+def _added_token(content: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """Returns an added token as tokenizer.json lists it; the slow tokenizer never looks at normalised text."""
+    return {"content": content, **{name: bool(flags.get(name)) for name in FLAGS}, "normalized": False}
+
+
+def _collect_added_tokens(folder: Path, config: dict, listed: list) -> dict[int, dict[str, Any]]:
+    """Returns the added tokens by id; the slow tokenizer read their flags from tokenizer_config.json."""
+    added: dict[int, dict[str, Any]] = {}
+    bare = _read_object(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+    try:
+        sources = [
+            {int(index): {"content": content} for content, index in bare.items()},
+            {int(token["id"]): token for token in listed},
+            {int(index): token for index, token in (config.get("added_tokens_decoder") or {}).items()},
+        ]
+        for source in sources:
+            for index, token in source.items():
+                known = added.get(index, token)
+                if known["content"] != token["content"]:
+                    raise ValueError(
+                        f"token id {index} is {known['content']!r} in one and {token['content']!r} in the other"
+                    )
+                added[index] = _added_token(token["content"], token)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"The added tokens in {folder} are broken or its files disagree ({error}). Take tokenizer.json, "
+            "tokenizer_config.json and added_tokens.json from the same checkpoint."
+        ) from error
+    return added
+
+
+def _check_ids(vocab: dict[str, int], added: dict[int, dict], ours: tuple[str, ...], folder: Path) -> int:
+    """Checks that every id is used once and none is skipped, and drops our three tokens where they are listed.
+
+    Returns:
+        The number of tokens before our three.
+    """
+    contents = {index: token["content"] for index, token in added.items()}
+    size = min((index for index, content in contents.items() if content in ours), default=None)
+    if size is not None:
+        if [contents.get(size + offset) for offset in range(len(ours))] != list(ours):
+            raise ValueError(
+                f"The tokens {', '.join(ours)} in {folder} stand at other ids than the model code gives them."
+            )
+        for offset in range(len(ours)):
+            del added[size + offset], contents[size + offset]
+    by_id = {**{index: piece for piece, index in vocab.items()}, **contents}
+    moved = [content for index, content in contents.items() if vocab.get(content, index) != index]
+    twice = len(set(contents.values())) != len(contents)
+    if moved or twice or sorted(by_id) != list(range(len(by_id))) or size not in (None, len(by_id)):
+        raise ValueError(
+            f"The token ids in {folder} do not line up: {len(vocab)} pieces and {len(contents)} added tokens should fill "
+            f"the ids from 0 on without a gap and each token should have one id"
+            f"{f' (unlike {moved[0]!r})' if moved else ''}. Take all tokenizer files from the same checkpoint."
+        )
+    return len(by_id)
+
+
+def _named_tokens(folder: Path, config: dict[str, Any], known: set[str]) -> dict[str, str]:
+    """Returns the begin, end, unknown and padding tokens; padding falls back to `<pad>`, then to the end token."""
+    path = folder / "special_tokens_map.json"
+    sources = [config, _read_object(path) if path.is_file() else {}]
+    named: dict[str, str] = {}
+    for name in NAMED_TOKENS:
+        for source in sources:
+            value = source.get(name)
+            content = value.get("content") if isinstance(value, dict) else value
+            if content is not None:
+                named.setdefault(name, content)
+    if "pad_token" not in named and ("<pad>" in known or "eos_token" in named):
+        named["pad_token"] = "<pad>" if "<pad>" in known else named["eos_token"]
+    for name, content in named.items():
+        if content not in known:
+            raise ValueError(
+                f"The {name} {content!r} in {folder} is no token of its vocabulary. Take all tokenizer files from the "
+                "same checkpoint."
+            )
+    return named
+
+
+def _build_backend(model: dict, post_processor: dict, added: dict[int, dict], folder: Path) -> Any:
+    """Builds the fast tokenizer: the original's BPE behind our normaliser."""
+    from tokenizers import Tokenizer
+
+    from xgenmm_hf.modeling.tokenization_xgenmm import ESCAPE_MARK, SPACE_PIECE
+
+    steps = [(ESCAPE_MARK, ""), (" ", SPACE_PIECE)]
+    spec = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": index, **token} for index, token in sorted(added.items())],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [{"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in steps],
+        },
+        "pre_tokenizer": None,
+        "post_processor": post_processor,
+        "decoder": LLAMA_DECODER,
+        "model": model,
+    }
+    try:
+        backend = Tokenizer.from_str(json.dumps(spec))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"The BPE in {folder} is broken ({error}). Download tokenizer.json again.") from error
+    for index, token in added.items():
+        if backend.token_to_id(token["content"]) != index:
+            raise ValueError(
+                f"The token {token['content']!r} in {folder} cannot keep its id {index}. Check added_tokens.json."
+            )
+    return backend

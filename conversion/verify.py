@@ -1,0 +1,94 @@
+"""Checks on the model side: what tensors a config means, and whether a written folder holds exactly them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xgenmm_hf.conversion.sources import Weights, weight_files
+from xgenmm_hf.conversion.tensors import Shape, listed
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
+
+
+def meta_model(config: "XGenMMConfig") -> "XGenMMForConditionalGeneration":
+    """Builds the model without memory for its weights.
+
+    Args:
+        config: The model's config.
+
+    Returns:
+        The model on the meta device.
+
+    Raises:
+        ValueError: If the config's values make no model.
+    """
+    import torch
+
+    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
+
+    try:
+        with torch.device("meta"):
+            return XGenMMForConditionalGeneration(config)
+    except ValueError:
+        raise
+    except Exception as error:  # layers of two library lines reject impossible sizes with errors of their own
+        raise ValueError(f"No model can be built from this config ({error}); check its sizes.") from error
+
+
+def expected_tensors(config: "XGenMMConfig") -> dict[str, Shape]:
+    """Returns the shapes of a model's tensors by name, in the model's order.
+
+    Args:
+        config: The model's config.
+    """
+    return {name: tuple(tensor.shape) for name, tensor in meta_model(config).state_dict().items()}
+
+
+def verify_model_folder(folder: Path, config: "XGenMMConfig", dtypes: Mapping[str, "torch.dtype"]) -> None:
+    """Checks a written folder: every tensor there once with its shape and dtype, and a strict load.
+
+    The weights stay in their memory-mapped files; nothing is copied.
+
+    Args:
+        folder: The written folder.
+        config: The model's config.
+        dtypes: The dtype of each tensor by name.
+
+    Raises:
+        ValueError: If anything differs, with the tensors' names.
+    """
+    weights = Weights()
+    for file in weight_files(folder):
+        weights.add(file)
+    model = meta_model(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    compare(weights, expected, dtypes, folder)
+    outcome = model.load_state_dict({name: weights.load(name) for name in expected}, strict=True, assign=True)
+    if outcome.missing_keys or outcome.unexpected_keys:
+        raise ValueError(f"{folder} does not load: {listed([*outcome.missing_keys, *outcome.unexpected_keys])}.")
+
+
+def compare(
+    weights: Weights, expected: Mapping[str, Shape], dtypes: Mapping[str, "torch.dtype"], folder: Path
+) -> None:
+    """Compares names, shapes and dtypes of written weights with what should be there.
+
+    Args:
+        weights: The written tensors.
+        expected: Shapes by name.
+        dtypes: Dtypes by name.
+        folder: For messages.
+
+    Raises:
+        ValueError: If anything differs, with the tensors' names.
+    """
+    differing = set(weights.shapes) ^ set(expected)
+    differing |= {name for name, shape in expected.items() if weights.shapes.get(name) != tuple(shape)}
+    differing |= {name for name in expected if weights.dtypes.get(name) != dtypes[name]}
+    if differing:
+        raise ValueError(f"What was written to {folder} differs from what should be there: {listed(differing)}.")

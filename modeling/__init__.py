@@ -1,0 +1,1 @@
+"""The xGen-MM model files that travel with a checkpoint."""

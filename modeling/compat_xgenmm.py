@@ -1,0 +1,215 @@
+"""The one place for differences between the supported Transformers lines (4.57.x and 5.x).
+
+Everything else in the package is written once and asks here.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+import transformers
+from packaging import version
+from torch import nn
+from transformers import AutoModel, GenerationMixin, PretrainedConfig
+
+
+IS_V5 = version.parse(transformers.__version__).major >= 5
+
+LM_HEAD_TP_PLAN = {"lm_head": "colwise_gather_output" if IS_V5 else "colwise_rep"}
+
+if IS_V5:
+    from transformers import AutoModelForImageTextToText as AutoModelForVision2Seq
+    from transformers import AutoModelForMultimodalLM, initialization
+    from transformers.utils.generic import merge_with_config_defaults
+
+    IMAGE_TEXT_AUTO_CLASSES = (AutoModelForVision2Seq, AutoModelForMultimodalLM)
+else:
+    from torch.nn import init as initialization
+    from transformers import AutoModelForImageTextToText, AutoModelForVision2Seq
+
+    IMAGE_TEXT_AUTO_CLASSES = (AutoModelForVision2Seq, AutoModelForImageTextToText)
+
+    def merge_with_config_defaults(forward: Callable) -> Callable:
+        """Lets the config's `output_attentions` and `output_hidden_states` stand in where a call does not say."""
+
+        @wraps(forward)
+        def wrapper(self, *args: Any, **kwargs: Any):
+            for name in ("output_attentions", "output_hidden_states"):
+                if kwargs.get(name) is None and getattr(self.config, name):
+                    kwargs[name] = True
+            return forward(self, *args, **kwargs)
+
+        return wrapper
+
+
+__all__ = [
+    "IS_V5",
+    "LM_HEAD_TP_PLAN",
+    "AutoModelForVision2Seq",
+    "IMAGE_TEXT_AUTO_CLASSES",
+    "MultimodalGenerationMixin",
+    "build_vision_tower",
+    "initialization",
+    "merge_with_config_defaults",
+    "read_rope_of_either_line",
+    "write_rope_of_both_lines",
+]
+
+
+class VisionTowerHolder(nn.Module):
+    """Holds a vision model under the name `vision_model`, where the library's own class has no such level.
+
+    SigLIP and CLIP tensors are called `vision_model.*` on 4.57 and have no prefix on later 5.x; with this holder the
+    module tree, and so the checkpoint, is the same on both.
+
+    Args:
+        vision_model: The library's vision model.
+    """
+
+    def __init__(self, vision_model: nn.Module):
+        super().__init__()
+        self.config = vision_model.config
+        self.vision_model = vision_model
+
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any):
+        """Calls the vision model; `pixel_values` is (num_tiles, channels, height, width)."""
+        return self.vision_model(pixel_values, **kwargs)
+
+
+def build_vision_tower(config: PretrainedConfig) -> nn.Module:
+    """Builds the vision tower so that its tensors are named `vision_model.*` on every library line.
+
+    Args:
+        config: Config of the tower.
+
+    Returns:
+        A module with `.config` and `.vision_model`.
+    """
+    tower = AutoModel.from_config(config)
+    if "vision_model" in dict(tower.named_children()):
+        return tower
+    return VisionTowerHolder(tower)
+
+
+class MultimodalGenerationMixin(GenerationMixin):
+    """Generation that encodes the pictures once a prompt, before beams or return sequences multiply it.
+
+    5.x does this itself (`mm_encoder_outputs`); on 4.57 this class does, under the same name. A subclass states in
+    `prompt_inputs` which inputs belong to the prompt, and has `get_image_features` and `image_token_mask`.
+    """
+
+    prompt_inputs: tuple[str, ...] = ()
+
+    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, inputs_embeds=None, **kwargs: Any):
+        """Prepares a step's inputs; the prompt's pictures go only into the first, or into all without a cache."""
+        model_inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+        if is_prefill(kwargs) or kwargs.get("use_cache") is False:
+            return model_inputs
+        return {name: value for name, value in model_inputs.items() if name not in self.prompt_inputs}
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs: Any
+    ):
+        if not IS_V5:
+            self._encode_pictures(model_kwargs)
+            self._repeat_pictures(expand_size, input_ids, model_kwargs)
+        return super()._expand_inputs_for_generation(
+            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
+        )
+
+    def _encode_pictures(self, model_kwargs: dict[str, Any]) -> None:
+        inputs = {name: model_kwargs.pop(name, None) for name in self.prompt_inputs if name != "mm_encoder_outputs"}
+        if inputs["pixel_values"] is None:
+            return
+        model_kwargs["mm_encoder_outputs"] = {"image": self.get_image_features(**inputs, return_dict=True)}
+
+    def _repeat_pictures(self, expand_size: int, input_ids, model_kwargs: dict[str, Any]) -> None:
+        """Repeats the pictures of each sample as a group: [A1 A2, B] becomes [A1 A2, A1 A2, B, B]."""
+        outputs = (model_kwargs.get("mm_encoder_outputs") or {}).get("image")
+        if outputs is None or expand_size == 1:
+            return
+        lengths = self.image_token_mask(input_ids, model_kwargs.get("inputs_embeds")).sum(-1).tolist()
+        samples = torch.cat(list(outputs.pooler_output)).split(lengths)
+        outputs.pooler_output = [sample for sample in samples for _ in range(expand_size)]
+
+
+def is_prefill(kwargs: dict[str, Any]) -> bool:
+    """Tells from the keyword arguments of `prepare_inputs_for_generation` whether the prompt is being read.
+
+    5.x says so with `is_first_iteration`, 4.57 with `cache_position` starting at 0.
+    """
+    if IS_V5:
+        return bool(kwargs.get("is_first_iteration"))
+    cache_position = kwargs.get("cache_position")
+    return cache_position is None or int(cache_position[0]) == 0
+
+
+def read_rope_of_either_line(fields: dict[str, Any]) -> dict[str, Any]:
+    """Rewrites the rotary embedding of a text config's dict to the form that the running line reads.
+
+    5.x reads both forms; 4.57 ignores `rope_parameters` and would fall back to a theta of 10000.
+
+    Args:
+        fields: A text (or other) config as a dict.
+
+    Returns:
+        The dict, changed where it must be.
+    """
+    parameters = fields.get("rope_parameters")
+    if IS_V5 or not is_flat_rope(parameters):
+        return fields
+    fields = {name: value for name, value in fields.items() if name != "rope_parameters"}
+    return {**fields, **legacy_rope(parameters, fields.get("model_type"))}
+
+
+def write_rope_of_both_lines(fields: dict[str, Any]) -> dict[str, Any]:
+    """Adds to a text config's dict the form of the rotary embedding that the other line reads.
+
+    Args:
+        fields: A text config as a dict, as the running line wrote it.
+
+    Returns:
+        The dict with `rope_parameters` (5.x) as well as `rope_theta` and `rope_scaling` (4.57); unchanged for a
+        model without rotary embedding or with one per layer type.
+    """
+    parameters = fields.get("rope_parameters")
+    if parameters is None and fields.get("rope_theta") is not None:
+        scaling = dict(fields.get("rope_scaling") or {})
+        rope_type = scaling.pop("type", None) or scaling.get("rope_type", "default")
+        parameters = {**scaling, "rope_type": rope_type, "rope_theta": fields["rope_theta"]}
+        if "partial_rotary_factor" in fields:
+            parameters["partial_rotary_factor"] = fields["partial_rotary_factor"]
+        return {**fields, "rope_parameters": parameters}
+    if not is_flat_rope(parameters):
+        return fields
+    return {**fields, **legacy_rope(parameters, fields.get("model_type"))}
+
+
+def is_flat_rope(parameters: dict[str, Any] | None) -> bool:
+    """Tells whether `rope_parameters` describe one rotary embedding (and not one for each layer type)."""
+    return bool(parameters) and "rope_theta" in parameters
+
+
+def legacy_rope(parameters: dict[str, Any], model_type: str | None) -> dict[str, Any]:
+    """Translates `rope_parameters` into the fields of 4.57.
+
+    Args:
+        parameters: One rotary embedding in 5.x' form.
+        model_type: Phi-3 of 4.57 takes exactly three fields and calls the kind `type`.
+
+    Returns:
+        `rope_theta`, `rope_scaling` and, where stated, `partial_rotary_factor`.
+    """
+    fields = {"rope_theta": parameters["rope_theta"], "rope_scaling": None}
+    if "partial_rotary_factor" in parameters:
+        fields["partial_rotary_factor"] = parameters["partial_rotary_factor"]
+    rope_type = parameters.get("rope_type", "default")
+    if rope_type == "default":
+        return fields
+    if model_type == "phi3":
+        factors = {name: parameters[name] for name in ("short_factor", "long_factor")}
+        fields["rope_scaling"] = {"type": rope_type, **factors}
+    else:
+        fields["rope_scaling"] = {name: value for name, value in parameters.items() if name not in fields}
+    return fields

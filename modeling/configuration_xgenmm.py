@@ -1,0 +1,322 @@
+"""Configuration of xGen-MM: a vision tower, a perceiver resampler and a language model.
+
+Two schemas are read: ours (``vision_config``, ``resampler_config``, ``text_config``) and the original checkpoints'
+(``vision_encoder_config``, ``vision_tokenizer_config``, ``text_config``). Only ours is written.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, SiglipVisionConfig
+
+from .compat_xgenmm import read_rope_of_either_line, write_rope_of_both_lines
+from .remote_code_xgenmm import AUTO_MAP
+
+
+ASPECT_RATIO_MODES = ("anyres", "none", "pad")
+DEFAULT_ANYRES_GRIDS = ((384, 768), (768, 384), (768, 768), (1152, 384), (384, 1152))
+ORIGINAL_TOKENIZER_LENGTH = 32012
+ORIGINAL_SLIDING_WINDOW = 2047
+ORIGINAL_SECTIONS = ("vision_encoder_config", "vision_tokenizer_config")
+ORIGINAL_VISION_FILE = "vision_config.json"
+NUM_ADDED_TOKENS = 3
+
+SIGLIP_SO400M_384 = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+PHI3_MINI = {"vocab_size": ORIGINAL_TOKENIZER_LENGTH + NUM_ADDED_TOKENS, "sliding_window": ORIGINAL_SLIDING_WINDOW + 1}
+
+
+class XGenMMResamplerConfig(PretrainedConfig):
+    """Configuration of the perceiver resampler that turns a tile's features into a fixed number of tokens.
+
+    Source: BLIP-3 report, section 2 (token sampling); OpenFlamingo's PerceiverResampler.
+
+    Args:
+        num_latents: Tokens that a tile becomes.
+        depth: Number of blocks.
+        num_heads: Attention heads of a block.
+        head_dim: Width of a head.
+        hidden_size: Width of the latents, equal to the vision tower's.
+        ff_mult: Width of the feed-forward part, in units of `hidden_size`.
+        layer_norm_eps: Epsilon of every layer norm.
+    """
+
+    model_type = "xgenmm_resampler"
+    base_config_key = "resampler_config"
+
+    def __init__(
+        self,
+        num_latents: int = 128,
+        depth: int = 6,
+        num_heads: int = 16,
+        head_dim: int = 96,
+        hidden_size: int = 1152,
+        ff_mult: int = 4,
+        layer_norm_eps: float = 1e-5,
+        **kwargs: Any,
+    ):
+        self.num_latents = num_latents
+        self.depth = depth
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.hidden_size = hidden_size
+        self.ff_mult = ff_mult
+        self.layer_norm_eps = layer_norm_eps
+        super().__init__(**kwargs)
+
+
+class XGenMMConfig(PretrainedConfig):
+    """Configuration of an xGen-MM model. Without arguments: the 4B model (SigLIP so400m, Phi-3-mini).
+
+    Args:
+        vision_config: Config or dict of the vision tower; `siglip_vision_model` (default) or `clip_vision_model`.
+            A dict overrides the defaults of SigLIP so400m-patch14-384.
+        resampler_config: Config or dict of the resampler. Its width defaults to the vision tower's.
+        text_config: Config or dict of any decoder that `AutoModel.from_config` builds. A dict overrides the
+            defaults of Phi-3-mini with the three added tokens.
+        image_token_id: Id of `<image>`.
+        image_placeholder_token_id: Id of `<image placeholder>`.
+        end_of_chunk_token_id: Id of `<|endofchunk|>`.
+        image_aspect_ratio: `"anyres"` (overview tile and grid tiles), `"none"` (squash to one tile) or `"pad"`
+            (square canvas, then one tile).
+        anyres_grids: Grid resolutions as (width, height) in pixels, in the order that decides ties.
+        anyres_patch_sampling: Whether each tile is sampled on its own; off: all tiles of an image together
+            ("fixed sampling").
+        **kwargs: Further `PretrainedConfig` fields, or the original schema's `vision_encoder_config` and
+            `vision_tokenizer_config`.
+
+    Attributes:
+        original_schema: Whether the fields were given in the original schema.
+
+    Raises:
+        ValueError: If a field is out of range or the parts do not fit each other.
+    """
+
+    model_type = "xgenmm"
+    sub_configs = {
+        "vision_config": AutoConfig,
+        "resampler_config": XGenMMResamplerConfig,
+        "text_config": AutoConfig,
+    }
+    _auto_class = "AutoConfig"
+
+    def __init__(
+        self,
+        vision_config: PretrainedConfig | dict | None = None,
+        resampler_config: PretrainedConfig | dict | None = None,
+        text_config: PretrainedConfig | dict | None = None,
+        image_token_id: int = ORIGINAL_TOKENIZER_LENGTH,
+        image_placeholder_token_id: int = ORIGINAL_TOKENIZER_LENGTH + 1,
+        end_of_chunk_token_id: int = ORIGINAL_TOKENIZER_LENGTH + 2,
+        image_aspect_ratio: str = "anyres",
+        anyres_grids: list | None = None,
+        anyres_patch_sampling: bool = True,
+        tie_word_embeddings: bool = False,
+        **kwargs: Any,
+    ):
+        if is_original_schema(kwargs):
+            self.__init__(**fields_from_original(kwargs, text_config, vision_config))
+            self.original_schema = True
+            return
+        self.original_schema = False
+        self.vision_config = without_pooling_head(
+            build_sub_config(vision_config, "siglip_vision_model", SIGLIP_SO400M_384)
+        )
+        self.text_config = build_sub_config(text_config, "phi3", PHI3_MINI)
+        self.resampler_config = build_resampler_config(resampler_config, self.vision_config)
+        self.image_token_id = image_token_id
+        self.image_placeholder_token_id = image_placeholder_token_id
+        self.end_of_chunk_token_id = end_of_chunk_token_id
+        self.image_aspect_ratio = image_aspect_ratio
+        grids = DEFAULT_ANYRES_GRIDS if anyres_grids is None else anyres_grids
+        self.anyres_grids = [list(grid) for grid in grids]
+        self.anyres_patch_sampling = anyres_patch_sampling
+        kwargs["auto_map"] = {**(kwargs.get("auto_map") or {}), **AUTO_MAP}
+        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Checks that the fields are in range and that the parts fit each other.
+
+        Raises:
+            ValueError: With what is wrong and what to set.
+        """
+        if self.image_aspect_ratio not in ASPECT_RATIO_MODES:
+            raise ValueError(
+                f"image_aspect_ratio is {self.image_aspect_ratio!r}; it must be one of {', '.join(ASPECT_RATIO_MODES)}."
+            )
+        if self.resampler_config.hidden_size != self.vision_config.hidden_size:
+            raise ValueError(
+                f"resampler_config.hidden_size is {self.resampler_config.hidden_size} but the vision tower is "
+                f"{self.vision_config.hidden_size} wide; set both to the same number."
+            )
+        if self.image_aspect_ratio == "anyres":
+            self._check_grids()
+
+    def _check_grids(self) -> None:
+        side = self.vision_config.image_size
+        if not self.anyres_grids:
+            raise ValueError(
+                'anyres_grids is empty; give at least one (width, height), or set image_aspect_ratio="none".'
+            )
+        for grid in self.anyres_grids:
+            if len(grid) != 2 or any(value <= 0 or value % side for value in grid):
+                raise ValueError(
+                    f"anyres_grids holds {list(grid)}; every grid must be (width, height) in multiples of the vision "
+                    f"tower's image_size, {side}."
+                )
+
+    @property
+    def tile_size(self) -> int:
+        """Side of a tile in pixels."""
+        return self.vision_config.image_size
+
+    @property
+    def patches_per_side(self) -> int:
+        """Patches along one side of a tile."""
+        return self.vision_config.image_size // self.vision_config.patch_size
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
+        """Reads `config.json`; beside one of the original schema also `vision_config.json`, which states a vision
+        tower other than SigLIP so400m."""
+        fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        stated = Path(pretrained_model_name_or_path) / ORIGINAL_VISION_FILE
+        if is_original_schema(fields) and stated.is_file():
+            fields["vision_config"] = json.loads(stated.read_text(encoding="utf-8"))
+        return fields, unused
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the config as a dict, with the rotary embedding written in the form of both library lines."""
+        output = super().to_dict()
+        del output["original_schema"]
+        output["text_config"] = write_rope_of_both_lines(output["text_config"])
+        return output
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Returns what `config.json` holds: sub-configs stand there in full, because a dropped default would be read
+        back as *our* default (SigLIP so400m, Phi-3-mini), not as the sub-config class's."""
+        output = super().to_diff_dict()
+        complete = self.to_dict()
+        output.update({key: complete[key] for key in self.sub_configs})
+        return output
+
+
+def build_sub_config(value: PretrainedConfig | dict | None, default_type: str, defaults: dict) -> PretrainedConfig:
+    """Builds a sub-config from an object, a full dict, a partial dict or nothing.
+
+    Args:
+        value: The config object (returned as it is), a dict, or None.
+        default_type: Model type where the dict names none.
+        defaults: Values that a dict of the default type overrides.
+
+    Returns:
+        The config object.
+
+    Raises:
+        ValueError: If the model type is unknown to Transformers.
+    """
+    if isinstance(value, PretrainedConfig):
+        return value
+    fields = dict(value or {})
+    model_type = fields.pop("model_type", default_type)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"Model type {model_type!r} is unknown to Transformers; use for example {default_type!r}.")
+    if model_type == default_type:
+        fields = {**defaults, **fields}
+    return CONFIG_MAPPING[model_type](**read_rope_of_either_line(fields))
+
+
+def build_resampler_config(value: PretrainedConfig | dict | None, vision_config: PretrainedConfig) -> PretrainedConfig:
+    """Builds the resampler's config; its width is the vision tower's unless stated."""
+    if isinstance(value, PretrainedConfig):
+        return value
+    fields = dict(value or {})
+    fields.pop("model_type", None)
+    return XGenMMResamplerConfig(**{"hidden_size": vision_config.hidden_size, **fields})
+
+
+def without_pooling_head(config: PretrainedConfig) -> PretrainedConfig:
+    """Turns the SigLIP pooling head off: nothing uses it, and its parameters would never get a gradient.
+
+    Args:
+        config: Config of the vision tower.
+
+    Returns:
+        The config itself, or a copy of it without the head.
+    """
+    if not isinstance(config, SiglipVisionConfig) or getattr(config, "vision_use_head", True) is False:
+        return config
+    config = copy.deepcopy(config)
+    config.vision_use_head = False
+    return config
+
+
+def is_original_schema(fields: dict[str, Any]) -> bool:
+    """Tells whether the fields of a `config.json` are of the original checkpoints' schema."""
+    return any(fields.get(name) is not None for name in ORIGINAL_SECTIONS)
+
+
+def fields_from_original(
+    fields: dict[str, Any], text: PretrainedConfig | dict | None, vision: PretrainedConfig | dict | None
+) -> dict[str, Any]:
+    """Translates the original schema into the arguments of `XGenMMConfig`.
+
+    Args:
+        fields: The original config but for its text section.
+        text: The original `text_config`.
+        vision: Config of a vision tower other than SigLIP so400m, where there is one.
+
+    Returns:
+        Keyword arguments of `XGenMMConfig`.
+    """
+    encoder, sampler = (dict(fields.get(name) or {}) for name in ORIGINAL_SECTIONS)
+    kept = {name: value for name, value in fields.items() if name not in (*ORIGINAL_SECTIONS, "architectures")}
+    text, tokenizer_length = text_fields_from_original(text)
+    return {
+        **kept,
+        "vision_config": vision,
+        "resampler_config": {
+            "num_latents": sampler.get("num_vis_tokens", 128),
+            "hidden_size": sampler.get("vis_feature_dim", 1152),
+        },
+        "text_config": text,
+        "image_token_id": tokenizer_length,
+        "image_placeholder_token_id": tokenizer_length + 1,
+        "end_of_chunk_token_id": tokenizer_length + 2,
+        "image_aspect_ratio": encoder.get("image_aspect_ratio", "anyres"),
+        "anyres_grids": encoder.get("anyres_grids"),
+        "anyres_patch_sampling": encoder.get("anyres_patch_sampling", True),
+    }
+
+
+def text_fields_from_original(text: PretrainedConfig | dict | None) -> tuple[dict[str, Any], int]:
+    """Translates the original text section.
+
+    The original's library let a token see keys at a distance of up to `sliding_window`; today's stop one earlier, so
+    the number grows by one. The section's own dtype is left out: one dtype stands at the top.
+
+    Args:
+        text: The original `text_config`; None means the original's default, Phi-3-mini.
+
+    Returns:
+        The fields of our `text_config`, and the length of the tokenizer before the three tokens were added.
+    """
+    if text is None:
+        text = {"sliding_window": ORIGINAL_SLIDING_WINDOW}
+    fields = dict(text.to_dict() if isinstance(text, PretrainedConfig) else text)
+    fields.pop("torch_dtype", None)
+    tokenizer_length = fields.pop("initial_tokenizer_len", ORIGINAL_TOKENIZER_LENGTH)
+    window = fields.get("sliding_window")
+    fields["sliding_window"] = None if window is None else window + 1
+    fields["vocab_size"] = tokenizer_length + NUM_ADDED_TOKENS
+    return fields, tokenizer_length

@@ -1,0 +1,221 @@
+"""The calls of the original Hub code, translated to ours.
+
+The released notebooks and VLMEvalKit's wrapper call `update_special_tokens` and `generate` with nested
+`pixel_values`, `image_size` as (width, height), prompts with one `<image>` id a picture (or `<image>` and
+placeholders), and read only the new tokens from what comes back. The model itself knows nothing of this.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase, SuppressTokensLogitsProcessor
+from transformers.utils import ModelOutput
+
+from .chat_xgenmm import MULTIMODAL_TOKENS
+from .tiling_xgenmm import count_image_tokens
+
+
+class HubEraMixin:
+    """Adds the Hub-era calls to a model."""
+
+    def update_special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """Makes sure that a tokenizer has the three added tokens under the ids that the model knows.
+
+        Args:
+            tokenizer: A converted checkpoint's tokenizer, or the original's, to which the tokens are added.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ValueError: If the ids differ from the model's.
+        """
+        missing = [token for token in MULTIMODAL_TOKENS if token not in tokenizer.get_vocab()]
+        if missing:
+            tokenizer.add_tokens(missing, special_tokens=True)
+        expected = (
+            self.config.image_token_id,
+            self.config.image_placeholder_token_id,
+            self.config.end_of_chunk_token_id,
+        )
+        found = tuple(tokenizer.convert_tokens_to_ids(list(MULTIMODAL_TOKENS)))
+        if found != expected:
+            raise ValueError(
+                f"The tokenizer's ids of {', '.join(MULTIMODAL_TOKENS)} are {found}, the model's are {expected}; load the "
+                "tokenizer from the model's own folder."
+            )
+        return tokenizer
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any):
+        """Generates tokens; see `GenerationMixin.generate`.
+
+        A call in the Hub-era form (`image_size`, or `pixel_values` nested or of six dimensions) is translated and
+        returns the new tokens only, as the original did.
+
+        Args:
+            inputs: Token ids, (B, L), in place of `input_ids`.
+            **kwargs: Model inputs and generation options.
+
+        Returns:
+            Prompt and new tokens, (B, L + new); in the Hub-era form the new tokens, (B, new).
+
+        Raises:
+            ValueError: If pictures and prompt do not fit each other.
+        """
+        self._never_propose_pictures(kwargs)
+        if not is_hub_era_call(kwargs):
+            return super().generate(inputs, **kwargs)
+        input_ids = kwargs.pop("input_ids", None)
+        prompt = self._translate_prompt(inputs if input_ids is None else input_ids, kwargs)
+        outputs = super().generate(**prompt, **kwargs)
+        prompt_length = prompt["input_ids"].shape[1]
+        if isinstance(outputs, ModelOutput):
+            outputs.sequences = outputs.sequences[:, prompt_length:]
+            return outputs
+        return outputs[:, prompt_length:]
+
+    def _never_propose_pictures(self, kwargs: dict[str, Any]) -> None:
+        """Keeps prompt lookup from copying image tokens out of the prompt."""
+        options = (kwargs, kwargs.get("generation_config"), self.generation_config)
+        if not any(read_option(source, "prompt_lookup_num_tokens") for source in options):
+            return
+        ids = [self.config.image_token_id, self.config.image_placeholder_token_id]
+        processors = LogitsProcessorList(kwargs.get("logits_processor") or [])
+        processors.append(SuppressTokensLogitsProcessor(ids, device=self.device))
+        kwargs["logits_processor"] = processors
+
+    def _translate_prompt(self, input_ids: torch.Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Takes the Hub-era inputs out of `kwargs` and returns ours."""
+        pictures = flatten_pictures(kwargs.pop("pixel_values", None))
+        sizes = flatten_sizes(kwargs.pop("image_size", None))
+        attention_mask = kwargs.pop("attention_mask", None)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        lengths = [self._image_length(picture.shape[0]) for picture in pictures]
+        rows = [row[mask.bool()] for row, mask in zip(input_ids, attention_mask, strict=True)]
+        rows = expand_rows(rows, lengths, self.config.image_token_id, self.config.image_placeholder_token_id)
+        prompt = pad_left(rows, self._pad_token_id(kwargs))
+        if not pictures:
+            return prompt
+        if len(sizes) != len(pictures):
+            if sizes or any(picture.shape[0] > 1 for picture in pictures):
+                raise ValueError(
+                    f"image_size holds {len(sizes)} sizes for {len(pictures)} pictures; give one (width, height) a picture."
+                )
+            sizes = [tuple(picture.shape[:-3:-1]) for picture in pictures]
+        device = input_ids.device
+        prompt["pixel_values"] = torch.cat(pictures).to(device)
+        prompt["image_sizes"] = torch.tensor([(height, width) for width, height in sizes], device=device)
+        prompt["image_num_tiles"] = torch.tensor([picture.shape[0] for picture in pictures], device=device)
+        return prompt
+
+    def _image_length(self, num_tiles: int) -> int:
+        config = self.config
+        patch_sampling = config.anyres_patch_sampling or config.image_aspect_ratio != "anyres"
+        return count_image_tokens(num_tiles, config.resampler_config.num_latents, patch_sampling)
+
+    def _pad_token_id(self, kwargs: dict[str, Any]) -> int:
+        stated = (kwargs.get("pad_token_id"), self.generation_config.pad_token_id, self.config.text_config.pad_token_id)
+        return next((token for token in stated if token is not None), 0)
+
+
+def read_option(source: Any, name: str) -> Any:
+    """Reads an option from keyword arguments or from a generation config."""
+    return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+
+
+def is_hub_era_call(kwargs: dict[str, Any]) -> bool:
+    """Tells the Hub-era form of a `generate` call from ours."""
+    pixel_values = kwargs.get("pixel_values")
+    nested = isinstance(pixel_values, (list, tuple)) or (torch.is_tensor(pixel_values) and pixel_values.dim() > 4)
+    return nested or "image_size" in kwargs
+
+
+def flatten_pictures(pixel_values: Any) -> list[torch.Tensor]:
+    """Flattens Hub-era `pixel_values` into one (tiles, channels, S, S) tensor a picture.
+
+    Args:
+        pixel_values: None; a list of pictures or of lists of pictures, each (tiles, channels, S, S) or with a leading
+            1; a tensor (B, pictures, frames, channels, S, S) or (pictures, tiles, channels, S, S); or one picture.
+
+    Returns:
+        The pictures in order.
+
+    Raises:
+        ValueError: If a tensor has none of these shapes.
+    """
+    if pixel_values is None:
+        return []
+    if isinstance(pixel_values, (list, tuple)):
+        return [picture for item in pixel_values for picture in flatten_pictures(item)]
+    if pixel_values.dim() in (5, 6):
+        return [picture for item in pixel_values for picture in flatten_pictures(item)]
+    if pixel_values.dim() == 4:
+        return [pixel_values]
+    raise ValueError(
+        f"pixel_values holds a tensor of shape {tuple(pixel_values.shape)}; a picture is (tiles, channels, S, S), as "
+        'image_processor.preprocess([img], image_aspect_ratio="anyres", return_tensors="pt")["pixel_values"] gives it.'
+    )
+
+
+def flatten_sizes(image_size: Any) -> list[tuple[int, int]]:
+    """Flattens Hub-era `image_size` into one (width, height) a picture."""
+    if image_size is None:
+        return []
+    if torch.is_tensor(image_size):
+        image_size = image_size.tolist()
+    if len(image_size) == 2 and all(isinstance(value, int) for value in image_size):
+        return [tuple(image_size)]
+    return [size for item in image_size for size in flatten_sizes(item)]
+
+
+def expand_rows(
+    rows: list[torch.Tensor], lengths: list[int], image_token_id: int, placeholder_token_id: int
+) -> list[torch.Tensor]:
+    """Expands every `<image>` id to as many ids as its picture has tokens; placeholders are dropped.
+
+    Args:
+        rows: Prompts without padding, (length,) each.
+        lengths: Tokens a picture.
+        image_token_id: Id of `<image>`.
+        placeholder_token_id: Id of `<image placeholder>`.
+
+    Returns:
+        The expanded prompts.
+
+    Raises:
+        ValueError: If the prompts hold more or fewer `<image>` than there are pictures.
+    """
+    rows = [row[row != placeholder_token_id] for row in rows]
+    found = sum(int((row == image_token_id).sum()) for row in rows)
+    if found != len(lengths):
+        raise ValueError(
+            f"The prompts hold {found} <image> tokens for {len(lengths)} pictures; write one <image> for each picture."
+        )
+    remaining = iter(lengths)
+    expanded = []
+    for row in rows:
+        repeats = torch.ones_like(row)
+        places = (row == image_token_id).nonzero().flatten()
+        repeats[places] = torch.tensor([next(remaining) for _ in places], dtype=row.dtype, device=row.device)
+        expanded.append(row.repeat_interleave(repeats))
+    return expanded
+
+
+def pad_left(rows: list[torch.Tensor], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Pads prompts on the left.
+
+    Args:
+        rows: Prompts, (length,) each.
+        pad_token_id: Id to pad with.
+
+    Returns:
+        `input_ids` and `attention_mask`, (B, longest length) each.
+    """
+    kinds = {"input_ids": (rows, pad_token_id), "attention_mask": ([torch.ones_like(row) for row in rows], 0)}
+    return {
+        name: nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill, padding_side="left")
+        for name, (values, fill) in kinds.items()
+    }

@@ -1,0 +1,292 @@
+"""Pictures -> tiles, pixel by pixel as the original does, with Pillow and numpy alone.
+
+Shapes: a call gives all tiles of all pictures flat, (num_tiles, 3, S, S) float32 in [-1, 1]. Sizes are
+(height, width) in pixels.
+
+Source: the released image processor (Pillow bicubic resizing, black letterbox, (u8 / 255 - mean) / std).
+"""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_transforms import to_pil_image
+from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
+
+from .configuration_xgenmm import ASPECT_RATIO_MODES, DEFAULT_ANYRES_GRIDS
+from .remote_code_xgenmm import AUTO_MAP
+from .tiling_xgenmm import fit_into_grid, select_grids
+
+
+class XGenMMImageProcessor(BaseImageProcessor):
+    """Cuts pictures into tiles.
+
+    Args:
+        image_aspect_ratio: `"anyres"` (the picture squashed to a tile, then the tiles of its grid row by row),
+            `"none"` (squash to one tile) or `"pad"` (square canvas filled with int(255 * mean), then one tile).
+        anyres_grids: Grid resolutions as (width, height) in pixels, multiples of the tile size; the order decides ties.
+        size: Tile size, `{"height": S, "width": S}` or S, in pixels.
+        image_mean: Mean of each channel, in [0, 1].
+        image_std: Standard deviation of each channel.
+        **kwargs: Further fields of the saved file.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    model_input_names = ["pixel_values", "image_sizes", "image_num_tiles"]
+    _auto_class = "AutoImageProcessor"
+
+    def __init__(
+        self,
+        image_aspect_ratio: str = "anyres",
+        anyres_grids: list | None = None,
+        size: dict[str, int] | int | None = None,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.image_aspect_ratio = checked_mode(image_aspect_ratio)
+        self.anyres_grids = [list(grid) for grid in (DEFAULT_ANYRES_GRIDS if anyres_grids is None else anyres_grids)]
+        self.size = checked_size(size)
+        self.image_mean = [0.5, 0.5, 0.5] if image_mean is None else list(image_mean)
+        self.image_std = [0.5, 0.5, 0.5] if image_std is None else list(image_std)
+        self.auto_map = {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
+        side = self.size["height"]
+        if any(len(grid) != 2 or min(grid) <= 0 or grid[0] % side or grid[1] % side for grid in self.anyres_grids):
+            raise ValueError(
+                f"anyres_grids is {self.anyres_grids}; every grid must be (width, height) in multiples of the tile "
+                f"size, {side}."
+            )
+
+    def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
+        """Cuts pictures into tiles; see `process`."""
+        return self.process(images, **kwargs)
+
+    def process(
+        self,
+        images: Any,
+        image_aspect_ratio: str | None = None,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Cuts pictures into tiles, several pictures at once on all cores.
+
+        Args:
+            images: A picture or a (nested) list of them: PIL images, or arrays and tensors of uint8 values, channels
+                first or last. Pictures that are not RGB are converted.
+            image_aspect_ratio: Mode of this call; default: the processor's.
+            return_tensors: `"pt"` or `"np"`.
+            **kwargs: Ignored, as other image processors' options are.
+
+        Returns:
+            `pixel_values` (num_tiles, 3, S, S), `image_sizes` (num_images, 2) as (height, width) and
+            `image_num_tiles` (num_images,).
+
+        Raises:
+            ValueError: If something is not a picture or cannot be read.
+        """
+        mode = checked_mode(image_aspect_ratio or self.image_aspect_ratio)
+        pictures = [to_rgb(image, index) for index, image in enumerate(flatten(images))]
+        if not pictures:
+            raise ValueError("images is empty; pass at least one picture, or leave images out for a text-only prompt.")
+        pixel_values, image_sizes, image_num_tiles = self._cut_all(pictures, mode)
+        data = {"pixel_values": pixel_values, "image_sizes": image_sizes, "image_num_tiles": image_num_tiles}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def preprocess(
+        self, images: Any, image_aspect_ratio: str | None = None, return_tensors: str | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """The Hub-era call, with the original's shapes.
+
+        Args:
+            images: A picture or a list of them.
+            image_aspect_ratio: `"anyres"` tiles the pictures; None gives one tile a picture.
+            return_tensors: Ignored: the original always gave torch tensors.
+            **kwargs: Ignored.
+
+        Returns:
+            `pixel_values`: with `"anyres"` (pictures, tiles, 3, S, S), or a list of (tiles, 3, S, S) where the
+            pictures have different numbers of tiles; else (1, pictures, 1, 3, S, S).
+
+        Raises:
+            ValueError: If something is not a picture or cannot be read.
+        """
+        one_tile = "none" if self.image_aspect_ratio == "anyres" else self.image_aspect_ratio
+        batch = self.process(images, image_aspect_ratio=image_aspect_ratio or one_tile)
+        if image_aspect_ratio != "anyres":
+            return BatchFeature({"pixel_values": batch["pixel_values"][None, :, None]})
+        pictures = list(batch["pixel_values"].split(batch["image_num_tiles"].tolist()))
+        same = len({picture.shape[0] for picture in pictures}) == 1
+        return BatchFeature({"pixel_values": torch.stack(pictures) if same else pictures})
+
+    def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
+        """Counts the tiles of a picture (called patches by other models' processors).
+
+        Args:
+            height: Height of the picture in pixels.
+            width: Width of the picture in pixels.
+            images_kwargs: Options of the call; `image_aspect_ratio` counts.
+
+        Returns:
+            The number of tiles.
+        """
+        mode = checked_mode((images_kwargs or {}).get("image_aspect_ratio") or self.image_aspect_ratio)
+        return self._count_tiles([(height, width)], mode)[0]
+
+    def _grids(self, sizes: list[tuple[int, int]]) -> list[list[int]]:
+        return select_grids(torch.tensor(sizes), self.anyres_grids).tolist()
+
+    def _count_tiles(self, sizes: list[tuple[int, int]], mode: str) -> list[int]:
+        if mode != "anyres":
+            return [1] * len(sizes)
+        side = self.size["height"]
+        return [1 + (width // side) * (height // side) for width, height in self._grids(sizes)]
+
+    def _cut_all(self, pictures: list[Image.Image], mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cuts all pictures, each into its own part of one array."""
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        grids = self._grids(sizes) if mode == "anyres" else [None] * len(pictures)
+        num_tiles = np.array(self._count_tiles(sizes, mode))
+        side = self.size["height"]
+        pixel_values = np.empty((num_tiles.sum(), 3, side, side), dtype=np.float32)
+        parts = np.split(pixel_values, num_tiles.cumsum()[:-1])
+        values = self._value_table()
+
+        def cut(picture: Image.Image, grid: list[int] | None, part: np.ndarray) -> None:
+            canvases = [self._one_tile(picture, mode)]
+            if grid is not None:
+                canvases.append(letterbox(picture, *grid))
+            fill_tiles(part, canvases, values)
+
+        jobs = (pictures, grids, parts)
+        workers = min(len(pictures), usable_cores())
+        if workers == 1:
+            for job in zip(*jobs, strict=True):
+                cut(*job)
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(cut, *jobs))
+        return pixel_values, np.array(sizes), num_tiles
+
+    def _one_tile(self, picture: Image.Image, mode: str) -> Image.Image:
+        if mode == "pad" and picture.width != picture.height:
+            side = max(picture.size)
+            canvas = Image.new("RGB", (side, side), tuple(int(255 * mean) for mean in self.image_mean))
+            canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+            picture = canvas
+        return picture.resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
+
+    def _value_table(self) -> np.ndarray:
+        """Returns the float32 value of every uint8 in every channel, (3, 256), computed in the original's order."""
+        unit = np.arange(256, dtype=np.float32) / np.float32(255)
+        mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.image_mean, self.image_std))
+        return (unit - mean) / std
+
+
+def checked_mode(mode: str) -> str:
+    """Returns an aspect-ratio mode, or raises a ValueError if it is none."""
+    if mode not in ASPECT_RATIO_MODES:
+        raise ValueError(f"image_aspect_ratio is {mode!r}; it must be one of {', '.join(ASPECT_RATIO_MODES)}.")
+    return mode
+
+
+def checked_size(size: dict[str, int] | int | None) -> dict[str, int]:
+    """Returns the tile size as `{"height": S, "width": S}`, or raises a ValueError if it is not square."""
+    if size is None:
+        size = 384
+    if isinstance(size, int):
+        size = {"height": size, "width": size}
+    if size.get("height") != size.get("width") or not isinstance(size.get("height"), int) or size["height"] <= 0:
+        raise ValueError(f'size is {size}; tiles are square: give {{"height": S, "width": S}} in pixels.')
+    return {"height": size["height"], "width": size["width"]}
+
+
+def flatten(images: Any) -> Iterable[Any]:
+    """Yields the pictures of a picture, a list or nested lists."""
+    if isinstance(images, (list, tuple)):
+        for item in images:
+            yield from flatten(item)
+    elif isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        yield from images
+    else:
+        yield images
+
+
+def to_rgb(image: Any, index: int) -> Image.Image:
+    """Returns a picture as an RGB PIL image; EXIF rotation is not applied, as in the original.
+
+    Args:
+        image: PIL image, or array or tensor of uint8 values.
+        index: Position in the call, for the message.
+
+    Returns:
+        The picture.
+
+    Raises:
+        ValueError: If it is not a picture or cannot be read.
+    """
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        image = array_to_image(np.asarray(image), index)
+    if not isinstance(image, Image.Image):
+        raise ValueError(
+            f"images[{index}] is a {type(image).__name__}; pass PIL images (PIL.Image.open(path)), numpy arrays or tensors."
+        )
+    if image.width == 0 or image.height == 0:
+        raise ValueError(f"images[{index}] is {image.width} x {image.height} pixels; it must not be empty.")
+    try:
+        return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"images[{index}] cannot be read ({error}); the file is damaged or truncated.") from error
+
+
+def array_to_image(array: np.ndarray, index: int) -> Image.Image:
+    """Returns a uint8 array (channels first or last) as a PIL image."""
+    if array.ndim != 3 or array.dtype != np.uint8:
+        raise ValueError(
+            f"images[{index}] is an array of shape {array.shape} and type {array.dtype}; pass uint8 values of shape "
+            "(height, width, 3) or (3, height, width)."
+        )
+    channels = infer_channel_dimension_format(array)
+    if channels is ChannelDimension.FIRST:
+        array = array.transpose(1, 2, 0)
+    return to_pil_image(np.ascontiguousarray(array), do_rescale=False, input_data_format=ChannelDimension.LAST)
+
+
+def letterbox(picture: Image.Image, grid_width: int, grid_height: int) -> Image.Image:
+    """Resizes a picture to fit a black canvas and centres it there."""
+    height, width, top, left = fit_into_grid(picture.height, picture.width, grid_width, grid_height)
+    canvas = Image.new("RGB", (grid_width, grid_height))
+    canvas.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+    return canvas
+
+
+def fill_tiles(tiles: np.ndarray, canvases: list[Image.Image], values: np.ndarray) -> None:
+    """Cuts canvases into tiles row by row and writes their float values.
+
+    Args:
+        tiles: Where to write, (num_tiles, 3, S, S).
+        canvases: RGB pictures whose sides are multiples of S.
+        values: Float value of every uint8 in every channel, (3, 256).
+    """
+    side = tiles.shape[-1]
+    start = 0
+    for canvas in canvases:
+        pixels = np.asarray(canvas)
+        rows, cols = pixels.shape[0] // side, pixels.shape[1] // side
+        blocks = pixels.reshape(rows, side, cols, side, 3).transpose(4, 0, 2, 1, 3)  # (3, rows, cols, S, S)
+        part = tiles[start : start + rows * cols].reshape(rows, cols, 3, side, side)
+        for channel in range(3):
+            part[:, :, channel] = values[channel][blocks[channel]]
+        start += rows * cols
+
+
+def usable_cores() -> int:
+    """Counts the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

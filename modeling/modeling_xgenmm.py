@@ -1,0 +1,508 @@
+"""xGen-MM (BLIP-3): pictures -> tiles -> features -> latents -> token stream -> logits.
+
+Shapes: a batch of B prompts of L tokens holds num_images pictures in num_tiles tiles, (num_tiles, 3, S, S) flat, in
+the order of the prompts. A tile has num_patches patches; a sampled chunk has num_latents tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, CLIPVisionConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from .compat_xgenmm import (
+    LM_HEAD_TP_PLAN,
+    MultimodalGenerationMixin,
+    build_vision_tower,
+    initialization,
+    merge_with_config_defaults,
+)
+from .configuration_xgenmm import XGenMMConfig, is_original_schema
+from .hub_era_xgenmm import HubEraMixin
+from .resampler_xgenmm import XGenMMResampler
+from .tiling_xgenmm import TileLayout, count_image_tokens, count_tiles, select_grids, tile_layout
+
+
+IGNORE_INDEX = -100
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+@dataclass
+class XGenMMModelOutputWithPast(BaseModelOutputWithPast):
+    """Output of `XGenMMModel`.
+
+    Args:
+        image_hidden_states: The pictures' tokens, (total image tokens, text width).
+    """
+
+    image_hidden_states: torch.FloatTensor | None = None
+
+
+@dataclass
+class XGenMMCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Output of `XGenMMForConditionalGeneration`.
+
+    Args:
+        image_hidden_states: The pictures' tokens, (total image tokens, text width).
+    """
+
+    image_hidden_states: torch.FloatTensor | None = None
+
+
+class XGenMMPreTrainedModel(PreTrainedModel):
+    """Weight initialisation and loading of xGen-MM models."""
+
+    config: XGenMMConfig
+    config_class = XGenMMConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["XGenMMResampler"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args: Any, **kwargs: Any):
+        """Loads a checkpoint in our layout; see `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: If the folder holds a checkpoint in the original layout.
+        """
+        if is_original_checkpoint(pretrained_model_name_or_path, kwargs):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a checkpoint in the original layout; convert it first: "
+                f"xgenmm convert {pretrained_model_name_or_path} OUT"
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, XGenMMResampler):
+            initialization.normal_(module.latents)
+
+
+class XGenMMModel(XGenMMPreTrainedModel):
+    """Vision tower, resampler and language model, without the head.
+
+    Args:
+        config: The model's config.
+    """
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: XGenMMConfig):
+        super().__init__(config)
+        self.vision_tower = build_vision_tower(config.vision_config)
+        self.resampler = XGenMMResampler(config.resampler_config, config.text_config.hidden_size)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns the language model's token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the language model's token embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_decoder(self) -> nn.Module:
+        """Returns the language model."""
+        return self.language_model
+
+    def set_decoder(self, decoder: nn.Module) -> None:
+        """Replaces the language model."""
+        self.language_model = decoder
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        image_sizes: torch.Tensor | None = None,
+        image_num_tiles: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Computes the tokens that pictures take in the prompt.
+
+        Args:
+            pixel_values: All tiles of all pictures, (num_tiles, channels, S, S).
+            image_sizes: Picture sizes in pixels as (height, width), (num_images, 2). Needed for pictures of more
+                than one tile.
+            image_num_tiles: Tiles a picture, (num_images,). Default: counted from `image_sizes`, or one a picture.
+            **kwargs: Passed to the vision tower (`output_hidden_states`, `output_attentions`, ...).
+
+        Returns:
+            `last_hidden_state` of the vision tower, (num_tiles, patches, width), and in `pooler_output` a list of one
+            (tokens, text width) tensor a picture.
+
+        Raises:
+            ValueError: If tiles, sizes and counts do not fit each other.
+        """
+        image_num_tiles = self._count_tiles(pixel_values, image_sizes, image_num_tiles)
+        outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
+        tokens = self._sample_tokens(outputs.last_hidden_state, image_sizes, image_num_tiles)
+        num_latents = self.config.resampler_config.num_latents
+        lengths = [
+            count_image_tokens(num_tiles, num_latents, self._samples_tiles_apart) for num_tiles in image_num_tiles.tolist()
+        ]
+        outputs.pooler_output = list(tokens.split(lengths))
+        return outputs
+
+    @property
+    def _samples_tiles_apart(self) -> bool:
+        return self.config.anyres_patch_sampling or self.config.image_aspect_ratio != "anyres"
+
+    def _count_tiles(
+        self, pixel_values: torch.Tensor, image_sizes: torch.Tensor | None, image_num_tiles: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Fills in the default of `image_num_tiles` and checks it against the other inputs."""
+        if image_num_tiles is None and image_sizes is not None and self.config.image_aspect_ratio == "anyres":
+            image_num_tiles = count_tiles(image_sizes, self.config.anyres_grids, self.config.tile_size)
+        elif image_num_tiles is None:
+            image_num_tiles = torch.ones(pixel_values.shape[0], dtype=torch.long, device=pixel_values.device)
+        if self.config.image_aspect_ratio != "anyres":
+            fits = image_num_tiles.shape[0] == pixel_values.shape[0]
+        else:
+            fits = image_num_tiles.sum() == pixel_values.shape[0]
+        check(
+            fits,
+            lambda: f"pixel_values holds {pixel_values.shape[0]} tiles, but image_num_tiles states {image_num_tiles}; pass "
+            "pixel_values, image_sizes and image_num_tiles of one processor call, and a processor whose "
+            f"image_aspect_ratio is the model's ({self.config.image_aspect_ratio!r}).",
+        )
+        return image_num_tiles
+
+    def _sample_tokens(
+        self, features: torch.Tensor, image_sizes: torch.Tensor | None, image_num_tiles: torch.Tensor
+    ) -> torch.Tensor:
+        """Turns the tower's features (num_tiles, patches, width) into (total image tokens, text width)."""
+        features = self._patch_features(features)
+        if self.config.image_aspect_ratio != "anyres" or image_sizes is None:
+            check(
+                image_num_tiles.shape[0] == features.shape[0],
+                lambda: "image_sizes is missing; pass the processor's image_sizes with pictures of more than one tile.",
+            )
+            return self.resampler(features).flatten(0, 1)
+        layout = self._tile_layout(image_sizes, image_num_tiles, features.shape[0])
+        chunks, visible = features.flatten(0, 1)[layout.source], layout.visible
+        if not self.config.anyres_patch_sampling:
+            chunks, visible = self._join_tiles(chunks, visible, image_num_tiles)
+        return self.resampler(chunks, visible).flatten(0, 1)
+
+    def _patch_features(self, features: torch.Tensor) -> torch.Tensor:
+        """Returns the patches' features after the tower's final norm, without a class token."""
+        if not isinstance(self.config.vision_config, CLIPVisionConfig):
+            return features
+        # the library's CLIP normalises only the class token
+        return self.vision_tower.vision_model.post_layernorm(features[:, 1:])
+
+    def _tile_layout(self, image_sizes: torch.Tensor, image_num_tiles: torch.Tensor, num_tiles: int) -> TileLayout:
+        grids = select_grids(image_sizes, self.config.anyres_grids) // self.config.tile_size
+        check(
+            ((image_num_tiles == 1) | (image_num_tiles == 1 + grids.prod(1))).all(),
+            lambda: f"image_num_tiles is {image_num_tiles}, but pictures of these image_sizes take {1 + grids.prod(1)} tiles on "
+            "the model's anyres_grids; use the processor that belongs to the model.",
+        )
+        return tile_layout(image_sizes, image_num_tiles, num_tiles, grids, self.config.patches_per_side)
+
+    def _join_tiles(
+        self, chunks: torch.Tensor, visible: torch.Tensor, image_num_tiles: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Joins the tiles of each picture into one chunk, padded to the largest grid with unseen features."""
+        most_tiles = 1 + max(width * height for width, height in self.config.anyres_grids) // self.config.tile_size**2
+        slot = torch.arange(most_tiles, device=chunks.device)
+        filled = slot < image_num_tiles.unsqueeze(1)
+        first = (image_num_tiles.cumsum(0) - image_num_tiles).unsqueeze(1)
+        tile = torch.where(filled, first + slot, 0)  # (num_images, most_tiles)
+        return chunks[tile].flatten(1, 2), (visible[tile] & filled.unsqueeze(-1)).flatten(1, 2)
+
+    def image_token_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+        """Finds the image tokens of a batch.
+
+        Args:
+            input_ids: (B, L), or None.
+            inputs_embeds: (B, L, text width); read where there are no ids.
+
+        Returns:
+            True at image tokens, (B, L).
+        """
+        if input_ids is not None and (input_ids.numel() or inputs_embeds is None):
+            return input_ids == self.config.image_token_id
+        image_token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
+        return (inputs_embeds == self.get_input_embeddings()(image_token)).all(-1)
+
+    def _place_tokens(
+        self, inputs_embeds: torch.Tensor, input_ids: torch.Tensor | None, tokens: torch.Tensor
+    ) -> torch.Tensor:
+        """Puts the pictures' tokens at the image tokens of the prompt."""
+        mask = self.image_token_mask(input_ids, inputs_embeds)
+        check(
+            mask.sum() == tokens.shape[0],
+            lambda: f"Image features and image tokens do not match: the pictures give {tokens.shape[0]} tokens, the prompt "
+            f"holds {mask.sum()}. Prepare both in one processor call, and do not truncate a prompt inside a picture.",
+        )
+        return inputs_embeds.masked_scatter(mask.unsqueeze(-1), tokens.to(inputs_embeds))
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_sizes: torch.LongTensor | None = None,
+        image_num_tiles: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> XGenMMModelOutputWithPast:
+        """Reads prompts with pictures.
+
+        Args:
+            input_ids: Prompts with every `<image>` expanded to the picture's tokens, (B, L).
+            pixel_values: All tiles of all pictures, (num_tiles, channels, S, S).
+            image_sizes: Picture sizes in pixels as (height, width), (num_images, 2).
+            image_num_tiles: Tiles a picture, (num_images,).
+            attention_mask: 1 on real tokens, (B, L).
+            position_ids: (B, L).
+            past_key_values: The cache.
+            inputs_embeds: In place of `input_ids`, (B, L, text width).
+            use_cache: Whether to return a cache.
+            mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`.
+            **kwargs: Passed to the language model.
+
+        Returns:
+            The language model's output and the pictures' tokens.
+
+        Raises:
+            ValueError: If the inputs do not fit each other.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        tokens = self._image_tokens(pixel_values, image_sizes, image_num_tiles, mm_encoder_outputs)
+        if tokens is not None:
+            inputs_embeds = self._place_tokens(inputs_embeds, input_ids, tokens)
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        return XGenMMModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=tokens,
+        )
+
+    def _image_tokens(
+        self,
+        pixel_values: torch.Tensor | None,
+        image_sizes: torch.Tensor | None,
+        image_num_tiles: torch.Tensor | None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None,
+    ) -> torch.Tensor | None:
+        """Returns the pictures' tokens, (total image tokens, text width), computed or given."""
+        encoded = (mm_encoder_outputs or {}).get("image")
+        if encoded is not None and pixel_values is not None:
+            raise ValueError("Pass either pixel_values or mm_encoder_outputs, not both.")
+        if encoded is not None:
+            return torch.cat(list(encoded.pooler_output))
+        if pixel_values is None or pixel_values.shape[0] == 0:
+            return None
+        image_num_tiles = self._count_tiles(pixel_values, image_sizes, image_num_tiles)
+        features = self.vision_tower(pixel_values, return_dict=True).last_hidden_state
+        return self._sample_tokens(features, image_sizes, image_num_tiles)
+
+
+class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, MultimodalGenerationMixin):
+    """xGen-MM with its language-model head (a linear layer with bias).
+
+    Args:
+        config: The model's config.
+    """
+
+    _auto_class = "AutoModelForImageTextToText"
+    _tp_plan = LM_HEAD_TP_PLAN
+    prompt_inputs = ("pixel_values", "image_sizes", "image_num_tiles", "mm_encoder_outputs")
+
+    def __init__(self, config: XGenMMConfig):
+        super().__init__(config)
+        self.model = XGenMMModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=True)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns the language model's token embeddings."""
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the language model's token embeddings."""
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Returns the head."""
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replaces the head."""
+        self.lm_head = value
+
+    def get_decoder(self) -> nn.Module:
+        """Returns the language model."""
+        return self.model.get_decoder()
+
+    def set_decoder(self, decoder: nn.Module) -> None:
+        """Replaces the language model."""
+        self.model.set_decoder(decoder)
+
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        image_sizes: torch.Tensor | None = None,
+        image_num_tiles: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Computes the tokens that pictures take in the prompt; see `XGenMMModel.get_image_features`."""
+        return self.model.get_image_features(pixel_values, image_sizes, image_num_tiles, **kwargs)
+
+    def image_token_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+        """Finds the image tokens of a batch; see `XGenMMModel.image_token_mask`."""
+        return self.model.image_token_mask(input_ids, inputs_embeds)
+
+    @merge_with_config_defaults
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_sizes: torch.LongTensor | None = None,
+        image_num_tiles: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Any,
+    ) -> XGenMMCausalLMOutputWithPast:
+        """Predicts the next tokens of prompts with pictures.
+
+        Args:
+            input_ids: Prompts with every `<image>` expanded to the picture's tokens, (B, L).
+            pixel_values: All tiles of all pictures, (num_tiles, channels, S, S).
+            image_sizes: Picture sizes in pixels as (height, width), (num_images, 2).
+            image_num_tiles: Tiles a picture, (num_images,).
+            attention_mask: 1 on real tokens, (B, L).
+            position_ids: (B, L).
+            past_key_values: The cache.
+            inputs_embeds: In place of `input_ids`, (B, L, text width).
+            labels: Target ids, (B, L), -100 where there is none; image tokens never count.
+            use_cache: Whether to return a cache.
+            logits_to_keep: Compute the logits of the last that many positions (0: all), or of the given ones.
+            mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`.
+            **kwargs: Passed to the language model and the loss (`shift_labels`, `num_items_in_batch`, ...).
+
+        Returns:
+            Loss (if `labels`), logits (B, kept positions, vocabulary), cache, and the pictures' tokens.
+
+        Raises:
+            ValueError: If the inputs do not fit each other.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            image_sizes=image_sizes,
+            image_num_tiles=image_num_tiles,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        return XGenMMCausalLMOutputWithPast(
+            loss=self._loss(logits, labels, input_ids, **kwargs),
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+        )
+
+    def _loss(
+        self, logits: torch.Tensor, labels: torch.Tensor | None, input_ids: torch.Tensor | None, **kwargs: Any
+    ) -> torch.Tensor | None:
+        """Computes next-token cross-entropy on text tokens."""
+        shift_labels = kwargs.get("shift_labels")
+        if labels is None and shift_labels is None:
+            return None
+        image_token_id = self.config.image_token_id
+        if shift_labels is not None:
+            kwargs["shift_labels"] = shift_labels.masked_fill(shift_labels == image_token_id, IGNORE_INDEX)
+        if labels is not None:
+            labels = labels.masked_fill(labels == image_token_id, IGNORE_INDEX)
+            if input_ids is not None:
+                labels = labels.masked_fill((input_ids == image_token_id).to(labels.device), IGNORE_INDEX)
+        vocab_size = self.config.text_config.vocab_size
+        return self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+
+
+def is_original_checkpoint(path: str | Path | None, kwargs: dict[str, Any]) -> bool:
+    """Tells from the arguments of `from_pretrained` whether a checkpoint is in the original layout.
+
+    Args:
+        path: Folder or repo id; None loads a state dict.
+        kwargs: The other arguments.
+
+    Returns:
+        Whether its config is of the original schema.
+    """
+    config = kwargs.get("config")
+    if isinstance(config, XGenMMConfig):
+        return config.original_schema
+    if path is None:
+        return False
+    hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+    fields, _ = XGenMMConfig.get_config_dict(config or path, **hub_arguments)
+    return is_original_schema(fields)
+
+
+def check(condition: bool | torch.Tensor, message: Callable[[], str]) -> None:
+    """Raises a ValueError unless a condition holds; under a compiler the condition is taken for granted.
+
+    Args:
+        condition: A bool or a one-element tensor.
+        message: Returns what is wrong and how to fix it; called only then, because printing a tensor waits for it.
+
+    Raises:
+        ValueError: If the condition is false.
+    """
+    if not torch.compiler.is_compiling() and not condition:
+        raise ValueError(message())

@@ -1,0 +1,211 @@
+"""Pictures and prompts -> model inputs: every `<image>` becomes as many tokens as its picture has.
+
+Shapes: B prompts of L tokens; num_images pictures in num_tiles tiles, flat, in the order of the prompts.
+"""
+
+import re
+from typing import Any
+
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import MultiModalData, ProcessorMixin
+
+from .chat_xgenmm import CHAT_TEMPLATE, IMAGE_PLACEHOLDER_TOKEN, IMAGE_TOKEN, escape_messages
+from .remote_code_xgenmm import AUTO_MAP
+from .tiling_xgenmm import count_image_tokens
+
+
+IMAGE_OPTIONS = ("image_aspect_ratio",)
+# a picture in a prompt: the image token, and in the base models' form the placeholders after it
+PICTURE = re.compile(f"{re.escape(IMAGE_TOKEN)}(?:{re.escape(IMAGE_PLACEHOLDER_TOKEN)})*")
+
+
+class XGenMMProcessor(ProcessorMixin):
+    """Prepares pictures and prompts for xGen-MM.
+
+    Args:
+        image_processor: An `XGenMMImageProcessor`.
+        tokenizer: An `XGenMMTokenizer`.
+        chat_template: Jinja template of chats; default: Phi-3 turns, a picture renders `<image>` and a newline.
+        num_latents: Tokens of one sampling (of a tile, or with fixed sampling of a picture).
+        anyres_patch_sampling: Whether each tile is sampled on its own.
+    """
+
+    attributes = ["image_processor", "tokenizer"]
+    image_processor_class = "AutoImageProcessor"
+    tokenizer_class = "AutoTokenizer"
+    _auto_class = "AutoProcessor"
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        num_latents: int = 128,
+        anyres_patch_sampling: bool = True,
+        **kwargs: Any,
+    ):
+        self.num_latents = num_latents
+        self.anyres_patch_sampling = anyres_patch_sampling
+        self.image_token = IMAGE_TOKEN
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Ids that stand for pictures."""
+        return [self.image_token_id]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of what a call returns."""
+        return [*self.tokenizer.model_input_names, *self.image_processor.model_input_names]
+
+    def __call__(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+    ) -> BatchFeature:
+        """Prepares model inputs.
+
+        Args:
+            images: A picture, a list of pictures, or a list of lists, one a prompt.
+            text: A prompt or a list of prompts. `<image>` stands for a picture, alone or followed by
+                `<image placeholder>` tokens (the base models' form).
+            videos: Not supported; only None or empty.
+            audio: Not supported; only None or empty.
+            **kwargs: Options of the tokenizer (`return_tensors`, `padding`, `padding_side`, `truncation`,
+                `max_length`, ...), `image_aspect_ratio`, `return_mm_token_type_ids`; also nested as `text_kwargs`,
+                `images_kwargs`, `common_kwargs`.
+
+        Returns:
+            `input_ids` and `attention_mask` (B, L); with pictures also `pixel_values` (num_tiles, 3, S, S),
+            `image_sizes` (num_images, 2) as (height, width) and `image_num_tiles` (num_images,).
+
+        Raises:
+            ValueError: If prompts and pictures do not fit each other, or truncation cuts a picture's tokens.
+        """
+        if videos or audio:
+            raise ValueError("xGen-MM reads pictures and text only; leave videos and audio out.")
+        if text is None and images is None:
+            raise ValueError("Nothing to prepare; pass text, images or both.")
+        text_options, image_options = split_options(kwargs)
+        return_tensors = text_options.pop("return_tensors", None)
+        data: dict[str, Any] = {}
+        if images is not None and not is_empty(images):
+            data.update(self.image_processor(images, return_tensors="np", **image_options))
+        if text is not None:
+            prompts = checked_prompts(text)
+            check_counts(prompts, images, len(data.get("image_num_tiles", ())))
+            data = {**self._encode(prompts, data.get("image_num_tiles", ()), text_options), **data}
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _encode(self, prompts: list[str], image_num_tiles: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Expands the pictures in the prompts and tokenises them."""
+        with_types = options.pop("return_mm_token_type_ids", False)
+        lengths = [self._image_length(int(num_tiles)) for num_tiles in image_num_tiles]
+        remaining = iter(lengths)
+        expanded = [
+            PICTURE.sub(lambda match: IMAGE_TOKEN * next(remaining), prompt) for prompt in prompts
+        ]
+        encoding = dict(self.tokenizer(expanded, **options))
+        found = sum(list(row).count(self.image_token_id) for row in encoding["input_ids"])
+        if found != sum(lengths):
+            raise ValueError(
+                f"Image features and image tokens do not match: the pictures take {sum(lengths)} tokens, the prompts "
+                f"hold {found} after truncation to max_length={options.get('max_length')}; raise max_length, pass fewer "
+                "pictures, or use smaller ones."
+            )
+        if with_types:
+            encoding["mm_token_type_ids"] = [
+                [int(token == self.image_token_id) for token in row] for row in encoding["input_ids"]
+            ]
+        return encoding
+
+    def apply_chat_template(
+        self, conversation: Any, chat_template: str | None = None, *, escape_special_tokens: bool = True, **kwargs: Any
+    ):
+        """Renders chats, and with `tokenize=True, return_dict=True` prepares them and their pictures.
+
+        Args:
+            conversation: Messages, or a list of them: `{"role", "content"}`, the content a string or items
+                `{"type": "text", "text"}` and `{"type": "image", "image" | "path" | "url"}`.
+            chat_template: Template of this call; default: the processor's.
+            escape_special_tokens: Whether control tokens written inside contents stay plain text.
+            **kwargs: As in `ProcessorMixin.apply_chat_template`.
+
+        Returns:
+            The prompt, or the model inputs.
+        """
+        if escape_special_tokens:
+            conversation = escape_messages(conversation, self.tokenizer)
+        return super().apply_chat_template(conversation, chat_template, **kwargs)
+
+    def _image_length(self, num_tiles: int) -> int:
+        return count_image_tokens(num_tiles, self.num_latents, self.anyres_patch_sampling)
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: list[tuple[int, int]] | None = None, **kwargs: Any
+    ) -> MultiModalData:
+        """Counts tokens and tiles of pictures of given sizes; serving engines ask this.
+
+        Args:
+            image_sizes: Sizes in pixels as (height, width).
+            **kwargs: Options of the call.
+
+        Returns:
+            `num_image_tokens` and, as `num_image_patches`, the tiles a picture.
+        """
+        if image_sizes is None:
+            return MultiModalData()
+        _, options = split_options(kwargs)
+        tiles = [self.image_processor.get_number_of_image_patches(*size, options) for size in image_sizes]
+        return MultiModalData(
+            num_image_tokens=[self._image_length(num_tiles) for num_tiles in tiles], num_image_patches=tiles
+        )
+
+
+def split_options(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits the options of a call into the tokenizer's and the image processor's."""
+    kwargs = dict(kwargs)
+    common, text, image = (kwargs.pop(f"{name}_kwargs", None) or {} for name in ("common", "text", "images"))
+    kwargs = {name: value for name, value in kwargs.items() if not name.endswith("_kwargs")}
+    image = {**image, **{name: kwargs.pop(name) for name in IMAGE_OPTIONS if name in kwargs}}
+    image.pop("return_tensors", None)
+    return {**common, **text, **kwargs}, image
+
+
+def is_empty(images: Any) -> bool:
+    """Tells whether a (nested) list holds no picture."""
+    return isinstance(images, (list, tuple)) and all(is_empty(item) for item in images)
+
+
+def checked_prompts(text: Any) -> list[str]:
+    """Returns one prompt or several as a list, or raises a ValueError if they are no strings."""
+    prompts = [text] if isinstance(text, str) else list(text)
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ValueError(f"text[{index}] is a {type(prompt).__name__}; pass a string or a list of strings.")
+    return prompts
+
+
+def check_counts(prompts: list[str], images: Any, num_images: int) -> None:
+    """Checks that prompts and pictures fit each other.
+
+    Args:
+        prompts: The prompts.
+        images: The pictures as they were passed.
+        num_images: How many pictures they are.
+
+    Raises:
+        ValueError: If there are more or fewer `<image>` than pictures, in all or in one prompt.
+    """
+    found = [len(PICTURE.findall(prompt)) for prompt in prompts]
+    if sum(found) != num_images:
+        raise ValueError(
+            f"The text holds {sum(found)} {IMAGE_TOKEN} for {num_images} pictures; write one {IMAGE_TOKEN} for each picture."
+        )
+    nested = isinstance(images, (list, tuple)) and len(images) == len(prompts) > 1
+    if not nested or not all(isinstance(group, (list, tuple)) for group in images):
+        return
+    for index, (count, group) in enumerate(zip(found, images, strict=True)):
+        if count != len(group):
+            raise ValueError(f"text[{index}] holds {count} {IMAGE_TOKEN} for {len(group)} pictures in images[{index}].")

@@ -1,0 +1,92 @@
+"""Packaging of xgenmm-hf.
+
+The checkout keeps its model code in ``modeling/`` and its conversion code in ``conversion/``; installed, they are
+``xgenmm_hf.modeling`` and ``xgenmm_hf.conversion``, so that no generic name lands in site-packages.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+HERE = Path(__file__).resolve().parent
+MAPPED = {"xgenmm_hf.modeling": "modeling", "xgenmm_hf.conversion": "conversion"}
+
+
+def read_version() -> str:
+    """Returns the version that ``xgenmm_hf/__init__.py`` states (it is written down only there)."""
+    text = (HERE / "xgenmm_hf" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', text, flags=re.MULTILINE)
+    if match is None:
+        raise RuntimeError('xgenmm_hf/__init__.py must hold one line of the form: __version__ = "1.2.3"')
+    return match.group(1)
+
+
+def list_packages() -> list[str]:
+    """Returns every package of the wheel: those under ``xgenmm_hf/`` and the two mapped ones with what is in them."""
+    packages = find_packages(include=["xgenmm_hf", "xgenmm_hf.*"])
+    for name, folder in MAPPED.items():
+        packages.append(name)
+        packages += [f"{name}.{child}" for child in find_packages(folder)]
+    return packages
+
+
+TRAIN = ["trl>=1.14", "peft>=0.17", "datasets>=4", "accelerate>=1.10"]
+OPENCLIP = ["open_clip_torch>=2.24"]
+EVAL = ["datasets>=4"]
+DEMO = ["gradio>=5"]
+DEV = [
+    *TRAIN,
+    "build",
+    "hypothesis",
+    "mypy",
+    "parameterized",
+    "pytest",
+    "pytest-xdist",
+    "ruff",
+    "sentencepiece",
+    "protobuf",
+    "setuptools>=68",
+    "wheel",
+]
+
+setup(
+    name="xgenmm-hf",
+    version=read_version(),
+    description="xGen-MM (BLIP-3) as a Transformers-native model family: load, convert, run, fine-tune.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=list_packages(),
+    package_dir=MAPPED,
+    package_data={"xgenmm_hf": ["py.typed", "assets/**/*", "recipes/*.yaml", "recipes/**/*.yaml"]},
+    include_package_data=False,
+    install_requires=[
+        "transformers>=4.57,<6",
+        "torch",
+        "accelerate>=1.10",
+        "einops>=0.8",
+        "huggingface_hub",
+        "jinja2>=3.1",
+        "numpy",
+        "pillow>=10",
+        "rich>=13",
+        "safetensors>=0.4.3",
+        "typer>=0.12",
+    ],
+    extras_require={"train": TRAIN, "openclip": OPENCLIP, "eval": EVAL, "demo": DEMO, "dev": DEV},
+    entry_points={"console_scripts": ["xgenmm = xgenmm_hf.cli.app:main"]},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

@@ -1,0 +1,48 @@
+"""The ``xgenmm`` command: puts the verbs together."""
+
+from typing import Annotated
+
+import typer
+
+from xgenmm_hf import __version__
+from xgenmm_hf.cli.ask import ask
+from xgenmm_hf.cli.console import quiet_libraries
+from xgenmm_hf.cli.convert import convert
+from xgenmm_hf.cli.errors import friendly_errors
+from xgenmm_hf.cli.export import export
+from xgenmm_hf.cli.info import info
+
+
+app = typer.Typer(
+    name="xgenmm",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"xgenmm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def prepare(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """xGen-MM (BLIP-3) models: ask about pictures, inspect, convert and export checkpoints."""
+    quiet_libraries()
+
+
+for verb in (ask, info, convert, export):
+    app.command(verb.__name__)(friendly_errors(verb))
+
+
+@friendly_errors
+def main() -> None:
+    """Runs the command line with the process's arguments."""
+    app()

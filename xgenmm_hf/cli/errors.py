@@ -1,0 +1,69 @@
+"""What a user of the command line sees when something goes wrong: one line, an exit code, no traceback."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+FAILURE, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
+_BUGS = (TypeError, AttributeError, LookupError, NameError, AssertionError)
+
+
+def debugging() -> bool:
+    """Returns whether XGENMM_DEBUG asks for tracebacks and library logs."""
+    return os.environ.get("XGENMM_DEBUG", "") not in ("", "0")
+
+
+def one_line(error: BaseException) -> str:
+    """Returns the error's message on one line, the way a person would say it."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    message = " ".join(str(error).split())
+    if isinstance(error, _BUGS) or not message:
+        return f"unexpected {type(error).__name__}: {message} (XGENMM_DEBUG=1 shows where)"
+    return message
+
+
+def friendly_errors(verb: Verb) -> Verb:
+    """Decorates a verb so that a failure is one line on stderr and an exit code.
+
+    Exit codes: 1 for a failure, 2 for wrong usage (typer's own), 130 for Ctrl-C, 141 for a reader that hung up.
+    With XGENMM_DEBUG=1 exceptions pass through with their traceback.
+
+    Args:
+        verb: The function behind a command.
+
+    Returns:
+        The function with the same signature.
+    """
+
+    @functools.wraps(verb)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            result = verb(*args, **kwargs)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # The interpreter flushes stdout once more on its way out; that must not fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(BROKEN_PIPE) from None
+        except Exception as error:
+            if debugging() or _belongs_to_typer(error):
+                raise
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            raise SystemExit(FAILURE) from None
+        return result
+
+    return cast(Verb, guarded)
+
+
+def _belongs_to_typer(error: Exception) -> bool:
+    """Returns whether the error is a usage error or an exit that typer reports by itself."""
+    import typer
+
+    return isinstance(error, (typer.BadParameter, typer.Exit, typer.Abort))

@@ -1,0 +1,95 @@
+"""``xgenmm info``: what a checkpoint is and what a picture costs, without loading its weights."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from xgenmm_hf import TINY_MODEL
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Reads ``WIDTHxHEIGHT``.
+
+    Args:
+        text: What the user typed, or None.
+
+    Returns:
+        (height, width) in pixels, or None.
+
+    Raises:
+        typer.BadParameter: If the text is not two positive numbers.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d{0,5})[xX×]([1-9]\d{0,5})", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT in pixels, such as 1280x720.")
+    return int(match[2]), int(match[1])
+
+
+def info(
+    path: Annotated[
+        str, typer.Argument(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
+    ] = TINY_MODEL,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Also say what a picture of this size costs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show a checkpoint's architecture, sizes and image mode."""
+    size = parse_size(image_size)
+
+    from xgenmm_hf.inference.source import resolve_model
+
+    resolve_model(path, weights=False)
+
+    from xgenmm_hf.inference.describing import describe
+
+    facts = describe(path, size)
+    print(json.dumps(facts) if as_json else "\n".join(render(facts)))
+
+
+def render(facts: dict[str, Any]) -> Iterator[str]:
+    """Yields the lines a person reads.
+
+    Args:
+        facts: What `describe` returned.
+
+    Yields:
+        Lines without their newline.
+    """
+    yield f"model            {facts['model']} ({facts['layout']} layout)"
+    for part, fields in facts["architecture"].items():
+        shape = ", ".join(f"{name} {value}" for name, value in fields.items() if name != "type")
+        yield f"{part:<17}{fields.get('type', 'perceiver')}: {shape}"
+    for part, count in facts["parameters"].items():
+        yield f"{'parameters' if part == 'vision tower' else '':<17}{part:<15}{count:>15,}"
+    yield f"weights          {render_weights(facts['weights'])}"
+    yield f"context          {facts['context']} tokens"
+    yield from render_images(facts["images"])
+
+
+def render_weights(weights: dict[str, Any] | None) -> str:
+    """Returns one line about the weight files."""
+    if weights is None:
+        return "no safetensors here"
+    dtypes = ", ".join(f"{count} tensors {dtype}" for dtype, count in sorted(weights["dtypes"].items()))
+    return f"{weights['files']} file(s), {weights['bytes'] / 1e6:,.1f} MB, {dtypes}"
+
+
+def render_images(images: dict[str, Any]) -> Iterator[str]:
+    """Yields the lines about image mode and cost."""
+    mode = {"anyres": "any-resolution", "none": "one tile, squashed", "pad": "one tile, padded square"}[images["mode"]]
+    yield f"images           {mode}; tiles of {images['tile']} px, {images['tokens_per_tile']} tokens each"
+    if images["grids"]:
+        grids = ", ".join(f"{width}x{height}" for width, height in images["grids"])
+        yield f"                 grids {grids}; sampled {images['sampled']}"
+    if "picture" in images:
+        cost = images["picture"]
+        yield (
+            f"                 a {cost['width']}x{cost['height']} picture is {cost['tiles']} tile(s) and costs "
+            f"{cost['tokens']} tokens"
+        )
