@@ -11,7 +11,7 @@ import torch
 import transformers
 from packaging import version
 from torch import nn
-from transformers import AutoModel, GenerationMixin, PretrainedConfig
+from transformers import AutoModel, GenerationMixin, PretrainedConfig, PreTrainedModel
 
 
 IS_V5 = version.parse(transformers.__version__).major >= 5
@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 
-class VisionTowerHolder(nn.Module):
+class VisionTowerHolder(PreTrainedModel):
     """Holds a vision model under the name `vision_model`, where the library's own class has no such level.
 
     SigLIP and CLIP tensors are called `vision_model.*` on 4.57 and have no prefix on later 5.x; with this holder the
@@ -67,10 +67,23 @@ class VisionTowerHolder(nn.Module):
         vision_model: The library's vision model.
     """
 
-    def __init__(self, vision_model: nn.Module):
-        super().__init__()
-        self.config = vision_model.config
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, vision_model: PreTrainedModel):
+        super().__init__(vision_model.config)
         self.vision_model = vision_model
+        self._no_split_modules = vision_model._no_split_modules
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Returns the vision model's patch embedding."""
+        return self.vision_model.get_input_embeddings()
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any):
         """Calls the vision model; `pixel_values` is (num_tiles, channels, height, width)."""

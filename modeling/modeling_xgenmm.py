@@ -20,7 +20,6 @@ from .compat_xgenmm import (
     LM_HEAD_TP_PLAN,
     MultimodalGenerationMixin,
     build_vision_tower,
-    initialization,
     merge_with_config_defaults,
 )
 from .configuration_xgenmm import XGenMMConfig, is_original_schema
@@ -85,12 +84,6 @@ class XGenMMPreTrainedModel(PreTrainedModel):
                 f"xgenmm convert {pretrained_model_name_or_path} OUT"
             )
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, XGenMMResampler):
-            initialization.normal_(module.latents)
 
 
 class XGenMMModel(XGenMMPreTrainedModel):

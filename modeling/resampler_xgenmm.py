@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .compat_xgenmm import initialization
 from .configuration_xgenmm import XGenMMResamplerConfig
 
 
@@ -147,21 +149,43 @@ class XGenMMResamplerLayer(GradientCheckpointingLayer):
         return latents + self.mlp(self.mlp_norm(latents))
 
 
-class XGenMMResampler(nn.Module):
+class XGenMMResampler(PreTrainedModel):
     """Samples chunks of features into `num_latents` tokens each.
+
+    It is a model of its own so that the library sets its attention implementation like the other parts'.
 
     Args:
         config: The resampler's config.
         output_size: Width of the language model.
     """
 
+    config: XGenMMResamplerConfig
+    config_class = XGenMMResamplerConfig
+    main_input_name = "features"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["XGenMMResampler"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
     def __init__(self, config: XGenMMResamplerConfig, output_size: int):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.latents = nn.Parameter(torch.empty(config.num_latents, config.hidden_size))
         self.layers = nn.ModuleList([XGenMMResamplerLayer(config) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.hidden_size, output_size)
+        self.post_init()
+
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        return True  # it is looked up by name in every call
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, XGenMMResampler):
+            initialization.normal_(module.latents)
 
     def forward(self, features: torch.Tensor, visible: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
         """Samples.

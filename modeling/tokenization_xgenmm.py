@@ -47,6 +47,8 @@ __all__ = [
 # 4.57 hands single texts on to its batch method; 5.x has one method for both.
 _HAS_BATCH_METHOD = hasattr(PreTrainedTokenizerFast, "_batch_encode_plus")
 _BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")
+# White space to Python, and so to the slow tokenizer's tokens that swallow it, but not to the fast library.
+_SEPARATORS = frozenset("\x1c\x1d\x1e\x1f")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _AUTO_MAP = {"AutoTokenizer": ["tokenization_xgenmm.XGenMMTokenizer", "tokenization_xgenmm.XGenMMTokenizer"]}
 # What one line writes about its own run, or in a form that the other line cannot load.
@@ -55,6 +57,7 @@ _UNSAVED = (
     "extra_special_tokens",
     "files_loaded",
     "is_local",
+    "legacy",
     "local_files_only",
     "model_specific_special_tokens",
     "name_or_path",
@@ -180,14 +183,33 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         # The slow tokenizer split every added token then; the library only splits those marked as special.
         plain = [token.content for token in self.added_tokens_decoder.values() if split and not token.special]
         special = () if split else tuple(self.all_special_tokens)
+        greedy = "|".join(re.escape(token.content) for token in self.added_tokens_decoder.values() if token.rstrip)
 
         def shift(text: str) -> int:
             return int(bool(text) and not text.replace(SPACE_PIECE, " ").startswith(special))
 
         def read(text: str) -> str:
+            if greedy and not split and not _SEPARATORS.isdisjoint(text):
+                text = re.sub(rf"({greedy})(\s+)", lambda match: match[1] + " " * len(match[2]), text)
             return " " * shift(text) + break_tokens(text, plain)
 
         return read, shift
+
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any
+    ) -> list[str]:
+        """Splits a text into tokens; one that swallows white space is named without it.
+
+        Args:
+            text: The text.
+            pair: A second text, read on its own.
+            add_special_tokens: Whether to add what the file's post-processor adds.
+            **kwargs: See the library's `encode`.
+
+        Returns:
+            Tokens that `convert_tokens_to_ids` knows.
+        """
+        return self.convert_ids_to_tokens(self.encode(text, pair, add_special_tokens=add_special_tokens, **kwargs))
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Joins tokens as the original did.
@@ -367,7 +389,7 @@ def _count_from_the_text(encoded: BatchEncoding, shifts: Sequence, words: bool) 
 
 
 def _by_sequence(shifts: Any, words: bool) -> Sequence:
-    """Puts what precedes a sample's texts into a list by sequence: a sample is a text, a pair, words or two of those."""
+    """Lists what precedes the sequences of a sample, which is a text, a pair, words or a pair of words."""
     if words:
         is_pair = bool(shifts) and isinstance(shifts[0], (list, tuple))
     else:

@@ -1,0 +1,216 @@
+"""Tokenizer files of the original layout become ours, go back unchanged, and broken ones are refused in one sentence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from xgenmm_hf.conversion.sentencepiece_model import (
+    merges_from_pieces,
+    pieces_from_merges,
+    read_sentencepiece,
+    write_sentencepiece,
+)
+from xgenmm_hf.conversion.tokenizer import build_tokenizer, export_tokenizer
+from xgenmm_hf.modeling.tokenization_xgenmm import CHAT_TEMPLATE
+
+
+TESTS = Path(__file__).resolve().parents[1]
+SOURCE = TESTS / "fixtures" / "tokens" / "source"
+ORIGINAL = TESTS.parents[1] / "shared" / "original"
+NEEDS_ORIGINAL = pytest.mark.skipif(not (ORIGINAL / "tokenizer.json").is_file(), reason="needs ../shared")
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def edit_json(path, change):
+    content = read_json(path)
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """A folder in the original form, with both tokenizer.json and tokenizer.model."""
+    export_tokenizer(build_tokenizer(SOURCE), tmp_path)
+    return tmp_path
+
+
+def test_three_tokens_follow_the_originals():
+    tokenizer = build_tokenizer(SOURCE, initial_tokenizer_len=524)
+    assert [tokenizer.convert_ids_to_tokens(index) for index in (523, 524, 525, 526)] == [
+        *("<pad>", "<image>", "<image placeholder>", "<|endofchunk|>")
+    ]
+    assert len(tokenizer) == 527
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert (tokenizer.model_max_length, tokenizer.padding_side) == (4096, "left")
+    assert (tokenizer.bos_token, tokenizer.eos_token) == ("<s>", "<|endoftext|>")
+    assert tokenizer.added_tokens_decoder[519].rstrip
+    assert not tokenizer.added_tokens_decoder[2].special
+
+
+def test_json_and_sentencepiece_files_give_the_same_tokenizer(exported):
+    from_json = build_tokenizer(exported)
+    (exported / "tokenizer.json").unlink()
+    from_model = build_tokenizer(exported)
+    assert from_json.backend_tokenizer.to_str() == from_model.backend_tokenizer.to_str()
+    assert from_json.backend_tokenizer.to_str() == build_tokenizer(SOURCE).backend_tokenizer.to_str()
+
+
+def test_export_has_the_originals_form(exported):
+    spec, config = read_json(exported / "tokenizer.json"), read_json(exported / "tokenizer_config.json")
+    assert spec["normalizer"]["normalizers"][0] == {"type": "Prepend", "prepend": "▁"}
+    assert [token["id"] for token in spec["added_tokens"]] == [0, 1, 2, *range(512, 524)]
+    assert (config["tokenizer_class"], config["legacy"]) == ("LlamaTokenizer", False)
+    assert "generation" not in config["chat_template"]
+    original = read_json(SOURCE / "tokenizer_config.json")
+    assert {name: config[name] for name in original} == original
+    assert read_json(exported / "added_tokens.json") == read_json(SOURCE / "added_tokens.json")
+
+
+def test_written_model_is_the_one_read(exported):
+    ours, theirs = read_sentencepiece(exported / "tokenizer.model"), read_sentencepiece(SOURCE / "tokenizer.model")
+    assert [(piece.text, piece.kind) for piece in ours] == [(piece.text, piece.kind) for piece in theirs]
+    assert merges_from_pieces(ours) == merges_from_pieces(theirs)
+
+
+def test_sentencepiece_reads_what_is_written(exported):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    ours = sentencepiece.SentencePieceProcessor(model_file=str(exported / "tokenizer.model"))
+    theirs = sentencepiece.SentencePieceProcessor(model_file=str(SOURCE / "tokenizer.model"))
+    for text in ("", "what is   this", "🙂 naïve", "\n\tred", "<s>"):
+        assert ours.encode(text) == theirs.encode(text)
+    assert (ours.unk_id(), ours.bos_id(), ours.eos_id(), ours.pad_id()) == (0, 1, 2, -1)
+
+
+def test_merges_that_sentencepiece_cannot_express_leave_the_model_out(tmp_path, exported):
+    def drop_merge(spec):
+        del spec["model"]["merges"][3]
+
+    edit_json(exported / "tokenizer.json", drop_merge)
+    out = tmp_path / "out"
+    out.mkdir()
+    assert "tokenizer.model" not in export_tokenizer(build_tokenizer(exported), out)
+    assert build_tokenizer(out)("what is this") == build_tokenizer(exported)("what is this")
+
+
+def test_order_of_merges_counts():
+    pieces = [*("<unk>", "<s>", "</s>"), "a", "b", "c", "ab", "bc"]
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    better = pieces_from_merges(vocab, ["b c", "a b"])
+    assert better[7].score > better[6].score
+    assert pieces_from_merges({**vocab, "abc": 8}, ["b c", "a b", "a bc"]) is None
+
+
+def test_tokens_that_are_already_there_are_taken(exported):
+    tokenizer = build_tokenizer(SOURCE)
+    tokens = {str(i): {"content": t, "special": True} for i, t in enumerate(tokenizer.all_special_tokens[-3:], 524)}
+    edit_json(exported / "tokenizer_config.json", lambda config: config["added_tokens_decoder"].update(tokens))
+    assert build_tokenizer(exported, 524).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
+def test_padding_token_has_a_default(exported):
+    (exported / "special_tokens_map.json").unlink()
+    edit_json(exported / "tokenizer_config.json", lambda config: config.pop("pad_token"))
+    assert build_tokenizer(exported).pad_token == "<pad>"
+
+
+# Broken files
+
+
+def remove(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def cut(name):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:300])
+
+
+def edit(name, change):
+    return lambda folder: edit_json(folder / name, change)
+
+
+def only_model(damage):
+    def apply(folder):
+        (folder / "tokenizer.json").unlink()
+        path = folder / "tokenizer.model"
+        path.write_bytes(damage(path.read_bytes()))
+
+    return apply
+
+
+def no_files(folder):
+    for path in folder.glob("tokenizer.*"):
+        path.unlink()
+
+
+BROKEN = {
+    "no config": (remove("tokenizer_config.json"), "has no tokenizer_config.json"),
+    "no tokenizer": (no_files, "has no tokenizer.json"),
+    "cut config": (cut("tokenizer_config.json"), "cannot be read as JSON"),
+    "cut tokenizer": (cut("tokenizer.json"), "cannot be read as JSON"),
+    "a list": (lambda f: (f / "tokenizer.json").write_text("[]"), "expected an object"),
+    "not utf-8": (lambda f: (f / "tokenizer.json").write_bytes(b'{"a": "\xff"}'), "cannot be read as JSON"),
+    "no model": (edit("tokenizer.json", lambda s: s.pop("model")), "expected a BPE"),
+    "another model": (
+        edit("tokenizer.json", lambda s: s["model"].update(type="Unigram")),
+        "'Unigram', expected a BPE",
+    ),
+    "no merges": (edit("tokenizer.json", lambda s: s["model"].pop("merges")), "no merges"),
+    "foreign merges": (edit("tokenizer.json", lambda s: s["model"]["merges"].append(["x", "yzzy"])), "is broken"),
+    "odd ids": (edit("tokenizer.json", lambda s: s["model"]["vocab"].update(a="1")), "no ids"),
+    "gap": (edit("tokenizer.json", lambda s: s["model"]["vocab"].update(zzz=9000)), "do not line up"),
+    "same id twice": (edit("tokenizer.json", lambda s: s["model"]["vocab"].update({"<|end|>": 7})), "do not line up"),
+    "disagreement": (edit("added_tokens.json", lambda a: a.update({"<other>": 519})), "files disagree"),
+    "one token moved": (edit("added_tokens.json", lambda a: a.update({"<image>": 9})), "files disagree"),
+    "ours elsewhere": (edit("added_tokens.json", lambda a: a.update({"<image>": 530})), "at other ids"),
+    "odd decoder": (
+        edit("tokenizer_config.json", lambda c: c.update(added_tokens_decoder=["<s>"])),
+        "added tokens in .* are broken",
+    ),
+    "unknown end": (edit("tokenizer_config.json", lambda c: c.update(eos_token="<eos>")), "'<eos>' .* is no token"),
+    "odd end": (edit("tokenizer_config.json", lambda c: c.update(eos_token=["<s>"])), "is no token"),
+    "empty model file": (only_model(lambda data: b""), "is no SentencePiece model"),
+    "cut model file": (only_model(lambda data: data[: len(data) // 2]), "is no SentencePiece model"),
+    "text as model file": (only_model(lambda data: b"version https://git-lfs"), "is no SentencePiece model"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_refused(exported, name):
+    damage, reason = BROKEN[name]
+    damage(exported)
+    with pytest.raises(ValueError, match=reason):
+        build_tokenizer(exported)
+
+
+def test_another_size_is_refused():
+    with pytest.raises(ValueError, match="has 524 tokens, but .* initial_tokenizer_len = 32012"):
+        build_tokenizer(SOURCE, initial_tokenizer_len=32012)
+
+
+# The released tokenizer
+
+
+@NEEDS_ORIGINAL
+def test_the_released_tokenizer_goes_back_unchanged(tmp_path):
+    names = export_tokenizer(build_tokenizer(ORIGINAL, 32012), tmp_path)
+    assert "tokenizer.model" in names
+    exported, original = read_json(tmp_path / "tokenizer.json"), read_json(ORIGINAL / "tokenizer.json")
+    for spec in (exported, original):
+        spec["model"]["merges"] = [tuple(m.split(" ") if isinstance(m, str) else m) for m in spec["model"]["merges"]]
+    assert exported == original
+    config, wanted = read_json(tmp_path / "tokenizer_config.json"), read_json(ORIGINAL / "tokenizer_config.json")
+    assert {**config, "chat_template": None} == {**wanted, "chat_template": None}
+    assert read_json(tmp_path / "added_tokens.json") == read_json(ORIGINAL / "added_tokens.json")
+
+
+@NEEDS_ORIGINAL
+def test_the_released_tokenizer_from_its_sentencepiece_model(tmp_path):
+    tokenizer = build_tokenizer(ORIGINAL)
+    export_tokenizer(tokenizer, tmp_path)
+    shutil.move(tmp_path / "tokenizer.json", tmp_path / "unused.json")
+    assert build_tokenizer(tmp_path).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()

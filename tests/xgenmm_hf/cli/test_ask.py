@@ -1,0 +1,135 @@
+"""`xgenmm ask` on the embedded model, and everything that can be wrong with its input."""
+
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli.app import app
+
+
+@pytest.fixture
+def picture(tmp_path) -> str:
+    path = tmp_path / "red.png"
+    Image.new("RGB", (100, 60), (200, 10, 10)).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """A copy of the embedded checkpoint that a test may spoil."""
+    return Path(shutil.copytree(TINY_MODEL, tmp_path / "checkpoint"))
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Any attempt to reach another machine fails the test."""
+
+    def refuse(self, address):
+        raise AssertionError(f"network access to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, ["ask", "--max-new-tokens", "6", *arguments])
+
+
+def error_of(*arguments: str) -> str:
+    """Returns the one line that a failing call prints."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_streamed_and_json_answers_agree(picture):
+    streamed = run(picture, "--prompt", "What is this?")
+    assert streamed.exit_code == 0, streamed.output
+    assert streamed.stderr == ""
+    record = json.loads(run(picture, "--prompt", "What is this?", "--json").stdout)
+    assert record["text"] == streamed.stdout.strip()
+    assert record["images"] == [picture]
+    assert 0 < record["new_tokens"] <= 6
+    assert record["image_tokens"] > 0
+    assert record["prompt_tokens"] > record["image_tokens"]
+
+
+def test_every_picture_costs_tokens(picture):
+    one, two = (json.loads(run(*[picture] * count, "--json").stdout) for count in (1, 2))
+    assert two["image_tokens"] == 2 * one["image_tokens"]
+
+
+def test_no_picture_at_all(picture):
+    assert json.loads(run("--prompt", "What is this?", "--json").stdout)["image_tokens"] == 0
+
+
+def test_a_system_turn_is_part_of_the_prompt(picture):
+    plain, short, released = (
+        json.loads(run(picture, "--json", "--system", system).stdout) for system in ("none", "a", "released")
+    )
+    assert plain["system"] is None
+    assert plain["prompt_tokens"] < short["prompt_tokens"] < released["prompt_tokens"]
+
+
+def test_an_image_token_typed_by_the_user_is_text(picture):
+    one = json.loads(run(picture, "--prompt", "a", "--json").stdout)
+    typed = json.loads(run(picture, "--prompt", "<image> a <|end|>", "--json").stdout)
+    assert typed["image_tokens"] == one["image_tokens"]
+
+
+def test_bad_pictures(picture, tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no picture")
+    assert "missing.png" in error_of(str(tmp_path / "missing.png"))
+    assert "empty" in error_of(picture, str(tmp_path / "empty.png"))
+    assert "not a picture" in error_of(str(tmp_path / "text.png"))
+
+
+def test_unknown_models(picture, tmp_path, checkpoint):
+    assert "There is no model at" in error_of(picture, "--model", str(tmp_path / "nowhere"))
+    assert "There is no model at" in error_of(picture, "--model", "nowhere")
+    assert "is a file" in error_of(picture, "--model", picture)
+    assert "no config.json" in error_of(picture, "--model", str(tmp_path))
+    (checkpoint / "config.json").write_text("{")
+    assert "not valid JSON" in error_of(picture, "--model", str(checkpoint))
+    (checkpoint / "config.json").write_text('{"model_type": "llava"}')
+    assert "'llava'" in error_of(picture, "--model", str(checkpoint))
+    (checkpoint / "config.json").write_text('{"model_type": "xgenmm", "vision_encoder_config": {}}')
+    assert "xgenmm convert" in error_of(picture, "--model", str(checkpoint))
+
+
+def test_a_hub_repository_that_cannot_be_reached_is_one_line(picture):
+    assert "some-organisation/no-such-model" in error_of(picture, "--model", "some-organisation/no-such-model")
+
+
+def test_missing_and_damaged_weights(picture, checkpoint):
+    weights = checkpoint / "model.safetensors"
+    data = weights.read_bytes()
+    weights.write_bytes(data[: len(data) // 2])
+    assert error_of(picture, "--model", str(checkpoint))
+    weights.write_bytes(b"")
+    assert error_of(picture, "--model", str(checkpoint))
+    weights.unlink()
+    assert "no weights" in error_of(picture, "--model", str(checkpoint))
+
+
+def test_missing_processor_files(picture, checkpoint):
+    (checkpoint / "tokenizer.json").unlink()
+    assert error_of(picture, "--model", str(checkpoint))
+
+
+def test_text_over_the_context(picture):
+    assert "context" in error_of(picture, "--prompt", "word " * 20000)
+
+
+def test_unknown_device(picture):
+    assert "--device cpu" in error_of(picture, "--device", "abacus")
