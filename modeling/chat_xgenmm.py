@@ -5,7 +5,7 @@ appended its end-of-text token after a conversation without a generation prompt;
 ends with `<|end|>` in the data it was tuned on.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
@@ -90,13 +90,16 @@ def escape_messages(messages: Sequence, tokenizer: PreTrainedTokenizerFast) -> l
 
 def _escape_message(message: Any, tokens: list[str]) -> Any:
     """Escapes one message, or each message of a conversation inside a batch."""
-    if isinstance(message, dict):
+    if isinstance(message, Mapping):
         if isinstance(message.get("content"), str):
             return {**message, "content": break_tokens(message["content"], tokens)}
         if isinstance(message.get("content"), (list, tuple)):
             return {**message, "content": _escape_items(message["content"], tokens)}
         return message
-    return [_escape_message(part, tokens) for part in getattr(message, "messages", message)]
+    conversation = getattr(message, "messages", message)
+    if isinstance(conversation, (list, tuple)):
+        return [_escape_message(part, tokens) for part in conversation]
+    return message
 
 
 def _escape_items(items: Sequence, tokens: list[str]) -> list:
@@ -105,7 +108,7 @@ def _escape_items(items: Sequence, tokens: list[str]) -> list:
     for item in items:
         if isinstance(item, str):
             escaped.append(_seal_end(break_tokens(item, tokens), tokens))
-        elif isinstance(item, dict) and isinstance(item.get("text"), str):
+        elif isinstance(item, Mapping) and isinstance(item.get("text"), str):
             escaped.append({**item, "text": _seal_end(break_tokens(item["text"], tokens), tokens)})
         else:
             escaped.append(item)

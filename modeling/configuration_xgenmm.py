@@ -11,12 +11,12 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, SiglipVisionConfig
 
+from .chat_xgenmm import MULTIMODAL_TOKENS
 from .compat_xgenmm import read_rope_of_either_line, write_rope_of_both_lines
 from .remote_code_xgenmm import AUTO_MAP
+from .tiling_xgenmm import ASPECT_RATIO_MODES, DEFAULT_ANYRES_GRIDS
 
 
-ASPECT_RATIO_MODES = ("anyres", "none", "pad")
-DEFAULT_ANYRES_GRIDS = ((384, 768), (768, 384), (768, 768), (1152, 384), (384, 1152))
 ORIGINAL_TOKENIZER_LENGTH = 32012
 ORIGINAL_SLIDING_WINDOW = 2047
 ORIGINAL_SECTIONS = ("vision_encoder_config", "vision_tokenizer_config")
@@ -176,6 +176,12 @@ class XGenMMConfig(PretrainedConfig):
                 )
 
     @property
+    def added_tokens(self) -> dict[str, int]:
+        """Ids of the three added tokens, by token."""
+        ids = (self.image_token_id, self.image_placeholder_token_id, self.end_of_chunk_token_id)
+        return dict(zip(MULTIMODAL_TOKENS, ids, strict=True))
+
+    @property
     def tile_size(self) -> int:
         """Side of a tile in pixels."""
         return self.vision_config.image_size
@@ -203,11 +209,21 @@ class XGenMMConfig(PretrainedConfig):
         return output
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Returns what `config.json` holds: sub-configs stand there in full, because a dropped default would be read
-        back as *our* default (SigLIP so400m, Phi-3-mini), not as the sub-config class's."""
+        """Returns what `config.json` holds.
+
+        A sub-config keeps what its own class defines, default or not: a dropped value would be read back as *our*
+        default (SigLIP so400m, Phi-3-mini). Left out are the library's common fields at their defaults.
+        """
         output = super().to_diff_dict()
         complete = self.to_dict()
-        output.update({key: complete[key] for key in self.sub_configs})
+        common = PretrainedConfig().to_dict()
+        for name in self.sub_configs:
+            default = type(getattr(self, name))().to_dict()
+            output[name] = {
+                key: value
+                for key, value in complete[name].items()
+                if key == "model_type" or not (key in common and value == common[key] == default.get(key))
+            }
         return output
 
 

@@ -12,7 +12,6 @@ from torch import nn
 from transformers import LogitsProcessorList, PreTrainedTokenizerBase, SuppressTokensLogitsProcessor
 from transformers.utils import ModelOutput
 
-from .chat_xgenmm import MULTIMODAL_TOKENS
 from .tiling_xgenmm import count_image_tokens
 
 
@@ -31,19 +30,16 @@ class HubEraMixin:
         Raises:
             ValueError: If the ids differ from the model's.
         """
-        missing = [token for token in MULTIMODAL_TOKENS if token not in tokenizer.get_vocab()]
+        expected = self.config.added_tokens
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in expected if token not in vocabulary]
         if missing:
             tokenizer.add_tokens(missing, special_tokens=True)
-        expected = (
-            self.config.image_token_id,
-            self.config.image_placeholder_token_id,
-            self.config.end_of_chunk_token_id,
-        )
-        found = tuple(tokenizer.convert_tokens_to_ids(list(MULTIMODAL_TOKENS)))
+        found = {token: tokenizer.convert_tokens_to_ids(token) for token in expected}
         if found != expected:
             raise ValueError(
-                f"The tokenizer's ids of {', '.join(MULTIMODAL_TOKENS)} are {found}, the model's are {expected}; load the "
-                "tokenizer from the model's own folder."
+                f"The tokenizer's ids are {found}, the model's are {expected}; load the tokenizer from the model's own "
+                "folder."
             )
         return tokenizer
 

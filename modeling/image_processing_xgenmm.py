@@ -18,9 +18,8 @@ from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_transforms import to_pil_image
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
-from .configuration_xgenmm import ASPECT_RATIO_MODES, DEFAULT_ANYRES_GRIDS
 from .remote_code_xgenmm import AUTO_MAP
-from .tiling_xgenmm import fit_into_grid, select_grids
+from .tiling_xgenmm import ASPECT_RATIO_MODES, DEFAULT_ANYRES_GRIDS, fit_into_grid, select_grids
 
 
 class XGenMMImageProcessor(BaseImageProcessor):

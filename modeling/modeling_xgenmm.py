@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, CLIPVisionConfig, PreTrainedModel
+from transformers import AutoModel, CLIPVisionConfig, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
@@ -345,6 +345,16 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=True)
         self.post_init()
 
+    @property
+    def vision_tower(self) -> nn.Module:
+        """The vision tower."""
+        return self.model.vision_tower
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The language model without its head."""
+        return self.model.language_model
+
     def get_input_embeddings(self) -> nn.Module:
         """Returns the language model's token embeddings."""
         return self.model.get_input_embeddings()
@@ -478,8 +488,8 @@ def is_original_checkpoint(path: str | Path | None, kwargs: dict[str, Any]) -> b
         Whether its config is of the original schema.
     """
     config = kwargs.get("config")
-    if isinstance(config, XGenMMConfig):
-        return config.original_schema
+    if isinstance(config, PretrainedConfig):  # as remote code it may be another copy of XGenMMConfig
+        return getattr(config, "original_schema", False)
     if path is None:
         return False
     hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}

@@ -14,6 +14,10 @@ from typing import NamedTuple
 import torch
 
 
+ASPECT_RATIO_MODES = ("anyres", "none", "pad")
+DEFAULT_ANYRES_GRIDS = ((384, 768), (768, 384), (768, 768), (1152, 384), (384, 1152))
+
+
 class TileLayout(NamedTuple):
     """Where the patches of the sampled chunks come from.
 

@@ -148,15 +148,15 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         return IMAGE_TOKEN
 
     @property
-    def image_token_id(self) -> int:
-        """The id of `image_token`."""
-        return self.convert_tokens_to_ids(IMAGE_TOKEN)
+    def image_token_id(self) -> int | None:
+        """The id of `image_token`, if the vocabulary has it."""
+        return self.backend_tokenizer.token_to_id(IMAGE_TOKEN)
 
-    def _encode_plus(self, text: Any, text_pair: Any = None, **kwargs: Any) -> BatchEncoding:
+    def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
         """Encodes texts under the rule: every call on 5.x, single texts on 4.57."""
         # The library encodes a chat that it has marked itself piece by piece, through this method again.
         if _HAS_BATCH_METHOD or kwargs.get("sanitize_control_tokens"):
-            return super()._encode_plus(text, text_pair, **kwargs)
+            return super()._encode_plus(text, text_pair, *args, **kwargs)
         words = bool(kwargs.get("is_split_into_words"))
         batched = isinstance(text, (list, tuple)) and (not words or isinstance((list(text) or [""])[0], (list, tuple)))
         if batched:
@@ -164,13 +164,14 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         else:
             samples = [(text, text_pair)] if text_pair else [text]
         read, shift = self._rule(kwargs.get("split_special_tokens"))
-        encoded = super()._encode_plus(_map_texts(text, read), _map_texts(text_pair, read), **kwargs)
+        encoded = super()._encode_plus(_map_texts(text, read), _map_texts(text_pair, read), *args, **kwargs)
         return _count_from_the_text(encoded, _map_texts(samples, shift), words)
 
     def _batch_encode_plus(self, batch_text_or_text_pairs: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
         """Encodes a batch under the rule: every call on 4.57."""
         read, shift = self._rule(kwargs.get("split_special_tokens"))
-        encoded = super()._batch_encode_plus(_map_texts(batch_text_or_text_pairs, read), *args, **kwargs)
+        texts = _map_texts(batch_text_or_text_pairs, read)
+        encoded = super()._batch_encode_plus(texts, *args, **kwargs)  # type: ignore[misc]
         shifts = _map_texts(batch_text_or_text_pairs, shift)
         return _count_from_the_text(encoded, shifts, bool(kwargs.get("is_split_into_words")))
 
@@ -209,7 +210,8 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         Returns:
             Tokens that `convert_tokens_to_ids` knows.
         """
-        return self.convert_ids_to_tokens(self.encode(text, pair, add_special_tokens=add_special_tokens, **kwargs))
+        ids = self.encode(text, pair, add_special_tokens=add_special_tokens, **kwargs)
+        return [self.backend_tokenizer.id_to_token(index) or "" for index in ids]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Joins tokens as the original did.
@@ -224,7 +226,8 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
             The text.
         """
         special = set(self.all_special_tokens)
-        text, pieces = "", []
+        text = ""
+        pieces: list[str] = []
         for index, token in enumerate(tokens):
             if token in special:
                 text += self._join_pieces(pieces) + token
@@ -242,7 +245,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
             if byte := _BYTE_PIECE.fullmatch(piece):
                 run.append(int(byte.group(1), 16))
                 continue
-            known = self._tokenizer.token_to_id(piece) is not None
+            known = self.backend_tokenizer.token_to_id(piece) is not None
             text += _decode_bytes(run) + (piece.replace(SPACE_PIECE, " ") if known else piece)
             run.clear()
         return text + _decode_bytes(run)
@@ -263,7 +266,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         Source: `PreTrainedTokenizer._decode` (transformers 4.41).
         """
         ids = token_ids["input_ids"] if isinstance(token_ids, dict) else token_ids
-        tokens = [self._tokenizer.id_to_token(int(index)) for index in ([ids] if isinstance(ids, int) else ids)]
+        tokens = [self.backend_tokenizer.id_to_token(int(index)) for index in ([ids] if isinstance(ids, int) else ids)]
         added = self.added_tokens_decoder.values()
         hidden = set(self.all_special_tokens) if skip_special_tokens or skip_control_tokens else set()
         if skip_control_tokens:
@@ -310,8 +313,8 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
     ) -> tuple:
         """Saves the same files on every library line, in the form that all of them load."""
         # What the last call asked for is no property of the tokenizer, but the backend would write it down.
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self.backend_tokenizer.no_padding()
+        self.backend_tokenizer.no_truncation()
         written = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         config_file = Path(save_directory) / f"{prefix}tokenizer_config.json"
@@ -374,7 +377,7 @@ def _count_from_the_text(encoded: BatchEncoding, shifts: Sequence, words: bool) 
     if not encoded.encodings:
         return encoded
     samples = encoded.get("overflow_to_sample_mapping", range(len(encoded.encodings)))
-    wrapped = [
+    wrapped: list[Any] = [
         PrefixedEncoding(encoding, _by_sequence(shifts[int(sample)], words))
         for sample, encoding in zip(samples, encoded.encodings, strict=True)
     ]
