@@ -90,7 +90,7 @@ class XGenMMConfig(PretrainedConfig):
             (square canvas, then one tile).
         anyres_grids: Grid resolutions as (width, height) in pixels, in the order that decides ties.
         anyres_patch_sampling: Whether each tile is sampled on its own; off: all tiles of an image together
-            ("fixed sampling").
+            ("fixed sampling"; the same in the one-tile modes).
         **kwargs: Further `PretrainedConfig` fields, or the original schema's `vision_encoder_config` and
             `vision_tokenizer_config`.
 

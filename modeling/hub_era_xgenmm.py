@@ -108,9 +108,8 @@ class HubEraMixin:
         return prompt
 
     def _image_length(self, num_tiles: int) -> int:
-        config = self.config
-        patch_sampling = config.anyres_patch_sampling or config.image_aspect_ratio != "anyres"
-        return count_image_tokens(num_tiles, config.resampler_config.num_latents, patch_sampling)
+        num_latents = self.config.resampler_config.num_latents
+        return count_image_tokens(num_tiles, num_latents, self.config.anyres_patch_sampling)
 
     def _pad_token_id(self, kwargs: dict[str, Any]) -> int:
         stated = (kwargs.get("pad_token_id"), self.generation_config.pad_token_id, self.config.text_config.pad_token_id)

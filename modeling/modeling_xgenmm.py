@@ -4,7 +4,6 @@ Shapes: a batch of B prompts of L tokens holds num_images pictures in num_tiles 
 the order of the prompts. A tile has num_patches patches; a sampled chunk has num_latents tokens.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from .chunking_xgenmm import arrange_chunks, check, resolve_num_tiles, split_tokens
 from .compat_xgenmm import (
     LM_HEAD_TP_PLAN,
     MultimodalGenerationMixin,
@@ -25,7 +25,6 @@ from .compat_xgenmm import (
 from .configuration_xgenmm import XGenMMConfig, is_original_schema
 from .hub_era_xgenmm import HubEraMixin
 from .resampler_xgenmm import XGenMMResampler
-from .tiling_xgenmm import TileLayout, count_image_tokens, count_tiles, select_grids, tile_layout
 
 
 IGNORE_INDEX = -100
@@ -142,56 +141,20 @@ class XGenMMModel(XGenMMPreTrainedModel):
         Raises:
             ValueError: If tiles, sizes and counts do not fit each other.
         """
-        image_num_tiles = self._count_tiles(pixel_values, image_sizes, image_num_tiles)
+        image_num_tiles = resolve_num_tiles(
+            self.config, pixel_values.shape[0], image_sizes, image_num_tiles, pixel_values.device
+        )
         outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
         tokens = self._sample_tokens(outputs.last_hidden_state, image_sizes, image_num_tiles)
-        num_latents = self.config.resampler_config.num_latents
-        lengths = [
-            count_image_tokens(num_tiles, num_latents, self._samples_tiles_apart) for num_tiles in image_num_tiles.tolist()
-        ]
-        outputs.pooler_output = list(tokens.split(lengths))
+        outputs.pooler_output = split_tokens(self.config, tokens, image_num_tiles)
         return outputs
-
-    @property
-    def _samples_tiles_apart(self) -> bool:
-        return self.config.anyres_patch_sampling or self.config.image_aspect_ratio != "anyres"
-
-    def _count_tiles(
-        self, pixel_values: torch.Tensor, image_sizes: torch.Tensor | None, image_num_tiles: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Fills in the default of `image_num_tiles` and checks it against the other inputs."""
-        if image_num_tiles is None and image_sizes is not None and self.config.image_aspect_ratio == "anyres":
-            image_num_tiles = count_tiles(image_sizes, self.config.anyres_grids, self.config.tile_size)
-        elif image_num_tiles is None:
-            image_num_tiles = torch.ones(pixel_values.shape[0], dtype=torch.long, device=pixel_values.device)
-        if self.config.image_aspect_ratio != "anyres":
-            fits = image_num_tiles.shape[0] == pixel_values.shape[0]
-        else:
-            fits = image_num_tiles.sum() == pixel_values.shape[0]
-        check(
-            fits,
-            lambda: f"pixel_values holds {pixel_values.shape[0]} tiles, but image_num_tiles states {image_num_tiles}; pass "
-            "pixel_values, image_sizes and image_num_tiles of one processor call, and a processor whose "
-            f"image_aspect_ratio is the model's ({self.config.image_aspect_ratio!r}).",
-        )
-        return image_num_tiles
 
     def _sample_tokens(
         self, features: torch.Tensor, image_sizes: torch.Tensor | None, image_num_tiles: torch.Tensor
     ) -> torch.Tensor:
         """Turns the tower's features (num_tiles, patches, width) into (total image tokens, text width)."""
-        features = self._patch_features(features)
-        if self.config.image_aspect_ratio != "anyres" or image_sizes is None:
-            check(
-                image_num_tiles.shape[0] == features.shape[0],
-                lambda: "image_sizes is missing; pass the processor's image_sizes with pictures of more than one tile.",
-            )
-            return self.resampler(features).flatten(0, 1)
-        layout = self._tile_layout(image_sizes, image_num_tiles, features.shape[0])
-        chunks, visible = features.flatten(0, 1)[layout.source], layout.visible
-        if not self.config.anyres_patch_sampling:
-            chunks, visible = self._join_tiles(chunks, visible, image_num_tiles)
-        return self.resampler(chunks, visible).flatten(0, 1)
+        chunks = arrange_chunks(self.config, self._patch_features(features), image_sizes, image_num_tiles)
+        return self.resampler(*chunks).flatten(0, 1)
 
     def _patch_features(self, features: torch.Tensor) -> torch.Tensor:
         """Returns the patches' features after the tower's final norm, without a class token."""
@@ -199,26 +162,6 @@ class XGenMMModel(XGenMMPreTrainedModel):
             return features
         # the library's CLIP normalises only the class token
         return self.vision_tower.vision_model.post_layernorm(features[:, 1:])
-
-    def _tile_layout(self, image_sizes: torch.Tensor, image_num_tiles: torch.Tensor, num_tiles: int) -> TileLayout:
-        grids = select_grids(image_sizes, self.config.anyres_grids) // self.config.tile_size
-        check(
-            ((image_num_tiles == 1) | (image_num_tiles == 1 + grids.prod(1))).all(),
-            lambda: f"image_num_tiles is {image_num_tiles}, but pictures of these image_sizes take {1 + grids.prod(1)} tiles on "
-            "the model's anyres_grids; use the processor that belongs to the model.",
-        )
-        return tile_layout(image_sizes, image_num_tiles, num_tiles, grids, self.config.patches_per_side)
-
-    def _join_tiles(
-        self, chunks: torch.Tensor, visible: torch.Tensor, image_num_tiles: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Joins the tiles of each picture into one chunk, padded to the largest grid with unseen features."""
-        most_tiles = 1 + max(width * height for width, height in self.config.anyres_grids) // self.config.tile_size**2
-        slot = torch.arange(most_tiles, device=chunks.device)
-        filled = slot < image_num_tiles.unsqueeze(1)
-        first = (image_num_tiles.cumsum(0) - image_num_tiles).unsqueeze(1)
-        tile = torch.where(filled, first + slot, 0)  # (num_images, most_tiles)
-        return chunks[tile].flatten(1, 2), (visible[tile] & filled.unsqueeze(-1)).flatten(1, 2)
 
     def image_token_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Finds the image tokens of a batch.
@@ -242,8 +185,10 @@ class XGenMMModel(XGenMMPreTrainedModel):
         mask = self.image_token_mask(input_ids, inputs_embeds)
         check(
             mask.sum() == tokens.shape[0],
-            lambda: f"Image features and image tokens do not match: the pictures give {tokens.shape[0]} tokens, the prompt "
-            f"holds {mask.sum()}. Prepare both in one processor call, and do not truncate a prompt inside a picture.",
+            lambda: (
+                f"Image features and image tokens do not match: the pictures give {tokens.shape[0]} tokens, the prompt "
+                f"holds {mask.sum()}. Prepare both in one processor call, and do not truncate a prompt inside a picture."
+            ),
         )
         return inputs_embeds.masked_scatter(mask.unsqueeze(-1), tokens.to(inputs_embeds))
 
@@ -323,7 +268,9 @@ class XGenMMModel(XGenMMPreTrainedModel):
             return torch.cat(list(encoded.pooler_output))
         if pixel_values is None or pixel_values.shape[0] == 0:
             return None
-        image_num_tiles = self._count_tiles(pixel_values, image_sizes, image_num_tiles)
+        image_num_tiles = resolve_num_tiles(
+            self.config, pixel_values.shape[0], image_sizes, image_num_tiles, pixel_values.device
+        )
         features = self.vision_tower(pixel_values, return_dict=True).last_hidden_state
         return self._sample_tokens(features, image_sizes, image_num_tiles)
 
@@ -495,17 +442,3 @@ def is_original_checkpoint(path: str | Path | None, kwargs: dict[str, Any]) -> b
     hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
     fields, _ = XGenMMConfig.get_config_dict(config or path, **hub_arguments)
     return is_original_schema(fields)
-
-
-def check(condition: bool | torch.Tensor, message: Callable[[], str]) -> None:
-    """Raises a ValueError unless a condition holds; under a compiler the condition is taken for granted.
-
-    Args:
-        condition: A bool or a one-element tensor.
-        message: Returns what is wrong and how to fix it; called only then, because printing a tensor waits for it.
-
-    Raises:
-        ValueError: If the condition is false.
-    """
-    if not torch.compiler.is_compiling() and not condition:
-        raise ValueError(message())

@@ -16,6 +16,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer
 
 from xgenmm_hf.conversion.tokenizer import build_tokenizer
+from xgenmm_hf.modeling.compat_xgenmm import IS_V5
 from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 from xgenmm_hf.modeling.tokenization_xgenmm import (
     ESCAPE_MARK,
@@ -114,7 +115,7 @@ def test_texts_of_ids(tokenizer):
 def test_slow_tokenizer_of_this_library_agrees(tokenizer):
     pytest.importorskip("sentencepiece")
     pytest.importorskip("google.protobuf")
-    if transformers.__version__ >= "5":
+    if IS_V5:
         pytest.skip("this library line has no slow Llama tokenizer")
     slow = transformers.LlamaTokenizer.from_pretrained(TOKENS / "source", legacy=False)
     slow.add_special_tokens({"additional_special_tokens": tokenizer.additional_special_tokens})
@@ -137,7 +138,7 @@ def test_slow_tokenizer_of_this_library_agrees(tokenizer):
         ("<image> <image>", ["<image>", "▁", "<image>"]),
         ("<s><|end|>", ["<s>", "<|end|>"]),
         ("<|user|>\n\n  <image>", ["▁", "<|user|>", "<image>"]),
-        ("<|end|>\x1c\t|", ["▁", "<|end|>", "|"]),
+        ("<|end|>\x1c\ta", ["▁", "<|end|>", "a"]),
         ("</s>", ["▁", "</s>"]),
         ("▁<image▁placeholder>", ["▁▁", "<image placeholder>"]),
         ("🙂", ["▁", "<0xF0>", "<0x9F>", "<0x99>", "<0x82>"]),

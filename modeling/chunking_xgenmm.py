@@ -1,0 +1,144 @@
+"""Features of tiles -> the chunks that the resampler samples, for all pictures of a batch at once.
+
+Shapes: num_images pictures in num_tiles tiles of num_patches patches. A chunk is a tile, in any-resolution mode a strip
+of the merged feature map (`tiling_xgenmm.tile_layout`), and with fixed sampling a whole picture.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from .configuration_xgenmm import XGenMMConfig
+from .tiling_xgenmm import count_image_tokens, count_tiles, select_grids, tile_layout
+
+
+def resolve_num_tiles(
+    config: XGenMMConfig,
+    num_tiles: int,
+    image_sizes: torch.Tensor | None,
+    image_num_tiles: torch.Tensor | None,
+    device: torch.device,
+) -> torch.Tensor:
+    """Fills in the default of `image_num_tiles` and checks it.
+
+    Args:
+        config: The model's config.
+        num_tiles: Tiles in the batch.
+        image_sizes: Picture sizes as (height, width), (num_images, 2), or None.
+        image_num_tiles: Tiles a picture, (num_images,), or None: counted from the sizes, or one a picture.
+        device: Where a default is made.
+
+    Returns:
+        Tiles a picture, (num_images,).
+
+    Raises:
+        ValueError: If tiles, sizes and counts do not fit each other.
+    """
+    anyres = config.image_aspect_ratio == "anyres"
+    if image_num_tiles is None and image_sizes is not None and anyres:
+        image_num_tiles = count_tiles(image_sizes, config.anyres_grids, config.tile_size)
+    elif image_num_tiles is None:
+        image_num_tiles = torch.ones(num_tiles, dtype=torch.long, device=device)
+    check(
+        image_num_tiles.sum() == num_tiles if anyres else image_num_tiles.shape[0] == num_tiles,
+        lambda: (
+            f"pixel_values holds {num_tiles} tiles, but image_num_tiles states {image_num_tiles.tolist()}; pass "
+            "pixel_values, image_sizes and image_num_tiles of one processor call, and a processor whose "
+            f"image_aspect_ratio is the model's ({config.image_aspect_ratio!r})."
+        ),
+    )
+    return image_num_tiles
+
+
+def arrange_chunks(
+    config: XGenMMConfig, features: torch.Tensor, image_sizes: torch.Tensor | None, image_num_tiles: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Arranges the features of all tiles in chunks.
+
+    Args:
+        config: The model's config.
+        features: (num_tiles, num_patches, width).
+        image_sizes: Picture sizes as (height, width), (num_images, 2); may be None if every picture is one tile.
+        image_num_tiles: Tiles a picture, (num_images,).
+
+    Returns:
+        Chunks (num_chunks, patches of a chunk, width), and False on patches that must not be seen (num_chunks, patches
+        of a chunk), or None if all may.
+
+    Raises:
+        ValueError: If sizes are missing, or the model's grids give other tiles.
+    """
+    if config.image_aspect_ratio != "anyres" or image_sizes is None:
+        check(
+            image_num_tiles.shape[0] == features.shape[0],
+            lambda: "image_sizes is missing; pass the processor's image_sizes with pictures of more than one tile.",
+        )
+        return features, None
+    grids = select_grids(image_sizes, config.anyres_grids) // config.tile_size
+    check(
+        ((image_num_tiles == 1) | (image_num_tiles == 1 + grids.prod(1))).all(),
+        lambda: (
+            f"image_num_tiles is {image_num_tiles.tolist()}, but on the model's anyres_grids these pictures take "
+            f"{(1 + grids.prod(1)).tolist()} tiles; use the processor that belongs to the model."
+        ),
+    )
+    layout = tile_layout(image_sizes, image_num_tiles, features.shape[0], grids, config.patches_per_side)
+    chunks, visible = features.flatten(0, 1)[layout.source], layout.visible
+    if config.anyres_patch_sampling:
+        return chunks, visible
+    most_tiles = 1 + max(width * height for width, height in config.anyres_grids) // config.tile_size**2
+    return join_tiles(chunks, visible, image_num_tiles, most_tiles)
+
+
+def join_tiles(
+    chunks: torch.Tensor, visible: torch.Tensor, image_num_tiles: torch.Tensor, most_tiles: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Joins the tiles of each picture into one chunk, padded with unseen features.
+
+    Args:
+        chunks: (num_tiles, num_patches, width).
+        visible: (num_tiles, num_patches).
+        image_num_tiles: Tiles a picture, (num_images,).
+        most_tiles: Tiles to pad to; a fixed number, so that no count has to be read back from the device.
+
+    Returns:
+        Chunks (num_images, most_tiles * num_patches, width) and their mask.
+    """
+    slot = torch.arange(most_tiles, device=chunks.device)
+    filled = slot < image_num_tiles.unsqueeze(1)
+    first = (image_num_tiles.cumsum(0) - image_num_tiles).unsqueeze(1)
+    tile = torch.where(filled, first + slot, 0)  # (num_images, most_tiles)
+    return chunks[tile].flatten(1, 2), (visible[tile] & filled.unsqueeze(-1)).flatten(1, 2)
+
+
+def split_tokens(config: XGenMMConfig, tokens: torch.Tensor, image_num_tiles: torch.Tensor) -> list[torch.Tensor]:
+    """Splits the sampled tokens by picture.
+
+    Args:
+        config: The model's config.
+        tokens: (total image tokens, text width).
+        image_num_tiles: Tiles a picture, (num_images,).
+
+    Returns:
+        One (tokens, text width) tensor a picture.
+    """
+    num_latents = config.resampler_config.num_latents
+    lengths = [
+        count_image_tokens(num_tiles, num_latents, config.anyres_patch_sampling)
+        for num_tiles in image_num_tiles.tolist()
+    ]
+    return list(tokens.split(lengths))
+
+
+def check(condition: bool | torch.Tensor, message: Callable[[], str]) -> None:
+    """Raises a ValueError unless a condition holds; under a compiler the condition is taken for granted.
+
+    Args:
+        condition: A bool or a one-element tensor.
+        message: Returns what is wrong and how to fix it; called only then, because printing a tensor waits for it.
+
+    Raises:
+        ValueError: If the condition is false.
+    """
+    if not torch.compiler.is_compiling() and not condition:
+        raise ValueError(message())
