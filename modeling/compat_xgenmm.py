@@ -11,7 +11,7 @@ import torch
 import transformers
 from packaging import version
 from torch import nn
-from transformers import AutoModel, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, GenerationMixin, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 
 IS_V5 = version.parse(transformers.__version__).major >= 5
@@ -24,11 +24,19 @@ if IS_V5:
     from transformers.utils.generic import merge_with_config_defaults
 
     IMAGE_TEXT_AUTO_CLASSES = (AutoModelForVision2Seq, AutoModelForMultimodalLM)
+    ImageTextProcessorMixin = ProcessorMixin
 else:
     from torch.nn import init as initialization
     from transformers import AutoModelForImageTextToText, AutoModelForVision2Seq
 
     IMAGE_TEXT_AUTO_CLASSES = (AutoModelForVision2Seq, AutoModelForImageTextToText)
+
+    class ImageTextProcessorMixin(ProcessorMixin):
+        """Names the parts of a processor; 5.x reads them off `__init__`."""
+
+        attributes = ["image_processor", "tokenizer"]
+        image_processor_class = "AutoImageProcessor"
+        tokenizer_class = "AutoTokenizer"
 
     def merge_with_config_defaults(forward: Callable) -> Callable:
         """Lets the config's `output_attentions` and `output_hidden_states` stand in where a call does not say."""
@@ -158,22 +166,25 @@ def is_prefill(kwargs: dict[str, Any]) -> bool:
     return cache_position is None or int(cache_position[0]) == 0
 
 
-def read_rope_of_either_line(fields: dict[str, Any]) -> dict[str, Any]:
+def read_rope_of_either_line(fields: dict[str, Any], model_type: str) -> dict[str, Any]:
     """Rewrites the rotary embedding of a text config's dict to the form that the running line reads.
 
     5.x reads both forms; 4.57 ignores `rope_parameters` and would fall back to a theta of 10000.
 
     Args:
         fields: A text (or other) config as a dict.
+        model_type: Its model type.
 
     Returns:
         The dict, changed where it must be.
     """
     parameters = fields.get("rope_parameters")
-    if IS_V5 or not is_flat_rope(parameters):
+    if not is_flat_rope(parameters):
         return fields
-    fields = {name: value for name, value in fields.items() if name != "rope_parameters"}
-    return {**fields, **legacy_rope(parameters, fields.get("model_type"))}
+    legacy = legacy_rope(parameters, model_type)
+    if IS_V5:
+        return {name: value for name, value in fields.items() if name not in legacy}
+    return {**{name: value for name, value in fields.items() if name != "rope_parameters"}, **legacy}
 
 
 def write_rope_of_both_lines(fields: dict[str, Any]) -> dict[str, Any]:

@@ -243,13 +243,13 @@ def build_sub_config(value: PretrainedConfig | dict | None, default_type: str, d
     """
     if isinstance(value, PretrainedConfig):
         return value
-    fields = dict(value or {})
+    fields = copy.deepcopy(value or {})
     model_type = fields.pop("model_type", default_type)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(f"Model type {model_type!r} is unknown to Transformers; use for example {default_type!r}.")
     if model_type == default_type:
         fields = {**defaults, **fields}
-    return CONFIG_MAPPING[model_type](**read_rope_of_either_line(fields))
+    return CONFIG_MAPPING[model_type](**read_rope_of_either_line(fields, model_type))
 
 
 def build_resampler_config(value: PretrainedConfig | dict | None, vision_config: PretrainedConfig) -> PretrainedConfig:

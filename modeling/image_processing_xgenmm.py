@@ -9,6 +9,7 @@ Source: the released image processor (Pillow bicubic resizing, black letterbox, 
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 from transformers.image_transforms import to_pil_image
-from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
+from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, load_image
 
 from .remote_code_xgenmm import AUTO_MAP
 from .tiling_xgenmm import ASPECT_RATIO_MODES, DEFAULT_ANYRES_GRIDS, fit_into_grid, select_grids
@@ -78,8 +79,8 @@ class XGenMMImageProcessor(BaseImageProcessor):
         """Cuts pictures into tiles, several pictures at once on all cores.
 
         Args:
-            images: A picture or a (nested) list of them: PIL images, or arrays and tensors of uint8 values, channels
-                first or last. Pictures that are not RGB are converted.
+            images: A picture or a (nested) list of them: PIL images, arrays and tensors of uint8 values (channels
+                first or last), or paths, URLs and base64 strings. Pictures that are not RGB are converted.
             image_aspect_ratio: Mode of this call; default: the processor's.
             return_tensors: `"pt"` or `"np"`.
             **kwargs: Ignored, as other image processors' options are.
@@ -219,10 +220,10 @@ def flatten(images: Any) -> Iterable[Any]:
 
 
 def to_rgb(image: Any, index: int) -> Image.Image:
-    """Returns a picture as an RGB PIL image; EXIF rotation is not applied, as in the original.
+    """Returns a picture as an RGB PIL image; EXIF rotation is not applied to files, as in the original.
 
     Args:
-        image: PIL image, or array or tensor of uint8 values.
+        image: PIL image, array or tensor of uint8 values, or path, URL or base64 string.
         index: Position in the call, for the message.
 
     Returns:
@@ -233,6 +234,8 @@ def to_rgb(image: Any, index: int) -> Image.Image:
     """
     if isinstance(image, (np.ndarray, torch.Tensor)):
         image = array_to_image(np.asarray(image), index)
+    if isinstance(image, (str, Path)):
+        image = open_image(image, index)
     if not isinstance(image, Image.Image):
         raise ValueError(
             f"images[{index}] is a {type(image).__name__}; pass PIL images (PIL.Image.open(path)), numpy arrays or tensors."
@@ -243,6 +246,14 @@ def to_rgb(image: Any, index: int) -> Image.Image:
         return image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"images[{index}] cannot be read ({error}); the file is damaged or truncated.") from error
+
+
+def open_image(source: str | Path, index: int) -> Image.Image:
+    """Opens a local file, or loads a URL or base64 string through the library."""
+    try:
+        return Image.open(source) if Path(source).is_file() else load_image(str(source))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"images[{index}] cannot be opened from {str(source)[:80]!r}: {error}") from error
 
 
 def array_to_image(array: np.ndarray, index: int) -> Image.Image:

@@ -4,12 +4,14 @@ Shapes: B prompts of L tokens; num_images pictures in num_tiles tiles, flat, in 
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.processing_utils import MultiModalData
 
 from .chat_xgenmm import CHAT_TEMPLATE, IMAGE_PLACEHOLDER_TOKEN, IMAGE_TOKEN, escape_messages
+from .compat_xgenmm import ImageTextProcessorMixin
 from .remote_code_xgenmm import AUTO_MAP
 from .tiling_xgenmm import count_image_tokens
 
@@ -19,7 +21,7 @@ IMAGE_OPTIONS = ("image_aspect_ratio",)
 PICTURE = re.compile(f"{re.escape(IMAGE_TOKEN)}(?:{re.escape(IMAGE_PLACEHOLDER_TOKEN)})*")
 
 
-class XGenMMProcessor(ProcessorMixin):
+class XGenMMProcessor(ImageTextProcessorMixin):
     """Prepares pictures and prompts for xGen-MM.
 
     Args:
@@ -30,9 +32,6 @@ class XGenMMProcessor(ProcessorMixin):
         anyres_patch_sampling: Whether each tile is sampled on its own.
     """
 
-    attributes = ["image_processor", "tokenizer"]
-    image_processor_class = "AutoImageProcessor"
-    tokenizer_class = "AutoTokenizer"
     _auto_class = "AutoProcessor"
 
     def __init__(
@@ -135,9 +134,41 @@ class XGenMMProcessor(ProcessorMixin):
         Returns:
             The prompt, or the model inputs.
         """
+        conversation = content_as_items(conversation)
         if escape_special_tokens:
             conversation = escape_messages(conversation, self.tokenizer)
         return super().apply_chat_template(conversation, chat_template, **kwargs)
+
+    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **kwargs: Any) -> list[str]:
+        """Decodes token ids of several sequences.
+
+        Args:
+            sequences: Ids, (B, L).
+            skip_special_tokens: Whether to leave out every control token, `<|end|>` and the roles too (the tokenizer
+                alone keeps those, as the original's did).
+            **kwargs: Options of the tokenizer.
+
+        Returns:
+            The texts.
+        """
+        kwargs.setdefault("skip_control_tokens", skip_special_tokens)
+        return self.tokenizer.batch_decode(sequences, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
+        """Decodes token ids; see `batch_decode`."""
+        kwargs.setdefault("skip_control_tokens", skip_special_tokens)
+        return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """Decodes what `generate` returned; see `batch_decode`."""
+        return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> list[str]:
+        """Saves the processor; `preprocessor_config.json` too, which 5.x alone would leave out and older code reads."""
+        self.image_processor.save_pretrained(save_directory)
+        return super().save_pretrained(save_directory, **kwargs)
 
     def _image_length(self, num_tiles: int) -> int:
         return count_image_tokens(num_tiles, self.num_latents, self.anyres_patch_sampling)
@@ -161,6 +192,26 @@ class XGenMMProcessor(ProcessorMixin):
         return MultiModalData(
             num_image_tokens=[self._image_length(num_tiles) for num_tiles in tiles], num_image_patches=tiles
         )
+
+
+def content_as_items(conversation: Any) -> list:
+    """Writes string contents as one text item, the only form that 4.57 takes when it looks for pictures.
+
+    Args:
+        conversation: Messages, or a list of conversations.
+
+    Returns:
+        Copies of the messages.
+    """
+    items = []
+    for message in getattr(conversation, "messages", conversation):
+        if not isinstance(message, Mapping):
+            items.append(content_as_items(message))
+        elif isinstance(message.get("content"), str):
+            items.append({**message, "content": [{"type": "text", "text": message["content"]}]})
+        else:
+            items.append(message)
+    return items
 
 
 def split_options(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
