@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode
 from xgenmm_hf.conversion.original_config import (
-    CONFIG_NAME,
     GENERATION_NAME,
     PREPROCESSOR_NAME,
     VISION_CONFIG_NAME,
@@ -58,6 +57,7 @@ class ConversionResult:
         dtype: Dtype of most weights.
         image_mode: `"anyres"`, `"none"` or `"pad"`.
         dropped: Source tensors left out because no feature depends on them.
+        skipped: Tensors of the separate vision tower's folder that are not the tower's (a text tower).
         notes: Sentences a user should read.
     """
 
@@ -70,6 +70,7 @@ class ConversionResult:
     dtype: str
     image_mode: str
     dropped: tuple[str, ...]
+    skipped: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -94,9 +95,7 @@ class Original:
     encoder: VisionEncoder | None
 
 
-def convert_state_dict(
-    tensors: "Mapping[str, torch.Tensor]", config: "XGenMMConfig"
-) -> "dict[str, torch.Tensor]":
+def convert_state_dict(tensors: "Mapping[str, torch.Tensor]", config: "XGenMMConfig") -> "dict[str, torch.Tensor]":
     """Converts the original's tensors to ours, in memory.
 
     Args:
@@ -166,20 +165,20 @@ def convert_checkpoint(
     shards = split_into_shards(plan.targets, dtypes, shard_bytes)
     total = sum(num_bytes(target, dtypes[target.name]) for target in plan.targets)
     with output_folder(out, needed_bytes=total) as folder:
-        write_shards(folder, shards, dtypes, original.weights.load, progress)
         notes = write_side_files(folder, original, ours, mode, plan, dtypes, tokenizer_folder)
+        write_shards(folder, shards, dtypes, original.weights.load, progress)
         verify_model_folder(folder, ours, dtypes)
-    skipped = original.encoder.skipped if original.encoder else []
     return ConversionResult(
         folder=Path(out),
-        num_source_tensors=len(original.weights.shapes) + len(skipped),
+        num_source_tensors=len(original.weights.shapes),
         num_tensors=len(plan.targets),
         num_parameters=sum(prod(target.shape) for target in plan.targets),
         num_bytes=total,
         shards=tuple(shard.name for shard in shards),
         dtype=dtype_name(main_dtype(original.weights, dtype)),
         image_mode=mode.aspect_ratio,
-        dropped=tuple(sorted([*plan.dropped, *skipped])),
+        dropped=tuple(sorted(plan.dropped)),
+        skipped=tuple(sorted(original.encoder.skipped)) if original.encoder else (),
         notes=tuple(notes),
     )
 
@@ -258,7 +257,9 @@ def target_dtypes(plan: Plan, weights: Weights, dtype: str) -> "dict[str, torch.
     sources = {piece.source for target in targets for piece in target.pieces}
     odd = [f"{name} ({dtype_name(weights.dtypes[name])})" for name in sources if not _is_float(weights.dtypes[name])]
     if odd:
-        raise ValueError(f"These tensors hold no floating-point numbers: {listed(odd)}; quantised weights do not convert.")
+        raise ValueError(
+            f"These tensors hold no floating-point numbers: {listed(odd)}; quantised weights do not convert."
+        )
     if dtype != "auto":
         return {target.name: getattr(torch, dtype) for target in targets}
     chosen = {}
@@ -289,15 +290,3 @@ def main_dtype(weights: Weights, dtype: str) -> "torch.dtype":
 def dtype_name(dtype: "torch.dtype") -> str:
     """Returns a dtype's name without `torch.`."""
     return str(dtype).removeprefix("torch.")
-
-
-__all__ = [
-    "CONFIG_NAME",
-    "DEFAULT_SHARD_SIZE",
-    "DTYPES",
-    "ConversionResult",
-    "Original",
-    "convert_checkpoint",
-    "convert_state_dict",
-    "open_original",
-]

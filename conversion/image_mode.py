@@ -1,7 +1,7 @@
 """Which mode a checkpoint runs in: any-resolution tiles, or one tile an image.
 
-The released base model says any-resolution in its config, but has no grids and its code never tiles. Nothing is guessed
-here: where the files do not decide, the user does.
+The released base model says any-resolution in its config, but has no grids and its code never tiles. Nothing is
+guessed here: where the files do not decide, the user does.
 """
 
 from collections.abc import Mapping

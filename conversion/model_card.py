@@ -30,8 +30,8 @@ original's, renamed; the license and the limits of the original model apply.
 
 ## Use
 
-Needs `transformers>=4.57,<6`. The code is in this folder, hence `trust_remote_code=True`; where the `xgenmm-hf` package
-is installed, `import xgenmm_hf.auto` registers the classes and the argument may be left out.
+Needs `transformers>=4.57,<6`. The code is in this folder, hence `trust_remote_code=True`; where the `xgenmm-hf`
+package is installed, `import xgenmm_hf.auto` registers the classes and the argument may be left out.
 
 ```python
 from PIL import Image

@@ -90,7 +90,9 @@ def _siglip_config(shapes: Mapping[str, Shape], model: dict[str, Any], model_nam
     timm_name = str(vision.get("timm_model_name") or model_name or "")
     heads = next((count for size, count in _TIMM_HEADS.items() if size in timm_name.lower()), None)
     if heads is None:
-        raise ValueError(f"The number of heads of the timm tower {timm_name or 'without a name'} is not known; {_HELP}.")
+        raise ValueError(
+            f"The number of heads of the timm tower {timm_name or 'without a name'} is not known; {_HELP}."
+        )
     width, patch = shapes["trunk.pos_embed"][-1], shapes["trunk.patch_embed.proj.weight"][-1]
     return {
         "model_type": "siglip_vision_model",

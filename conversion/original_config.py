@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.image_mode import ImageMode
 from xgenmm_hf.conversion.sources import read_json
-from xgenmm_hf.conversion.tensors import NUM_ADDED_TOKENS
+from xgenmm_hf.conversion.tensors import NUM_ADDED_TOKENS, one_line
 
 
 if TYPE_CHECKING:
@@ -17,8 +17,18 @@ PREPROCESSOR_NAME = "preprocessor_config.json"
 VISION_CONFIG_NAME = "vision_config.json"
 GENERATION_NAME = "generation_config.json"
 _SECTIONS = ("vision_encoder_config", "vision_tokenizer_config", "text_config")
+# The r-v1 release was first published under its older name.
+_MODEL_TYPES = ("xgenmm", "blip_3")
 # Says which code and library wrote the folder: of no use in ours.
-_PROVENANCE = ("architectures", "auto_map", "transformers_version", "_name_or_path", "torch_dtype", "dtype")
+_PROVENANCE = (
+    "model_type",
+    "architectures",
+    "auto_map",
+    "transformers_version",
+    "_name_or_path",
+    "torch_dtype",
+    "dtype",
+)
 
 _SKELETON = {
     "architectures": ["XGenMMModelForConditionalGeneration"],
@@ -70,8 +80,10 @@ def parse_original_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
     """
     if "resampler_config" in config or "vision_config" in config:
         raise ValueError(f"{path} is in this package's layout already; use `xgenmm export` for the way back.")
-    if config.get("model_type", "xgenmm") != "xgenmm":
-        raise ValueError(f"{path} describes a {config['model_type']!r} model; expected an original xGen-MM checkpoint.")
+    if config.get("model_type", "xgenmm") not in _MODEL_TYPES:
+        raise ValueError(
+            f"{path} describes a {config['model_type']!r} model; expected an original xGen-MM checkpoint."
+        )
     for section in _SECTIONS:
         if not isinstance(config.get(section) or {}, dict):
             raise ValueError(f"{path}: {section} must be a JSON object; fetch the file again.")
@@ -101,18 +113,25 @@ def build_config(original: Mapping[str, Any], vision_config: Any, mode: ImageMod
         encoder["anyres_grids"] = mode.grids
     fields = {name: value for name, value in original.items() if name not in _PROVENANCE}
     fields["vision_encoder_config"] = encoder
-    fields.setdefault("vision_tokenizer_config", {})
+    fields["vision_tokenizer_config"] = _with_tower_width(fields.get("vision_tokenizer_config") or {}, vision_config)
     if fields.get("text_config"):
         text = fields["text_config"]
         fields["text_config"] = {name: value for name, value in text.items() if name not in ("torch_dtype", "dtype")}
     try:
-        return XGenMMConfig(
-            **fields, vision_config=vision_config, dtype=dtype, architectures=["XGenMMForConditionalGeneration"]
-        )
+        return XGenMMConfig(**fields, vision_config=vision_config, dtype=dtype)
     except ValueError:
         raise
     except Exception as error:  # config classes check their fields with errors of several libraries
-        raise ValueError(f"The original's config.json holds a value that no model can have: {error}.") from error
+        raise ValueError(
+            f"The original's config.json holds a value that no model can have: {one_line(error)}."
+        ) from error
+
+
+def _with_tower_width(sampler: Mapping[str, Any], vision_config: Any) -> dict[str, Any]:
+    """Fills in the width that the original's classes default to, which differs between releases."""
+    stated = vision_config.get("hidden_size") if isinstance(vision_config, dict) else None
+    width = stated or getattr(vision_config, "hidden_size", None)
+    return {"vis_feature_dim": width, **sampler} if width else dict(sampler)
 
 
 def original_rows(first_added_id: int) -> int:
@@ -165,10 +184,9 @@ def original_config(config: "XGenMMConfig", kept: Mapping[str, Any], rows: int, 
         "lang_embedding_dim": config.text_config.hidden_size,
         "num_vis_tokens": resampler.num_latents,
     }
-    text = {**(kept.get("text_config") or {}), **_text_section(config, rows)}
-    base.update(
-        text_config=text, torch_dtype=dtype, vision_encoder_config=encoder, vision_tokenizer_config=sampler
-    )
+    kept_text = kept.get("text_config") or {}
+    text = {**kept_text, **_text_section(config, rows, kept_text)}
+    base.update(text_config=text, torch_dtype=dtype, vision_encoder_config=encoder, vision_tokenizer_config=sampler)
     return base
 
 
@@ -182,20 +200,33 @@ def _encoder_section(config: "XGenMMConfig", kept: Mapping[str, Any]) -> dict[st
     section.pop("anyres_grids", None)
     if config.image_aspect_ratio == "anyres":
         section["anyres_grids"] = [list(grid) for grid in config.anyres_grids]
-    elif config.image_aspect_ratio == "none" and kept.get("image_aspect_ratio") == "anyres" and not kept.get("anyres_grids"):
+    elif (
+        config.image_aspect_ratio == "none"
+        and kept.get("image_aspect_ratio") == "anyres"
+        and not kept.get("anyres_grids")
+    ):
         # The base release says so and never tiles; its preprocessor_config.json, which is exported too, decides.
         section["image_aspect_ratio"] = "anyres"
     return section
 
 
-def _text_section(config: "XGenMMConfig", rows: int) -> dict[str, Any]:
+def _text_section(config: "XGenMMConfig", rows: int, kept: Mapping[str, Any]) -> dict[str, Any]:
     written = config.to_dict()["text_config"]
     section = {name: written[name] for name in _TEXT_FIELDS if name in written}
+    if section.get("rope_scaling"):
+        section["rope_scaling"] = _rope_scaling(section["rope_scaling"], kept.get("rope_scaling") or {})
     window = written.get("sliding_window")
     section["sliding_window"] = None if window is None else window - 1
     section["vocab_size"] = rows
     section["initial_tokenizer_len"] = config.image_token_id
     return section
+
+
+def _rope_scaling(ours: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the scaling in the old form, which knows the type and the two lists of factors only."""
+    factors = {name: ours[name] for name in ("short_factor", "long_factor", "factor") if name in ours}
+    kind = kept.get("type") or ours.get("rope_type") or ours.get("type")
+    return {"type": kind, **factors}
 
 
 def original_preprocessor(config: "XGenMMConfig", processor: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
@@ -137,7 +138,7 @@ def pieces_from_merges(vocab: dict[str, int], merges: Iterable[str | Sequence[st
     return pieces
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """Yields the fields of a protobuf message: numbers as int, everything else as bytes."""
     position = 0
     while position < len(message):
@@ -170,7 +171,7 @@ def _read_varint(message: bytes, position: int) -> tuple[int, int]:
             return value, position
 
 
-def _field(number: int, value: bytes | float) -> bytes:
+def _field(number: int, value: bytes | int | float) -> bytes:
     """Encodes one field; a negative integer takes the ten bytes that protobuf gives it."""
     if isinstance(value, bytes):
         return _varint(number << 3 | LENGTH) + _varint(len(value)) + value

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xgenmm_hf.conversion.image_mode import ImageMode
+from xgenmm_hf.conversion.image_mode import ImageMode, default_grids
 from xgenmm_hf.conversion.model_card import model_card
-from xgenmm_hf.conversion.original_config import CONFIG_NAME, GENERATION_NAME, PREPROCESSOR_NAME
+from xgenmm_hf.conversion.original_config import CONFIG_NAME, GENERATION_NAME, PREPROCESSOR_NAME, first_added_id
 from xgenmm_hf.conversion.tensors import Plan
 from xgenmm_hf.conversion.towers import OPENCLIP_CONFIG
 from xgenmm_hf.conversion.writer import write_json, write_safetensors
@@ -58,8 +58,9 @@ def write_side_files(
     """
     from xgenmm_hf.modeling.remote_code_xgenmm import copy_remote_code
 
+    config.architectures = ["XGenMMForConditionalGeneration"]
     config.save_pretrained(folder)
-    tokenizer = _tokenizer(tokenizer_folder or original.folder)
+    tokenizer = _tokenizer(tokenizer_folder or original.folder, config, tokenizer_folder is not None)
     write_processor(folder, config, mode, tokenizer, _normalisation(original))
     _write_generation_config(folder, config, tokenizer, original.side_files.get(GENERATION_NAME, {}))
     copy_remote_code(folder)
@@ -68,12 +69,15 @@ def write_side_files(
     return [] if tokenizer is not None else [NO_TOKENIZER]
 
 
-def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase | None":
+def _tokenizer(folder: Path, config: "XGenMMConfig", asked_for: bool) -> "PreTrainedTokenizerBase | None":
+    """Builds the tokenizer from a folder's files; without files there is none, unless the user named the folder."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        if asked_for:
+            raise FileNotFoundError(f"{folder} holds no tokenizer: expected {' or '.join(TOKENIZER_FILES)}.")
         return None
     from xgenmm_hf.conversion.tokenizer import build_tokenizer
 
-    return build_tokenizer(folder)
+    return build_tokenizer(folder, first_added_id(config))
 
 
 def write_processor(
@@ -97,12 +101,12 @@ def write_processor(
 
     image_processor = XGenMMImageProcessor(
         image_aspect_ratio=mode.aspect_ratio,
-        anyres_grids=config.anyres_grids,
+        anyres_grids=mode.grids or default_grids(config.tile_size),
         size={"height": config.tile_size, "width": config.tile_size},
         **normalisation,
     )
     if tokenizer is None:
-        image_processor.save_pretrained(folder)
+        image_processor.save_pretrained(str(folder))
         return
     processor = XGenMMProcessor(
         image_processor=image_processor,
@@ -110,7 +114,7 @@ def write_processor(
         num_latents=config.resampler_config.num_latents,
         anyres_patch_sampling=config.anyres_patch_sampling,
     )
-    processor.save_pretrained(folder)
+    processor.save_pretrained(str(folder))
 
 
 def _normalisation(original: "Original") -> dict[str, list[float]]:
@@ -150,9 +154,7 @@ def _write_generation_config(
     GenerationConfig(**ids).save_pretrained(folder)
 
 
-def keep_original(
-    folder: Path, original: "Original", plan: Plan, dtypes: "Mapping[str, torch.dtype]"
-) -> None:
+def keep_original(folder: Path, original: "Original", plan: Plan, dtypes: "Mapping[str, torch.dtype]") -> None:
     """Keeps what the way back needs and our layout has no place for.
 
     Args:

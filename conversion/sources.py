@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from xgenmm_hf.conversion.tensors import Shape, listed
+from xgenmm_hf.conversion.tensors import Shape, listed, one_line
 
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class SafetensorsFile:
                 slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
                 found = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
         except SafetensorError as error:
-            raise ValueError(f"{self.path} is truncated or not a safetensors file ({error}); fetch it again.") from error
+            raise ValueError(
+                f"{self.path} is truncated or not a safetensors file ({one_line(error)}); fetch it again."
+            ) from error
         odd = [f"{name} ({code})" for name, (_, code) in found.items() if code not in dtypes]
         if odd:
             raise ValueError(f"{self.path} holds tensors of types that this package does not read: {listed(odd)}.")
@@ -142,7 +144,9 @@ class PickleFile:
                 "damaged; it was not executed. Save the state dict alone, or fetch the file again."
             ) from error
         except (RuntimeError, EOFError, KeyError, AttributeError, TypeError, IndexError, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.path} is truncated or not a file that torch.save wrote; fetch it again.") from error
+            raise ValueError(
+                f"{self.path} is truncated or not a file that torch.save wrote; fetch it again."
+            ) from error
 
 
 def _tensors_of(content: Any, path: Path) -> "dict[str, torch.Tensor]":
@@ -231,7 +235,7 @@ def locate(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=list(HUB_FILES)))
     except Exception as error:  # its clients raise errors of several libraries when a download fails
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)[:200]
         raise FileNotFoundError(
             f"{source} is no file or folder here, and no repo that can be downloaded from the Hub ({reason})."
         ) from error

@@ -62,6 +62,11 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def one_line(error: BaseException) -> str:
+    """Returns another library's message on one line, without a full stop, to stand inside ours."""
+    return " ".join(str(error).split()).rstrip(".")
+
+
 def plan_conversion(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], first_added_id: int) -> Plan:
     """Plans the way from the original's tensors to ours.
 
@@ -311,10 +316,12 @@ def plan_export(shapes: Mapping[str, Shape], padding: Mapping[str, Shape], first
     if unplaced:
         raise ValueError(f"These tensors have no place in the original layout: {listed(unplaced)}.")
     all_shapes = {**shapes, **padding}
-    plan = Plan([
-        Target(key_map.ORIGINAL_PREFIX + name, _built_shape(parts, all_shapes), tuple(_in_qkv_order(parts)))
-        for name, parts in pieces.items()
-    ])
+    plan = Plan(
+        [
+            Target(key_map.ORIGINAL_PREFIX + name, _built_shape(parts, all_shapes), tuple(_in_qkv_order(parts)))
+            for name, parts in pieces.items()
+        ]
+    )
     check_rows_used_once(plan, all_shapes)
     return plan
 

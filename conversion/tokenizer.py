@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.sentencepiece_model import (
+    BYTE,
+    UNKNOWN,
+    Piece,
     merges_from_pieces,
     pieces_from_merges,
     read_sentencepiece,
@@ -170,11 +173,10 @@ def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict
     """
     path = folder / "tokenizer.json"
     if not path.is_file() and (folder / "tokenizer.model").is_file():
-        pieces = read_sentencepiece(folder / "tokenizer.model")
-        vocab = {piece.text: index for index, piece in enumerate(pieces)}
-        model = {"type": "BPE", "dropout": None, "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
-        return {**model, "vocab": vocab, "merges": merges_from_pieces(pieces)}, PLAIN_POST_PROCESSOR, []
-    spec = _read_object(path)
+        path = folder / "tokenizer.model"
+        spec = _spec_from_pieces(read_sentencepiece(path))
+    else:
+        spec = _read_object(path)
     model = spec.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not model.get("byte_fallback"):
         found = model.get("type") if isinstance(model, dict) else None
@@ -182,9 +184,27 @@ def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict
             f"{path} holds a model of type {found!r}, expected a BPE with byte fallback, as Llama's. Only checkpoints "
             "with such a tokenizer can be converted."
         )
-    if not isinstance(model.get("vocab"), dict) or not isinstance(model.get("merges"), list) or not model["vocab"]:
-        raise ValueError(f"{path} has no vocabulary or no merges. Download the file again.")
+    vocab, merges = model.get("vocab"), model.get("merges")
+    if not isinstance(vocab, dict) or not isinstance(merges, list) or not all(type(i) is int for i in vocab.values()):
+        raise ValueError(f"{path} has no vocabulary, no merges or no ids. Download the file again.")
     return model, spec.get("post_processor") or PLAIN_POST_PROCESSOR, spec.get("added_tokens") or []
+
+
+def _spec_from_pieces(pieces: list[Piece]) -> dict[str, Any]:
+    """Returns the part of a tokenizer.json that a SentencePiece model gives."""
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": next((piece.text for piece in pieces if piece.kind == UNKNOWN), None),
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": True,
+        "byte_fallback": any(piece.kind == BYTE for piece in pieces),
+        "ignore_merges": False,
+        "vocab": {piece.text: index for index, piece in enumerate(pieces)},
+        "merges": merges_from_pieces(pieces),
+    }
+    return {"model": model}
 
 
 def _added_token(content: str, flags: dict[str, Any]) -> dict[str, Any]:
@@ -229,7 +249,8 @@ def _check_ids(vocab: dict[str, int], added: dict[int, dict], ours: tuple[str, .
     if size is not None:
         if [contents.get(size + offset) for offset in range(len(ours))] != list(ours):
             raise ValueError(
-                f"The tokens {', '.join(ours)} in {folder} stand at other ids than the model code gives them."
+                f"The tokens {', '.join(ours)} in {folder} stand at other ids than behind all others in this order, "
+                "where the model code puts them. Take the tokenizer files that belong to this checkpoint."
             )
         for offset in range(len(ours)):
             del added[size + offset], contents[size + offset]
@@ -238,8 +259,8 @@ def _check_ids(vocab: dict[str, int], added: dict[int, dict], ours: tuple[str, .
     twice = len(set(contents.values())) != len(contents)
     if moved or twice or sorted(by_id) != list(range(len(by_id))) or size not in (None, len(by_id)):
         raise ValueError(
-            f"The token ids in {folder} do not line up: {len(vocab)} pieces and {len(contents)} added tokens should fill "
-            f"the ids from 0 on without a gap and each token should have one id"
+            f"The token ids in {folder} do not line up: {len(vocab)} pieces and {len(contents)} added tokens should "
+            f"fill the ids from 0 on without a gap, and each token should have one id"
             f"{f' (unlike {moved[0]!r})' if moved else ''}. Take all tokenizer files from the same checkpoint."
         )
     return len(by_id)
@@ -259,7 +280,7 @@ def _named_tokens(folder: Path, config: dict[str, Any], known: set[str]) -> dict
     if "pad_token" not in named and ("<pad>" in known or "eos_token" in named):
         named["pad_token"] = "<pad>" if "<pad>" in known else named["eos_token"]
     for name, content in named.items():
-        if content not in known:
+        if not isinstance(content, str) or content not in known:
             raise ValueError(
                 f"The {name} {content!r} in {folder} is no token of its vocabulary. Take all tokenizer files from the "
                 "same checkpoint."
@@ -291,7 +312,7 @@ def _build_backend(model: dict, post_processor: dict, added: dict[int, dict], fo
     try:
         backend = Tokenizer.from_str(json.dumps(spec))
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"The BPE in {folder} is broken ({error}). Download tokenizer.json again.") from error
+        raise ValueError(f"The tokenizer in {folder} is broken ({error}). Download tokenizer.json again.") from error
     for index, token in added.items():
         if backend.token_to_id(token["content"]) != index:
             raise ValueError(

@@ -143,9 +143,7 @@ def _vision_part(config: Mapping[str, Any]) -> dict[str, Any]:
     if model_type in _COMPOSITES:
         return {**(config.get("vision_config") or {}), "model_type": _COMPOSITES[model_type]}
     if model_type not in _COMPOSITES.values():
-        raise ValueError(
-            f"The vision config is of type {model_type!r}; expected {' or '.join(_COMPOSITES.values())}."
-        )
+        raise ValueError(f"The vision config is of type {model_type!r}; expected {' or '.join(_COMPOSITES.values())}.")
     return {**config, "model_type": model_type}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xgenmm_hf.conversion.sources import Weights, weight_files
-from xgenmm_hf.conversion.tensors import Shape, listed
+from xgenmm_hf.conversion.tensors import Shape, listed, one_line
 
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def meta_model(config: "XGenMMConfig") -> "XGenMMForConditionalGeneration":
     except ValueError:
         raise
     except Exception as error:  # layers of two library lines reject impossible sizes with errors of their own
-        raise ValueError(f"No model can be built from this config ({error}); check its sizes.") from error
+        raise ValueError(f"No model can be built from this config ({one_line(error)}); check its sizes.") from error
 
 
 def expected_tensors(config: "XGenMMConfig") -> dict[str, Shape]:
@@ -67,28 +67,29 @@ def verify_model_folder(folder: Path, config: "XGenMMConfig", dtypes: Mapping[st
         weights.add(file)
     model = meta_model(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    compare(weights, expected, dtypes, folder)
+    compare(weights, expected, dtypes, f"What was written to {folder} differs from what should be there")
     outcome = model.load_state_dict({name: weights.load(name) for name in expected}, strict=True, assign=True)
     if outcome.missing_keys or outcome.unexpected_keys:
         raise ValueError(f"{folder} does not load: {listed([*outcome.missing_keys, *outcome.unexpected_keys])}.")
 
 
 def compare(
-    weights: Weights, expected: Mapping[str, Shape], dtypes: Mapping[str, "torch.dtype"], folder: Path
+    weights: Weights, expected: Mapping[str, Shape], dtypes: "Mapping[str, torch.dtype]", complaint: str
 ) -> None:
-    """Compares names, shapes and dtypes of written weights with what should be there.
+    """Compares names, shapes and dtypes of weights on disk with what should be there.
 
     Args:
-        weights: The written tensors.
+        weights: The tensors on disk.
         expected: Shapes by name.
         dtypes: Dtypes by name.
-        folder: For messages.
+        complaint: How the message begins; the names follow.
 
     Raises:
         ValueError: If anything differs, with the tensors' names.
     """
     differing = set(weights.shapes) ^ set(expected)
-    differing |= {name for name, shape in expected.items() if weights.shapes.get(name) != tuple(shape)}
-    differing |= {name for name in expected if weights.dtypes.get(name) != dtypes[name]}
+    for name in set(expected) - differing:
+        if weights.shapes[name] != tuple(expected[name]) or weights.dtypes[name] != dtypes[name]:
+            differing.add(name)
     if differing:
-        raise ValueError(f"What was written to {folder} differs from what should be there: {listed(differing)}.")
+        raise ValueError(f"{complaint}: {listed(differing)}.")

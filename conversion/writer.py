@@ -156,7 +156,7 @@ def _write_piece(
                 f"{piece.source} holds values beyond float16's range; convert to bfloat16 or float32 instead."
             )
         data = converted.contiguous().view(torch.uint8).numpy()
-        handle.write(memoryview(data))
+        handle.write(data.data)
         on_bytes(data.nbytes)
 
 

@@ -1,7 +1,7 @@
 """Features of tiles -> the chunks that the resampler samples, for all pictures of a batch at once.
 
-Shapes: num_images pictures in num_tiles tiles of num_patches patches. A chunk is a tile, in any-resolution mode a strip
-of the merged feature map (`tiling_xgenmm.tile_layout`), and with fixed sampling a whole picture.
+Shapes: num_images pictures in num_tiles tiles of num_patches patches. A chunk is a tile, in any-resolution mode a
+strip of the merged feature map (`tiling_xgenmm.tile_layout`), and with fixed sampling a whole picture.
 """
 
 from collections.abc import Callable

@@ -31,7 +31,7 @@ else:
 
     IMAGE_TEXT_AUTO_CLASSES = (AutoModelForVision2Seq, AutoModelForImageTextToText)
 
-    class ImageTextProcessorMixin(ProcessorMixin):
+    class ImageTextProcessorMixin(ProcessorMixin):  # type: ignore[no-redef]
         """Names the parts of a processor; 5.x reads them off `__init__`."""
 
         attributes = ["image_processor", "tokenizer"]
@@ -179,7 +179,7 @@ def read_rope_of_either_line(fields: dict[str, Any], model_type: str) -> dict[st
         The dict, changed where it must be.
     """
     parameters = fields.get("rope_parameters")
-    if not is_flat_rope(parameters):
+    if parameters is None or not is_flat_rope(parameters):
         return fields
     legacy = legacy_rope(parameters, model_type)
     if IS_V5:
@@ -205,14 +205,14 @@ def write_rope_of_both_lines(fields: dict[str, Any]) -> dict[str, Any]:
         if "partial_rotary_factor" in fields:
             parameters["partial_rotary_factor"] = fields["partial_rotary_factor"]
         return {**fields, "rope_parameters": parameters}
-    if not is_flat_rope(parameters):
+    if parameters is None or not is_flat_rope(parameters):
         return fields
     return {**fields, **legacy_rope(parameters, fields.get("model_type"))}
 
 
-def is_flat_rope(parameters: dict[str, Any] | None) -> bool:
+def is_flat_rope(parameters: dict[str, Any]) -> bool:
     """Tells whether `rope_parameters` describe one rotary embedding (and not one for each layer type)."""
-    return bool(parameters) and "rope_theta" in parameters
+    return "rope_theta" in parameters
 
 
 def legacy_rope(parameters: dict[str, Any], model_type: str | None) -> dict[str, Any]:

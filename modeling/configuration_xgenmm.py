@@ -124,7 +124,7 @@ class XGenMMConfig(PretrainedConfig):
         **kwargs: Any,
     ):
         if is_original_schema(kwargs):
-            self.__init__(**fields_from_original(kwargs, text_config, vision_config))
+            XGenMMConfig.__init__(self, **fields_from_original(kwargs, text_config, vision_config))
             self.original_schema = True
             return
         self.original_schema = False
@@ -152,7 +152,8 @@ class XGenMMConfig(PretrainedConfig):
         """
         if self.image_aspect_ratio not in ASPECT_RATIO_MODES:
             raise ValueError(
-                f"image_aspect_ratio is {self.image_aspect_ratio!r}; it must be one of {', '.join(ASPECT_RATIO_MODES)}."
+                f"image_aspect_ratio is {self.image_aspect_ratio!r}; "
+                f"it must be one of {', '.join(ASPECT_RATIO_MODES)}."
             )
         if self.resampler_config.hidden_size != self.vision_config.hidden_size:
             raise ValueError(
@@ -193,8 +194,10 @@ class XGenMMConfig(PretrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
-        """Reads `config.json`; beside one of the original schema also `vision_config.json`, which states a vision
-        tower other than SigLIP so400m."""
+        """Reads `config.json`.
+
+        Beside one of the original schema also `vision_config.json`, which states a tower other than SigLIP so400m.
+        """
         fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         stated = Path(pretrained_model_name_or_path) / ORIGINAL_VISION_FILE
         if is_original_schema(fields) and stated.is_file():

@@ -38,8 +38,8 @@ class HubEraMixin:
         found = {token: tokenizer.convert_tokens_to_ids(token) for token in expected}
         if found != expected:
             raise ValueError(
-                f"The tokenizer's ids are {found}, the model's are {expected}; load the tokenizer from the model's own "
-                "folder."
+                f"The tokenizer's ids are {found}, the model's are {expected}; "
+                "load the tokenizer from the model's own folder."
             )
         return tokenizer
 
@@ -63,8 +63,7 @@ class HubEraMixin:
         self._never_propose_pictures(kwargs)
         if not is_hub_era_call(kwargs):
             return super().generate(inputs, **kwargs)
-        input_ids = kwargs.pop("input_ids", None)
-        prompt = self._translate_prompt(inputs if input_ids is None else input_ids, kwargs)
+        prompt = self._translate_prompt(kwargs.pop("input_ids", inputs), kwargs)
         outputs = super().generate(**prompt, **kwargs)
         prompt_length = prompt["input_ids"].shape[1]
         if isinstance(outputs, ModelOutput):
@@ -82,8 +81,10 @@ class HubEraMixin:
         processors.append(SuppressTokensLogitsProcessor(ids, device=self.device))
         kwargs["logits_processor"] = processors
 
-    def _translate_prompt(self, input_ids: torch.Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _translate_prompt(self, input_ids: torch.Tensor | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Takes the Hub-era inputs out of `kwargs` and returns ours."""
+        if input_ids is None:
+            raise ValueError("input_ids is missing; pass the tokenizer's output, **tokenizer([prompt], ...).")
         pictures = flatten_pictures(kwargs.pop("pixel_values", None))
         sizes = flatten_sizes(kwargs.pop("image_size", None))
         attention_mask = kwargs.pop("attention_mask", None)
@@ -98,7 +99,8 @@ class HubEraMixin:
         if len(sizes) != len(pictures):
             if sizes or any(picture.shape[0] > 1 for picture in pictures):
                 raise ValueError(
-                    f"image_size holds {len(sizes)} sizes for {len(pictures)} pictures; give one (width, height) a picture."
+                    f"image_size holds {len(sizes)} sizes for {len(pictures)} pictures; "
+                    "give one (width, height) a picture."
                 )
             sizes = [tuple(picture.shape[:-3:-1]) for picture in pictures]
         device = input_ids.device
@@ -112,7 +114,11 @@ class HubEraMixin:
         return count_image_tokens(num_tiles, num_latents, self.config.anyres_patch_sampling)
 
     def _pad_token_id(self, kwargs: dict[str, Any]) -> int:
-        stated = (kwargs.get("pad_token_id"), self.generation_config.pad_token_id, self.config.text_config.pad_token_id)
+        stated = (
+            kwargs.get("pad_token_id"),
+            self.generation_config.pad_token_id,
+            self.config.text_config.pad_token_id,
+        )
         return next((token for token in stated if token is not None), 0)
 
 

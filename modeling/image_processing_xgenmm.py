@@ -29,7 +29,8 @@ class XGenMMImageProcessor(BaseImageProcessor):
     Args:
         image_aspect_ratio: `"anyres"` (the picture squashed to a tile, then the tiles of its grid row by row),
             `"none"` (squash to one tile) or `"pad"` (square canvas filled with int(255 * mean), then one tile).
-        anyres_grids: Grid resolutions as (width, height) in pixels, multiples of the tile size; the order decides ties.
+        anyres_grids: Grid resolutions as (width, height) in pixels, multiples of the tile size; the order decides
+            ties.
         size: Tile size, `{"height": S, "width": S}` or S, in pixels.
         image_mean: Mean of each channel, in [0, 1].
         image_std: Standard deviation of each channel.
@@ -238,7 +239,8 @@ def to_rgb(image: Any, index: int) -> Image.Image:
         image = open_image(image, index)
     if not isinstance(image, Image.Image):
         raise ValueError(
-            f"images[{index}] is a {type(image).__name__}; pass PIL images (PIL.Image.open(path)), numpy arrays or tensors."
+            f"images[{index}] is a {type(image).__name__}; "
+            "pass PIL images (PIL.Image.open(path)), numpy arrays or tensors."
         )
     if image.width == 0 or image.height == 0:
         raise ValueError(f"images[{index}] is {image.width} x {image.height} pixels; it must not be empty.")

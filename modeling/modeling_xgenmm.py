@@ -186,8 +186,9 @@ class XGenMMModel(XGenMMPreTrainedModel):
         check(
             mask.sum() == tokens.shape[0],
             lambda: (
-                f"Image features and image tokens do not match: the pictures give {tokens.shape[0]} tokens, the prompt "
-                f"holds {mask.sum()}. Prepare both in one processor call, and do not truncate a prompt inside a picture."
+                f"Image features and image tokens do not match: the pictures give {tokens.shape[0]} tokens, the "
+                f"prompt holds {mask.sum()}. Prepare both in one processor call, and do not truncate a prompt inside "
+                "a picture."
             ),
         )
         return inputs_embeds.masked_scatter(mask.unsqueeze(-1), tokens.to(inputs_embeds))

@@ -102,16 +102,14 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         with_types = options.pop("return_mm_token_type_ids", False)
         lengths = [self._image_length(int(num_tiles)) for num_tiles in image_num_tiles]
         remaining = iter(lengths)
-        expanded = [
-            PICTURE.sub(lambda match: IMAGE_TOKEN * next(remaining), prompt) for prompt in prompts
-        ]
+        expanded = [PICTURE.sub(lambda match: IMAGE_TOKEN * next(remaining), prompt) for prompt in prompts]
         encoding = dict(self.tokenizer(expanded, **options))
         found = sum(list(row).count(self.image_token_id) for row in encoding["input_ids"])
         if found != sum(lengths):
             raise ValueError(
                 f"Image features and image tokens do not match: the pictures take {sum(lengths)} tokens, the prompts "
-                f"hold {found} after truncation to max_length={options.get('max_length')}; raise max_length, pass fewer "
-                "pictures, or use smaller ones."
+                f"hold {found} after truncation to max_length={options.get('max_length')}; raise max_length, pass "
+                "fewer pictures, or use smaller ones."
             )
         if with_types:
             encoding["mm_token_type_ids"] = [
@@ -166,7 +164,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> list[str]:
-        """Saves the processor; `preprocessor_config.json` too, which 5.x alone would leave out and older code reads."""
+        """Saves the processor, with `preprocessor_config.json`: 5.x would leave it out, but older code reads it."""
         self.image_processor.save_pretrained(save_directory)
         return super().save_pretrained(save_directory, **kwargs)
 
@@ -203,7 +201,7 @@ def content_as_items(conversation: Any) -> list:
     Returns:
         Copies of the messages.
     """
-    items = []
+    items: list[Any] = []
     for message in getattr(conversation, "messages", conversation):
         if not isinstance(message, Mapping):
             items.append(content_as_items(message))
@@ -252,11 +250,14 @@ def check_counts(prompts: list[str], images: Any, num_images: int) -> None:
     found = [len(PICTURE.findall(prompt)) for prompt in prompts]
     if sum(found) != num_images:
         raise ValueError(
-            f"The text holds {sum(found)} {IMAGE_TOKEN} for {num_images} pictures; write one {IMAGE_TOKEN} for each picture."
+            f"The text holds {sum(found)} {IMAGE_TOKEN} for {num_images} pictures; "
+            f"write one {IMAGE_TOKEN} for each picture."
         )
     nested = isinstance(images, (list, tuple)) and len(images) == len(prompts) > 1
     if not nested or not all(isinstance(group, (list, tuple)) for group in images):
         return
     for index, (count, group) in enumerate(zip(found, images, strict=True)):
         if count != len(group):
-            raise ValueError(f"text[{index}] holds {count} {IMAGE_TOKEN} for {len(group)} pictures in images[{index}].")
+            raise ValueError(
+                f"text[{index}] holds {count} {IMAGE_TOKEN} for {len(group)} pictures in images[{index}]."
+            )

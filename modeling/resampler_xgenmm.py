@@ -39,6 +39,7 @@ def eager_attention_forward(
         attention_mask: Added to the scores, broadcastable to (num_chunks, num_heads, num_latents, num_keys).
         scaling: Factor of the scores.
         dropout: Unused; the resampler has none.
+        **kwargs: Unused; part of the interface.
 
     Returns:
         Output (num_chunks, num_latents, num_heads, head_dim) and weights (num_chunks, num_heads, num_latents,

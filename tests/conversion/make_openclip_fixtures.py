@@ -8,6 +8,7 @@ and features beside it. Made with open_clip_torch 3.3.0, timm 1.0.31, torch 2.13
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -55,9 +56,9 @@ def import_open_clip():
     return open_clip
 
 
-def build_tower(config: dict):
-    """Returns an OpenCLIP model with random weights that float16 holds exactly."""
-    open_clip = import_open_clip()
+@cache
+def register_tiny_siglip() -> None:
+    """Tells timm a SigLIP trunk of a few thousand parameters."""
     from timm.models import register_model
     from timm.models.vision_transformer import VisionTransformer
 
@@ -68,6 +69,12 @@ def build_tower(config: dict):
         return VisionTransformer(**sizes, class_token=False, **kept)
 
     register_model(vit_base_patch7_siglip_tiny)
+
+
+def build_tower(config: dict):
+    """Returns an OpenCLIP model with random weights that float16 holds exactly."""
+    open_clip = import_open_clip()
+    register_tiny_siglip()
     arguments = {name: value for name, value in config.items() if name != "custom_text"}
     build = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     torch.manual_seed(0)
@@ -102,7 +109,9 @@ def main(out: Path) -> None:
         save_file(state, folder / "open_clip_model.safetensors")
         written = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}}
         (folder / "open_clip_config.json").write_text(json.dumps(written, indent=1) + "\n")
-        save_file({"pixels": pixels, "features": features_of(model, pixels).contiguous()}, folder / "expected.safetensors")
+        save_file(
+            {"pixels": pixels, "features": features_of(model, pixels).contiguous()}, folder / "expected.safetensors"
+        )
 
 
 if __name__ == "__main__":

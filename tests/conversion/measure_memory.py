@@ -34,7 +34,7 @@ print(json.dumps({"before_mb": before, "peak_mb": resident("VmHWM")}))
 
 
 def write_checkpoint(folder: Path, layers: int, dtype: torch.dtype, shard_size: str, layout: str) -> None:
-    """Writes an original checkpoint: Phi-3-mini and SigLIP so400m shapes, `layers` layers each, random weights."""
+    """Writes an original checkpoint: Phi-3-mini and SigLIP so400m shapes, `layers` layers each."""
     from xgenmm_hf.conversion.key_map import FOLDED
     from xgenmm_hf.conversion.tensors import plan_export
     from xgenmm_hf.conversion.verify import expected_tensors
@@ -48,14 +48,16 @@ def write_checkpoint(folder: Path, layers: int, dtype: torch.dtype, shard_size: 
     sources = {**shapes, **padding}
 
     def load(name: str) -> torch.Tensor:
-        return torch.randn(sources[name], dtype=dtype)
+        return torch.full(sources[name], 0.01, dtype=dtype)
 
     folder.mkdir(parents=True)
     if layout == "a":
         dtypes = {target.name: dtype for target in plan.targets}
         write_shards(folder, split_into_shards(plan.targets, dtypes, parse_size(shard_size)), dtypes, load)
     else:
-        state = {target.name.removeprefix("vlm."): torch.randn(target.shape, dtype=dtype) for target in plan.targets}
+        state = {
+            target.name.removeprefix("vlm."): torch.full(target.shape, 0.01, dtype=dtype) for target in plan.targets
+        }
         torch.save(state, folder / "base_model_weight.pt")
     original = {
         "model_type": "xgenmm",

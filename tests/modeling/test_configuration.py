@@ -96,7 +96,7 @@ def test_released_config():
 def test_saved_and_loaded(tmp_path, make_config, case):
     longrope = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
     config = {
-        "defaults": lambda: XGenMMConfig(),
+        "defaults": XGenMMConfig,
         "tiny": lambda: make_config(text={"rope_theta": 5e5, "sliding_window": None, "pad_token_id": None}),
         "clip": lambda: make_config(vision={"model_type": "clip_vision_model"}),
         "longrope": lambda: make_config(text={"rope_scaling": longrope}),

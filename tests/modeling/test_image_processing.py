@@ -53,9 +53,7 @@ def test_counts_sizes_and_values(processor, picture):
 
 def test_many_pictures_equal_one_by_one(processor):
     rng = np.random.default_rng(1)
-    pictures = [
-        Image.fromarray(rng.integers(0, 256, (*rng.integers(5, 90, 2), 3), dtype=np.uint8)) for _ in range(20)
-    ]
+    pictures = [Image.fromarray(rng.integers(0, 256, (*rng.integers(5, 90, 2), 3), dtype=np.uint8)) for _ in range(20)]
     together = processor(images=pictures)["pixel_values"]
     assert torch.equal(together, torch.cat([processor(images=one)["pixel_values"] for one in pictures]))
 
@@ -86,7 +84,7 @@ def truncated_picture() -> Image.Image:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (lambda: [], "images is empty"),
+        (list, "images is empty"),
         (lambda: ["missing.png"], r"images\[0\] cannot be opened from 'missing.png'"),
         (lambda: [np.zeros((4, 4, 3), dtype=np.float32)], "type float32"),
         (lambda: [np.zeros((4, 4), dtype=np.uint8)], r"shape \(4, 4\)"),

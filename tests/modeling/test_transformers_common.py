@@ -82,7 +82,13 @@ class ModelTester:
                 "image_size": 16,
                 "patch_size": 4,
             },
-            resampler_config={"num_latents": NUM_LATENTS, "depth": 2, "num_heads": 4, "head_dim": 8, "hidden_size": 16},
+            resampler_config={
+                "num_latents": NUM_LATENTS,
+                "depth": 2,
+                "num_heads": 4,
+                "head_dim": 8,
+                "hidden_size": 16,
+            },
             text_config={
                 "model_type": "phi3",
                 "vocab_size": self.vocab_size,

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli.convert import Dtype
 
 
 def ask(
@@ -18,8 +19,13 @@ def ask(
         str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
     ] = TINY_MODEL,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of the answer's length in tokens.")] = 512,
-    system: Annotated[str | None, typer.Option(help="Text of a system turn.", show_default="no system turn")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    system: Annotated[
+        str,
+        typer.Option(
+            help="Text of a system turn; 'released': the one that the released instruct models were tuned with."
+        ),
+    ] = "none",
+    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of streaming.")] = False,
 ) -> None:
@@ -32,22 +38,24 @@ def ask(
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
+    from xgenmm_hf.inference.asking import RELEASED_SYSTEM
     from xgenmm_hf.inference.asking import ask as ask_model
     from xgenmm_hf.inference.loading import load
 
     if is_local(source):
         hide_loading_bars()
-    loaded = load(source, dtype=dtype, device=device)
+    loaded = load(source, dtype=dtype.value, device=device)
+    system_turn = {"none": None, "released": RELEASED_SYSTEM}.get(system, system)
     answer = ask_model(
         loaded,
         pictures,
         prompt,
-        system=system,
+        system=system_turn,
         max_new_tokens=max_new_tokens,
         on_text=None if as_json else print_piece,
     )
     if as_json:
-        record = {"model": source, "images": images or [], "prompt": prompt, "system": system, **asdict(answer)}
+        record = {"model": source, "images": images or [], "prompt": prompt, "system": system_turn, **asdict(answer)}
         print(json.dumps(record, ensure_ascii=False))
     else:
         print()

@@ -24,7 +24,7 @@ def one_line(error: BaseException) -> str:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     message = " ".join(str(error).split())
     if isinstance(error, _BUGS) or not message:
-        return f"unexpected {type(error).__name__}: {message} (XGENMM_DEBUG=1 shows where)"
+        return " ".join(f"unexpected {type(error).__name__}: {message} (XGENMM_DEBUG=1 shows where)".split())
     return message
 
 

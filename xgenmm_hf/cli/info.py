@@ -10,6 +10,14 @@ import typer
 from xgenmm_hf import TINY_MODEL
 
 
+MODES = {
+    "anyres": "any-resolution",
+    "none": "one tile, squashed",
+    "pad": "one tile, padded to a square",
+    None: "mode not stated (convert with --image-mode)",
+}
+
+
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """Reads ``WIDTHxHEIGHT``.
 
@@ -44,7 +52,7 @@ def info(
 
     from xgenmm_hf.inference.source import resolve_model
 
-    resolve_model(path, weights=False)
+    resolve_model(path, ours=False)
 
     from xgenmm_hf.inference.describing import describe
 
@@ -75,15 +83,17 @@ def render(facts: dict[str, Any]) -> Iterator[str]:
 def render_weights(weights: dict[str, Any] | None) -> str:
     """Returns one line about the weight files."""
     if weights is None:
-        return "no safetensors here"
+        return "on the Hub, not fetched"
+    if "problem" in weights:
+        return weights["problem"]
     dtypes = ", ".join(f"{count} tensors {dtype}" for dtype, count in sorted(weights["dtypes"].items()))
     return f"{weights['files']} file(s), {weights['bytes'] / 1e6:,.1f} MB, {dtypes}"
 
 
 def render_images(images: dict[str, Any]) -> Iterator[str]:
     """Yields the lines about image mode and cost."""
-    mode = {"anyres": "any-resolution", "none": "one tile, squashed", "pad": "one tile, padded square"}[images["mode"]]
-    yield f"images           {mode}; tiles of {images['tile']} px, {images['tokens_per_tile']} tokens each"
+    cost = f"{images['tokens_per_tile']} tokens each"
+    yield f"images           {MODES[images['mode']]}; tiles of {images['tile']} px, {cost}"
     if images["grids"]:
         grids = ", ".join(f"{width}x{height}" for width, height in images["grids"])
         yield f"                 grids {grids}; sampled {images['sampled']}"

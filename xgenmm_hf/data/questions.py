@@ -239,7 +239,8 @@ def _absent(scene: Scene, traits: tuple[str, ...], rng: random.Random) -> Item |
 
 
 def _ask_caption(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    return rng.choice(("Describe the picture.", "What is in the picture?", "What do you see?")), caption(scene)
+    texts = ("Describe the picture.", "Describe this image.", "What is in the picture?", "What do you see?")
+    return rng.choice(texts), caption(scene)
 
 
 # Each takes (scene, rng) and returns (text, answer), or None where nothing can be asked.

@@ -80,6 +80,11 @@ def place_contents(scene: Scene) -> list[Drawn]:
     return drawn
 
 
+def background_tint(scene: Scene) -> tuple[int, int, int]:
+    """Returns the exact (red, green, blue) of a scene's background."""
+    return _jitter_tint(scene.background, random.Random(scene.jitter_seed + 1), spread=6)
+
+
 def render(scene: Scene, longest_side: int = 512) -> Image.Image:
     """Draws a scene.
 
@@ -96,8 +101,7 @@ def render(scene: Scene, longest_side: int = 512) -> Image.Image:
     if longest_side < 1:
         raise ValueError(f"The picture's longest side must be at least 1 pixel, got {longest_side}.")
     height, width = picture_size(scene, longest_side)
-    tint = _jitter_tint(scene.background, random.Random(scene.jitter_seed + 1), spread=6)
-    canvas = Image.new("RGB", (width * _SUPERSAMPLING, height * _SUPERSAMPLING), tint)
+    canvas = Image.new("RGB", (width * _SUPERSAMPLING, height * _SUPERSAMPLING), background_tint(scene))
     draw = ImageDraw.Draw(canvas)
     for drawn in place_contents(scene):
         if isinstance(drawn.content, Word):

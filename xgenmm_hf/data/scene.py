@@ -43,7 +43,7 @@ LAYOUTS = {
     "banner": Layout(rows=1, columns=3, aspect=3.0),
     "column": Layout(rows=3, columns=1, aspect=1 / 3),
 }
-_LAYOUT_WEIGHTS = {"square": 6, "wide": 3, "tall": 3, "banner": 2, "column": 2}
+LAYOUT_WEIGHTS = {"square": 6, "wide": 3, "tall": 3, "banner": 2, "column": 2}
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def sample_scene(rng: random.Random, layout: str | None = None, with_word: bool 
         ValueError: if the layout is unknown.
     """
     if layout is None:
-        layout = rng.choices(list(_LAYOUT_WEIGHTS), weights=list(_LAYOUT_WEIGHTS.values()))[0]
+        layout = rng.choices(list(LAYOUT_WEIGHTS), weights=list(LAYOUT_WEIGHTS.values()))[0]
     if layout not in LAYOUTS:
         raise ValueError(f"Unknown layout {layout!r}: expected one of {', '.join(LAYOUTS)}.")
     grid = LAYOUTS[layout]

@@ -11,6 +11,13 @@ from transformers import TextStreamer
 from xgenmm_hf.inference.loading import Loaded
 
 
+# Source: the notebooks published with the instruct models.
+RELEASED_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer and what it cost.

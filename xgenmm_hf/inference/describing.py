@@ -1,21 +1,20 @@
 """What a checkpoint is, without loading its weights: sizes, dtypes, image mode, what a picture costs."""
 
-import json
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration
+from xgenmm_hf import XGenMMConfig
+from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode
+from xgenmm_hf.conversion.sources import read_json, weight_files
+from xgenmm_hf.conversion.verify import meta_model
 from xgenmm_hf.inference.source import is_local, is_original_layout, read_config, resolve_model
 from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens, count_tiles
 
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 PARTS = {
     "vision tower": "model.vision_tower.",
     "resampler": "model.resampler.",
@@ -33,22 +32,25 @@ def describe(model: str | os.PathLike[str], image_size: tuple[int, int] | None =
         image_size: A picture's (height, width) in pixels whose cost is wanted.
 
     Returns:
-        Plain values, ready for JSON: ``layout``, ``architecture``, ``parameters`` by part, ``weights`` (files, bytes
-        and dtypes; None where there are none here), ``images`` and ``context``.
+        Plain values, ready for JSON: ``model``, ``layout``, ``architecture``, ``parameters`` by part, ``weights``
+        (see `describe_weights`; None for a repository), ``images`` and ``context``.
 
     Raises:
         ValueError: If there is no such checkpoint or its files are damaged.
     """
-    source = resolve_model(model, weights=False)
+    source = resolve_model(model, ours=False)
     config = XGenMMConfig.from_pretrained(source)
-    original = is_local(source) and is_original_layout(read_config(Path(source)))
+    fields = read_config(Path(source)) if is_local(source) else {}
+    mode: ImageMode | None = ImageMode(config.image_aspect_ratio, config.anyres_grids)
+    if is_original_layout(fields):
+        mode = original_image_mode(Path(source), fields, config.tile_size)
     return {
         "model": source,
-        "layout": "original" if original else "xgenmm-hf",
+        "layout": "original" if is_original_layout(fields) else "xgenmm-hf",
         "architecture": describe_architecture(config),
         "parameters": count_parameters(config),
         "weights": describe_weights(Path(source)) if is_local(source) else None,
-        "images": describe_images(config, image_size),
+        "images": describe_images(config, mode, image_size),
         "context": config.text_config.max_position_embeddings,
     }
 
@@ -82,8 +84,7 @@ def count_parameters(config: XGenMMConfig) -> dict[str, int]:
     Returns:
         Parameters a part, and ``total``.
     """
-    with torch.device("meta"):
-        model = XGenMMForConditionalGeneration(config)
+    model = meta_model(config)
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         for part, prefix in PARTS.items():
@@ -92,68 +93,65 @@ def count_parameters(config: XGenMMConfig) -> dict[str, int]:
     return {**counts, "total": sum(parameter.numel() for parameter in model.parameters())}
 
 
-def describe_images(config: XGenMMConfig, image_size: tuple[int, int] | None) -> dict[str, Any]:
-    """Returns the image mode and, for a given (height, width), the tiles and tokens of such a picture."""
-    anyres = config.image_aspect_ratio == "anyres"
+def describe_images(
+    config: XGenMMConfig, mode: ImageMode | None, image_size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """Describes how pictures are cut and what they cost.
+
+    Args:
+        config: Config of the model.
+        mode: Image mode, or None where the checkpoint's files do not say.
+        image_size: A picture's (height, width) in pixels, or None.
+
+    Returns:
+        The image mode and, for a known mode and a given size, the tiles and tokens of such a picture.
+    """
+    grids = (mode.grids or []) if mode is not None and mode.aspect_ratio == "anyres" else []
+    latents = config.resampler_config.num_latents
     facts: dict[str, Any] = {
-        "mode": config.image_aspect_ratio,
+        "mode": None if mode is None else mode.aspect_ratio,
         "tile": config.tile_size,
-        "grids": config.anyres_grids if anyres else None,
+        "grids": grids or None,
         "sampled": "tile by tile" if config.anyres_patch_sampling else "all tiles together",
-        "tokens_per_tile": config.resampler_config.num_latents,
+        "tokens_per_tile": latents,
     }
-    if image_size is not None:
-        tiles = int(count_tiles(torch.tensor([image_size]), config.anyres_grids, config.tile_size)) if anyres else 1
-        tokens = count_image_tokens(tiles, config.resampler_config.num_latents, config.anyres_patch_sampling)
+    if image_size is not None and mode is not None:
+        tiles = int(count_tiles(torch.tensor([image_size]), grids, config.tile_size)) if grids else 1
+        tokens = count_image_tokens(tiles, latents, config.anyres_patch_sampling)
         facts["picture"] = {"height": image_size[0], "width": image_size[1], "tiles": tiles, "tokens": tokens}
     return facts
 
 
-def describe_weights(folder: Path) -> dict[str, Any] | None:
-    """Reads the headers of a folder's safetensors files.
-
-    Args:
-        folder: A checkpoint folder.
-
-    Returns:
-        ``files``, ``bytes`` and ``dtypes`` (tensors of each dtype), or None where the folder has no safetensors.
-
-    Raises:
-        ValueError: If the index is broken, or a file is missing or damaged.
-    """
-    files = weight_files(folder)
-    if not files:
-        return None
-    dtypes: Counter[str] = Counter()
-    for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                dtypes.update(tensors.get_slice(name).get_dtype() for name in tensors.keys())  # noqa: SIM118
-        except Exception as error:
-            raise ValueError(f"{file} is missing or damaged ({error}): copy it again.") from None
-    return {"files": len(files), "bytes": sum(file.stat().st_size for file in files), "dtypes": dict(dtypes)}
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Lists the safetensors files that a folder's index names, or its single file.
-
-    Args:
-        folder: A checkpoint folder.
-
-    Returns:
-        The files, sorted; empty where the folder has neither.
-
-    Raises:
-        ValueError: If the index cannot be read or names a file outside the folder.
-    """
-    index = folder / INDEX
-    if not index.is_file():
-        return [folder / SINGLE] if (folder / SINGLE).is_file() else []
+def original_image_mode(folder: Path, fields: dict[str, Any], tile_size: int) -> ImageMode | None:
+    """Returns the image mode that an original folder states, or None where conversion would have to ask."""
+    file = folder / "preprocessor_config.json"
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        outside = [name for name in names if Path(name).name != name]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is no index of weight files ({error}): copy it again.") from None
-    if outside:
-        raise ValueError(f"{index} names {outside[0]!r}, which is not a file of its own folder: do not trust it.")
-    return sorted(folder / name for name in names)
+        preprocessor = read_json(file) if file.is_file() else None
+        return decide_image_mode(fields, preprocessor, None, tile_size)
+    except ValueError:
+        return None
+
+
+def describe_weights(folder: Path) -> dict[str, Any]:
+    """Reads the headers of a folder's weight files.
+
+    Args:
+        folder: A checkpoint folder.
+
+    Returns:
+        ``files``, ``bytes`` and ``dtypes`` (how many tensors of each); or ``problem``, a sentence, where files are
+        missing: a folder without weights is still worth describing.
+
+    Raises:
+        ValueError: If the index or a file is broken.
+    """
+    try:
+        files = weight_files(folder)
+    except FileNotFoundError as error:
+        return {"problem": str(error)}
+    dtypes = Counter(str(dtype).removeprefix("torch.") for file in files for _, dtype in file.entries().values())
+    return {
+        "files": len(files),
+        "bytes": sum(file.path.stat().st_size for file in files),
+        "dtypes": dict(dtypes),
+    }

@@ -2,12 +2,15 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
-from xgenmm_hf.inference.source import resolve_model
+from xgenmm_hf.conversion.sources import weight_files
+from xgenmm_hf.conversion.tensors import listed
+from xgenmm_hf.inference.source import is_local, resolve_model
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -35,16 +38,54 @@ def load(model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "a
 
     Raises:
         ValueError: If the model, the dtype or the device is not usable.
-        OSError: If a file of the checkpoint is missing or cannot be downloaded.
+        FileNotFoundError: If weights are missing.
     """
     source = resolve_model(model)
     place = pick_device(device)
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"dtype is {dtype!r}; it must be auto, {', '.join(DTYPES)}.")
-    loaded = XGenMMForConditionalGeneration.from_pretrained(source, dtype=DTYPES.get(dtype, "auto"))
+    if is_local(source):
+        check_files(Path(source))
+    loaded, processor = _load_parts(source, DTYPES.get(dtype, "auto"))
     if dtype == "auto" and place.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()
-    return Loaded(loaded.to(place).eval(), XGenMMProcessor.from_pretrained(source))
+    return Loaded(loaded.to(place).eval(), processor)
+
+
+def _load_parts(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
+    """Loads model and processor; a model with a weight that the files do not hold is refused, not made up."""
+    try:
+        model, report = XGenMMForConditionalGeneration.from_pretrained(
+            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        processor = XGenMMProcessor.from_pretrained(source)
+    except Exception as error:  # config, weights, tokenizer and download fail with errors of five libraries
+        raise ValueError(f"{source} could not be loaded: {error}") from error
+    # 5.x reports (name, shape, shape) where 4.57 reports the name
+    odd = [entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]]
+    missing = report["missing_keys"]
+    if missing or odd:
+        raise ValueError(
+            f"The weights in {source} do not fit its config.json: {len(missing)} tensors are missing and {len(odd)} "
+            f"have another shape ({listed([*missing, *odd])}); use the files of one model."
+        )
+    return model, processor
+
+
+def check_files(folder: Path) -> None:
+    """Checks a checkpoint folder's files before anything is loaded, so that an error names the file.
+
+    Args:
+        folder: A folder with a config.
+
+    Raises:
+        ValueError: If the tokenizer is missing, or the index or a weight file is broken.
+        FileNotFoundError: If weights are missing.
+    """
+    for file in weight_files(folder):
+        file.entries()
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"{folder} holds no tokenizer.json: copy it from where the checkpoint came.")
 
 
 def pick_device(device: str = "auto") -> torch.device:

@@ -1,178 +1,201 @@
-"""First stage of the embedded model: the vision tower learns what stands where, patch by patch.
+"""The embedded model's eyes before any language: what stands where, patch by patch, and through the resampler.
 
-Questions alone teach a tower very slowly. Here every patch of every tile is labelled with what is drawn at its centre (shape, colour,
-size, background, word and letter), which linear heads on the tower's output must tell; the heads are thrown away afterwards. The
-tiles are those of any-resolution pictures: the whole picture squashed, and grid tiles with their black letterbox borders.
+Questions alone teach a tower very slowly. First every patch of every tile must tell what is drawn at its centre, by linear heads on the
+tower's output. Then, with the tower frozen, the resampler's tokens must still tell it for every patch of the overview: a small reader
+with a query a patch attends to the picture's tokens. Heads and reader are thrown away.
 
-Shape legend: tiles = crops of the tower's input size, patches = cells of a tile (`side * side` of them).
+Shape legend: num_images pictures have num_tiles tiles of num_patches patches; a picture takes up to max_tokens tokens of width `width`.
 """
 
-import math
-import random
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from xgenmm_hf.data.render import Box, Drawn, letter_edges, place_contents, render
-from xgenmm_hf.data.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, WORDS, Scene, Word, make_scene
+from xgenmm_hf.training.embedded_labels import (
+    CLASSES,
+    INK_CELLS,
+    WHOLE_PICTURE,
+    count_ink,
+    draw_busy_picture,
+    label_patches,
+    tile_boxes,
+)
 
-LETTERS = tuple(sorted(set("".join(WORDS))))
-# What a patch is labelled with, and the number of classes; class 0 stands for "nothing of the kind here".
-LABELS = {
-    "shape": len(SHAPES) + 1,
-    "color": len(COLORS) + 1,
-    "size": len(SIZES) + 1,
-    "background": len(BACKGROUNDS) + 1,
-    "word": len(WORDS) + 1,
-    "letter": len(LETTERS) + 1,
-}
-LONGEST_SIDES = (96, 256)
-
-
-def draw_training_picture(seed: int, split: str) -> tuple[Scene, Image.Image]:
-    """Returns the scene of a seed, and its picture at a pixel size that the seed decides."""
-    scene = make_scene(4 * seed, split)
-    for k in (1, 2, 3):
-        if len(scene.items) >= 4 or len(scene.items) >= scene.rows * scene.columns - (scene.columns if scene.word else 0):
-            break
-        scene = make_scene(4 * seed + k, split)
-    longest = random.Random(f"size/{seed}").randint(*LONGEST_SIDES)
-    return scene, render(scene, longest)
-
-
-def patch_centres(boxes: list[Box], side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places the patches of tiles in their picture.
-
-    Args:
-        boxes: what each tile shows, in fractions of the picture; letterbox borders reach outside 0 to 1.
-        side: patches along a tile's side.
-
-    Returns:
-        x and y of the patches' centres in fractions of the picture, each (num_tiles, side * side).
-    """
-    steps = (np.arange(side) + 0.5) / side
-    x = np.stack([np.tile(box.left + (box.right - box.left) * steps, side) for box in boxes])
-    y = np.stack([np.repeat(box.top + (box.bottom - box.top) * steps, side) for box in boxes])
-    return x, y
-
-
-def label_patches(scene: Scene, x: np.ndarray, y: np.ndarray, scale) -> np.ndarray:
-    """Labels points of a picture with what is drawn there.
-
-    Args:
-        scene: what the picture shows.
-        x, y: the points, in fractions of the picture, any shape.
-
-    Returns:
-        Class numbers, the points' shape + (len(LABELS),); a shape counts as filling its whole rectangle.
-    """
-    labels = np.zeros((*x.shape, len(LABELS)), dtype=np.int64)
-    edges = np.zeros((*x.shape, 4))
-    inside = (x >= 0) & (x < 1) & (y >= 0) & (y < 1)
-    labels[inside, 3] = BACKGROUNDS.index(scene.background) + 1
-    for drawn in place_contents(scene):
-        box = drawn.box
-        here = inside & (x >= box.left) & (x < box.right) & (y >= box.top) & (y < box.bottom)
-        distances = np.stack([x - box.left, box.right - x, y - box.top, box.bottom - y], axis=-1)
-        edges[here] = (distances / np.repeat(scale, 2, axis=-1)[:, None, :])[here]
-        if isinstance(drawn.content, Word):
-            labels[here, 4] = WORDS.index(drawn.content.text) + 1
-            labels[here, 5] = _letters_at(drawn, x[here])
-        else:
-            labels[here, 0] = SHAPES.index(drawn.content.shape) + 1
-            labels[here, 1] = COLORS.index(drawn.content.color) + 1
-            labels[here, 2] = SIZES.index(drawn.content.size) + 1
-    return labels, edges
-
-
-def _letters_at(drawn: Drawn, x: np.ndarray) -> np.ndarray:
-    """Returns the class of the letter of a drawn word at each x."""
-    text = drawn.content.text
-    along = (x - drawn.box.left) / (drawn.box.right - drawn.box.left)
-    positions = np.searchsorted(letter_edges(text)[:-1], along, side="right")
-    return np.array([LETTERS.index(text[position]) + 1 for position in positions], dtype=np.int64)
+NOTHING = -100
+_EDGE_SCALE = 4.0
+_INK_WEIGHT = 4.0
 
 
 class TileDataset(Dataset):
-    """Tiles of drawn pictures with the labels of their patches; item i is picture i of the stream."""
+    """Drawn pictures as tiles with the labels of all their patches; item i is picture i of the stream."""
 
-    def __init__(self, tile_picture, num_pictures: int, first_seed: int, split: str, side: int):
+    def __init__(self, image_processor: Any, side: int, num_pictures: int, first_seed: int, split: str):
         """Sets the stream up.
 
         Args:
-            tile_picture: takes a picture, gives its tiles (num_tiles, 3, S, S) and their boxes.
-            num_pictures: length of the stream.
-            first_seed: seed of its first scene.
-            split: `TRAIN` or `HELD_OUT`.
+            image_processor: an `XGenMMImageProcessor`.
             side: patches along a tile's side.
+            num_pictures: length of the stream.
+            first_seed: seed of its first picture.
+            split: `TRAIN` or `HELD_OUT`.
         """
-        self.tile_picture, self.num_pictures = tile_picture, num_pictures
-        self.first_seed, self.split, self.side = first_seed, split, side
+        self.image_processor, self.side = image_processor, side
+        self.num_pictures, self.first_seed, self.split = num_pictures, first_seed, split
 
     def __len__(self) -> int:
         """Returns the number of pictures."""
         return self.num_pictures
 
-    def __getitem__(self, index: int) -> dict:
-        """Returns one picture's tiles and labels (num_tiles, patches, len(LABELS))."""
-        scene, picture = draw_training_picture(self.first_seed + index, self.split)
-        tiles, boxes = self.tile_picture(picture)
-        x, y = patch_centres(boxes, self.side)
-        scale = np.array([[box.right - box.left, box.bottom - box.top] for box in boxes])
-        labels, edges = label_patches(scene, x, y, scale)
-        return {"pixel_values": tiles, "labels": torch.from_numpy(labels), "edges": torch.from_numpy(edges).float()}
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Returns `pixel_values` of one picture and its patches' `classes`, `edges` and `ink`."""
+        scene, picture = draw_busy_picture(self.first_seed + index, self.split)
+        tiles = self.image_processor(picture)["pixel_values"]
+        grids, size = self.image_processor.anyres_grids, self.image_processor.size["height"]
+        labels = label_patches(scene, tile_boxes(picture.height, picture.width, grids, size), self.side)
+        ink = count_ink(scene, tiles, labels.classes, self.side)
+        return {"pixel_values": tiles, "classes": labels.classes, "edges": labels.edges, "ink": ink}
 
 
-def collate_tiles(rows: list[dict]) -> dict:
-    """Puts the tiles of several pictures one after another."""
+class PictureDataset(TileDataset):
+    """Drawn pictures as the model takes them, with the classes of the overview's patches."""
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """Returns the image processor's outputs for one picture and `classes` (1, num_patches, len(CLASSES))."""
+        scene, picture = draw_busy_picture(self.first_seed + index, self.split)
+        return {**self.image_processor(picture), "classes": label_patches(scene, [WHOLE_PICTURE], self.side).classes}
+
+
+def join_rows(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Puts the tensors of several pictures one after another."""
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
-class DenseTower(nn.Module):
-    """A vision tower with one linear head per kind of patch label."""
+class ClassHeads(nn.ModuleDict):
+    """A linear classifier for each kind of patch class."""
 
-    def __init__(self, tower: nn.Module, hidden_size: int):
-        """Puts untrained heads on a tower that returns `last_hidden_state` (num_tiles, patches, hidden_size)."""
+    def __init__(self, width: int):
+        """Makes heads for features of the given width."""
+        super().__init__({name: nn.Linear(width, count) for name, count in CLASSES.items()})
+
+    def compare(self, features: torch.Tensor, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compares what the heads tell with the truth.
+
+        Color and background are told of every patch; the rest only where something of the kind is drawn, lest the many empty patches
+        drown it.
+
+        Args:
+            features: (rows, num_patches, width).
+            classes: (rows, num_patches, len(CLASSES)).
+
+        Returns:
+            The loss, summed over the kinds, and for each patch and kind whether it is right, (rows, num_patches, len(CLASSES)).
+        """
+        loss, right = features.new_zeros((), dtype=torch.float32), []
+        for index, (name, head) in enumerate(self.items()):
+            logits, truth = head(features).float(), classes[..., index]
+            wanted = truth if name in ("color", "background") else truth.masked_fill(truth == 0, NOTHING)
+            loss = loss + nn.functional.cross_entropy(logits.flatten(0, -2), wanted.flatten(), ignore_index=NOTHING)
+            right.append(logits.argmax(-1) == truth)
+        return loss, torch.stack(right, dim=-1)
+
+
+class DenseTower(nn.Module):
+    """A vision tower that must tell what its patches show."""
+
+    def __init__(self, tower: nn.Module, width: int):
+        """Puts untrained heads on a tower that returns `last_hidden_state` (num_tiles, num_patches, width)."""
         super().__init__()
         self.tower = tower
-        self.heads = nn.ModuleDict({name: nn.Linear(hidden_size, classes) for name, classes in LABELS.items()})
-        self.edges = nn.Linear(hidden_size, 4)
+        self.heads = ClassHeads(width)
+        self.edges = nn.Linear(width, 4)
+        self.ink = nn.Linear(width, INK_CELLS * INK_CELLS)
 
-    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor, edges) -> dict:
-        """Returns the summed loss and each patch's correctness (num_tiles, patches, len(LABELS))."""
-        f = self.tower(pixel_values).last_hidden_state
-        o = score_patches(self.heads, f, labels)
-        o["edge"] = ((self.edges(f).float() - 4 * edges).abs() * (edges[..., :1] > 0)).sum() / (edges[..., :1] > 0).sum() / 4
-        o["loss"] = o["loss"] + o["edge"]
-        return o
+    def forward(
+        self, pixel_values: torch.Tensor, classes: torch.Tensor, edges: torch.Tensor, ink: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Returns the `loss`, and `right` as `ClassHeads.compare`."""
+        features = self.tower(pixel_values).last_hidden_state
+        loss, right = self.heads.compare(features, classes)
+        filled = (edges[..., :1] > 0).float()
+        distance = (self.edges(features).float() - _EDGE_SCALE * edges).abs() * filled
+        loss = loss + distance.sum() / (4 * filled.sum().clamp(min=1))
+        loss = loss + _INK_WEIGHT * nn.functional.binary_cross_entropy_with_logits(self.ink(features).float(), ink)
+        return {"loss": loss, "right": right}
 
 
-def score_patches(heads: nn.ModuleDict, features: torch.Tensor, labels: torch.Tensor) -> dict:
-    """Compares what heads tell about patches with their labels.
+class TokenReader(nn.Module):
+    """Reads off a picture's tokens what each patch of the overview shows."""
+
+    def __init__(self, encode: Callable[..., Any], resampler: nn.Module, num_patches: int, max_tokens: int, width: int):
+        """Sets up an untrained reader.
+
+        Args:
+            encode: the model's `get_image_features`.
+            resampler: the part of the model that is trained; it is held here so that the optimizer finds it.
+            num_patches: patches of the overview.
+            max_tokens: tokens of a picture at most.
+            width: width of the tokens.
+        """
+        super().__init__()
+        self.encode, self.resampler = encode, resampler
+        self.queries = nn.Parameter(0.5 * torch.randn(num_patches, width))
+        self.positions = nn.Parameter(0.5 * torch.randn(max_tokens, width))
+        self.layers = nn.ModuleList([_ReaderLayer(width) for _ in range(2)])
+        self.norm = nn.LayerNorm(width)
+        self.heads = ClassHeads(width)
+
+    def forward(
+        self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, image_num_tiles: torch.Tensor, classes: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Returns the `loss`, and `right` as `ClassHeads.compare`."""
+        pictures = self.encode(pixel_values, image_sizes, image_num_tiles).pooler_output
+        tokens = nn.utils.rnn.pad_sequence(pictures, batch_first=True).float()
+        lengths = torch.tensor([len(picture) for picture in pictures])
+        padding = torch.arange(tokens.shape[1]) >= lengths[:, None]
+        tokens = self.norm(tokens) + self.positions[: tokens.shape[1]]
+        states = self.queries.expand(len(pictures), -1, -1)
+        for layer in self.layers:
+            states = layer(states, tokens, padding)
+        loss, right = self.heads.compare(states, classes)
+        return {"loss": loss, "right": right}
+
+
+class _ReaderLayer(nn.Module):
+    """Cross-attention from patches to tokens, then a feed-forward part."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(width), nn.MultiheadAttention(width, 4, batch_first=True)
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, states: torch.Tensor, tokens: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        update, _ = self.attention(self.norm(states), tokens, tokens, key_padding_mask=padding, need_weights=False)
+        states = states + update
+        return states + self.mlp(states)
+
+
+def place_patches(tower: nn.Module, side: int, width: int) -> None:
+    """Starts a tower's position embeddings as waves over rows and columns, so that neighbours look alike from the first step.
 
     Args:
-        heads: a classifier per name of `LABELS`.
-        features: (num_tiles, patches, width).
-        labels: (num_tiles, patches, len(LABELS)).
-
-    Returns:
-        `loss`, summed over the kinds of labels, and `correct` (num_tiles, patches, len(LABELS)).
+        tower: a SigLIP tower with `vision_model.embeddings.position_embedding`; it is changed in place.
+        side: patches along a tile's side.
+        width: width of the tower.
     """
-    loss, correct = 0.0, []
-    for index, head in enumerate(heads.values()):
-        logits, target = head(features).float(), labels[..., index]
-        wanted = target if index in (1, 3) else target.masked_fill(target == 0, -100)
-        loss = loss + nn.functional.cross_entropy(logits.flatten(0, -2), wanted.flatten())
-        correct.append(logits.argmax(-1) == target)
-    return {"loss": loss, "correct": torch.stack(correct, dim=-1)}
+    frequencies = 3.0 * side ** -(torch.arange(width // 4) / (width // 4))
+    angles = torch.arange(side)[:, None] * frequencies
+    waves = 0.5 * torch.cat([angles.sin(), angles.cos()], dim=-1)
+    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    grid = torch.cat([rows, columns], dim=-1).flatten(0, 1)
+    with torch.no_grad():
+        tower.vision_model.embeddings.position_embedding.weight.copy_(grid)
 
 
-def patch_accuracy(correct: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns the accuracy per kind of label over the patches that show something of the kind."""
+def accuracy_by_class(right: torch.Tensor, classes: torch.Tensor) -> dict[str, float]:
+    """Returns for each kind of class the share of right patches among those that show something of the kind."""
     return {
-        name: float(correct[..., index][labels[..., index] > 0].mean())
-        for index, name in enumerate(LABELS)
+        name: right[..., index][classes[..., index] > 0].float().mean().item() for index, name in enumerate(CLASSES)
     }

@@ -6,7 +6,9 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from xgenmm_hf import TINY_MODEL
@@ -115,16 +117,38 @@ def test_missing_and_damaged_weights(picture, checkpoint):
     weights = checkpoint / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[: len(data) // 2])
-    assert error_of(picture, "--model", str(checkpoint))
+    assert "model.safetensors" in error_of(picture, "--model", str(checkpoint))
     weights.write_bytes(b"")
-    assert error_of(picture, "--model", str(checkpoint))
+    assert "empty" in error_of(picture, "--model", str(checkpoint))
     weights.unlink()
     assert "no weights" in error_of(picture, "--model", str(checkpoint))
+    index = checkpoint / "model.safetensors.index.json"
+    for name, part in (("../a.safetensors", "outside"), ("a.safetensors", "not there")):
+        index.write_text(json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": name}}))
+        assert part in error_of(picture, "--model", str(checkpoint))
+    index.write_text("[")
+    assert "not valid JSON" in error_of(picture, "--model", str(checkpoint))
 
 
-def test_missing_processor_files(picture, checkpoint):
-    (checkpoint / "tokenizer.json").unlink()
-    assert error_of(picture, "--model", str(checkpoint))
+def test_foreign_weights_are_not_replaced_by_random_ones(picture, checkpoint):
+    weights = checkpoint / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({"foreign": torch.ones(2)}, weights, metadata={"format": "pt"})
+    assert "missing" in error_of(picture, "--model", str(checkpoint))
+    name = "model.resampler.latents"
+    save_file({**tensors, name: torch.ones(3, 3)}, weights, metadata={"format": "pt"})
+    assert name in error_of(picture, "--model", str(checkpoint))
+    tensors.pop(name)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert name in error_of(picture, "--model", str(checkpoint))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
+def test_missing_and_damaged_processor_files(picture, checkpoint, name):
+    (checkpoint / name).unlink()
+    assert str(checkpoint) in error_of(picture, "--model", str(checkpoint))
+    (checkpoint / name).write_text("{")
+    assert str(checkpoint) in error_of(picture, "--model", str(checkpoint))
 
 
 def test_text_over_the_context(picture):

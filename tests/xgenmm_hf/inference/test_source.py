@@ -26,13 +26,13 @@ def test_what_cannot_be_a_repository_is_refused(name, tmp_path, monkeypatch):
 def test_folders(tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"model_type": "xgenmm"}))
-    assert resolve_model(tmp_path, weights=False) == str(tmp_path)
-    with pytest.raises(ValueError, match="no weights"):
-        resolve_model(tmp_path)
-    (tmp_path / "model.safetensors").touch()
     assert resolve_model(tmp_path) == str(tmp_path)
     assert is_local(str(tmp_path))
-    config.write_text("[]")
+    config.write_text(json.dumps({"model_type": "xgenmm", "vision_encoder_config": {}}))
+    assert resolve_model(tmp_path, ours=False) == str(tmp_path)
+    with pytest.raises(ValueError, match="xgenmm convert"):
+        resolve_model(tmp_path)
+    config.write_text("{}")
     with pytest.raises(ValueError, match="model_type None"):
         resolve_model(tmp_path)
     config.write_bytes(b"\xff\xfe")

@@ -1,0 +1,282 @@
+"""Ours -> the original layout (a): a Hub snapshot folder that the original code reads.
+
+A folder that `convert_checkpoint` wrote carries the original's unused rows and configs in ``original/``, and the way
+back then gives the same bits. Without them (a model saved after training) unused rows are zeros.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xgenmm_hf.conversion import key_map
+from xgenmm_hf.conversion.convert import DEFAULT_SHARD_SIZE, dtype_name, main_dtype, target_dtypes
+from xgenmm_hf.conversion.original_config import (
+    CONFIG_NAME,
+    GENERATION_NAME,
+    PREPROCESSOR_NAME,
+    VISION_CONFIG_NAME,
+    first_added_id,
+    original_config,
+    original_preprocessor,
+    original_rows,
+)
+from xgenmm_hf.conversion.side_files import KEPT_FOLDER, PADDING_NAME, TOKENIZER_FILES
+from xgenmm_hf.conversion.sources import MemoryTensors, SafetensorsFile, Weights, locate, read_json, weight_files
+from xgenmm_hf.conversion.tensors import Shape, assemble, one_line, plan_export
+from xgenmm_hf.conversion.writer import (
+    Progress,
+    check_output_folder,
+    num_bytes,
+    output_folder,
+    parse_size,
+    split_into_shards,
+    write_json,
+    write_shards,
+)
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+
+_TOWER_FORMATS = {"siglip_vision_model": "transformers", "clip_vision_model": "openclip"}
+_PROCESSOR_FILES = ("processor_config.json", PREPROCESSOR_NAME)
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export wrote.
+
+    Attributes:
+        folder: The exported checkpoint.
+        num_tensors: Tensors written.
+        num_bytes: Their size.
+        shards: Names of the weight files.
+        padding: Where the unused rows came from: `"kept"` or `"zeros"`.
+    """
+
+    folder: Path
+    num_tensors: int
+    num_bytes: int
+    shards: tuple[str, ...]
+    padding: str
+
+
+def export_state_dict(
+    tensors: "Mapping[str, torch.Tensor]",
+    config: "XGenMMConfig",
+    padding: "Mapping[str, torch.Tensor] | None" = None,
+) -> "dict[str, torch.Tensor]":
+    """Turns our tensors back into the original's, in memory.
+
+    Args:
+        tensors: Our tensors by name.
+        config: The model's config.
+        padding: Unused rows to put below the old embedding and head, by the original's name without prefix.
+            Default: zeros, up to the next multiple of 64 rows.
+
+    Returns:
+        The original's tensors by name, with the prefix `vlm.`.
+
+    Raises:
+        ValueError: If the model has no place in the original layout.
+    """
+    first = first_added_id(config)
+    rows = dict(padding) if padding is not None else zero_padding(tensors.__getitem__, first)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    plan = plan_export(shapes, _shapes(rows), first, _tower_format(config))
+    sources = {**tensors, **rows}
+    return {target.name: assemble(target, sources.__getitem__) for target in plan.targets}
+
+
+def export_checkpoint(
+    model: str | Path,
+    out: str | Path,
+    *,
+    max_shard_size: int | str = DEFAULT_SHARD_SIZE,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Writes a checkpoint of ours in the original layout.
+
+    Args:
+        model: A folder or Hub repo id in this package's layout.
+        out: The folder to make; must not exist or be empty.
+        max_shard_size: Largest weight file, such as `"5GB"`.
+        progress: Called with a file's name, bytes written and bytes to write.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ValueError: If the model is broken or has no place in the original layout.
+        OSError: If something is missing or `out` cannot be written.
+    """
+    from xgenmm_hf.conversion.verify import compare, expected_tensors
+
+    check_output_folder(out)
+    shard_bytes = parse_size(max_shard_size)
+    source = locate(model)
+    config = read_our_config(source)
+    weights = Weights()
+    for file in weight_files(source):
+        weights.add(file)
+    expected = expected_tensors(config)
+    compare(weights, expected, weights.dtypes, f"The weights in {source} do not fit its config")
+    first = first_added_id(config)
+    rows, origin = _padding(source, weights, first)
+    plan = plan_export({name: weights.shapes[name] for name in expected}, _shapes(rows), first, _tower_format(config))
+    dtype = dtype_name(main_dtype(weights, "auto"))
+    weights.add(MemoryTensors(rows))
+    dtypes = target_dtypes(plan, weights, "auto")
+    shards = split_into_shards(plan.targets, dtypes, shard_bytes)
+    total = sum(num_bytes(target, dtypes[target.name]) for target in plan.targets)
+    with output_folder(out, needed_bytes=total) as folder:
+        write_shards(folder, shards, dtypes, weights.load, progress)
+        _write_original_files(folder, source, config, first + _num_rows(rows), dtype)
+        _verify(folder, {target.name: target.shape for target in plan.targets}, dtypes)
+    return ExportResult(Path(out), len(plan.targets), total, tuple(shard.name for shard in shards), origin)
+
+
+def read_our_config(source: Path) -> "XGenMMConfig":
+    """Reads the config of a checkpoint in our layout.
+
+    Args:
+        source: The checkpoint's folder.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: If the config is broken, of another model, or in the original's schema.
+        FileNotFoundError: If there is none.
+    """
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+
+    path = source / CONFIG_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{source} holds no {CONFIG_NAME}; expected a folder in this package's layout.")
+    fields = read_json(path)
+    if fields.get("model_type") != "xgenmm" or "resampler_config" not in fields:
+        raise ValueError(f"{path} is not of this package's layout; export takes what `xgenmm convert` wrote.")
+    try:
+        return XGenMMConfig.from_dict(fields)
+    except ValueError:
+        raise
+    except Exception as error:  # config classes check their fields with errors of several libraries
+        raise ValueError(f"{path} holds a value that no model can have: {one_line(error)}.") from error
+
+
+def zero_padding(load: Any, first: int) -> "dict[str, torch.Tensor]":
+    """Builds unused rows of zeros for the old matrices.
+
+    Args:
+        load: Gives one of our tensors by name.
+        first: The original's `initial_tokenizer_len`.
+
+    Returns:
+        Rows by the original's name without prefix; empty where none are needed.
+    """
+    count = original_rows(first) - first
+    if count == 0:
+        return {}
+    found = {}
+    for ours, (old, _) in key_map.FOLDED.items():
+        tensor = load(ours)
+        found[old] = tensor.new_zeros((count, *tensor.shape[1:]))
+    return found
+
+
+def _padding(source: Path, weights: Weights, first: int) -> "tuple[dict[str, torch.Tensor], str]":
+    """Returns the rows that conversion kept where they fit the model, else zeros."""
+    path = source / KEPT_FOLDER / PADDING_NAME
+    if not path.is_file():
+        return zero_padding(weights.load, first), "zeros"
+    file = SafetensorsFile(path)
+    rows = {name: file.load(name) for name in file.entries()}
+    for ours, (old, _) in key_map.FOLDED.items():
+        if old not in rows or tuple(rows[old].shape[1:]) != weights.shapes[ours][1:]:
+            raise ValueError(f"{path} does not belong to this model; remove the folder {KEPT_FOLDER} to export zeros.")
+        if rows[old].dtype != weights.dtypes[ours]:
+            rows[old] = rows[old].to(weights.dtypes[ours])
+    return rows, "kept"
+
+
+def _num_rows(rows: "Mapping[str, torch.Tensor]") -> int:
+    return max((tensor.shape[0] for tensor in rows.values()), default=0)
+
+
+def _shapes(tensors: "Mapping[str, torch.Tensor]") -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _tower_format(config: "XGenMMConfig") -> str:
+    kind = config.vision_config.model_type
+    if kind not in _TOWER_FORMATS:
+        raise ValueError(
+            f"The original layout has no vision tower of type {kind!r}; expected {', '.join(_TOWER_FORMATS)}."
+        )
+    return _TOWER_FORMATS[kind]
+
+
+def _write_original_files(folder: Path, source: Path, config: "XGenMMConfig", rows: int, dtype: str) -> None:
+    """Writes config, tower, preprocessor, generation config and tokenizer in the original's form."""
+    kept = {
+        name: read_json(source / KEPT_FOLDER / name)
+        for name in (CONFIG_NAME, PREPROCESSOR_NAME, GENERATION_NAME)
+        if (source / KEPT_FOLDER / name).is_file()
+    }
+    write_json(folder / CONFIG_NAME, original_config(config, kept.get(CONFIG_NAME, {}), rows, dtype))
+    tower = _stated_tower(config)
+    if tower is not None:
+        write_json(folder / VISION_CONFIG_NAME, tower)
+    preprocessor = {**kept.get(PREPROCESSOR_NAME, {}), **original_preprocessor(config, _image_processor(source))}
+    write_json(folder / PREPROCESSOR_NAME, preprocessor)
+    generation = kept.get(GENERATION_NAME) or _generation(source)
+    if generation:
+        write_json(folder / GENERATION_NAME, generation)
+    if any((source / name).is_file() for name in TOKENIZER_FILES):
+        from xgenmm_hf.conversion.tokenizer import export_tokenizer
+        from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
+
+        export_tokenizer(XGenMMTokenizer.from_pretrained(source), folder)
+
+
+def _stated_tower(config: "XGenMMConfig") -> dict[str, Any] | None:
+    """Returns the tower's config where it is not the release's, which the original layout means by default."""
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+
+    released = XGenMMConfig().vision_config
+    ours = config.vision_config
+    fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size",
+              "patch_size", "num_channels", "hidden_act", "layer_norm_eps", "projection_dim")  # fmt: skip
+    stated = {name: getattr(ours, name) for name in fields if hasattr(ours, name)}
+    same = ours.model_type == released.model_type and all(getattr(released, n, None) == v for n, v in stated.items())
+    return None if same else {"model_type": ours.model_type, **stated}
+
+
+def _image_processor(source: Path) -> dict[str, Any]:
+    """Returns the image processor's settings, from whichever file holds them."""
+    for name in reversed(_PROCESSOR_FILES):
+        if (source / name).is_file():
+            content = read_json(source / name)
+            return content.get("image_processor") or content
+    return {}
+
+
+def _generation(source: Path) -> dict[str, Any]:
+    """Returns the generation config with one end token, as the original has it."""
+    path = source / GENERATION_NAME
+    fields = read_json(path) if path.is_file() else {}
+    ends = fields.get("eos_token_id")
+    return {**fields, "eos_token_id": ends[-1]} if isinstance(ends, list) and ends else fields
+
+
+def _verify(folder: Path, expected: Mapping[str, Shape], dtypes: "Mapping[str, torch.dtype]") -> None:
+    from xgenmm_hf.conversion.verify import compare
+
+    written = Weights()
+    for file in weight_files(folder):
+        written.add(file)
+    compare(written, expected, dtypes, f"What was written to {folder} differs from what should be there")

@@ -1,0 +1,62 @@
+"""Every script in examples/ runs on the embedded model."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs a script with arguments and returns what it printed; in this process, which has the libraries loaded."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_script(script: str, *arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        try:
+            runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+        except SystemExit as left:
+            assert not left.code, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    return run_script
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("pictures")
+    paths = [folder / f"{color}.png" for color in ("red", "green", "blue")]
+    for index, path in enumerate(paths):
+        Image.new("RGB", (80 + 40 * index, 60), path.stem).save(path)
+    return [str(path) for path in paths]
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
+def test_with_nothing_but_defaults(run, script):
+    assert run(script.name).strip()
+
+
+def test_one_picture(run, pictures):
+    assert run("describe_picture.py", pictures[0], "--prompt", "What is this?", "--max-new-tokens", "4").strip()
+
+
+def test_several_pictures(run, pictures):
+    assert run("several_pictures.py", *pictures, "--max-new-tokens", "4").strip()
+
+
+def test_batches_answer_as_one_by_one(run, pictures):
+    together = run("batch_inference.py", *pictures, "--batch-size", "3", "--max-new-tokens", "6")
+    assert together == run("batch_inference.py", *pictures, "--batch-size", "1", "--max-new-tokens", "6")
+    assert re.findall(r"^(\w+)\.png: ", together, flags=re.MULTILINE) == ["red", "green", "blue"]
+
+
+def test_few_shots(run, pictures):
+    shots = ["--shot", pictures[0], "A red picture.", "--shot", pictures[1], "A green picture."]
+    assert run("few_shot_base_format.py", pictures[2], *shots, "--query", "A", "--max-new-tokens", "4").strip()

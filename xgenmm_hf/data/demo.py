@@ -1,0 +1,65 @@
+"""The pictures that ship with the package: held-out scenes, picked by seed, with a question and the right answer for each.
+
+    python -m xgenmm_hf.data.demo OUTPUT_FOLDER
+
+draws them again, and writes pictures.json beside them.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from xgenmm_hf.data.language import caption
+from xgenmm_hf.data.render import render
+from xgenmm_hf.data.scene import HELD_OUT, Scene, make_scene
+
+
+PICTURE_SIDE = 640
+
+
+@dataclass(frozen=True)
+class Example:
+    """A shipped picture: its file, the seed and layout of its scene, and a question with its answer."""
+
+    picture: str
+    seed: int
+    layout: str
+    with_word: bool
+    question: str
+    answer: str
+
+    @property
+    def scene(self) -> Scene:
+        """What the picture shows."""
+        return make_scene(self.seed, HELD_OUT, self.layout, self.with_word)
+
+
+EXAMPLES = (
+    Example("1-shapes.png", 62, "square", False, "What color is the star?", "orange"),
+    Example("2-cafe.png", 59, "wide", True, "What word is written in the picture?", "CAFE"),
+    Example("3-banner.png", 78, "banner", False, "Which is further left, the heart or the cross?", "heart"),
+    Example("4-tall.png", 138, "tall", False, "Where is the heart?", "left"),
+    Example("5-stop.png", 20, "square", True, "How many shapes are there?", "3"),
+)
+
+
+def draw_examples(folder: str | Path) -> None:
+    """Draws the pictures and writes pictures.json, a list of what `Example` holds and each picture's caption.
+
+    Args:
+        folder: an existing folder.
+    """
+    folder = Path(folder)
+    rows = []
+    for example in EXAMPLES:
+        # A palette keeps the files small; no picture has 64 tints that an eye could tell apart.
+        render(example.scene, PICTURE_SIDE).quantize(64).save(folder / example.picture, optimize=True)
+        rows.append({**asdict(example), "caption": caption(example.scene)})
+    (folder / "pictures.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        sys.exit("Give one existing folder to draw into: python -m xgenmm_hf.data.demo FOLDER")
+    draw_examples(sys.argv[1])
