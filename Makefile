@@ -4,7 +4,7 @@
 #   PYTHON=python3.12            the interpreter the environment is made with (3.10 or newer)
 #   VENV=.venv-4.57              where the environment lives
 #   TRANSFORMERS=4.57.6          the Transformers version in it
-#   PYTEST_ARGS="tests/cli -x"   further arguments for pytest
+#   PYTEST_ARGS="tests/parity"    further arguments for pytest
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,10 +13,12 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 # The stamps carry the Transformers version, so that another version re-installs instead of finding the old one.
 READY := $(VENV)/.ready-$(TRANSFORMERS)
 READY_DEV := $(VENV)/.ready-dev-$(TRANSFORMERS)
+# Transformers' own common model tests come with its source distribution only.
+COMMON_TESTS := $(VENV)/transformers-$(TRANSFORMERS)/tests
 SOURCES := modeling conversion xgenmm_hf examples tests setup.py
 
 .PHONY: demo test lint format clean
@@ -25,8 +27,8 @@ SOURCES := modeling conversion xgenmm_hf examples tests setup.py
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
 
-test: $(READY_DEV)
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
+test: $(READY_DEV) $(COMMON_TESTS)/test_modeling_common.py
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 XGENMM_TRANSFORMERS_TESTS=$(COMMON_TESTS) \
 	    $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(READY_DEV)
@@ -51,10 +53,16 @@ $(BIN)/python:
 $(READY): setup.py constraints.txt | $(BIN)/python
 	@rm -f $(VENV)/.ready-*
 	@echo "Installing PyTorch, Transformers $(TRANSFORMERS) and xgenmm-hf into $(VENV); the first time takes minutes."
-	$(PIP) --quiet -c constraints.txt torch
-	$(PIP) --quiet -c constraints.txt "transformers==$(TRANSFORMERS)" -e .
+	$(PIP) install --quiet -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt "transformers==$(TRANSFORMERS)" -e .
 	@touch $@
 
 $(READY_DEV): $(READY)
-	$(PIP) --quiet -c constraints.txt "transformers==$(TRANSFORMERS)" -e ".[dev]"
+	$(PIP) install --quiet -c constraints.txt "transformers==$(TRANSFORMERS)" -e ".[dev]"
 	@touch $@
+
+$(COMMON_TESTS)/test_modeling_common.py: | $(READY_DEV)
+	$(PIP) download --quiet --no-deps --no-build-isolation --no-binary transformers "transformers==$(TRANSFORMERS)" \
+	    --dest $(VENV)/download
+	tar -xzf $(VENV)/download/transformers-$(TRANSFORMERS).tar.gz -C $(VENV) transformers-$(TRANSFORMERS)/tests
+	@rm -rf $(VENV)/download && touch $@

@@ -74,6 +74,8 @@ def arrange_chunks(
             lambda: "image_sizes is missing; pass the processor's image_sizes with pictures of more than one tile.",
         )
         return features, None
+    # the parts of a model may lie on different devices
+    image_sizes, image_num_tiles = image_sizes.to(features.device), image_num_tiles.to(features.device)
     grids = select_grids(image_sizes, config.anyres_grids) // config.tile_size
     check(
         ((image_num_tiles == 1) | (image_num_tiles == 1 + grids.prod(1))).all(),

@@ -85,7 +85,8 @@ class HubEraMixin:
         """Takes the Hub-era inputs out of `kwargs` and returns ours."""
         if input_ids is None:
             raise ValueError("input_ids is missing; pass the tokenizer's output, **tokenizer([prompt], ...).")
-        pictures = flatten_pictures(kwargs.pop("pixel_values", None))
+        pictures = self._split_pictures(kwargs.pop("pixel_values", None), kwargs.pop("image_num_tiles", None))
+        kwargs.pop("image_sizes", None)  # the same as image_size, where the image processor's whole output is passed
         sizes = flatten_sizes(kwargs.pop("image_size", None))
         attention_mask = kwargs.pop("attention_mask", None)
         if attention_mask is None:
@@ -108,6 +109,15 @@ class HubEraMixin:
         prompt["image_sizes"] = torch.tensor([(height, width) for width, height in sizes], device=device)
         prompt["image_num_tiles"] = torch.tensor([picture.shape[0] for picture in pictures], device=device)
         return prompt
+
+    def _split_pictures(self, pixel_values: Any, image_num_tiles: torch.Tensor | None) -> list[torch.Tensor]:
+        """Returns one (tiles, channels, S, S) tensor a picture."""
+        if image_num_tiles is not None:
+            return list(pixel_values.split(image_num_tiles.tolist()))
+        pictures = flatten_pictures(pixel_values)
+        if self.config.image_aspect_ratio == "anyres":
+            return pictures
+        return [tile for picture in pictures for tile in picture.split(1)]
 
     def _image_length(self, num_tiles: int) -> int:
         num_latents = self.config.resampler_config.num_latents

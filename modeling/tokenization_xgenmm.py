@@ -171,7 +171,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         """Encodes a batch under the rule: every call on 4.57."""
         read, shift = self._rule(kwargs.get("split_special_tokens"))
         texts = _map_texts(batch_text_or_text_pairs, read)
-        encoded = super()._batch_encode_plus(texts, *args, **kwargs)  # type: ignore[misc]
+        encoded = super()._batch_encode_plus(texts, *args, **kwargs)
         shifts = _map_texts(batch_text_or_text_pairs, shift)
         return _count_from_the_text(encoded, shifts, bool(kwargs.get("is_split_into_words")))
 

@@ -85,6 +85,14 @@ def test_notebooks_batch(model, tokenizer, image_processor, pictures):
     assert output.tolist() == modern_answer(model, prompts, pictures)
 
 
+def test_model_cards_call(model, tokenizer, image_processor, pictures):
+    """The image processor's whole output and the tokenizer's in one dict."""
+    inputs = image_processor(pictures[:1], return_tensors="pt", image_aspect_ratio="anyres")
+    inputs.update(tokenizer([PROMPT], return_tensors="pt"))
+    output = model.generate(**inputs, image_size=[pictures[0].size], max_new_tokens=6, do_sample=False)
+    assert output.tolist() == modern_answer(model, [PROMPT], pictures[:1])
+
+
 def test_text_alone(model, tokenizer):
     inputs = tokenizer(["<|user|>\nHello.<|end|>\n<|assistant|>\n"], return_tensors="pt")
     output = model.generate(pixel_values=None, image_size=None, **inputs, max_new_tokens=4, do_sample=False)

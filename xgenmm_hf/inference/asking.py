@@ -41,7 +41,7 @@ class CallbackStreamer(TextStreamer):
     """A Transformers streamer that hands each finished piece of text to a function instead of printing it."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]):
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, skip_control_tokens=True)
         self.on_text = on_text
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
@@ -113,7 +113,7 @@ def ask(
         )
     new = output[0, length:]
     return Answer(
-        text=processor.tokenizer.decode(new, skip_special_tokens=True).strip(),
+        text=processor.decode(new, skip_special_tokens=True).strip(),
         prompt_tokens=length,
         image_tokens=int((inputs["input_ids"] == model.config.image_token_id).sum()),
         new_tokens=new.shape[0],

@@ -50,6 +50,7 @@ _MOST_TILES = 5
 _SEEDS_A_STAGE = 10_000_000
 _REPORTS = 10
 _CHECKED_PICTURES = 96
+_CHECKED_QUESTIONS = 180
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ class Stage:
 
 
 STAGES = {
-    "tower": Stage(steps=4000, batch_size=16, rate=1.5e-3),
-    "tokens": Stage(steps=500, batch_size=32, rate=1e-3, muon_rate=4e-3),
+    "tower": Stage(steps=3500, batch_size=16, rate=1.5e-3),
+    "tokens": Stage(steps=1000, batch_size=32, rate=1e-3, muon_rate=4e-3),
     "words": Stage(steps=400, batch_size=32, rate=1.5e-3, muon_rate=4e-3, mixture=Mixture(text=1.0)),
     "pictures": Stage(
-        steps=1200,
-        batch_size=32,
+        steps=1300,
+        batch_size=24,
         rate=1e-3,
         muon_rate=3e-3,
         mixture=Mixture(chat=0.62, single=0.08, describe=0.08, base=0.14, text=0.08),
@@ -171,7 +172,7 @@ def train_language(name: str, stage: Stage, model: Any, processor: Any, first_se
     model.model.vision_tower.requires_grad_(False)
     data = ChatDataset(processor, stage.mixture, stage.steps * stage.batch_size, first_seed, TRAIN, stage.batch_size)
     collate = ChatCollator(processor.tokenizer.pad_token_id)
-    measure = held_out_accuracy(processor, with_pictures=name == "pictures")
+    measure = held_out_accuracy(processor, name == "pictures", _CHECKED_QUESTIONS)
     fit(name, stage, model, data, collate, measure, folder, bf16)
 
 

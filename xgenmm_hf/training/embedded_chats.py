@@ -209,7 +209,7 @@ class ChatCollator:
         return batch
 
 
-def held_out_accuracy(processor: Any, with_pictures: bool, num_questions: int = 180) -> Callable[[Any], dict[str, float]]:
+def held_out_accuracy(processor: Any, with_pictures: bool, num_questions: int) -> Callable[[Any], dict[str, float]]:
     """Prepares a quick measurement: how often the model's best guess is right at every token of the answer.
 
     That is when greedy generation gives the answer; no generation is needed to find out.

@@ -71,7 +71,7 @@ def test_places_are_right():
         if question.text == "Where is the word?":
             assert question.answer == place_name(scene, scene.word.row, scene.word.column)
             continue
-        item = the_one(scene, re.search(r"(?:is|see|of) the (.*)\?", question.text)[1])
+        item = the_one(scene, re.search(r"(?:is the position of|is|see) the (.*)\?", question.text)[1])
         assert question.answer == place_name(scene, item.row, item.column)
 
 

@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import xgenmm_hf
+from xgenmm_hf.data.demo import EXAMPLES, draw_examples
+from xgenmm_hf.data.language import caption
+from xgenmm_hf.data.scene import HELD_OUT, TRAIN, make_scene, split_of
+from xgenmm_hf.evaluation.embedded import answer_questions, held_out_questions, measure, read_answer
+from xgenmm_hf.inference.asking import ask
+from xgenmm_hf.inference.loading import load
+
+
+PICTURES = Path(xgenmm_hf.__file__).parent / "assets" / "pictures"
+END_OF_CHUNK = "<|endofchunk|>"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load(xgenmm_hf.TINY_MODEL)
+
+
+def test_the_checkpoint_is_complete_and_small():
+    files = {file.name: file.stat().st_size for file in Path(xgenmm_hf.TINY_MODEL).iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= set(files)
+    assert not [name for name in files if name.endswith(".py")]
+    assert sum(files.values()) < 6_000_000
+    settings = json.loads(Path(xgenmm_hf.TINY_MODEL, "config.json").read_text(encoding="utf-8"))
+    assert settings["dtype"] == "float16"
+
+
+def test_the_pictures_are_those_that_their_seeds_draw(tmp_path):
+    draw_examples(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in PICTURES.iterdir()}
+    assert (tmp_path / "pictures.json").read_text() == (PICTURES / "pictures.json").read_text()
+    for example in EXAMPLES:
+        drawn, shipped = (Image.open(folder / example.picture).convert("RGB") for folder in (tmp_path, PICTURES))
+        assert drawn.tobytes() == shipped.tobytes()
+        assert 512 <= max(shipped.size) <= 768
+        assert split_of(example.scene) == HELD_OUT
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.picture)
+@pytest.mark.parametrize("system", [None, "released"])
+def test_it_answers_the_shipped_pictures(tiny, example, system):
+    from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+
+    picture = Image.open(PICTURES / example.picture).convert("RGB")
+    answer = ask(tiny, [picture], example.question, system=RELEASED_SYSTEM if system else None, max_new_tokens=20)
+    assert answer.finished
+    assert answer.text == example.answer
+
+
+def test_it_describes_the_shipped_pictures(tiny):
+    right = 0
+    for example in EXAMPLES:
+        picture = Image.open(PICTURES / example.picture).convert("RGB")
+        right += ask(tiny, [picture], "Describe the picture.", max_new_tokens=100).text == caption(example.scene)
+    assert right >= 4
+
+
+def test_it_answers_held_out_questions(tiny):
+    asked = held_out_questions(63, seed=77)
+    assert all(split_of(scene) == HELD_OUT for scene, _ in asked)
+    numbers = measure(list(answer_questions(tiny, asked)))
+    assert numbers["overall"]["questions"] == 63
+    assert numbers["overall"]["accuracy"] >= 0.8
+
+
+def test_it_continues_the_base_format(tiny):
+    scene = make_scene(3, HELD_OUT)
+    from xgenmm_hf.data.render import render
+
+    processor, model = tiny.processor, tiny.model
+    pictures = [render(make_scene(1, TRAIN)), render(scene)]
+    prompt = f"<image>{caption(make_scene(1, TRAIN))}{END_OF_CHUNK}<image>"
+    inputs = processor(images=pictures, text=prompt, return_tensors="pt")
+    end = processor.tokenizer.convert_tokens_to_ids(END_OF_CHUNK)
+    output = model.generate(**inputs, max_new_tokens=100, do_sample=False, eos_token_id=end)
+    assert output[0, -1] == end
+    text = read_answer(processor.tokenizer, output[0, inputs["input_ids"].shape[1] :].tolist())
+    assert text.endswith(" background.")
+
+
+def test_the_tokenizer_gives_any_text_back(tiny):
+    tokenizer = tiny.processor.tokenizer
+    for text in ("What color is the circle?", "Grüße, 漢字 😀\n\ttabs  and   spaces", "zebra 1234567890 {}[]|~", "TAXI"):
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.unk_token_id not in ids
+        assert tokenizer.decode(ids) == text
+
+
+def test_the_tokenizer_is_in_phi3s_form(tiny):
+    tokenizer = tiny.processor.tokenizer
+    count = len(tokenizer)
+    assert tokenizer.convert_tokens_to_ids(["<image>", "<image placeholder>", END_OF_CHUNK]) == [count - 3, count - 2, count - 1]
+    assert tokenizer.convert_tokens_to_ids(["<unk>", "<s>", "</s>"]) == [0, 1, 2]
+    text = "<|user|>\nWhere is the star?<|end|>\n<|assistant|>\ntop left<|end|>\n"
+    pieces = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+    assert pieces[:3] == ["▁", "<|user|>", "Where"]
+    assert pieces[-4:] == ["<|assistant|>", "top", "▁left", "<|end|>"]
+    assert tiny.model.config.text_config.vocab_size == count
+
+
+def test_every_word_of_the_language_is_one_piece(tiny):
+    tokenizer = tiny.processor.tokenizer
+    for seed in range(40):
+        words = caption(make_scene(seed)).replace(",", " ,").replace(".", " .").split()
+        pieces = tokenizer.convert_ids_to_tokens(tokenizer(caption(make_scene(seed)))["input_ids"])
+        assert len([piece for piece in pieces if piece != "▁"]) == len(words)
