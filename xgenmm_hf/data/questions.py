@@ -49,19 +49,19 @@ def ask_several(scene: Scene, count: int, rng: random.Random) -> list[Question]:
 
     Args:
         scene: what the picture shows.
-        count: how many to ask at most; a bare scene may give fewer.
+        count: how many to ask, 1 or more; a bare scene may give fewer.
         rng: source of randomness; it is advanced.
 
     Returns:
-        Questions with different texts.
+        Questions with different texts, at least one.
     """
     asked: dict[str, Question] = {}
-    for _ in range(4 * count):
+    attempts = 0
+    while not asked or (len(asked) < count and attempts < 4 * count):
+        attempts += 1
         question = ask(scene, rng.choice(list(KINDS)), rng)
         if question is not None:
             asked.setdefault(question.text, question)
-        if len(asked) == count:
-            break
     return list(asked.values())
 
 
