@@ -16,6 +16,8 @@ from transformers import AutoModel, GenerationMixin, PretrainedConfig, PreTraine
 
 IS_V5 = version.parse(transformers.__version__).major >= 5
 
+# 4.57 hands single texts on to the tokenizer's batch method; 5.x has one method for both.
+TOKENIZES_IN_BATCHES = not IS_V5
 LM_HEAD_TP_PLAN = {"lm_head": "colwise_gather_output" if IS_V5 else "colwise_rep"}
 
 if IS_V5:
@@ -54,11 +56,13 @@ else:
 __all__ = [
     "IS_V5",
     "LM_HEAD_TP_PLAN",
+    "TOKENIZES_IN_BATCHES",
     "AutoModelForVision2Seq",
     "IMAGE_TEXT_AUTO_CLASSES",
     "MultimodalGenerationMixin",
     "build_vision_tower",
     "initialization",
+    "names_of_mismatched",
     "merge_with_config_defaults",
     "read_rope_of_either_line",
     "write_rope_of_both_lines",
@@ -153,6 +157,14 @@ class MultimodalGenerationMixin(GenerationMixin):
         lengths = self.image_token_mask(input_ids, model_kwargs.get("inputs_embeds")).sum(-1).tolist()
         samples = torch.cat(list(outputs.pooler_output)).split(lengths)
         outputs.pooler_output = [sample for sample in samples for _ in range(expand_size)]
+
+
+def names_of_mismatched(loading_info: dict[str, Any]) -> list[str]:
+    """Returns the tensors that `from_pretrained(output_loading_info=True)` found in another shape.
+
+    5.x reports (name, shape, shape) where 4.57 reports the name.
+    """
+    return [entry if isinstance(entry, str) else entry[0] for entry in loading_info["mismatched_keys"]]
 
 
 def is_prefill(kwargs: dict[str, Any]) -> bool:

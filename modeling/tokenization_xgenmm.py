@@ -28,6 +28,7 @@ from .chat_xgenmm import (
     escape_messages,
     escape_special_tokens,
 )
+from .compat_xgenmm import TOKENIZES_IN_BATCHES
 
 
 __all__ = [
@@ -44,8 +45,6 @@ __all__ = [
     "register_tokenizer",
 ]
 
-# 4.57 hands single texts on to its batch method; 5.x has one method for both.
-_HAS_BATCH_METHOD = hasattr(PreTrainedTokenizerFast, "_batch_encode_plus")
 _BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")
 # White space to Python, and so to the slow tokenizer's tokens that swallow it, but not to the fast library.
 _SEPARATORS = frozenset("\x1c\x1d\x1e\x1f")
@@ -155,7 +154,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
     def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
         """Encodes texts under the rule: every call on 5.x, single texts on 4.57."""
         # The library encodes a chat that it has marked itself piece by piece, through this method again.
-        if _HAS_BATCH_METHOD or kwargs.get("sanitize_control_tokens"):
+        if TOKENIZES_IN_BATCHES or kwargs.get("sanitize_control_tokens"):
             return super()._encode_plus(text, text_pair, *args, **kwargs)
         words = bool(kwargs.get("is_split_into_words"))
         batched = isinstance(text, (list, tuple)) and (not words or isinstance((list(text) or [""])[0], (list, tuple)))

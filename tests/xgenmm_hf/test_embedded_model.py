@@ -86,7 +86,12 @@ def test_it_continues_the_base_format(tiny):
 
 def test_the_tokenizer_gives_any_text_back(tiny):
     tokenizer = tiny.processor.tokenizer
-    for text in ("What color is the circle?", "Grüße, 漢字 😀\n\ttabs  and   spaces", "zebra 1234567890 {}[]|~", "TAXI"):
+    for text in (
+        "What color is the circle?",
+        "Grüße, 漢字 😀\n\ttabs  and   spaces",
+        "zebra 1234567890 {}[]|~",
+        "TAXI",
+    ):
         ids = tokenizer(text)["input_ids"]
         assert tokenizer.unk_token_id not in ids
         assert tokenizer.decode(ids) == text
@@ -95,7 +100,11 @@ def test_the_tokenizer_gives_any_text_back(tiny):
 def test_the_tokenizer_is_in_phi3s_form(tiny):
     tokenizer = tiny.processor.tokenizer
     count = len(tokenizer)
-    assert tokenizer.convert_tokens_to_ids(["<image>", "<image placeholder>", END_OF_CHUNK]) == [count - 3, count - 2, count - 1]
+    assert tokenizer.convert_tokens_to_ids(["<image>", "<image placeholder>", END_OF_CHUNK]) == [
+        count - 3,
+        count - 2,
+        count - 1,
+    ]
     assert tokenizer.convert_tokens_to_ids(["<unk>", "<s>", "</s>"]) == [0, 1, 2]
     text = "<|user|>\nWhere is the star?<|end|>\n<|assistant|>\ntop left<|end|>\n"
     pieces = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])

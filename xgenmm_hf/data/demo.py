@@ -1,4 +1,4 @@
-"""The pictures that ship with the package: held-out scenes, picked by seed, with a question and the right answer for each.
+"""The pictures that ship with the package: held-out scenes, picked by seed, each with a question and its answer.
 
     python -m xgenmm_hf.data.demo OUTPUT_FOLDER
 

@@ -5,7 +5,8 @@ Spelling is American, numbers are digits, and a word written in a picture is quo
 
 from xgenmm_hf.data.scene import Item, Scene, Word
 
-# (row, column) of a three by three grid: a layout with fewer rows or columns uses the outer ones, or the middle if it has only one.
+
+# (row, column) of a three by three grid; two rows or columns are the outer ones, and a single one is the middle.
 _PLACES = {
     (0, 0): "top left",
     (0, 1): "top",
@@ -25,7 +26,8 @@ def place_name(scene: Scene, row: int, column: int | None) -> str:
     """Names a place of a scene.
 
     Args:
-        scene: its layout decides: the only row of a banner is "middle", the two columns of a tall picture are "left" and "right".
+        scene: its layout decides: the only row of a banner is "middle", the two columns of a tall picture are "left"
+            and "right".
         row: the row, from the top.
         column: the column, from the left; None for a whole row.
 

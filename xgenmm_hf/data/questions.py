@@ -1,7 +1,8 @@
 """Questions about a scene, each with the one right answer.
 
-A question is asked only where its answer is beyond doubt: "what color is the circle?" needs exactly one circle. Yes/no questions are
-balanced, and their wrong variants are near misses (a colour and a shape that are both there, but not together).
+A question is asked only where its answer is beyond doubt: "what color is the circle?" needs exactly one circle.
+Yes/no questions are balanced, and their wrong variants are near misses (a colour and a shape that are both there, but
+not together).
 """
 
 import random
@@ -11,8 +12,16 @@ from dataclasses import dataclass
 from xgenmm_hf.data.language import at_place, caption, describe, place_name, pluralize
 from xgenmm_hf.data.scene import COLORS, SHAPES, SIZES, Item, Scene, make_scene
 
+
 YES, NO = "yes", "no"
-_TRAITS = (("shape",), ("color",), ("color", "shape"), ("size", "shape"), ("size", "color"), ("size", "color", "shape"))
+_TRAITS = (
+    ("shape",),
+    ("color",),
+    ("color", "shape"),
+    ("size", "shape"),
+    ("size", "color"),
+    ("size", "color", "shape"),
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,9 @@ def ask_several(scene: Scene, count: int, rng: random.Random) -> list[Question]:
     return list(asked.values())
 
 
-def questions_of_split(split: str, seed: int, kinds: tuple[str, ...] | None = None) -> Iterator[tuple[Scene, Question]]:
+def questions_of_split(
+    split: str, seed: int, kinds: tuple[str, ...] | None = None
+) -> Iterator[tuple[Scene, Question]]:
     """Yields single questions without end, each about a scene of its own, the kinds taking turns.
 
     Args:
@@ -206,7 +217,12 @@ def _ask_size(scene: Scene, rng: random.Random) -> tuple[str, str]:
 def _ask_word(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
     if scene.word is None:
         return None
-    texts = ("What word is written in the picture?", "Which word do you see?", "What does the text say?", "Read the word.")
+    texts = (
+        "What word is written in the picture?",
+        "Which word do you see?",
+        "What does the text say?",
+        "Read the word.",
+    )
     return rng.choice(texts), scene.word.text
 
 

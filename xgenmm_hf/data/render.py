@@ -1,7 +1,7 @@
 """Draws a scene as a picture of any pixel size.
 
-Geometry is kept in fractions of the picture (x to the right, y down, both 0 to 1), so that a thumbnail for training and a large
-picture for a reader show the same thing. Edges are smoothed by drawing larger and averaging down.
+Geometry is kept in fractions of the picture (x to the right, y down, both 0 to 1), so that a thumbnail for training
+and a large picture for a reader show the same thing. Edges are smoothed by drawing larger and averaging down.
 """
 
 import functools
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from xgenmm_hf.data.scene import Item, Scene, Word
+
 
 _SUPERSAMPLING = 3
 _FONT_UNIT = 100
@@ -127,7 +128,9 @@ def _place_item(scene: Scene, item: Item, rng: random.Random) -> Drawn:
 
 def _place_word(scene: Scene, word: Word, rng: random.Random) -> Drawn:
     """Gives a word the largest rectangle of its own proportions inside its row or place."""
-    left, right = (0.0, 1.0) if word.column is None else (word.column / scene.columns, (word.column + 1) / scene.columns)
+    left, right = (
+        (0.0, 1.0) if word.column is None else (word.column / scene.columns, (word.column + 1) / scene.columns)
+    )
     top, bottom = word.row / scene.rows, (word.row + 1) / scene.rows
     ink = ImageFont.load_default(_FONT_UNIT).getbbox(word.text)
     proportion = (ink[2] - ink[0]) / (ink[3] - ink[1]) / scene.aspect
@@ -155,7 +158,9 @@ def _draw_shape(draw: ImageDraw.ImageDraw, drawn: Drawn, size: tuple[int, int]) 
         return
     cos, sin = math.cos(math.radians(drawn.tilt)), math.sin(math.radians(drawn.tilt))
     outline = _OUTLINES[drawn.content.shape]
-    draw.polygon([(x + radius * (cos * u - sin * v), y + radius * (sin * u + cos * v)) for u, v in outline], fill=drawn.tint)
+    draw.polygon(
+        [(x + radius * (cos * u - sin * v), y + radius * (sin * u + cos * v)) for u, v in outline], fill=drawn.tint
+    )
 
 
 def _draw_word(draw: ImageDraw.ImageDraw, drawn: Drawn, size: tuple[int, int]) -> None:

@@ -1,15 +1,17 @@
 """What a drawn picture holds, independent of pixels.
 
-A scene is a small grid of places (rows x columns) over a picture of a given aspect ratio. A place is empty or holds one shape; one
-row (or one place, where a row is too short to share) may hold a word instead. Everything is a pure function of a seed.
+A scene is a small grid of places (rows x columns) over a picture of a given aspect ratio. A place is empty or holds
+one shape; one row (or one place, where a row is too short to share) may hold a word instead. Everything is a pure
+function of a seed.
 
-Training and held-out scenes never coincide: a scene belongs to one of the two by a hash of what it shows, so two different seeds
-cannot bring the same picture content into both.
+Training and held-out scenes never coincide: a scene belongs to one of the two by a hash of what it shows, so two
+different seeds cannot bring the same picture content into both.
 """
 
 import hashlib
 import random
 from dataclasses import dataclass
+
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple")
@@ -179,9 +181,11 @@ def _is_covered(word: Word | None, row: int, column: int) -> bool:
 
 
 def _sample_items(rng: random.Random, places: list[tuple[int, int]]) -> tuple[Item, ...]:
-    """Fills places with shapes; half of the time from few kinds, so that counting and telling apart are not trivial."""
+    """Fills places with shapes; half of the time from few kinds, so that counting is not trivial."""
     shapes, colors = SHAPES, COLORS
     if rng.random() < 0.5:
         shapes = rng.sample(SHAPES, 2) if rng.random() < 0.6 else SHAPES
         colors = rng.sample(COLORS, 2) if rng.random() < 0.6 else COLORS
-    return tuple(Item(rng.choice(shapes), rng.choice(colors), rng.choice(SIZES), row, column) for row, column in places)
+    return tuple(
+        Item(rng.choice(shapes), rng.choice(colors), rng.choice(SIZES), row, column) for row, column in places
+    )

@@ -2,7 +2,8 @@
 
     python -m xgenmm_hf.evaluation.embedded --questions 1000
 
-Every answer is generated, greedily, from the picture and the question alone, and counts as right only if it equals the expected one.
+Every answer is generated, greedily, from the picture and the question alone, and counts as right only if it equals
+the expected one.
 """
 
 import json
@@ -68,7 +69,8 @@ def answer_questions(
         side: pixels of the longer side of the pictures.
 
     Yields:
-        Each question with its answer; questions of a kind follow one another, so that long answers do not hold up short ones.
+        Each question with its answer; questions of a kind follow one another, so that long answers do not hold up
+        short ones.
     """
     asked = sorted(asked, key=lambda pair: pair[1].kind)
     for start in range(0, len(asked), batch_size):
@@ -119,7 +121,8 @@ def measure(answered: list[Answered]) -> dict[str, dict[str, float]]:
         answered: questions with answers.
 
     Returns:
-        For each kind of question and for `"overall"` the number of `questions`, of `right` answers, and the `accuracy`.
+        For each kind of question and for `"overall"` the number of `questions`, of `right` answers, and the
+        `accuracy`.
     """
     groups = {kind: [one for one in answered if one.question.kind == kind] for kind in KINDS}
     numbers = {}
@@ -162,7 +165,11 @@ def main(
     answered = list(track(answers, "asking", total=questions, console=progress, transient=True))
     numbers = measure(answered)
     if wrong is not None:
-        lines = [f"{one.question.kind}: {one.question.text} {one.question.answer} / {one.answer}" for one in answered if not one.is_right]
+        lines = [
+            f"{one.question.kind}: {one.question.text} {one.question.answer} / {one.answer}"
+            for one in answered
+            if not one.is_right
+        ]
         wrong.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if as_json:
         typer.echo(json.dumps({"model": model, "seed": seed, "accuracy": numbers}, indent=2))

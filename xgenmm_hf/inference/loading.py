@@ -11,6 +11,7 @@ from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.conversion.sources import weight_files
 from xgenmm_hf.conversion.tensors import listed
 from xgenmm_hf.inference.source import is_local, resolve_model
+from xgenmm_hf.modeling.compat_xgenmm import names_of_mismatched
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -61,8 +62,7 @@ def _load_parts(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
         processor = XGenMMProcessor.from_pretrained(source)
     except Exception as error:  # config, weights, tokenizer and download fail with errors of five libraries
         raise ValueError(f"{source} could not be loaded: {error}") from error
-    # 5.x reports (name, shape, shape) where 4.57 reports the name
-    odd = [entry if isinstance(entry, str) else entry[0] for entry in report["mismatched_keys"]]
+    odd = names_of_mismatched(report)
     missing = report["missing_keys"]
     if missing or odd:
         raise ValueError(

@@ -2,9 +2,10 @@
 
     python -m xgenmm_hf.training.embedded --output runs/tiny --seed 0
 
-One model passes through the stages below; what a stage leaves behind lies in the work folder, so an interrupted run goes on where it
-stopped. The finished checkpoint is written beside its place and moved there. Tower and resampler learn to see before there is any
-language (`embedded_tower`), the language part learns to answer from descriptions in words, then all but the tower learns from pictures.
+One model passes through the stages below; what a stage leaves behind lies in the work folder, so an interrupted run
+goes on where it stopped. The finished checkpoint is written beside its place and moved there. Tower and resampler
+learn to see before there is any language (`embedded_tower`), the language part learns to answer from descriptions in
+words, then all but the tower learns from pictures.
 """
 
 import logging
@@ -42,6 +43,7 @@ from xgenmm_hf.training.embedded_tower import (
     join_rows,
     place_patches,
 )
+
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,9 @@ class Report(TrainerCallback):
         """Takes the stage's name, what measures it, and how many steps lie between measurements."""
         self.name, self.measure, self.every = name, measure, every
 
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, model: nn.Module = None, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: Any, control: Any, model: nn.Module = None, **kwargs: Any
+    ) -> None:
         """Measures after every so many steps and after the last."""
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
@@ -113,7 +117,9 @@ class Report(TrainerCallback):
         logger.info("%s, step %d of %d: %s", self.name, state.global_step, state.max_steps, shown)
 
 
-def fit(name: str, stage: Stage, module: nn.Module, data: Dataset, collate: Any, measure: Any, folder: Path, bf16: bool) -> None:
+def fit(
+    name: str, stage: Stage, module: nn.Module, data: Dataset, collate: Any, measure: Any, folder: Path, bf16: bool
+) -> None:
     """Runs one stage's steps; goes on from the last checkpoint that the folder holds.
 
     Args:
@@ -164,10 +170,21 @@ def train_eyes(name: str, stage: Stage, model: Any, processor: Any, first_seed: 
     data = kind(processor.image_processor, side, stage.steps * stage.batch_size, first_seed, TRAIN)
     held_out = kind(processor.image_processor, side, _CHECKED_PICTURES, first_seed, HELD_OUT)
     checked = join_rows([held_out[index] for index in range(len(held_out))])
-    fit(name, stage, module, data, join_rows, lambda it: accuracy_by_class(it(**checked)["right"], checked["classes"]), folder, bf16)
+    fit(
+        name,
+        stage,
+        module,
+        data,
+        join_rows,
+        lambda it: accuracy_by_class(it(**checked)["right"], checked["classes"]),
+        folder,
+        bf16,
+    )
 
 
-def train_language(name: str, stage: Stage, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool) -> None:
+def train_language(
+    name: str, stage: Stage, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool
+) -> None:
     """Runs the stage `"words"` or `"pictures"`; see `fit`. The tower stays as it is."""
     model.model.vision_tower.requires_grad_(False)
     data = ChatDataset(processor, stage.mixture, stage.steps * stage.batch_size, first_seed, TRAIN, stage.batch_size)

@@ -1,7 +1,8 @@
-"""What the embedded model's language part learns from: chats and captions about drawn pictures, as token ids with targets.
+"""Chats and captions about drawn pictures, as token ids with targets: what the embedded model learns language from.
 
-A row is made of pieces; a piece is text, one control token or one picture, and counts as a target or not. The ids are those of the
-processor (a test compares them), but texts are encoded once and kept: the same few thousand questions come up again and again.
+A row is made of pieces; a piece is text, one control token or one picture, and counts as a target or not. The ids are
+those of the processor (a test compares them), but texts are encoded once and kept: the same few thousand questions
+come up again and again.
 """
 
 import random
@@ -20,6 +21,7 @@ from xgenmm_hf.data.questions import Question, ask, ask_several, questions_of_sp
 from xgenmm_hf.data.render import render
 from xgenmm_hf.data.scene import HELD_OUT, LAYOUT_WEIGHTS, Scene, make_scene
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+
 
 IGNORE_INDEX = -100
 _LONGEST_SIDES = (96, 256)
@@ -64,7 +66,9 @@ def draw_picture(scene: Scene, rng: random.Random) -> Image.Image:
     return render(scene, rng.randint(*_LONGEST_SIDES))
 
 
-def chat_row(turns: Iterable[Question], rng: random.Random, picture: Image.Image | None = None, before: str = "") -> Row:
+def chat_row(
+    turns: Iterable[Question], rng: random.Random, picture: Image.Image | None = None, before: str = ""
+) -> Row:
     """Builds a chat: questions by the user, answers as targets.
 
     Args:
@@ -106,7 +110,9 @@ def base_row(scenes: list[Scene], rng: random.Random) -> Row:
 class ChatDataset(Dataset):
     """Rows of a mixture, encoded; item i is row i of the stream."""
 
-    def __init__(self, processor: Any, mixture: Mixture, num_rows: int, first_seed: int, split: str, batch_size: int = 32):
+    def __init__(
+        self, processor: Any, mixture: Mixture, num_rows: int, first_seed: int, split: str, batch_size: int = 32
+    ):
         """Sets the stream up.
 
         Args:
@@ -128,13 +134,13 @@ class ChatDataset(Dataset):
     def __getitem__(self, index: int) -> dict:
         """Returns `input_ids`, `labels` (L,) and the pictures' inputs."""
         seed = self.first_seed + index
-        return self.encoder(self._make_row(seed, random.Random(f"row/{seed}")))
-
-    def _make_row(self, seed: int, rng: random.Random) -> Row:
-        """Draws the form of a row and builds it."""
-        shares = vars(self.mixture)
         # Rows of one batch agree in form and layout, so that they are about equally long and little is padded.
-        shared = random.Random(f"batch/{seed // self.batch_size}")
+        shared = random.Random(f"batch/{self.first_seed}/{index // self.batch_size}")
+        return self.encoder(self._make_row(seed, random.Random(f"row/{seed}"), shared))
+
+    def _make_row(self, seed: int, rng: random.Random, shared: random.Random) -> Row:
+        """Draws the form of a row and builds it; `shared` decides what the rows of a batch have in common."""
+        shares = vars(self.mixture)
         form = shared.choices(list(shares), weights=list(shares.values()))[0]
         layout = shared.choices(list(LAYOUT_WEIGHTS), weights=list(LAYOUT_WEIGHTS.values()))[0]
         num_examples, num_turns = shared.randint(1, 3), shared.randint(4, 10)
@@ -157,7 +163,7 @@ class RowEncoder:
         """Takes the processor apart."""
         self.image_processor, self.num_latents = processor.image_processor, processor.num_latents
         self.tokenizer = processor.tokenizer
-        self.control = {token: index for token, index in self.tokenizer.get_added_vocab().items()}
+        self.control = dict(self.tokenizer.get_added_vocab())
         self.image_id = self.control["<image>"]
         self._encode_text = lru_cache(maxsize=1 << 15)(self._encode_text)
 

@@ -1,7 +1,7 @@
-"""What the patches of drawn pictures show: the targets that the embedded model's tower learns from before any language.
+"""What the patches of drawn pictures show: what the embedded model's tower learns from before any language.
 
-Shape legend: a picture has num_tiles tiles of num_patches = side * side patches; points are fractions of the picture, x to the right
-and y down, and letterbox borders lie outside 0 to 1.
+Shape legend: a picture has num_tiles tiles of num_patches = side * side patches; points are fractions of the picture,
+x to the right and y down, and letterbox borders lie outside 0 to 1.
 """
 
 import random
@@ -14,6 +14,7 @@ from PIL import Image
 from xgenmm_hf.data.render import Box, Drawn, background_tint, letter_edges, place_contents, render
 from xgenmm_hf.data.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, WORDS, Scene, Word, make_scene
 from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids
+
 
 LETTERS = tuple(sorted(set("".join(WORDS))))
 # The kinds of classes of a patch and how many there are; class 0 stands for "nothing of the kind here".
@@ -38,8 +39,8 @@ class PatchLabels:
 
     Args:
         classes: class numbers, (num_tiles, num_patches, len(CLASSES)).
-        edges: distances from a patch's centre to the left, right, upper and lower edge of what stands there, in tile sides; 0 where
-            nothing stands, (num_tiles, num_patches, 4).
+        edges: distances from a patch's centre to the left, right, upper and lower edge of what stands there, in tile
+            sides; 0 where nothing stands, (num_tiles, num_patches, 4).
     """
 
     classes: torch.Tensor

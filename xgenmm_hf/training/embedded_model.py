@@ -1,7 +1,7 @@
 """The embedded model's shape: a whole xGen-MM of about two million parameters.
 
-Everything of the large models is there (SigLIP tower, perceiver resampler, Phi-3 text, any-resolution grids), only narrow and shallow:
-a tile has 64 x 64 pixels, 8 x 8 patches and becomes 16 tokens.
+Everything of the large models is there (SigLIP tower, perceiver resampler, Phi-3 text, any-resolution grids), only
+narrow and shallow: a tile has 64 x 64 pixels, 8 x 8 patches and becomes 16 tokens.
 """
 
 import copy
@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+
 
 TILE_SIZE = 64
 PATCH_SIZE = 8

@@ -1,7 +1,7 @@
 """The embedded model's tokenizer: a few hundred byte-pair pieces in the form of Phi-3's tokenizer.
 
-Every word of the drawn pictures' language is one piece; any other text falls back on parts of words, characters and bytes, so that
-whatever a user types can be encoded.
+Every word of the drawn pictures' language is one piece; any other text falls back on parts of words, characters and
+bytes, so that whatever a user types can be encoded.
 """
 
 import json
@@ -28,10 +28,11 @@ _CONTROL_TOKENS = {
     "<|user|>": True,
     "<pad>": False,
 }
-# Words of what may be trained on the embedded model later; one piece each from the start, so that the vocabulary need not change.
+# Words of what may be trained later; one piece each from the start, so that the vocabulary need not change.
 _FURTHER_WORDS = (
-    "Question: Answer: Short answer: Yes No not both same different first second third one two three pictures first, more fewer "
-    "than total together other Sorry, I cannot can help with that this it image images what which how is are do does where"
+    "Question: Answer: Short answer: Yes No not both same different first second third one two three pictures first, "
+    "more fewer than total together other Sorry, I cannot can help with that this it image images what which how is "
+    "are do does where"
 )
 _SPACE = "\u2581"
 _SAMPLED_QUESTIONS = 4000
@@ -60,7 +61,9 @@ def _phi3_style_file() -> dict[str, Any]:
     alphabet = [_SPACE, *map(chr, range(ord("!"), ord("~") + 1))]
     vocab = {piece: index for index, piece in enumerate([*reserved, *merged, *alphabet])}
     control = [("<unk>", 0, False, True), ("<s>", 1, False, True), ("</s>", 2, True, False)]
-    control += [(token, len(vocab) + offset, rstrip, True) for offset, (token, rstrip) in enumerate(_CONTROL_TOKENS.items())]
+    control += [
+        (token, len(vocab) + offset, rstrip, True) for offset, (token, rstrip) in enumerate(_CONTROL_TOKENS.items())
+    ]
     flags = {"single_word": False, "lstrip": False, "normalized": False}
     model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
     return {
@@ -82,8 +85,10 @@ def _train_pieces() -> dict[str, Any]:
 
 
 def _collect_words() -> list[str]:
-    """Lists the words of the system prompt, sampled questions and answers: a text's first without a space, the others with one."""
+    """Lists the words of the language: a text's first without a space, the others with one."""
     texts = [RELEASED_SYSTEM, _FURTHER_WORDS, *_FURTHER_WORDS.split()]
     for _, question in islice(questions_of_split(TRAIN, seed=0), _SAMPLED_QUESTIONS):
         texts += [question.text, question.answer]
-    return sorted({word for text in texts for word in re.findall(rf"{_SPACE}?[A-Za-z]+|[0-9]", text.replace(" ", _SPACE))})
+    return sorted(
+        {word for text in texts for word in re.findall(rf"{_SPACE}?[A-Za-z]+|[0-9]", text.replace(" ", _SPACE))}
+    )

@@ -1,10 +1,12 @@
 """The embedded model's eyes before any language: what stands where, patch by patch, and through the resampler.
 
-Questions alone teach a tower very slowly. First every patch of every tile must tell what is drawn at its centre, by linear heads on the
-tower's output. Then, with the tower frozen, the resampler's tokens must still tell it for every patch of the overview: a small reader
-with a query a patch attends to the picture's tokens. Heads and reader are thrown away.
+Questions alone teach a tower very slowly. First every patch of every tile must tell what is drawn at its centre, by
+linear heads on the tower's output. Then, with the tower frozen, the resampler's tokens must still tell it for every
+patch of the overview: a small reader with a query a patch attends to the picture's tokens. Heads and reader are
+thrown away.
 
-Shape legend: num_images pictures have num_tiles tiles of num_patches patches; a picture takes up to max_tokens tokens of width `width`.
+Shape legend: num_images pictures have num_tiles tiles of num_patches patches; a picture takes up to max_tokens tokens
+of width `width`.
 """
 
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from xgenmm_hf.training.embedded_labels import (
     label_patches,
     tile_boxes,
 )
+
 
 NOTHING = -100
 _EDGE_SCALE = 4.0
@@ -83,15 +86,16 @@ class ClassHeads(nn.ModuleDict):
     def compare(self, features: torch.Tensor, classes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compares what the heads tell with the truth.
 
-        Color and background are told of every patch; the rest only where something of the kind is drawn, lest the many empty patches
-        drown it.
+        Color and background are told of every patch; the rest only where something of the kind is drawn, lest the
+        many empty patches drown it.
 
         Args:
             features: (rows, num_patches, width).
             classes: (rows, num_patches, len(CLASSES)).
 
         Returns:
-            The loss, summed over the kinds, and for each patch and kind whether it is right, (rows, num_patches, len(CLASSES)).
+            The loss, summed over the kinds, and for each patch and kind whether it is right, (rows, num_patches,
+            len(CLASSES)).
         """
         loss, right = features.new_zeros((), dtype=torch.float32), []
         for index, (name, head) in enumerate(self.items()):
@@ -129,7 +133,9 @@ class DenseTower(nn.Module):
 class TokenReader(nn.Module):
     """Reads off a picture's tokens what each patch of the overview shows."""
 
-    def __init__(self, encode: Callable[..., Any], resampler: nn.Module, num_patches: int, max_tokens: int, width: int):
+    def __init__(
+        self, encode: Callable[..., Any], resampler: nn.Module, num_patches: int, max_tokens: int, width: int
+    ):
         """Sets up an untrained reader.
 
         Args:
@@ -148,7 +154,11 @@ class TokenReader(nn.Module):
         self.heads = ClassHeads(width)
 
     def forward(
-        self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, image_num_tiles: torch.Tensor, classes: torch.Tensor
+        self,
+        pixel_values: torch.Tensor,
+        image_sizes: torch.Tensor,
+        image_num_tiles: torch.Tensor,
+        classes: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """Returns the `loss`, and `right` as `ClassHeads.compare`."""
         pictures = self.encode(pixel_values, image_sizes, image_num_tiles).pooler_output
@@ -169,7 +179,9 @@ class _ReaderLayer(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.norm, self.attention = nn.LayerNorm(width), nn.MultiheadAttention(width, 4, batch_first=True)
-        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
 
     def forward(self, states: torch.Tensor, tokens: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
         update, _ = self.attention(self.norm(states), tokens, tokens, key_padding_mask=padding, need_weights=False)
@@ -178,7 +190,7 @@ class _ReaderLayer(nn.Module):
 
 
 def place_patches(tower: nn.Module, side: int, width: int) -> None:
-    """Starts a tower's position embeddings as waves over rows and columns, so that neighbours look alike from the first step.
+    """Starts a tower's position embeddings as waves over rows and columns, so that neighbours look alike at once.
 
     Args:
         tower: a SigLIP tower with `vision_model.embeddings.position_embedding`; it is changed in place.

@@ -51,7 +51,11 @@ def test_answers_name_the_trait_of_the_only_shape_that_is_meant(kind, trait):
             assert question.answer == scene.background
             continue
         where = re.match(r"(?:What|Which) shape is ((?:at|on|in) the .*)\?", question.text)
-        phrase = f"shape {where[1]}" if where else re.search(r"the ((?!color).*?)(?: have| small or large)?\?", question.text)[1]
+        phrase = (
+            f"shape {where[1]}"
+            if where
+            else re.search(r"the ((?!color).*?)(?: have| small or large)?\?", question.text)[1]
+        )
         assert getattr(the_one(scene, phrase), trait) == question.answer
         checked += 1
     assert checked > 200
@@ -79,7 +83,9 @@ def test_relations_are_right_and_balanced():
     answers = Counter()
     for scene, question in asked(400, ("relation",)):
         if question.answer in ("yes", "no"):
-            first, relation, second = re.match(r"Is the (.*) (left of|right of|above|below) the (.*)\?", question.text).groups()
+            first, relation, second = re.match(
+                r"Is the (.*) (left of|right of|above|below) the (.*)\?", question.text
+            ).groups()
             one, other = the_one(scene, first), the_one(scene, second)
             holds = {
                 "left of": one.column < other.column,
@@ -93,7 +99,12 @@ def test_relations_are_right_and_balanced():
             further, first, second = re.match(
                 r"Which is (further left|further right|higher|lower), the (.*) or the (.*)\?", question.text
             ).groups()
-            key = {"further left": ("column", 1), "further right": ("column", -1), "higher": ("row", 1), "lower": ("row", -1)}
+            key = {
+                "further left": ("column", 1),
+                "further right": ("column", -1),
+                "higher": ("row", 1),
+                "lower": ("row", -1),
+            }
             name, sign = key[further]
             places = {phrase: sign * getattr(the_one(scene, phrase), name) for phrase in (first, second)}
             assert places[first] != places[second]

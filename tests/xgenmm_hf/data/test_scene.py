@@ -65,7 +65,10 @@ def test_the_split_depends_on_what_is_shown_and_not_on_the_jitter():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"split": "test"}, "Unknown split 'test'.*train, held-out"), ({"layout": "round"}, "Unknown layout 'round'.*square")],
+    [
+        ({"split": "test"}, "Unknown split 'test'.*train, held-out"),
+        ({"layout": "round"}, "Unknown layout 'round'.*square"),
+    ],
 )
 def test_unknown_names_are_refused_with_those_that_are_known(arguments, message):
     with pytest.raises(ValueError, match=message):

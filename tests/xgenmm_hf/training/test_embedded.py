@@ -121,7 +121,9 @@ def test_training_pictures_are_not_held_out_ones():
 
 def test_the_optimizer_steps_and_restores():
     torch.manual_seed(0)
-    model = torch.nn.ModuleDict({"m": torch.nn.ModuleDict({"layers": torch.nn.Linear(4, 4)}), "head": torch.nn.Linear(4, 2)})
+    model = torch.nn.ModuleDict(
+        {"m": torch.nn.ModuleDict({"layers": torch.nn.Linear(4, 4)}), "head": torch.nn.Linear(4, 2)}
+    )
     optimizer = MuonAdam(model.named_parameters(), muon_rate=0.01, adam_rate=0.01)
     assert [len(group["params"]) for group in optimizer.param_groups] == [1, 3]
     before = {name: value.clone() for name, value in model.state_dict().items()}
