@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xgenmm_hf.modeling.tiling_xgenmm import default_grids
+
 
 ANYRES = "anyres"
 ONE_TILE = ("none", "pad")
 MODES = (ANYRES, *ONE_TILE)
-# (columns, rows) of the released instruct models' grids.
-_GRID_SHAPES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,6 @@ def decide_image_mode(
         "Neither preprocessor_config.json nor vision_encoder_config says whether this checkpoint tiles its images; "
         "pass --image-mode anyres (the instruct models) or --image-mode none (the base model)."
     )
-
-
-def default_grids(tile_size: int) -> list[list[int]]:
-    """Returns the released instruct models' grids for tiles of a given side, as (width, height)."""
-    return [[columns * tile_size, rows * tile_size] for columns, rows in _GRID_SHAPES]
 
 
 def _anyres(grids: Any) -> ImageMode:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xgenmm_hf.conversion.image_mode import ImageMode, default_grids
+from xgenmm_hf.conversion.image_mode import ImageMode
 from xgenmm_hf.conversion.model_card import model_card
 from xgenmm_hf.conversion.original_config import CONFIG_NAME, GENERATION_NAME, PREPROCESSOR_NAME, first_added_id
 from xgenmm_hf.conversion.tensors import Plan
@@ -101,7 +101,7 @@ def write_processor(
 
     image_processor = XGenMMImageProcessor(
         image_aspect_ratio=mode.aspect_ratio,
-        anyres_grids=mode.grids or default_grids(config.tile_size),
+        anyres_grids=mode.grids,
         size={"height": config.tile_size, "width": config.tile_size},
         **normalisation,
     )

@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, SiglipVis
 from .chat_xgenmm import MULTIMODAL_TOKENS
 from .compat_xgenmm import read_rope_of_either_line, write_rope_of_both_lines
 from .remote_code_xgenmm import AUTO_MAP
-from .tiling_xgenmm import ASPECT_RATIO_MODES, DEFAULT_ANYRES_GRIDS
+from .tiling_xgenmm import ASPECT_RATIO_MODES, check_grids, default_grids
 
 
 ORIGINAL_TOKENIZER_LENGTH = 32012
@@ -88,7 +88,8 @@ class XGenMMConfig(PretrainedConfig):
         end_of_chunk_token_id: Id of `<|endofchunk|>`.
         image_aspect_ratio: `"anyres"` (overview tile and grid tiles), `"none"` (squash to one tile) or `"pad"`
             (square canvas, then one tile).
-        anyres_grids: Grid resolutions as (width, height) in pixels, in the order that decides ties.
+        anyres_grids: Grid resolutions as (width, height) in pixels, in the order that decides ties. Default: the
+            released models' (1, 2), (2, 1), (2, 2), (3, 1) and (1, 3) tiles.
         anyres_patch_sampling: Whether each tile is sampled on its own; off: all tiles of an image together
             ("fixed sampling"; the same in the one-tile modes).
         **kwargs: Further `PretrainedConfig` fields, or the original schema's `vision_encoder_config` and
@@ -137,7 +138,7 @@ class XGenMMConfig(PretrainedConfig):
         self.image_placeholder_token_id = image_placeholder_token_id
         self.end_of_chunk_token_id = end_of_chunk_token_id
         self.image_aspect_ratio = image_aspect_ratio
-        grids = DEFAULT_ANYRES_GRIDS if anyres_grids is None else anyres_grids
+        grids = default_grids(self.tile_size) if anyres_grids is None else anyres_grids
         self.anyres_grids = [list(grid) for grid in grids]
         self.anyres_patch_sampling = anyres_patch_sampling
         kwargs["auto_map"] = {**(kwargs.get("auto_map") or {}), **AUTO_MAP}
@@ -161,20 +162,7 @@ class XGenMMConfig(PretrainedConfig):
                 f"{self.vision_config.hidden_size} wide; set both to the same number."
             )
         if self.image_aspect_ratio == "anyres":
-            self._check_grids()
-
-    def _check_grids(self) -> None:
-        side = self.vision_config.image_size
-        if not self.anyres_grids:
-            raise ValueError(
-                'anyres_grids is empty; give at least one (width, height), or set image_aspect_ratio="none".'
-            )
-        for grid in self.anyres_grids:
-            if len(grid) != 2 or any(value <= 0 or value % side for value in grid):
-                raise ValueError(
-                    f"anyres_grids holds {list(grid)}; every grid must be (width, height) in multiples of the vision "
-                    f"tower's image_size, {side}."
-                )
+            check_grids(self.anyres_grids, self.tile_size)
 
     @property
     def added_tokens(self) -> dict[str, int]:

@@ -20,7 +20,7 @@ from transformers.image_transforms import to_pil_image
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, load_image
 
 from .remote_code_xgenmm import AUTO_MAP
-from .tiling_xgenmm import ASPECT_RATIO_MODES, DEFAULT_ANYRES_GRIDS, fit_into_grid, select_grids
+from .tiling_xgenmm import ASPECT_RATIO_MODES, check_grids, default_grids, fit_into_grid, select_grids
 
 
 class XGenMMImageProcessor(BaseImageProcessor):
@@ -30,7 +30,7 @@ class XGenMMImageProcessor(BaseImageProcessor):
         image_aspect_ratio: `"anyres"` (the picture squashed to a tile, then the tiles of its grid row by row),
             `"none"` (squash to one tile) or `"pad"` (square canvas filled with int(255 * mean), then one tile).
         anyres_grids: Grid resolutions as (width, height) in pixels, multiples of the tile size; the order decides
-            ties.
+            ties. Default: the released models' (1, 2), (2, 1), (2, 2), (3, 1) and (1, 3) tiles.
         size: Tile size, `{"height": S, "width": S}` or S, in pixels.
         image_mean: Mean of each channel, in [0, 1].
         image_std: Standard deviation of each channel.
@@ -54,17 +54,14 @@ class XGenMMImageProcessor(BaseImageProcessor):
     ):
         super().__init__(**kwargs)
         self.image_aspect_ratio = checked_mode(image_aspect_ratio)
-        self.anyres_grids = [list(grid) for grid in (DEFAULT_ANYRES_GRIDS if anyres_grids is None else anyres_grids)]
         self.size = checked_size(size)
+        grids = default_grids(self.size["height"]) if anyres_grids is None else anyres_grids
+        self.anyres_grids = [list(grid) for grid in grids]
         self.image_mean = [0.5, 0.5, 0.5] if image_mean is None else list(image_mean)
         self.image_std = [0.5, 0.5, 0.5] if image_std is None else list(image_std)
         self.auto_map = {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
-        side = self.size["height"]
-        if any(len(grid) != 2 or min(grid) <= 0 or grid[0] % side or grid[1] % side for grid in self.anyres_grids):
-            raise ValueError(
-                f"anyres_grids is {self.anyres_grids}; every grid must be (width, height) in multiples of the tile "
-                f"size, {side}."
-            )
+        if self.image_aspect_ratio == "anyres":
+            check_grids(self.anyres_grids, self.size["height"])
 
     def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
         """Cuts pictures into tiles; see `process`."""
@@ -139,22 +136,23 @@ class XGenMMImageProcessor(BaseImageProcessor):
             The number of tiles.
         """
         mode = checked_mode((images_kwargs or {}).get("image_aspect_ratio") or self.image_aspect_ratio)
-        return self._count_tiles([(height, width)], mode)[0]
+        return self._count_tiles(self._grids([(height, width)], mode)[0])
 
-    def _grids(self, sizes: list[tuple[int, int]]) -> list[list[int]]:
-        return select_grids(torch.tensor(sizes), self.anyres_grids).tolist()
-
-    def _count_tiles(self, sizes: list[tuple[int, int]], mode: str) -> list[int]:
+    def _grids(self, sizes: list[tuple[int, int]], mode: str) -> list[list[int] | None]:
+        """Returns the grid of each picture as [width, height] in pixels; None in the one-tile modes."""
         if mode != "anyres":
-            return [1] * len(sizes)
-        side = self.size["height"]
-        return [1 + (width // side) * (height // side) for width, height in self._grids(sizes)]
+            return [None] * len(sizes)
+        check_grids(self.anyres_grids, self.size["height"])
+        return list(select_grids(torch.tensor(sizes), self.anyres_grids).tolist())
+
+    def _count_tiles(self, grid: list[int] | None) -> int:
+        return 1 if grid is None else 1 + grid[0] * grid[1] // self.size["height"] ** 2
 
     def _cut_all(self, pictures: list[Image.Image], mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cuts all pictures, each into its own part of one array."""
         sizes = [(picture.height, picture.width) for picture in pictures]
-        grids = self._grids(sizes) if mode == "anyres" else [None] * len(pictures)
-        num_tiles = np.array(self._count_tiles(sizes, mode))
+        grids = self._grids(sizes, mode)
+        num_tiles = np.array([self._count_tiles(grid) for grid in grids])
         side = self.size["height"]
         pixel_values = np.empty((num_tiles.sum(), 3, side, side), dtype=np.float32)
         parts = np.split(pixel_values, num_tiles.cumsum()[:-1])

@@ -15,7 +15,8 @@ import torch
 
 
 ASPECT_RATIO_MODES = ("anyres", "none", "pad")
-DEFAULT_ANYRES_GRIDS = ((384, 768), (768, 384), (768, 768), (1152, 384), (384, 1152))
+# the released grids in tiles, as (columns, rows), in the order that decides ties
+DEFAULT_GRID_SHAPES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 
 
 class TileLayout(NamedTuple):
@@ -29,6 +30,38 @@ class TileLayout(NamedTuple):
 
     source: torch.Tensor
     visible: torch.Tensor
+
+
+def default_grids(tile_size: int) -> list[list[int]]:
+    """Returns the released models' grids for tiles of a given side.
+
+    Args:
+        tile_size: Side of a tile in pixels.
+
+    Returns:
+        Grids as [width, height] in pixels.
+    """
+    return [[columns * tile_size, rows * tile_size] for columns, rows in DEFAULT_GRID_SHAPES]
+
+
+def check_grids(anyres_grids: list[list[int]], tile_size: int) -> None:
+    """Checks that grids can be cut into tiles.
+
+    Args:
+        anyres_grids: Grids as (width, height) in pixels.
+        tile_size: Side of a tile in pixels.
+
+    Raises:
+        ValueError: If there is none, or one is not made of whole tiles.
+    """
+    if not anyres_grids:
+        raise ValueError('anyres_grids is empty; give at least one (width, height), or set image_aspect_ratio="none".')
+    for grid in anyres_grids:
+        if len(grid) != 2 or any(value <= 0 or value % tile_size for value in grid):
+            raise ValueError(
+                f"anyres_grids holds {list(grid)}; every grid must be (width, height) in multiples of the tile size, "
+                f"{tile_size} pixels."
+            )
 
 
 def select_grids(image_sizes: torch.Tensor, anyres_grids: list[list[int]]) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode, default_grids
+from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode
+from xgenmm_hf.modeling.tiling_xgenmm import default_grids
 
 
 GRIDS = [[384, 768], [768, 384]]

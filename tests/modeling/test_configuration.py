@@ -128,7 +128,7 @@ def test_either_form_of_the_rotary_embedding_is_read(make_config, dropped):
     [
         ({"image_aspect_ratio": "tiles"}, "image_aspect_ratio is 'tiles'"),
         ({"anyres_grids": []}, "anyres_grids is empty"),
-        ({"anyres_grids": [[384, 400]]}, "multiples of the vision tower's image_size, 384"),
+        ({"anyres_grids": [[384, 400]]}, "multiples of the tile size, 384"),
         ({"resampler_config": {"hidden_size": 7}}, "resampler_config.hidden_size is 7"),
         ({"text_config": {"model_type": "phi33"}}, "'phi33' is unknown"),
     ],

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from xgenmm_hf.modeling.tiling_xgenmm import (
-    DEFAULT_ANYRES_GRIDS,
     count_image_tokens,
     count_tiles,
+    default_grids,
     fit_into_grid,
     select_grids,
     tile_layout,
@@ -16,6 +16,7 @@ from xgenmm_hf.modeling.tiling_xgenmm import (
 
 
 TWELVE_TILE_GRIDS = [(384 * cols, 384 * rows) for cols in range(1, 5) for rows in range(1, 5) if 1 < cols * rows <= 12]
+DEFAULT_ANYRES_GRIDS = ((384, 768), (768, 384), (768, 768), (1152, 384), (384, 1152))
 SIDE = 5
 
 
@@ -81,6 +82,11 @@ def test_strip_order_and_mask_of_many_pictures_at_once(grids):
         assert torch.equal(layout.source[start : start + count], source[:count] + start * SIDE * SIDE)
         assert torch.equal(layout.visible[start : start + count], visible[:count])
         start += count
+
+
+def test_default_grids_scale_with_the_tile():
+    assert tuple(tuple(grid) for grid in default_grids(384)) == DEFAULT_ANYRES_GRIDS
+    assert default_grids(62) == [[62, 124], [124, 62], [124, 124], [186, 62], [62, 186]]
 
 
 def test_no_letterbox_without_need():

@@ -6,18 +6,8 @@ Spelling is American, numbers are digits, and a word written in a picture is quo
 from xgenmm_hf.data.scene import Item, Scene, Word
 
 
-# (row, column) of a three by three grid; two rows or columns are the outer ones, and a single one is the middle.
-_PLACES = {
-    (0, 0): "top left",
-    (0, 1): "top",
-    (0, 2): "top right",
-    (1, 0): "left",
-    (1, 1): "middle",
-    (1, 2): "right",
-    (2, 0): "bottom left",
-    (2, 1): "bottom",
-    (2, 2): "bottom right",
-}
+# A three by three grid, row by row; two rows or columns are the outer ones, and a single one is the middle.
+PLACES = ("top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right")
 _PREPOSITIONS = {"left": "on the", "right": "on the", "middle": "in the"}
 _OUTER = {1: (1,), 2: (0, 2), 3: (0, 1, 2)}
 
@@ -32,10 +22,10 @@ def place_name(scene: Scene, row: int, column: int | None) -> str:
         column: the column, from the left; None for a whole row.
 
     Returns:
-        One of "top left", "top", "top right", "left", "middle", "right", "bottom left", "bottom", "bottom right".
+        One of `PLACES`.
     """
     across = 1 if column is None else _OUTER[scene.columns][column]
-    return _PLACES[_OUTER[scene.rows][row], across]
+    return PLACES[3 * _OUTER[scene.rows][row] + across]
 
 
 def at_place(name: str) -> str:

@@ -53,13 +53,14 @@ def ask(scene: Scene, kind: str, rng: random.Random) -> Question | None:
     return None if pair is None else Question(kind, *pair)
 
 
-def ask_several(scene: Scene, count: int, rng: random.Random) -> list[Question]:
+def ask_several(scene: Scene, count: int, rng: random.Random, kinds: tuple[str, ...] | None = None) -> list[Question]:
     """Asks up to `count` different questions, of kinds drawn at random.
 
     Args:
         scene: what the picture shows.
         count: how many to ask, 1 or more; a bare scene may give fewer.
         rng: source of randomness; it is advanced.
+        kinds: keys of `KINDS`, among them one that every scene allows; all if None.
 
     Returns:
         Questions with different texts, at least one.
@@ -68,7 +69,7 @@ def ask_several(scene: Scene, count: int, rng: random.Random) -> list[Question]:
     attempts = 0
     while not asked or (len(asked) < count and attempts < 4 * count):
         attempts += 1
-        question = ask(scene, rng.choice(list(KINDS)), rng)
+        question = ask(scene, rng.choice(kinds or tuple(KINDS)), rng)
         if question is not None:
             asked.setdefault(question.text, question)
     return list(asked.values())

@@ -79,11 +79,11 @@ STAGES = {
     "tokens": Stage(steps=1000, batch_size=32, rate=1e-3, muon_rate=4e-3),
     "words": Stage(steps=400, batch_size=32, rate=1.5e-3, muon_rate=4e-3, mixture=Mixture(text=1.0)),
     "pictures": Stage(
-        steps=1300,
+        steps=1000,
         batch_size=24,
         rate=1e-3,
-        muon_rate=3e-3,
-        mixture=Mixture(chat=0.62, single=0.08, describe=0.08, base=0.14, text=0.08),
+        muon_rate=2.5e-3,
+        mixture=Mixture(chat=0.62, single=0.06, describe=0.16, base=0.12, text=0.04),
     ),
 }
 
@@ -170,16 +170,12 @@ def train_eyes(name: str, stage: Stage, model: Any, processor: Any, first_seed: 
     data = kind(processor.image_processor, side, stage.steps * stage.batch_size, first_seed, TRAIN)
     held_out = kind(processor.image_processor, side, _CHECKED_PICTURES, first_seed, HELD_OUT)
     checked = join_rows([held_out[index] for index in range(len(held_out))])
-    fit(
-        name,
-        stage,
-        module,
-        data,
-        join_rows,
-        lambda it: accuracy_by_class(it(**checked)["right"], checked["classes"]),
-        folder,
-        bf16,
-    )
+    truth = checked["classes" if name == "tower" else "places"]
+
+    def measure(trained: nn.Module) -> dict[str, float]:
+        return accuracy_by_class(trained(**checked)["right"], truth)
+
+    fit(name, stage, module, data, join_rows, measure, folder, bf16)
 
 
 def train_language(

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from xgenmm_hf.data.language import caption
-from xgenmm_hf.data.questions import Question, ask, ask_several, questions_of_split
+from xgenmm_hf.data.questions import KINDS, Question, ask, ask_several, questions_of_split
 from xgenmm_hf.data.render import render
 from xgenmm_hf.data.scene import HELD_OUT, LAYOUT_WEIGHTS, Scene, make_scene
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
@@ -25,6 +25,8 @@ from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 
 IGNORE_INDEX = -100
 _LONGEST_SIDES = (96, 256)
+# Captions have a form of their own: in a chat their many words would outweigh the short answers.
+_SHORT = tuple(kind for kind in KINDS if kind != "caption")
 _CHECKED_SIDE = 256
 _CHECKED_AT_ONCE = 30
 
@@ -143,17 +145,17 @@ class ChatDataset(Dataset):
         shares = vars(self.mixture)
         form = shared.choices(list(shares), weights=list(shares.values()))[0]
         layout = shared.choices(list(LAYOUT_WEIGHTS), weights=list(LAYOUT_WEIGHTS.values()))[0]
-        num_examples, num_turns = shared.randint(1, 3), shared.randint(4, 10)
+        num_examples, num_turns = shared.randint(1, 3), shared.randint(6, 14)
         scene = make_scene(4 * seed, self.split, layout)
         if form == "base":
             others = [make_scene(4 * seed + number, self.split, layout) for number in range(1, num_examples)]
             return base_row([scene, *others], rng)
         if form == "text":
-            return chat_row(ask_several(scene, num_turns, rng), rng, before=f"{caption(scene)} ")
+            return chat_row(ask_several(scene, num_turns, rng, _SHORT), rng, before=f"{caption(scene)} ")
         picture = draw_picture(scene, rng)
         if form == "describe":
             return chat_row([ask(scene, "caption", rng)], rng, picture)
-        return chat_row(ask_several(scene, 1 if form == "single" else num_turns, rng), rng, picture)
+        return chat_row(ask_several(scene, 1 if form == "single" else num_turns, rng, _SHORT), rng, picture)
 
 
 class RowEncoder:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from xgenmm_hf.data.language import PLACES, place_name
 from xgenmm_hf.data.render import Box, Drawn, background_tint, letter_edges, place_contents, render
 from xgenmm_hf.data.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, WORDS, Scene, Word, make_scene
 from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids
@@ -26,6 +27,8 @@ CLASSES = {
     "word": len(WORDS) + 1,
     "letter": len(LETTERS) + 1,
 }
+# The kinds of classes of a named place.
+PLACE_CLASSES = {name: CLASSES[name] for name in ("shape", "color", "size", "background", "word")}
 # Cells along a patch's side in which drawn pixels are counted.
 INK_CELLS = 4
 WHOLE_PICTURE = Box(0.0, 0.0, 1.0, 1.0)
@@ -116,6 +119,27 @@ def label_patches(scene: Scene, boxes: list[Box], side: int) -> PatchLabels:
             item = drawn.content
             classes[here, :3] = SHAPES.index(item.shape) + 1, COLORS.index(item.color) + 1, SIZES.index(item.size) + 1
     return PatchLabels(torch.from_numpy(classes), torch.from_numpy(edges))
+
+
+def label_places(scene: Scene) -> torch.Tensor:
+    """Labels the named places of a picture with what stands there.
+
+    Args:
+        scene: what the picture shows.
+
+    Returns:
+        Class numbers, (len(PLACES), len(PLACE_CLASSES)); a word stands at the place that its name tells.
+    """
+    labels = torch.zeros(len(PLACES), len(PLACE_CLASSES), dtype=torch.long)
+    for item in scene.items:
+        place = PLACES.index(place_name(scene, item.row, item.column))
+        traits = SHAPES.index(item.shape) + 1, COLORS.index(item.color) + 1, SIZES.index(item.size) + 1
+        labels[place, :3] = torch.tensor(traits)
+    if scene.word is not None:
+        place = PLACES.index(place_name(scene, scene.word.row, scene.word.column))
+        labels[place, 4] = WORDS.index(scene.word.text) + 1
+    labels[:, 3] = BACKGROUNDS.index(scene.background) + 1
+    return labels
 
 
 def count_ink(scene: Scene, pixel_values: torch.Tensor, classes: torch.Tensor, side: int) -> torch.Tensor:

@@ -16,13 +16,16 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from xgenmm_hf.data.language import PLACES
 from xgenmm_hf.training.embedded_labels import (
     CLASSES,
     INK_CELLS,
+    PLACE_CLASSES,
     WHOLE_PICTURE,
     count_ink,
     draw_busy_picture,
     label_patches,
+    label_places,
     tile_boxes,
 )
 
@@ -63,12 +66,13 @@ class TileDataset(Dataset):
 
 
 class PictureDataset(TileDataset):
-    """Drawn pictures as the model takes them, with the classes of the overview's patches."""
+    """Drawn pictures as the model takes them, with the classes of the overview's patches and of the named places."""
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Returns the image processor's outputs for one picture and `classes` (1, num_patches, len(CLASSES))."""
+        """Returns the image processor's outputs for one picture, its `classes` and its `places`, each with a row."""
         scene, picture = draw_busy_picture(self.first_seed + index, self.split)
-        return {**self.image_processor(picture), "classes": label_patches(scene, [WHOLE_PICTURE], self.side).classes}
+        classes = label_patches(scene, [WHOLE_PICTURE], self.side).classes
+        return {**self.image_processor(picture), "classes": classes, "places": label_places(scene)[None]}
 
 
 def join_rows(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -131,7 +135,11 @@ class DenseTower(nn.Module):
 
 
 class TokenReader(nn.Module):
-    """Reads off a picture's tokens what each patch of the overview shows."""
+    """Reads off a picture's tokens what each patch of the overview shows.
+
+    Each of the picture's first tokens also has to tell by itself what stands at one of the named places: what belongs
+    together is then in one token, where the language model finds it with one look.
+    """
 
     def __init__(
         self, encode: Callable[..., Any], resampler: nn.Module, num_patches: int, max_tokens: int, width: int
@@ -152,6 +160,8 @@ class TokenReader(nn.Module):
         self.layers = nn.ModuleList([_ReaderLayer(width) for _ in range(2)])
         self.norm = nn.LayerNorm(width)
         self.heads = ClassHeads(width)
+        self.place_heads = nn.ModuleDict({name: nn.Linear(width, count) for name, count in PLACE_CLASSES.items()})
+        self.place_name = nn.Linear(width, len(PLACES))
 
     def forward(
         self,
@@ -159,18 +169,39 @@ class TokenReader(nn.Module):
         image_sizes: torch.Tensor,
         image_num_tiles: torch.Tensor,
         classes: torch.Tensor,
+        places: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Returns the `loss`, and `right` as `ClassHeads.compare`."""
+        """Returns the `loss`, and for each place and kind of class whether it is right in `right`."""
         pictures = self.encode(pixel_values, image_sizes, image_num_tiles).pooler_output
         tokens = nn.utils.rnn.pad_sequence(pictures, batch_first=True).float()
         lengths = torch.tensor([len(picture) for picture in pictures])
         padding = torch.arange(tokens.shape[1]) >= lengths[:, None]
+        place_loss, right = self._compare_places(self.norm(tokens[:, : len(PLACES)]), places)
         tokens = self.norm(tokens) + self.positions[: tokens.shape[1]]
         states = self.queries.expand(len(pictures), -1, -1)
         for layer in self.layers:
             states = layer(states, tokens, padding)
-        loss, right = self.heads.compare(states, classes)
-        return {"loss": loss, "right": right}
+        loss, _ = self.heads.compare(states, classes)
+        return {"loss": loss + place_loss, "right": right}
+
+    def _compare_places(self, tokens: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compares what the first tokens tell, one a named place, with what stands there.
+
+        Args:
+            tokens: (num_images, len(PLACES), width).
+            places: (num_images, len(PLACES), len(PLACE_CLASSES)).
+
+        Returns:
+            The loss, and whether each place and kind of class is right.
+        """
+        compare = nn.functional.cross_entropy
+        names = torch.arange(len(PLACES), device=tokens.device).repeat(len(tokens))
+        loss, right = compare(self.place_name(tokens).float().flatten(0, 1), names), []
+        for index, head in enumerate(self.place_heads.values()):
+            logits = head(tokens).float()
+            loss = loss + 2 * compare(logits.flatten(0, 1), places[..., index].flatten())
+            right.append(logits.argmax(-1) == places[..., index])
+        return loss, torch.stack(right, dim=-1)
 
 
 class _ReaderLayer(nn.Module):
@@ -207,7 +238,6 @@ def place_patches(tower: nn.Module, side: int, width: int) -> None:
 
 
 def accuracy_by_class(right: torch.Tensor, classes: torch.Tensor) -> dict[str, float]:
-    """Returns for each kind of class the share of right patches among those that show something of the kind."""
-    return {
-        name: right[..., index][classes[..., index] > 0].float().mean().item() for index, name in enumerate(CLASSES)
-    }
+    """Returns for each kind of class the share of right patches, or places, among those that show something of it."""
+    names = list(CLASSES)[: classes.shape[-1]]
+    return {name: right[..., index][classes[..., index] > 0].float().mean().item() for index, name in enumerate(names)}
