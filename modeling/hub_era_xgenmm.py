@@ -85,7 +85,9 @@ class HubEraMixin:
         """Takes the Hub-era inputs out of `kwargs` and returns ours."""
         if input_ids is None:
             raise ValueError("input_ids is missing; pass the tokenizer's output, **tokenizer([prompt], ...).")
-        pictures = self._split_pictures(kwargs.pop("pixel_values", None), kwargs.pop("image_num_tiles", None))
+        pixel_values = kwargs.pop("pixel_values", None)
+        check_counts(input_ids, pixel_values, self.config.image_token_id)
+        pictures = self._split_pictures(pixel_values, kwargs.pop("image_num_tiles", None))
         kwargs.pop("image_sizes", None)  # the same as image_size, where the image processor's whole output is passed
         sizes = flatten_sizes(kwargs.pop("image_size", None))
         attention_mask = kwargs.pop("attention_mask", None)
@@ -103,7 +105,7 @@ class HubEraMixin:
                     f"image_size holds {len(sizes)} sizes for {len(pictures)} pictures; "
                     "give one (width, height) a picture."
                 )
-            sizes = [tuple(picture.shape[:-3:-1]) for picture in pictures]
+            sizes = [(picture.shape[-1], picture.shape[-2]) for picture in pictures]  # one tile needs no size
         device = input_ids.device
         prompt["pixel_values"] = torch.cat(pictures).to(device)
         prompt["image_sizes"] = torch.tensor([(height, width) for width, height in sizes], device=device)
@@ -169,6 +171,28 @@ def flatten_pictures(pixel_values: Any) -> list[torch.Tensor]:
         f"pixel_values holds a tensor of shape {tuple(pixel_values.shape)}; a picture is (tiles, channels, S, S), as "
         'image_processor.preprocess([img], image_aspect_ratio="anyres", return_tensors="pt")["pixel_values"] gives it.'
     )
+
+
+def check_counts(input_ids: torch.Tensor, pixel_values: Any, image_token_id: int) -> None:
+    """Checks each prompt against its own pictures, where they are given prompt by prompt.
+
+    Args:
+        input_ids: (B, L).
+        pixel_values: As in `flatten_pictures`; only a list of B lists says whose pictures they are.
+        image_token_id: Id of `<image>`.
+
+    Raises:
+        ValueError: If a prompt holds more or fewer `<image>` than it has pictures.
+    """
+    if not isinstance(pixel_values, (list, tuple)) or len(pixel_values) != len(input_ids):
+        return
+    for index, (row, group) in enumerate(zip(input_ids, pixel_values, strict=True)):
+        found = int((row == image_token_id).sum())
+        if isinstance(group, (list, tuple)) and found != len(flatten_pictures(group)):
+            raise ValueError(
+                f"Prompt {index} holds {found} <image> tokens for {len(flatten_pictures(group))} pictures; "
+                "write one <image> for each picture."
+            )
 
 
 def flatten_sizes(image_size: Any) -> list[tuple[int, int]]:

@@ -126,8 +126,8 @@ def test_foreign_tokenizer_is_refused(model, tokenizer):
 @pytest.mark.parametrize(
     ("prompt", "sizes", "message"),
     [
-        ("no picture", [(90, 200)], "hold 0 <image> tokens for 1 pictures"),
-        ("<image> and <image>", [(90, 200)], "hold 2 <image> tokens for 1 pictures"),
+        ("no picture", [(90, 200)], "Prompt 0 holds 0 <image> tokens for 1 pictures"),
+        ("<image> and <image>", [(90, 200)], "Prompt 0 holds 2 <image> tokens for 1 pictures"),
         (PROMPT, [(90, 200), (1, 1)], "image_size holds 2 sizes for 1 pictures"),
         (PROMPT, None, "image_size holds 0 sizes for 1 pictures"),
     ],

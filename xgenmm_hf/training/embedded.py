@@ -61,7 +61,8 @@ class Stage:
 
     Args:
         steps: optimizer steps.
-        batch_size: pictures, or rows of text, a step.
+        batch_size: pictures, or rows of text, that are computed together.
+        accumulate: such batches a step. Rows of a batch are alike, so a step on a single batch would lean to one side.
         rate: learning rate of AdamW.
         muon_rate: learning rate of Muon for the layers' matrices; None leaves everything to AdamW.
         mixture: the forms of rows, where the stage learns from text.
@@ -72,6 +73,12 @@ class Stage:
     rate: float
     muon_rate: float | None = None
     mixture: Mixture | None = None
+    accumulate: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of the whole stage."""
+        return self.steps * self.batch_size * self.accumulate
 
 
 STAGES = {
@@ -79,10 +86,11 @@ STAGES = {
     "tokens": Stage(steps=1000, batch_size=32, rate=1e-3, muon_rate=4e-3),
     "words": Stage(steps=400, batch_size=32, rate=1.5e-3, muon_rate=4e-3, mixture=Mixture(text=1.0)),
     "pictures": Stage(
-        steps=1000,
-        batch_size=24,
+        steps=800,
+        batch_size=8,
+        accumulate=4,
         rate=1e-3,
-        muon_rate=2.5e-3,
+        muon_rate=2e-3,
         mixture=Mixture(chat=0.62, single=0.06, describe=0.16, base=0.12, text=0.04),
     ),
 }
@@ -136,6 +144,7 @@ def fit(
         output_dir=str(folder),
         max_steps=stage.steps,
         per_device_train_batch_size=stage.batch_size,
+        gradient_accumulation_steps=stage.accumulate,
         learning_rate=stage.rate,
         lr_scheduler_type="cosine",
         warmup_steps=min(100, stage.steps // 10),
@@ -167,7 +176,7 @@ def train_eyes(name: str, stage: Stage, model: Any, processor: Any, first_seed: 
         parts.vision_tower.requires_grad_(False)
         module = TokenReader(parts.get_image_features, parts.resampler, side**2, _MOST_TILES * NUM_LATENTS, WIDTH)
         kind = PictureDataset
-    data = kind(processor.image_processor, side, stage.steps * stage.batch_size, first_seed, TRAIN)
+    data = kind(processor.image_processor, side, stage.rows, first_seed, TRAIN)
     held_out = kind(processor.image_processor, side, _CHECKED_PICTURES, first_seed, HELD_OUT)
     checked = join_rows([held_out[index] for index in range(len(held_out))])
     truth = checked["classes" if name == "tower" else "places"]
@@ -183,7 +192,7 @@ def train_language(
 ) -> None:
     """Runs the stage `"words"` or `"pictures"`; see `fit`. The tower stays as it is."""
     model.model.vision_tower.requires_grad_(False)
-    data = ChatDataset(processor, stage.mixture, stage.steps * stage.batch_size, first_seed, TRAIN, stage.batch_size)
+    data = ChatDataset(processor, stage.mixture, stage.rows, first_seed, TRAIN, stage.batch_size)
     collate = ChatCollator(processor.tokenizer.pad_token_id)
     measure = held_out_accuracy(processor, name == "pictures", _CHECKED_QUESTIONS)
     fit(name, stage, model, data, collate, measure, folder, bf16)
