@@ -38,9 +38,9 @@ class Example:
 EXAMPLES = (
     Example("1-shapes.png", 62, "square", False, "What color is the star?", "orange"),
     Example("2-cafe.png", 59, "wide", True, "What word is written in the picture?", "CAFE"),
-    Example("3-banner.png", 78, "banner", False, "Which is further left, the heart or the cross?", "heart"),
+    Example("3-banner.png", 78, "banner", False, "How many shapes are there?", "3"),
     Example("4-tall.png", 138, "tall", False, "Where is the heart?", "left"),
-    Example("5-stop.png", 20, "square", True, "How many shapes are there?", "3"),
+    Example("5-stop.png", 20, "square", True, "Is there a red circle?", "no"),
 )
 
 

@@ -3,7 +3,7 @@
     python -m xgenmm_hf.evaluation.embedded --questions 1000
 
 Every answer is generated, greedily, from the picture and the question alone, and counts as right only if it equals
-the expected one.
+the expected one. Captions of whole pictures are asked for as well; they are counted apart from the questions.
 """
 
 import json
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PICTURE_SIDE = 512
 # Streams of questions up to this number were looked at during training.
 DEFAULT_SEED = 2024
+CAPTION = "caption"
+QUESTIONS = tuple(kind for kind in KINDS if kind != CAPTION)
 _LONGEST_ANSWER = 112
 
 
@@ -47,14 +49,17 @@ class Answered:
         return self.answer == self.question.answer
 
 
-def held_out_questions(count: int, seed: int = DEFAULT_SEED) -> list[tuple[Scene, Question]]:
+def held_out_questions(
+    count: int, seed: int = DEFAULT_SEED, kinds: tuple[str, ...] = QUESTIONS
+) -> list[tuple[Scene, Question]]:
     """Returns questions about held-out scenes, one a scene, the kinds taking turns.
 
     Args:
         count: how many.
         seed: seed of the stream.
+        kinds: the kinds of questions.
     """
-    return list(islice(questions_of_split(HELD_OUT, seed), count))
+    return list(islice(questions_of_split(HELD_OUT, seed, kinds), count))
 
 
 def answer_questions(
@@ -121,12 +126,13 @@ def measure(answered: list[Answered]) -> dict[str, dict[str, float]]:
         answered: questions with answers.
 
     Returns:
-        For each kind of question and for `"overall"` the number of `questions`, of `right` answers, and the
-        `accuracy`.
+        For each kind of question, for captions and for `"overall"` (the questions, without the captions) the number of
+        `questions`, of `right` answers, and the `accuracy`.
     """
     groups = {kind: [one for one in answered if one.question.kind == kind] for kind in KINDS}
     numbers = {}
-    for name, group in {**groups, "overall": answered}.items():
+    counted = [one for one in answered if one.question.kind != CAPTION]
+    for name, group in {**groups, "overall": counted}.items():
         if group:
             right = sum(one.is_right for one in group)
             numbers[name] = {"questions": len(group), "right": right, "accuracy": right / len(group)}
@@ -147,6 +153,7 @@ def as_table(numbers: dict[str, dict[str, float]], title: str) -> "Table":
 def main(
     model: Annotated[str, typer.Option(help="Path or Hub name of the checkpoint.")] = TINY_MODEL,
     questions: Annotated[int, typer.Option(min=1, help="How many questions to ask.")] = 1000,
+    captions: Annotated[int, typer.Option(min=0, help="How many captions to ask for besides.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the held-out questions.")] = DEFAULT_SEED,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at a time.")] = 25,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of a table.")] = False,
@@ -160,9 +167,10 @@ def main(
     from xgenmm_hf.inference.loading import load
 
     loaded = load(model)
-    answers = answer_questions(loaded, held_out_questions(questions, seed), batch_size)
+    asked = [*held_out_questions(questions, seed), *held_out_questions(captions, seed, (CAPTION,))]
+    answers = answer_questions(loaded, asked, batch_size)
     progress = Console(stderr=True)
-    answered = list(track(answers, "asking", total=questions, console=progress, transient=True))
+    answered = list(track(answers, "asking", total=len(asked), console=progress, transient=True))
     numbers = measure(answered)
     if wrong is not None:
         lines = [

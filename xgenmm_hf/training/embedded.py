@@ -5,7 +5,7 @@
 One model passes through the stages below; what a stage leaves behind lies in the work folder, so an interrupted run
 goes on where it stopped. The finished checkpoint is written beside its place and moved there. Tower and resampler
 learn to see before there is any language (`embedded_tower`), the language part learns to answer from descriptions in
-words, then all but the tower learns from pictures.
+words, then from pictures whose tokens are known (`embedded_pool`).
 """
 
 import logging
@@ -33,6 +33,7 @@ from xgenmm_hf.training.embedded_model import (
     save_weights,
 )
 from xgenmm_hf.training.embedded_optimizer import MuonAdam
+from xgenmm_hf.training.embedded_pool import FORMS, PoolBatches, PooledModel, encode_pool
 from xgenmm_hf.training.embedded_tokenizer import build_embedded_tokenizer
 from xgenmm_hf.training.embedded_tower import (
     DenseTower,
@@ -66,6 +67,7 @@ class Stage:
         rate: learning rate of AdamW.
         muon_rate: learning rate of Muon for the layers' matrices; None leaves everything to AdamW.
         mixture: the forms of rows, where the stage learns from text.
+        pool: pictures of the pool, where the stage learns from one; a batch is then as large as its form says.
     """
 
     steps: int
@@ -74,6 +76,7 @@ class Stage:
     muon_rate: float | None = None
     mixture: Mixture | None = None
     accumulate: int = 1
+    pool: int = 0
 
     @property
     def rows(self) -> int:
@@ -85,14 +88,8 @@ STAGES = {
     "tower": Stage(steps=3500, batch_size=16, rate=1.5e-3),
     "tokens": Stage(steps=1000, batch_size=32, rate=1e-3, muon_rate=4e-3),
     "words": Stage(steps=400, batch_size=32, rate=1.5e-3, muon_rate=4e-3, mixture=Mixture(text=1.0)),
-    "pictures": Stage(
-        steps=800,
-        batch_size=8,
-        accumulate=4,
-        rate=1e-3,
-        muon_rate=2e-3,
-        mixture=Mixture(chat=0.62, single=0.06, describe=0.16, base=0.12, text=0.04),
-    ),
+    "lookups": Stage(steps=1100, batch_size=1, rate=1.5e-3, muon_rate=8e-3, pool=10_000),
+    "forms": Stage(steps=1100, batch_size=1, rate=1.5e-3, muon_rate=8e-3, pool=10_000),
 }
 
 
@@ -190,12 +187,34 @@ def train_eyes(name: str, stage: Stage, model: Any, processor: Any, first_seed: 
 def train_language(
     name: str, stage: Stage, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool
 ) -> None:
-    """Runs the stage `"words"` or `"pictures"`; see `fit`. The tower stays as it is."""
-    model.model.vision_tower.requires_grad_(False)
+    """Runs the stage `"words"`; see `fit`. Tower and resampler stay as they are."""
     data = ChatDataset(processor, stage.mixture, stage.rows, first_seed, TRAIN, stage.batch_size)
     collate = ChatCollator(processor.tokenizer.pad_token_id)
-    measure = held_out_accuracy(processor, name == "pictures", _CHECKED_QUESTIONS)
+    measure = held_out_accuracy(processor, False, _CHECKED_QUESTIONS)
+    freeze_eyes(model)
     fit(name, stage, model, data, collate, measure, folder, bf16)
+
+
+def train_on_pool(
+    name: str, stage: Stage, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool
+) -> None:
+    """Runs the stage `"lookups"` or `"forms"`; see `fit` and `embedded_pool`. Tower and resampler stay as they are."""
+    freeze_eyes(model)
+    pool = encode_pool(model.eval(), processor, stage.pool, first_seed)
+    data = PoolBatches(processor, pool, FORMS[name], stage.steps, first_seed)
+    check = held_out_accuracy(processor, True, _CHECKED_QUESTIONS)
+    fit(name, stage, PooledModel(model), data, first_of, lambda module: check(module.model), folder, bf16)
+
+
+def freeze_eyes(model: Any) -> None:
+    """Keeps tower and resampler from learning: Muon's steps are large even where gradients are faint."""
+    model.model.vision_tower.requires_grad_(False)
+    model.model.resampler.requires_grad_(False)
+
+
+def first_of(items: list[Any]) -> Any:
+    """Returns the one item of a list: a pool's batches are collated already."""
+    return items[0]
 
 
 def train_embedded(output: Path, work: Path, seed: int = 0, scale: float = 1.0, bf16: bool = True) -> None:
@@ -221,9 +240,9 @@ def train_embedded(output: Path, work: Path, seed: int = 0, scale: float = 1.0, 
             logger.info("%s: taken from %s", name, result)
             continue
         torch.manual_seed(seed * len(STAGES) + number)
-        stage = replace(stage, steps=max(2, round(stage.steps * scale)))
+        stage = replace(stage, steps=max(2, round(stage.steps * scale)), pool=round(stage.pool * scale))
         first_seed = (seed * len(STAGES) + number) * _SEEDS_A_STAGE
-        run = train_language if stage.mixture else train_eyes
+        run = train_on_pool if stage.pool else train_language if stage.mixture else train_eyes
         run(name, stage, model, processor, first_seed, work / name, bf16)
         model.requires_grad_(True)
         save_weights(model, result)

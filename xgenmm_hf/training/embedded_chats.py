@@ -69,7 +69,12 @@ def draw_picture(scene: Scene, rng: random.Random) -> Image.Image:
 
 
 def chat_row(
-    turns: Iterable[Question], rng: random.Random, picture: Image.Image | None = None, before: str = ""
+    turns: Iterable[Question],
+    rng: random.Random,
+    picture: Image.Image | None = None,
+    before: str = "",
+    with_picture: bool = False,
+    system_share: float = 0.6,
 ) -> Row:
     """Builds a chat: questions by the user, answers as targets.
 
@@ -78,34 +83,45 @@ def chat_row(
         rng: decides whether there is a system turn.
         picture: shown before the first question.
         before: text before the first question.
+        with_picture: whether there is a picture although none is given, because its tokens are known.
+        system_share: how often there is a system turn.
 
     Returns:
         The row.
     """
     row = Row(pictures=[] if picture is None else [picture])
-    if rng.random() < 0.6:
+    shown = with_picture or picture is not None
+    if rng.random() < system_share:
         row.add("<|system|>", RELEASED_SYSTEM, "<|end|>")
     for number, turn in enumerate(turns):
         row.add("<|user|>")
-        if number == 0 and picture is not None:
+        if number == 0 and shown:
             row.add("<image>")
-        opening = "\n" if number == 0 and picture is not None else before if number == 0 else ""
+        opening = "\n" if number == 0 and shown else before if number == 0 else ""
         row.add(f"{opening}{turn.text}", "<|end|>", "<|assistant|>")
         row.add(turn.answer, "<|end|>", target=True)
     return row
 
 
-def base_row(scenes: list[Scene], rng: random.Random) -> Row:
-    """Builds a row in the base models' form: pictures each followed by its text and `<|endofchunk|>`."""
+def base_row(examples: list[tuple[Scene, Image.Image | None]], rng: random.Random) -> Row:
+    """Builds a row in the base models' form: pictures each followed by its text and `<|endofchunk|>`.
+
+    Args:
+        examples: scenes with their pictures; None where a picture's tokens are known.
+        rng: decides what is said of the pictures.
+
+    Returns:
+        The row.
+    """
     row = Row(one_tile=rng.random() < 0.5)
     kind = rng.choice(("", "color", "shape", "count", "place", "size"))
-    for scene in scenes:
+    for scene, picture in examples:
         question = ask(scene, kind, rng) if kind else None
         row.add("<image>")
         if question is not None:
             row.add(f"Question: {question.text} Short answer:")
         row.add(f" {question.answer}" if question else caption(scene), "<|endofchunk|>", target=True)
-        row.pictures.append(draw_picture(scene, rng))
+        row.pictures += [] if picture is None else [picture]
     return row
 
 
@@ -149,13 +165,14 @@ class ChatDataset(Dataset):
         scene = make_scene(4 * seed, self.split, layout)
         if form == "base":
             others = [make_scene(4 * seed + number, self.split, layout) for number in range(1, num_examples)]
-            return base_row([scene, *others], rng)
+            return base_row([(each, draw_picture(each, rng)) for each in (scene, *others)], rng)
         if form == "text":
             return chat_row(ask_several(scene, num_turns, rng, _SHORT), rng, before=f"{caption(scene)} ")
-        picture = draw_picture(scene, rng)
         if form == "describe":
-            return chat_row([ask(scene, "caption", rng)], rng, picture)
-        return chat_row(ask_several(scene, 1 if form == "single" else num_turns, rng, _SHORT), rng, picture)
+            turns = [ask(scene, "caption", rng)]
+        else:
+            turns = ask_several(scene, 1 if form == "single" else num_turns, rng, _SHORT)
+        return chat_row(turns, rng, draw_picture(scene, rng))
 
 
 class RowEncoder:
@@ -175,19 +192,24 @@ class RowEncoder:
         if row.pictures:
             mode = "none" if row.one_tile else "anyres"
             inputs = dict(self.image_processor(row.pictures, image_aspect_ratio=mode, return_tensors="pt"))
-        lengths = iter((inputs.get("image_num_tiles", torch.zeros(0)) * self.num_latents).tolist())
+        lengths = (inputs.get("image_num_tiles", torch.zeros(0)) * self.num_latents).tolist()
+        return {**self.encode(row, lengths), **inputs}
+
+    def encode(self, row: Row, lengths: list[int]) -> dict:
+        """Encodes a row whose pictures take so many tokens each; returns `input_ids` and `labels` (L,)."""
+        remaining = iter(lengths)
         # The tokenizer puts a space before a text that does not start with one of the three added tokens.
         starts_with_picture = row.pieces[0][0] == "<image>"
         ids = [] if starts_with_picture else list(self._encode_text(" "))
         labels = [IGNORE_INDEX] * len(ids)
         for text, target in row.pieces:
             if text == "<image>":
-                new = [self.image_id] * int(next(lengths))
+                new = [self.image_id] * int(next(remaining))
             else:
                 new = [self.control[text]] if text in self.control else self._encode_text(text)
             ids += new
             labels += new if target else [IGNORE_INDEX] * len(new)
-        return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels), **inputs}
+        return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
 
     def _encode_text(self, text: str) -> list[int]:
         """Encodes a text inside a row, where no space is put before it."""

@@ -130,7 +130,7 @@ def test_words_and_captions_are_those_of_the_scene():
 
 
 def test_a_phrase_never_uses_the_trait_that_is_asked_for():
-    for scene, question in asked(300, ("color",)):
+    for _, question in asked(300, ("color",)):
         if "background" not in question.text:
             assert not any(color in question.text for color in COLORS)
     for _, question in asked(300, ("shape",)):
