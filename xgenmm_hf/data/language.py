@@ -53,7 +53,8 @@ def caption(scene: Scene) -> str:
     Returns:
         A sentence such as "A large red circle at the top left and the word TAXI at the bottom, on a white background."
     """
-    contents = sorted([*scene.items, *([scene.word] if scene.word else [])], key=lambda it: (it.row, it.column or 0))
+    contents: list[Item | Word] = [*scene.items, *([scene.word] if scene.word else [])]
+    contents.sort(key=lambda content: (content.row, content.column or 0))
     phrases = [_phrase(scene, content) for content in contents]
     listing = phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
     return f"{listing[0].upper()}{listing[1:]}, on a {scene.background} background."

@@ -106,9 +106,9 @@ def render(scene: Scene, longest_side: int = 512) -> Image.Image:
     draw = ImageDraw.Draw(canvas)
     for drawn in place_contents(scene):
         if isinstance(drawn.content, Word):
-            _draw_word(draw, drawn, canvas.size)
+            _draw_word(draw, drawn, drawn.content.text, canvas.size)
         else:
-            _draw_shape(draw, drawn, canvas.size)
+            _draw_shape(draw, drawn, drawn.content.shape, canvas.size)
     return canvas.reduce(_SUPERSAMPLING)
 
 
@@ -148,33 +148,33 @@ def _jitter_tint(name: str, rng: random.Random, spread: int) -> tuple[int, int, 
     return red, green, blue
 
 
-def _draw_shape(draw: ImageDraw.ImageDraw, drawn: Drawn, size: tuple[int, int]) -> None:
+def _draw_shape(draw: ImageDraw.ImageDraw, drawn: Drawn, shape: str, size: tuple[int, int]) -> None:
     """Draws one shape as a filled polygon or ellipse; `size` is the canvas' (width, height)."""
     width, height = size
     x, y = (drawn.box.left + drawn.box.right) / 2 * width, (drawn.box.top + drawn.box.bottom) / 2 * height
     radius = (drawn.box.bottom - drawn.box.top) / 2 * height
-    if drawn.content.shape == "circle":
+    if shape == "circle":
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=drawn.tint)
         return
     cos, sin = math.cos(math.radians(drawn.tilt)), math.sin(math.radians(drawn.tilt))
-    outline = _OUTLINES[drawn.content.shape]
+    outline = _OUTLINES[shape]
     draw.polygon(
         [(x + radius * (cos * u - sin * v), y + radius * (sin * u + cos * v)) for u, v in outline], fill=drawn.tint
     )
 
 
-def _draw_word(draw: ImageDraw.ImageDraw, drawn: Drawn, size: tuple[int, int]) -> None:
+def _draw_word(draw: ImageDraw.ImageDraw, drawn: Drawn, text: str, size: tuple[int, int]) -> None:
     """Writes a word so that its ink fills its rectangle, in Pillow's own font."""
     width, height = size
-    unit = ImageFont.load_default(_FONT_UNIT).getbbox(drawn.content.text)
+    unit = ImageFont.load_default(_FONT_UNIT).getbbox(text)
     scale = (drawn.box.bottom - drawn.box.top) * height / (unit[3] - unit[1])
     font = ImageFont.load_default(max(1.0, _FONT_UNIT * scale))
-    ink = font.getbbox(drawn.content.text)
+    ink = font.getbbox(text)
     x = (drawn.box.left + drawn.box.right) / 2 * width - (ink[0] + ink[2]) / 2
     y = (drawn.box.top + drawn.box.bottom) / 2 * height - (ink[1] + ink[3]) / 2
     # Stroked with its own colour: the font's thin strokes would vanish in a thumbnail.
     stroke = max(1, round(0.03 * _FONT_UNIT * scale))
-    draw.text((x, y), drawn.content.text, font=font, fill=drawn.tint, stroke_width=stroke, stroke_fill=drawn.tint)
+    draw.text((x, y), text, font=font, fill=drawn.tint, stroke_width=stroke, stroke_fill=drawn.tint)
 
 
 def _star() -> list[tuple[float, float]]:

@@ -182,10 +182,10 @@ def _is_covered(word: Word | None, row: int, column: int) -> bool:
 
 def _sample_items(rng: random.Random, places: list[tuple[int, int]]) -> tuple[Item, ...]:
     """Fills places with shapes; half of the time from few kinds, so that counting is not trivial."""
-    shapes, colors = SHAPES, COLORS
+    shapes, colors = list(SHAPES), list(COLORS)
     if rng.random() < 0.5:
-        shapes = rng.sample(SHAPES, 2) if rng.random() < 0.6 else SHAPES
-        colors = rng.sample(COLORS, 2) if rng.random() < 0.6 else COLORS
+        shapes = rng.sample(SHAPES, 2) if rng.random() < 0.6 else shapes
+        colors = rng.sample(COLORS, 2) if rng.random() < 0.6 else colors
     return tuple(
         Item(rng.choice(shapes), rng.choice(colors), rng.choice(SIZES), row, column) for row, column in places
     )

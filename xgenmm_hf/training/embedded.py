@@ -108,9 +108,7 @@ class Report(TrainerCallback):
         """Takes the stage's name, what measures it, and how many steps lie between measurements."""
         self.name, self.measure, self.every = name, measure, every
 
-    def on_step_end(
-        self, args: TrainingArguments, state: Any, control: Any, model: nn.Module = None, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Measures after every so many steps and after the last."""
         if state.global_step % self.every and state.global_step != state.max_steps:
             return
@@ -154,7 +152,7 @@ def fit(
         save_total_limit=1,
         disable_tqdm=True,
     )
-    optimizers = (None, None)
+    optimizers: tuple[Any, Any] = (None, None)
     if stage.muon_rate is not None:
         optimizer = MuonAdam(module.named_parameters(), stage.muon_rate, stage.rate)
         optimizers = (optimizer, get_cosine_schedule_with_warmup(optimizer, min(30, stage.steps // 10), stage.steps))
@@ -166,6 +164,8 @@ def fit(
 def train_eyes(name: str, stage: Stage, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool) -> None:
     """Runs the stage `"tower"` or `"tokens"`; see `fit` and `embedded_tower`."""
     parts, side = model.model, PATCHES_PER_SIDE
+    module: nn.Module
+    kind: type[TileDataset]
     if name == "tower":
         place_patches(parts.vision_tower, side, WIDTH)
         module, kind = DenseTower(parts.vision_tower, WIDTH), TileDataset
@@ -188,7 +188,7 @@ def train_language(
     name: str, stage: Stage, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool
 ) -> None:
     """Runs the stage `"words"`; see `fit`. Tower and resampler stay as they are."""
-    data = ChatDataset(processor, stage.mixture, stage.rows, first_seed, TRAIN, stage.batch_size)
+    data = ChatDataset(processor, stage.mixture or Mixture(text=1.0), stage.rows, first_seed, TRAIN, stage.batch_size)
     collate = ChatCollator(processor.tokenizer.pad_token_id)
     measure = held_out_accuracy(processor, False, _CHECKED_QUESTIONS)
     freeze_eyes(model)

@@ -168,10 +168,8 @@ class ChatDataset(Dataset):
             return base_row([(each, draw_picture(each, rng)) for each in (scene, *others)], rng)
         if form == "text":
             return chat_row(ask_several(scene, num_turns, rng, _SHORT), rng, before=f"{caption(scene)} ")
-        if form == "describe":
-            turns = [ask(scene, "caption", rng)]
-        else:
-            turns = ask_several(scene, 1 if form == "single" else num_turns, rng, _SHORT)
+        kinds = ("caption",) if form == "describe" else _SHORT
+        turns = ask_several(scene, num_turns if form == "chat" else 1, rng, kinds)
         return chat_row(turns, rng, draw_picture(scene, rng))
 
 
@@ -184,7 +182,7 @@ class RowEncoder:
         self.tokenizer = processor.tokenizer
         self.control = dict(self.tokenizer.get_added_vocab())
         self.image_id = self.control["<image>"]
-        self._encode_text = lru_cache(maxsize=1 << 15)(self._encode_text)
+        self._encode_text = lru_cache(maxsize=1 << 15)(self._encode_new_text)
 
     def __call__(self, row: Row) -> dict:
         """Encodes a row."""
@@ -211,7 +209,7 @@ class RowEncoder:
             labels += new if target else [IGNORE_INDEX] * len(new)
         return {"input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}
 
-    def _encode_text(self, text: str) -> list[int]:
+    def _encode_new_text(self, text: str) -> list[int]:
         """Encodes a text inside a row, where no space is put before it."""
         return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
 

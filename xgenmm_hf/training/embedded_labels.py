@@ -114,7 +114,7 @@ def label_patches(scene: Scene, boxes: list[Box], side: int) -> PatchLabels:
         edges[here] = (distances / tile_sides[:, None])[here]
         if isinstance(drawn.content, Word):
             classes[here, 4] = WORDS.index(drawn.content.text) + 1
-            classes[here, 5] = _letters_at(drawn, x[here])
+            classes[here, 5] = _letters_at(drawn, drawn.content.text, x[here])
         else:
             item = drawn.content
             classes[here, :3] = SHAPES.index(item.shape) + 1, COLORS.index(item.color) + 1, SIZES.index(item.size) + 1
@@ -169,9 +169,8 @@ def _patch_centres(boxes: list[Box], side: int) -> tuple[np.ndarray, np.ndarray]
     return x, y
 
 
-def _letters_at(drawn: Drawn, x: np.ndarray) -> np.ndarray:
+def _letters_at(drawn: Drawn, text: str, x: np.ndarray) -> np.ndarray:
     """Returns the class of the letter of a drawn word at each x."""
-    text = drawn.content.text
     along = (x - drawn.box.left) / (drawn.box.right - drawn.box.left)
     positions = np.searchsorted(letter_edges(text)[:-1], along, side="right")
     return np.array([LETTERS.index(text[position]) + 1 for position in positions], dtype=np.int64)

@@ -4,7 +4,7 @@ Muon turns each matrix' momentum into its nearest orthogonal matrix before stepp
 fewer steps with; its own work is small beside theirs.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ class MuonAdam(torch.optim.Optimizer):
     """
 
     def __init__(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]], muon_rate: float, adam_rate: float):
-        matrices, others = [], []
+        matrices: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
         for name, parameter in named_parameters:
             if parameter.requires_grad:
                 (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
@@ -39,7 +40,7 @@ class MuonAdam(torch.optim.Optimizer):
         """Ignores what the base class sets: the groups belong to the two optimizers."""
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Steps both."""
         self.muon.step()
         self.adam.step()

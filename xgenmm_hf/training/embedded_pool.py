@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from xgenmm_hf.data.questions import KINDS, ask, ask_several
+from xgenmm_hf.data.questions import KINDS, ask_several
 from xgenmm_hf.data.scene import LAYOUT_WEIGHTS, TRAIN, Scene, make_scene
 from xgenmm_hf.training.embedded_chats import ChatCollator, Row, RowEncoder, base_row, chat_row, draw_picture
 from xgenmm_hf.training.embedded_model import NUM_LATENTS
@@ -144,10 +144,7 @@ class PoolBatches(Dataset):
     def _make_row(self, form: Form, scenes: list[Scene], turns: int, rng: random.Random) -> Row:
         if form.kind == "base":
             return base_row([(scene, None) for scene in scenes], rng)
-        if form.kind == "caption":
-            questions = [ask(scenes[0], "caption", rng)]
-        else:
-            questions = ask_several(scenes[0], turns, rng, _ASKED)
+        questions = ask_several(scenes[0], turns, rng, ("caption",) if form.kind == "caption" else _ASKED)
         return chat_row(questions, rng, with_picture=True, system_share=form.system)
 
 

@@ -220,7 +220,7 @@ class _ReaderLayer(nn.Module):
         return states + self.mlp(states)
 
 
-def place_patches(tower: nn.Module, side: int, width: int) -> None:
+def place_patches(tower: Any, side: int, width: int) -> None:
     """Starts a tower's position embeddings as waves over rows and columns, so that neighbours look alike at once.
 
     Args:
