@@ -79,13 +79,14 @@ def check_files(folder: Path) -> None:
         folder: A folder with a config.
 
     Raises:
-        ValueError: If the tokenizer is missing, or the index or a weight file is broken.
+        ValueError: If the tokenizer's or the processor's file is missing, or the index or a weight file is broken.
         FileNotFoundError: If weights are missing.
     """
     for file in weight_files(folder):
         file.entries()
-    if not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"{folder} holds no tokenizer.json: copy it from where the checkpoint came.")
+    for name in ("tokenizer.json", "processor_config.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} holds no {name}: copy it from where the checkpoint came.")
 
 
 def pick_device(device: str = "auto") -> torch.device:
