@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import MultiModalData
 
-from .chat_xgenmm import CHAT_TEMPLATE, IMAGE_PLACEHOLDER_TOKEN, IMAGE_TOKEN, escape_messages
+from .chat_xgenmm import CHAT_TEMPLATE, ESCAPE_MARK, IMAGE_PLACEHOLDER_TOKEN, IMAGE_TOKEN, escape_messages
 from .compat_xgenmm import ImageTextProcessorMixin
 from .remote_code_xgenmm import AUTO_MAP
 from .tiling_xgenmm import count_image_tokens
@@ -19,6 +20,7 @@ from .tiling_xgenmm import count_image_tokens
 IMAGE_OPTIONS = ("image_aspect_ratio",)
 # a picture in a prompt: the image token, and in the base models' form the placeholders after it
 PICTURE = re.compile(f"{re.escape(IMAGE_TOKEN)}(?:{re.escape(IMAGE_PLACEHOLDER_TOKEN)})*")
+TURN_TOKEN = re.compile(r"<\|(?:system|user|assistant|end)\|>")
 
 
 class XGenMMProcessor(ImageTextProcessorMixin):
@@ -100,10 +102,22 @@ class XGenMMProcessor(ImageTextProcessorMixin):
     def _encode(self, prompts: list[str], image_num_tiles: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Expands the pictures in the prompts and tokenises them."""
         with_types = options.pop("return_mm_token_type_ids", False)
+        # 5.x asks for these to find a prompt's characters again; our offsets count from the prompt as it was passed.
+        options.pop("return_text_replacement_offsets", None)
         lengths = [self._image_length(int(num_tiles)) for num_tiles in image_num_tiles]
         remaining = iter(lengths)
         expanded = [PICTURE.sub(lambda match: IMAGE_TOKEN * next(remaining), prompt) for prompt in prompts]
-        encoding = dict(self.tokenizer(expanded, **options))
+        is_rest = [options.get("add_special_tokens") is False and ends_a_turn(prompt) for prompt in prompts]
+        marked = [ESCAPE_MARK + prompt if rest else prompt for prompt, rest in zip(expanded, is_rest, strict=True)]
+        encoding = dict(self.tokenizer(marked, **options))
+        if "offset_mapping" in encoding:
+            remaining = iter(lengths)
+            groups = [[next(remaining) for _ in PICTURE.finditer(prompt)] for prompt in prompts]
+            samples = encoding.get("overflow_to_sample_mapping", range(len(prompts)))
+            encoding["offset_mapping"] = [
+                offsets_in_prompt(prompts[sample], groups[sample], move_back(offsets, is_rest[sample]))
+                for sample, offsets in zip(samples, encoding["offset_mapping"], strict=True)
+            ]
         found = sum(list(row).count(self.image_token_id) for row in encoding["input_ids"])
         if found != sum(lengths):
             raise ValueError(
@@ -190,6 +204,51 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         return MultiModalData(
             num_image_tokens=[self._image_length(num_tiles) for num_tiles in tiles], num_image_patches=tiles
         )
+
+
+def ends_a_turn(text: str) -> bool:
+    """Tells whether a text is the rest of a turn, as TRL's collators cut an answer from its prompt to read it alone.
+
+    Read so, with `add_special_tokens=False`, no space is put before it: it has the ids that it has behind its prompt.
+
+    Args:
+        text: A text.
+
+    Returns:
+        Whether the first of its turn tokens is `<|end|>`.
+    """
+    first = TURN_TOKEN.search(text)
+    return first is not None and first[0] == "<|end|>"
+
+
+def move_back(offsets: list, is_marked: bool) -> list:
+    """Counts spans from behind the mark that was put before a text."""
+    length = len(ESCAPE_MARK) if is_marked else 0
+    return [(max(start - length, 0), max(end - length, 0)) for start, end in offsets]
+
+
+def offsets_in_prompt(prompt: str, lengths: list[int], offsets: Any) -> list[tuple[int, int]]:
+    """Counts the positions of tokens from a prompt as it was before its pictures became as many tokens as they have.
+
+    Args:
+        prompt: The prompt; `<image>`, alone or followed by placeholders, stands for a picture.
+        lengths: Tokens of each of its pictures.
+        offsets: Spans of the tokens in the expanded prompt, as (start, end) characters.
+
+    Returns:
+        Spans in the prompt. A picture's tokens get (0, 0), as padding does: they stand for pixels and belong to no
+        text, so that a mask of what the assistant says never holds them.
+    """
+    start = 0
+    origins: list[np.ndarray] = []  # for each character of the expanded prompt, where it comes from
+    for match, length in zip(PICTURE.finditer(prompt), lengths, strict=True):
+        origins += [np.arange(start, match.start()), np.full(length * len(IMAGE_TOKEN), -1)]
+        start = match.end()
+    origin = np.concatenate([*origins, np.arange(start, len(prompt) + 1)])
+    starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+    # a text token before a picture ends where the picture begins
+    spans = np.stack([origin[starts], origin[starts] + ends - starts], axis=1) * (origin[starts] >= 0)[:, None]
+    return [(start, end) for start, end in spans.tolist()]
 
 
 def content_as_items(conversation: Any) -> list:

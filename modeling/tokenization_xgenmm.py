@@ -186,7 +186,8 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         greedy = "|".join(re.escape(token.content) for token in self.added_tokens_decoder.values() if token.rstrip)
 
         def shift(text: str) -> int:
-            return int(bool(text) and not text.replace(SPACE_PIECE, " ").startswith(special))
+            # A text that starts with the mark goes on with one that was read before (see the processor).
+            return int(bool(text) and not text.replace(SPACE_PIECE, " ").startswith((*special, ESCAPE_MARK)))
 
         def read(text: str) -> str:
             if greedy and not split and not _SEPARATORS.isdisjoint(text):

@@ -156,3 +156,25 @@ def test_truncation_of_text_behind_the_pictures(processor, square):
         images=square, text="<image>" + "a b c d e f g", truncation=True, max_length=length, return_tensors="pt"
     )
     assert batch["input_ids"].shape == (1, length)
+
+
+def test_positions_count_from_the_prompt_as_it_was_passed(processor, wide, square):
+    prompts = ["Is <image><image> or <image>" + "<image placeholder>" * 3 + " red?", "<image>yes"]
+    batch = processor(images=[wide, square, wide, square], text=prompts, return_offsets_mapping=True)
+    for prompt, ids, offsets in zip(prompts, batch["input_ids"], batch["offset_mapping"], strict=True):
+        spans = [offset for token, offset in zip(ids, offsets, strict=True) if token != processor.image_token_id]
+        read = "".join(prompt[start:end] for start, end in spans)
+        assert read == prompt.replace("<image>", "").replace("<image placeholder>", "")
+        pictures = [offset for token, offset in zip(ids, offsets, strict=True) if token == processor.image_token_id]
+        assert set(pictures) == {(0, 0)}
+
+
+def test_an_answer_read_apart_has_the_ids_it_has_behind_its_prompt(processor):
+    prompt, answer = "<|user|>\nHow many? <|end|>\n<|assistant|>\n", "two or three<|end|>\n"
+    apart = processor(text=[prompt, answer], add_special_tokens=False)["input_ids"]
+    assert sum(apart, []) == processor(text=prompt + answer)["input_ids"][0]
+    # A text by itself is read as the original reads it: with a space before it.
+    assert processor(text=answer)["input_ids"][0] == processor.tokenizer(answer)["input_ids"]
+    assert processor(text=answer)["input_ids"][0][: len(apart[1])] != apart[1]
+    spans = processor(text=answer, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"][0]
+    assert "".join(answer[start:end] for start, end in spans) == answer

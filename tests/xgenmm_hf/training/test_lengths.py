@@ -1,0 +1,87 @@
+"""Lengths of rows against the batches that the collators make of them."""
+
+import pytest
+from conversation_rows import conversations, picture, small_processor
+from hypothesis import HealthCheck, given, settings
+
+from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
+from xgenmm_hf.training.lengths import RowLength, add_lengths, describe_processor, measure_row
+
+
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(conversations())
+def test_a_row_is_as_long_as_its_batch(row):
+    length = measure_row(row, small_processor())
+    batch = SupervisedCollator(small_processor())([row])
+    num_image = int((batch["input_ids"] == small_processor().image_token_id).sum())
+    assert length.num_image_tokens == num_image and length.num_tokens == batch["input_ids"].shape[1]
+    assert length.num_tiles == (batch["image_num_tiles"].sum() if row["images"] else 0)
+    assert length.modality == ("text", "image", "images")[min(len(row["images"]), 2)]
+
+
+def caption_row(*images) -> dict:
+    content = [part for _ in images for part in ({"type": "image"}, {"type": "text", "text": "a red square"})]
+    return {"id": "1", "source": "captions", "images": list(images), "content": content or [{"type": "end_of_chunk"}]}
+
+
+@pytest.mark.parametrize("mode", ["none", "anyres"])
+def test_documents_and_one_tile_pictures(mode):
+    row = caption_row(picture(0), picture(2))
+    batch = PretrainingCollator(small_processor(), image_aspect_ratio=mode)([row])
+    length = measure_row(row, small_processor(), mode)
+    assert length.num_tokens == batch["input_ids"].shape[1] and length.modality == "images"
+    assert length.num_tiles == batch["image_num_tiles"].sum() == {"none": 2, "anyres": 8}[mode]
+
+
+def test_the_longer_answer_of_a_preference_row_counts():
+    def answer(text):
+        return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+
+    prompt = [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "what?"}]}]
+    row = {"id": "1", "source": "pairs", "images": [picture(0)], "prompt": prompt}
+    row |= {"chosen": answer("a"), "rejected": answer("a red square in the picture")}
+    longer = {**row, "messages": prompt + row["rejected"]}
+    del longer["prompt"], longer["chosen"], longer["rejected"]
+    assert measure_row(row, small_processor()) == measure_row(longer, small_processor())
+
+
+def test_a_picture_that_cannot_be_read_counts_as_a_tile():
+    row = caption_row({"bytes": b"no picture", "path": None})
+    length = measure_row(row, small_processor(), "none")
+    assert (length.num_tiles, length.modality) == (1, "image")
+
+
+def test_no_pixel_is_decoded(tmp_path):
+    path = tmp_path / "cut.png"
+    picture(2).resize((640, 320)).save(path)
+    path.write_bytes(path.read_bytes()[:60])
+    assert measure_row(caption_row({"bytes": None, "path": str(path)}), small_processor()).num_tiles == 3
+
+
+def test_columns_are_added_and_cached(tmp_path):
+    from datasets import Dataset, load_from_disk
+
+    for index in range(3):
+        picture(index).save(tmp_path / f"{index}.png")
+    references = [{"bytes": None, "path": str(tmp_path / f"{index}.png")} for index in range(3)]
+    rows = [caption_row(), caption_row(references[0]), caption_row(references[1], references[2])]
+    Dataset.from_list(rows).save_to_disk(tmp_path / "rows")
+    stored = load_from_disk(tmp_path / "rows")
+    measured = add_lengths(stored, small_processor())
+    assert measured["modality"][:] == ["text", "image", "images"] and measured["num_tiles"][:] == [0, 3, 8]
+    assert measured["num_tokens"][:] == [measure_row(row, small_processor()).num_tokens for row in rows]
+    assert measured["images"][:] == stored["images"][:]
+    small_processor()(text=["a", "b c d"], padding=True, truncation=True, max_length=9)
+    before = sorted(file.name for file in (tmp_path / "rows").iterdir())
+    again = add_lengths(load_from_disk(tmp_path / "rows"), small_processor())
+    assert sorted(file.name for file in (tmp_path / "rows").iterdir()) == before
+    assert again["num_tokens"][:] == measured["num_tokens"][:]
+    assert add_lengths(measured, small_processor(), image_aspect_ratio="none")["num_tiles"][:] == [0, 1, 2]
+
+
+def test_the_description_names_what_decides_lengths():
+    described = describe_processor(small_processor())
+    small_processor()(text=["a", "b c d"], padding=True, truncation=True, max_length=3)
+    assert describe_processor(small_processor()) == described
+    assert describe_processor(small_processor(), "none") != described
+    assert RowLength(3, 4, 1, "image").num_tokens == 7

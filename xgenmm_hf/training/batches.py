@@ -1,0 +1,209 @@
+"""What all collators share: reading pictures, cutting rows to a length, padding them into a batch.
+
+A batch holds `input_ids`, `attention_mask`, `labels` (B, L), with pictures also `pixel_values` (num_tiles, 3, S, S),
+`image_sizes` (num_images, 2) as (height, width) and `image_num_tiles` (num_images,), and two entries that trainers
+take out before the model sees the batch: `row_ids` and `unreadable`, lists of strings.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from xgenmm_hf.data.picture_refs import UnreadablePicture, open_picture
+from xgenmm_hf.training.encoding import IGNORE_INDEX, EncodedRow, count_picture_tokens, row_name
+
+
+# An empty batch is long enough for a next token, so that the model and its loss run as on any other batch.
+EMPTY_LENGTH = 2
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A row that was left out because a picture of it cannot be read.
+
+    Args:
+        row_id: The row's `id`.
+        source: The row's `source`.
+        reason: What is wrong with the picture.
+    """
+
+    row_id: str
+    source: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"Row {self.source}/{self.row_id} is left out: {self.reason}"
+
+
+def read_pictures(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Unreadable]]:
+    """Opens the pictures of rows.
+
+    Args:
+        rows: Training rows; `images` holds references `{"bytes", "path"}` or PIL images.
+
+    Returns:
+        Copies of the readable rows with RGB PIL images in `images`, and the rows that had to be left out. The
+        caller's rows stay as they are.
+    """
+    readable: list[dict[str, Any]] = []
+    unreadable: list[Unreadable] = []
+    for row in rows:
+        try:
+            pictures = [to_picture(image) for image in row.get("images") or ()]
+        except UnreadablePicture as error:
+            unreadable.append(Unreadable(str(row.get("id", "?")), str(row.get("source") or "rows"), str(error)))
+        else:
+            readable.append({**row, "images": pictures})
+    return readable, unreadable
+
+
+def to_picture(image: Any) -> Image.Image:
+    """Returns a picture reference or a PIL image as an RGB PIL image.
+
+    Args:
+        image: `{"bytes", "path"}` or a PIL image.
+
+    Returns:
+        The decoded picture.
+
+    Raises:
+        UnreadablePicture: If it cannot be decoded, or is empty.
+    """
+    picture = open_picture(image)
+    if picture.width == 0 or picture.height == 0:
+        raise UnreadablePicture(f"A picture is {picture.width} x {picture.height} pixels: it must not be empty.")
+    return picture
+
+
+def picture_lengths(processor: Any, row: Mapping[str, Any], image_aspect_ratio: str | None = None) -> list[int]:
+    """Counts the tokens of a row's pictures.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        row: A row with PIL images.
+        image_aspect_ratio: Mode of the image processor; default: its own.
+
+    Returns:
+        Tokens of each picture.
+    """
+    sizes = [(picture.height, picture.width) for picture in row["images"]]
+    return [tokens for _, tokens in count_picture_tokens(processor, sizes, image_aspect_ratio)]
+
+
+def picture_inputs(
+    processor: Any, pictures: Sequence[Image.Image], image_aspect_ratio: str | None = None
+) -> dict[str, torch.Tensor]:
+    """Cuts a batch's pictures into tiles.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        pictures: All pictures of the batch, in the order of the rows.
+        image_aspect_ratio: Mode of the image processor; default: its own.
+
+    Returns:
+        `pixel_values`, `image_sizes` and `image_num_tiles`; nothing where there is no picture.
+    """
+    if not pictures:
+        return {}
+    return dict(processor.image_processor(list(pictures), image_aspect_ratio=image_aspect_ratio, return_tensors="pt"))
+
+
+def pad_rows(
+    input_ids: Sequence[np.ndarray], labels: Sequence[np.ndarray], pad_token_id: int, multiple: int | None = None
+) -> dict[str, torch.Tensor]:
+    """Pads rows on the right to a common length.
+
+    Args:
+        input_ids: Token ids of each row, (L,).
+        labels: Targets of each row, (L,).
+        pad_token_id: Id to pad with.
+        multiple: The length becomes a multiple of this number.
+
+    Returns:
+        `input_ids`, `attention_mask` and `labels`, (B, longest L).
+    """
+    length = round_up(max(len(row) for row in input_ids), multiple)
+    shape = (len(input_ids), length)
+    ids, targets = np.full(shape, pad_token_id, dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)
+    mask = np.zeros(shape, dtype=np.int64)
+    for index, (row, row_labels) in enumerate(zip(input_ids, labels, strict=True)):
+        ids[index, : len(row)], targets[index, : len(row)], mask[index, : len(row)] = row, row_labels, 1
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "labels": torch.from_numpy(targets),
+    }
+
+
+def empty_batch(pad_token_id: int, multiple: int | None = None) -> dict[str, torch.Tensor]:
+    """Returns the batch of a step in which every row was unreadable, so that all ranks still run the model.
+
+    Its one row of padding is attended to, as attention over nothing gives no numbers.
+
+    Args:
+        pad_token_id: Id to pad with.
+        multiple: The length becomes a multiple of this number.
+
+    Returns:
+        `input_ids`, `attention_mask` and `labels` without a target, (1, L).
+    """
+    row = np.full(round_up(EMPTY_LENGTH, multiple), pad_token_id, dtype=np.int64)
+    return pad_rows([row], [np.full_like(row, IGNORE_INDEX)], pad_token_id)
+
+
+def round_up(length: int, multiple: int | None) -> int:
+    """Rounds a length up to a multiple; None leaves it."""
+    return length if not multiple else -(-length // multiple) * multiple
+
+
+def pad_token_id(processor: Any) -> int:
+    """Returns the id to pad with.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+
+    Returns:
+        The tokenizer's padding id.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if processor.tokenizer.pad_token_id is None:
+        raise ValueError('The tokenizer has no padding token; set processor.tokenizer.pad_token = "<|endoftext|>".')
+    return int(processor.tokenizer.pad_token_id)
+
+
+def make_batch(
+    processor: Any,
+    rows: Sequence[Mapping[str, Any]],
+    encoded: Sequence[EncodedRow],
+    unreadable: Sequence[Unreadable] = (),
+    pad_to_multiple_of: int | None = None,
+    image_aspect_ratio: str | None = None,
+) -> dict[str, Any]:
+    """Puts encoded rows and their pictures into a batch.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        rows: The rows with PIL images.
+        encoded: The same rows encoded and cut; pictures that were cut off are left out of the batch.
+        unreadable: Rows that had to be left out.
+        pad_to_multiple_of: The length becomes a multiple of this number.
+        image_aspect_ratio: Mode of the image processor; default: its own.
+
+    Returns:
+        The batch; `empty_batch` where no row is left.
+    """
+    notes = {"row_ids": [row_name(row) for row in rows], "unreadable": [str(row) for row in unreadable]}
+    pad_id = pad_token_id(processor)
+    if not rows:
+        return {**empty_batch(pad_id, pad_to_multiple_of), **notes}
+    shown = zip(rows, encoded, strict=True)
+    pictures = [picture for row, cut in shown for picture in row["images"][: len(cut.picture_lengths)]]
+    ids, labels = [row.input_ids for row in encoded], [row.labels for row in encoded]
+    padded = pad_rows(ids, labels, pad_id, pad_to_multiple_of)
+    return {**padded, **picture_inputs(processor, pictures, image_aspect_ratio), **notes}

@@ -1,0 +1,125 @@
+"""Collators: training rows -> batches, for fine-tuning on conversations and for pre-training on documents.
+
+Both read pictures when a batch is made and not earlier; see `batches` for what a batch holds, and for the rows whose
+pictures cannot be read.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xgenmm_hf.modeling.tiling_xgenmm import ASPECT_RATIO_MODES
+from xgenmm_hf.training.batches import make_batch, pad_token_id, picture_lengths, read_pictures
+from xgenmm_hf.training.encoding import EncodedRow, encode_chat, encode_content, render_content, render_row
+
+
+class RowCollator:
+    """Reads, encodes, cuts and pads rows; a subclass says how a row is encoded.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        max_length: Tokens of a row that are kept, those of its pictures too; None keeps all. The end of the text goes
+            first; a picture that does not fit goes as a whole, with everything after it.
+        pad_to_multiple_of: Length of a batch in multiples of this number.
+        image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the image processor's.
+
+    Raises:
+        ValueError: If an option is out of range, or the tokenizer has no padding token.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        image_aspect_ratio: str | None = None,
+    ):
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length is {max_length}; give the number of tokens to keep, or None for all.")
+        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
+            raise ValueError(f"pad_to_multiple_of is {pad_to_multiple_of}; give a positive number, or None.")
+        if image_aspect_ratio not in (None, *ASPECT_RATIO_MODES):
+            modes = ", ".join(ASPECT_RATIO_MODES)
+            raise ValueError(f"image_aspect_ratio is {image_aspect_ratio!r}; it must be one of {modes}, or None.")
+        pad_token_id(processor)
+        self.processor = processor
+        self.max_length = max_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.image_aspect_ratio = image_aspect_ratio
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Makes a batch.
+
+        Args:
+            rows: Training rows.
+
+        Returns:
+            The batch.
+
+        Raises:
+            ValueError: If a row does not hold what this collator takes.
+        """
+        readable, unreadable = read_pictures(rows)
+        encoded = [
+            self.encode(row, picture_lengths(self.processor, row, self.image_aspect_ratio)).cut(self.max_length)
+            for row in readable
+        ]
+        options = (self.pad_to_multiple_of, self.image_aspect_ratio)
+        return make_batch(self.processor, readable, encoded, unreadable, *options)
+
+    def encode(self, row: Mapping[str, Any], lengths: list[int]) -> EncodedRow:
+        """Encodes a row whole.
+
+        Args:
+            row: A training row.
+            lengths: Tokens of each of its pictures.
+
+        Returns:
+            Its ids and targets.
+        """
+        raise NotImplementedError
+
+
+class SupervisedCollator(RowCollator):
+    """Batches of conversations; the targets are what the assistant says, each answer with its `<|end|>`, and no more.
+
+    A row holds `messages`, or `prompt` and `completion`, where only the completion's answers are targets. The ids are
+    those of `processor.apply_chat_template(messages, tokenize=True)`; control tokens that a text spells out stay text.
+
+    Args:
+        processor: An `XGenMMProcessor` whose chat template marks answers with `{% generation %}`.
+        max_length: As for `RowCollator`.
+        pad_to_multiple_of: As for `RowCollator`.
+        image_aspect_ratio: As for `RowCollator`.
+    """
+
+    def encode(self, row: Mapping[str, Any], lengths: list[int]) -> EncodedRow:
+        """Encodes a conversation; see `RowCollator.encode`."""
+        return encode_chat(self.processor, render_row(self.processor, row), lengths)
+
+
+class PretrainingCollator(RowCollator):
+    """Batches of captions and interleaved documents; every text token is a target.
+
+    A row holds `content`, parts of type `text`, `image` and `end_of_chunk` in reading order. Padding, `<image>`,
+    `<image placeholder>` and `<|endofchunk|>` are no targets.
+    Source: BLIP-3's pre-training, whose stage 1 shows each picture as one tile.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        max_length: As for `RowCollator`.
+        pad_to_multiple_of: As for `RowCollator`.
+        image_aspect_ratio: `"none"` for stage 1 (the default), `"anyres"` for stage 2.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        image_aspect_ratio: str | None = "none",
+    ):
+        super().__init__(processor, max_length, pad_to_multiple_of, image_aspect_ratio)
+
+    def encode(self, row: Mapping[str, Any], lengths: list[int]) -> EncodedRow:
+        """Encodes a document; see `RowCollator.encode`."""
+        return encode_content(self.processor, render_content(self.processor, row), lengths)

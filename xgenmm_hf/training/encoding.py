@@ -1,0 +1,292 @@
+"""Training rows -> token ids with their targets, exact at the token level.
+
+A conversation is rendered with the processor's chat template, whose `{% generation %}` blocks mark what the assistant
+says; the rendered text is tokenised whole, as the processor does it, and the marked characters become targets through
+the tokens' offsets. Only then does every `<image>` become its picture's tokens, which are never targets.
+
+Shapes: a row has L tokens; spans are (start, end) pairs, of characters in a text or of tokens in a row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xgenmm_hf.modeling.chat_xgenmm import (
+    END_OF_CHUNK_TOKEN,
+    IMAGE_PLACEHOLDER_TOKEN,
+    IMAGE_TOKEN,
+    MULTIMODAL_TOKENS,
+    escape_messages,
+)
+from xgenmm_hf.modeling.processing_xgenmm import content_as_items
+from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens
+
+
+IGNORE_INDEX = -100
+# How a part of a pre-training row that is no text is written.
+WRITTEN_PARTS = {"image": IMAGE_TOKEN, "end_of_chunk": END_OF_CHUNK_TOKEN}
+
+
+class RenderedChat(NamedTuple):
+    """A conversation as the tokenizer reads it.
+
+    Attributes:
+        text: The rendered conversation; each picture is one `<image>`.
+        spans: What the assistant says, as spans of characters, one a turn.
+    """
+
+    text: str
+    spans: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """A row's tokens.
+
+    Args:
+        input_ids: Token ids, (L,).
+        labels: The ids that are targets, `IGNORE_INDEX` elsewhere, (L,).
+        picture_lengths: Tokens of each picture, in order.
+        is_image: Where a picture's tokens stand, (L,).
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    picture_lengths: list[int]
+    is_image: np.ndarray
+
+    @cached_property
+    def picture_spans(self) -> list[tuple[int, int]]:
+        """Where each picture's tokens stand; pictures that stand side by side have spans of their own."""
+        ends = np.cumsum(self.picture_lengths, dtype=np.int64)
+        places = np.flatnonzero(self.is_image)
+        return [
+            (int(places[end - length]), int(places[end - 1]) + 1)
+            for length, end in zip(self.picture_lengths, ends, strict=True)
+        ]
+
+    def cut(self, max_length: int | None) -> "EncodedRow":
+        """Cuts the row to a length without cutting a picture.
+
+        The end of the text goes first. Where the cut would fall inside a picture, it is made before that picture:
+        it, all later pictures and everything after it are left out.
+
+        Args:
+            max_length: Tokens that may be kept, those of pictures too; None keeps all.
+
+        Returns:
+            The row; `picture_lengths` tells how many pictures, counted from the first, are left.
+        """
+        if max_length is None or len(self.input_ids) <= max_length:
+            return self
+        kept = [span for span in self.picture_spans if span[1] <= max_length]
+        end = max_length
+        if len(kept) < len(self.picture_spans):
+            end = min(max_length, self.picture_spans[len(kept)][0])
+        return EncodedRow(
+            self.input_ids[:end], self.labels[:end], self.picture_lengths[: len(kept)], self.is_image[:end]
+        )
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """Names a row in messages: its source and its id.
+
+    Args:
+        row: A training row.
+
+    Returns:
+        `source/id`.
+    """
+    return f"{row.get('source') or 'rows'}/{row.get('id', '?')}"
+
+
+def count_picture_tokens(
+    processor: Any, image_sizes: Sequence[tuple[int, int]], image_aspect_ratio: str | None = None
+) -> list[tuple[int, int]]:
+    """Counts what pictures of given sizes take, without looking at a pixel.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        image_sizes: Sizes in pixels as (height, width).
+        image_aspect_ratio: Mode of the image processor; default: its own.
+
+    Returns:
+        (tiles, tokens) of each picture.
+    """
+    options = {"image_aspect_ratio": image_aspect_ratio}
+    tiles = [processor.image_processor.get_number_of_image_patches(*size, options) for size in image_sizes]
+    sampling = (processor.num_latents, processor.anyres_patch_sampling)
+    return [(count, count_image_tokens(count, *sampling)) for count in tiles]
+
+
+def render_chat(processor: Any, messages: Sequence[Mapping[str, Any]]) -> RenderedChat:
+    """Renders a conversation with the processor's chat template and finds what the assistant says in it.
+
+    Control tokens that a content spells out are escaped, as `processor.apply_chat_template` does.
+
+    Args:
+        processor: An `XGenMMProcessor`; its template marks the assistant's turns with `{% generation %}`.
+        messages: Messages with `role` and `content` (a string, or parts of type `text` and `image`).
+
+    Returns:
+        The text and the spans; a turn's span ends behind its `<|end|>`.
+
+    Raises:
+        ValueError: If the assistant speaks, but the template marks nothing.
+    """
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    tokenizer = processor.tokenizer
+    template = processor.chat_template
+    texts, spans = render_jinja_template(
+        conversations=[escape_messages(content_as_items(messages), tokenizer)],
+        chat_template=template["default"] if isinstance(template, dict) else template,
+        return_assistant_tokens_mask=True,
+        **tokenizer.special_tokens_map,
+    )
+    if not spans[0] and any(message["role"] == "assistant" for message in messages):
+        raise ValueError(
+            "The chat template marks no assistant turn; put {% generation %} and {% endgeneration %} around the "
+            "answer and its end token, or use the template of xgenmm_hf.modeling.chat_xgenmm."
+        )
+    return RenderedChat(texts[0], [(int(start), int(end)) for start, end in spans[0]])
+
+
+def render_row(processor: Any, row: Mapping[str, Any]) -> RenderedChat:
+    """Renders a conversation row: `messages`, or `prompt` and `completion`, where only the completion is a target.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        row: A training row.
+
+    Returns:
+        The text and the spans of its targets.
+
+    Raises:
+        ValueError: If the row holds neither form, or parts that cannot be rendered.
+    """
+    check_parts(row)
+    if row.get("messages"):
+        return render_chat(processor, row["messages"])
+    if row.get("completion") is None:
+        raise ValueError(
+            f"Row {row_name(row)} holds no conversation; give it `messages`, or `prompt` and `completion` messages."
+        )
+    prompt = list(row.get("prompt") or [])
+    chat = render_chat(processor, [*prompt, *row["completion"]])
+    num_before = len(render_chat(processor, prompt).spans) if prompt else 0
+    return RenderedChat(chat.text, chat.spans[num_before:])
+
+
+def render_content(processor: Any, row: Mapping[str, Any]) -> str:
+    """Renders a pre-training row in the base models' form: texts, `<image>` and `<|endofchunk|>` in reading order.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        row: A row with `content`; control tokens that its texts spell out are escaped.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: If the row has no `content`, or a part that cannot be rendered.
+    """
+    check_parts(row)
+    if not row.get("content"):
+        raise ValueError(f"Row {row_name(row)} holds no `content`; a pre-training row is a list of parts.")
+    parts = escape_messages([{"content": list(row["content"])}], processor.tokenizer)[0]["content"]
+    return "".join(part["text"] if part["type"] == "text" else WRITTEN_PARTS[part["type"]] for part in parts)
+
+
+def check_parts(row: Mapping[str, Any]) -> None:
+    """Checks that a row's parts are of known types and its pictures as many as the parts that show them.
+
+    Args:
+        row: A training row.
+
+    Raises:
+        ValueError: If not.
+    """
+    parts = list(_parts(row))
+    known = {"text", "image", *(WRITTEN_PARTS if row.get("content") else ())}
+    for part in parts:
+        if part.get("type") not in known:
+            raise ValueError(
+                f"Row {row_name(row)} holds a part of type {part.get('type')!r}; use {', '.join(sorted(known))}."
+            )
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise ValueError(f"Row {row_name(row)} holds a text part without a text; give it a string.")
+    shown, given = sum(part["type"] == "image" for part in parts), len(row.get("images") or ())
+    if shown != given:
+        raise ValueError(
+            f"Row {row_name(row)} shows {shown} pictures in its parts and brings {given}; "
+            "write one image part for each picture."
+        )
+
+
+def _parts(row: Mapping[str, Any]) -> Any:
+    """Yields the parts of all contents of a row; a content that is a string is one text part."""
+    yield from row.get("content") or ()
+    for name in ("messages", "prompt", "completion"):
+        for message in row.get(name) or ():
+            content = message["content"]
+            yield from [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def encode_chat(processor: Any, chat: RenderedChat, picture_lengths: Sequence[int]) -> EncodedRow:
+    """Encodes a rendered conversation; the targets are the tokens of its spans.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        chat: The rendered conversation.
+        picture_lengths: Tokens of each picture, in order.
+
+    Returns:
+        The row, its ids those of `processor.apply_chat_template(..., tokenize=True)`.
+    """
+    encoding = processor.tokenizer(chat.text, return_offsets_mapping=True)
+    offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    is_target = np.zeros(len(offsets), dtype=bool)
+    for start, end in chat.spans:
+        # A token without width (the space before the whole text) belongs to no span.
+        is_target |= (offsets[:, 0] < end) & (offsets[:, 1] > start)
+    return _expand(processor, encoding["input_ids"], is_target, picture_lengths)
+
+
+def encode_content(processor: Any, text: str, picture_lengths: Sequence[int]) -> EncodedRow:
+    """Encodes a pre-training text; every token but those of pictures and `<|endofchunk|>` is a target.
+
+    Source: BLIP-3's pre-training stage 1.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        text: The text as `render_content` writes it.
+        picture_lengths: Tokens of each picture, in order.
+
+    Returns:
+        The row, its ids those of `processor(text=text, images=...)`.
+    """
+    input_ids = processor.tokenizer(text)["input_ids"]
+    never = [processor.tokenizer.convert_tokens_to_ids(token) for token in MULTIMODAL_TOKENS]
+    never.append(processor.tokenizer.pad_token_id)
+    return _expand(processor, input_ids, ~np.isin(input_ids, [i for i in never if i is not None]), picture_lengths)
+
+
+def _expand(
+    processor: Any, input_ids: Sequence[int], is_target: np.ndarray, picture_lengths: Sequence[int]
+) -> EncodedRow:
+    """Puts each picture's tokens where its `<image>` stands."""
+    ids = np.array(input_ids, dtype=np.int64)
+    is_image = ids == processor.image_token_id
+    if is_image.sum() != len(picture_lengths):
+        raise ValueError(
+            f"The rendered row holds {is_image.sum()} {IMAGE_TOKEN} for {len(picture_lengths)} pictures; the chat "
+            f"template must write one {IMAGE_TOKEN} for each image part (and no {IMAGE_PLACEHOLDER_TOKEN})."
+        )
+    counts = np.ones(len(ids), dtype=np.int64)
+    counts[is_image] = picture_lengths
+    labels = np.where(is_target & ~is_image, ids, IGNORE_INDEX)
+    return EncodedRow(ids.repeat(counts), labels.repeat(counts), list(picture_lengths), is_image.repeat(counts))
