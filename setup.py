@@ -32,7 +32,7 @@ def list_packages() -> list[str]:
     return packages
 
 
-TRAIN = ["trl>=1.14", "peft>=0.17", "datasets>=4", "accelerate>=1.10"]
+TRAIN = ["trl>=1.14", "peft>=0.17", "datasets>=4", "accelerate>=1.10", "matplotlib>=3.7", "pyarrow>=15", "pyyaml>=6"]
 OPENCLIP = ["open_clip_torch>=2.24"]
 EVAL = ["datasets>=4"]
 DEMO = ["gradio>=5"]

@@ -1,5 +1,6 @@
-"""Procedurally drawn pictures with exact captions, questions and answers.
+"""Training data: rows, the formats they come in, mixtures of them, and pictures drawn for tests and proofs.
 
-`scene` says what a picture holds, `render` draws it at any pixel size, `language` writes its caption, `questions`
-asks about it. All of it is a pure function of a scene and a seed, so nothing needs to be stored or downloaded.
+`rows` is the one schema, `adapters` turns public formats into it, `mixture` puts files together, `preview` shows what
+a mixture holds. `scene`, `render`, `language`, `questions`, `pairs` and `requests` draw pictures and talk about them:
+pure functions of a scene and a seed, so nothing needs to be stored or downloaded.
 """

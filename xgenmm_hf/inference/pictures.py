@@ -6,7 +6,8 @@ applied, an alpha channel is dropped, and of an animation the first frame is tak
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -35,10 +36,8 @@ def open_picture(path: str | os.PathLike[str]) -> Image.Image:
         raise ValueError(f"{name} is not a file: give the path of one picture.")
     if file.stat().st_size == 0:
         raise ValueError(f"The picture {name} is empty (0 bytes): it may not have been downloaded whole.")
-    with warnings.catch_warnings():
-        # Pillow only warns between one and two times its limit; both count as too large here.
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return _decode(name)
+    with picture_errors(name), Image.open(name) as picture:
+        return picture.convert("RGB")
 
 
 def open_pictures(paths: Sequence[str | os.PathLike[str]]) -> list[Image.Image]:
@@ -56,11 +55,21 @@ def open_pictures(paths: Sequence[str | os.PathLike[str]]) -> list[Image.Image]:
     return [open_picture(path) for path in paths]
 
 
-def _decode(name: str) -> Image.Image:
-    """Returns the decoded picture, with Pillow's many kinds of failure told as one."""
+@contextmanager
+def picture_errors(name: str) -> Iterator[None]:
+    """Tells Pillow's many kinds of failure as one.
+
+    Args:
+        name: What to call the picture.
+
+    Raises:
+        ValueError: For every failure inside the block.
+    """
     try:
-        with Image.open(name) as picture:
-            return picture.convert("RGB")
+        with warnings.catch_warnings():
+            # Pillow only warns between one and two times its limit; both count as too large here.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
     except UnidentifiedImageError:
         raise ValueError(f"{name} is not a picture in a format that can be read: convert it to PNG or JPEG.") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):

@@ -1,0 +1,86 @@
+"""OCR captions in six granularities, as the report shows them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xgenmm_hf.data.ocr_captions import GRANULARITIES, drop_fillers, ocr_caption, ocr_phrase
+from xgenmm_hf.data.places import checked_box, fractions, place
+
+
+SHOP = ("MACK SHOP", (0.192, 0.037, 0.817, 0.203))
+PHRASES = [
+    '"MACK SHOP"',
+    '"MACK SHOP" located above the center',
+    '"MACK SHOP" located at 2/17 of the image from top to bottom and 1/2 of the image from left to right',
+    '"MACK SHOP" approximately starts at [0.2, 0.0] and extends up to [0.8, 0.2]',
+    '"MACK SHOP" starts at [0.192, 0.037] and extends up to [0.817, 0.203]',
+    "<ocr>MACK SHOP</ocr><bbox>[0.192, 0.037][0.817, 0.203]</bbox>",
+]
+words = st.text(alphabet=st.characters(blacklist_characters='"<>', blacklist_categories=("Cs", "Cc")), min_size=1)
+boxes = st.lists(st.floats(0, 1), min_size=4, max_size=4).map(
+    lambda four: (min(four[:2]), min(four[2:]), max(four[:2]), max(four[2:]))
+)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_the_reports_example(granularity):
+    assert ocr_phrase(*SHOP, granularity) == PHRASES[granularity - 1]
+
+
+def test_several_texts():
+    texts = [SHOP, ("OPEN", (0.0, 0.9, 0.1, 1.0))]
+    assert ocr_caption(texts) == '"MACK SHOP", "OPEN"'
+    assert ocr_caption(texts, 2) == '"MACK SHOP" located above the center, "OPEN" located at the bottom left corner'
+    assert ocr_caption(texts, 1, fillers=True) == 'The image contains the text "MACK SHOP", the text "OPEN"'
+    assert ocr_caption([], fillers=True) == ""
+
+
+@given(st.lists(st.tuples(words, boxes), max_size=4), st.sampled_from(GRANULARITIES))
+def test_dropping_the_fillers_undoes_writing_them(texts, granularity):
+    plain = ocr_caption(texts, granularity)
+    assert drop_fillers(ocr_caption(texts, granularity, fillers=True)) == plain
+    assert drop_fillers(plain) == plain
+
+
+@pytest.mark.parametrize(
+    ("caption", "plain"),
+    [
+        ('The image contains the text "A", the text "the text" and the text "B"', '"A", "the text" and "B"'),
+        ('This image shows text "A" located above the center', '"A" located above the center'),
+        ("the text <ocr>the text A</ocr><bbox>x</bbox>", "<ocr>the text A</ocr><bbox>x</bbox>"),
+        ("The image contains a dog", "The image contains a dog"),
+    ],
+)
+def test_fillers(caption, plain):
+    assert drop_fillers(caption) == plain
+
+
+@given(boxes)
+def test_places_and_fractions_are_inside(box):
+    assert place(box).endswith(("center", "corner"))
+    down, across = fractions(box)
+    assert 0 <= down <= 1
+    assert abs(float(across) - (box[0] + box[2]) / 2) <= 1 / 20
+    assert down.denominator <= 20
+
+
+def test_all_nine_places():
+    names = {place((x / 3, y / 3, (x + 1) / 3, (y + 1) / 3)) for x in range(3) for y in range(3)}
+    assert len(names) == 9
+    assert place((0.4, 0.4, 0.6, 0.6)) == "in the center"
+
+
+@pytest.mark.parametrize("values", [(0, 0, 1), (0.5, 0, 0.4, 1), (0, 0, 2, 1), (0, 0, 1, "1"), (0, 0, 1, True), ()])
+def test_what_is_no_box(values):
+    with pytest.raises(ValueError, match="A box is"):
+        checked_box(values)
+
+
+def test_boxes_as_corners():
+    assert checked_box([[0, 0.1], [1, 0.2]]) == (0.0, 0.1, 1.0, 0.2)
+
+
+def test_an_unknown_granularity():
+    with pytest.raises(ValueError, match="granularity 7"):
+        ocr_phrase(*SHOP, 7)

@@ -1,0 +1,160 @@
+"""``xgenmm data``: a dry run of a mixture of data sets."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli.convert import ImageModeChoice
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.data.preview import Measured, Preview
+
+
+def data(
+    mixture: Annotated[str, typer.Argument(metavar="MIXTURE.yaml", help="File that describes the mixture.")],
+    model: Annotated[
+        str,
+        typer.Option(help="Checkpoint whose tokenizer and tiles count.", show_default="the embedded tiny model"),
+    ] = TINY_MODEL,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Write report.json, problems.jsonl and lengths.png (a histogram) here."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Measure only N rows, chosen at random.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Count the rows with more than N tokens.")
+    ] = None,
+    image_mode: Annotated[
+        ImageModeChoice | None,
+        typer.Option(help="Image mode; default: none for pre-training rows, else the checkpoint's."),
+    ] = None,
+    cache_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where rows are cached; default: the cache of datasets."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check a mixture of data sets: counts, rejected rows, tokens and tiles."""
+    from xgenmm_hf.data.preview import preview_mixture, require_libraries
+    from xgenmm_hf.inference.source import is_local, resolve_model
+
+    # Cheap checks first: a wrong path should not wait for the libraries to load.
+    require_libraries()
+    source = resolve_model(model)
+
+    from xgenmm_hf.cli.console import hide_loading_bars
+    from xgenmm_hf.data.mixture import load_mixture, read_mixture
+
+    limits = read_mixture(mixture)
+    if is_local(source):
+        hide_loading_bars()
+    hide_data_bars()
+
+    from xgenmm_hf import XGenMMProcessor
+
+    # A dry run shows what a training run would refuse.
+    loaded = load_mixture(mixture, max_rejected=1.0, cache_dir=cache_dir)
+    with measuring_bar() as progress:
+        preview = preview_mixture(
+            loaded,
+            XGenMMProcessor.from_pretrained(source),
+            output,
+            limit=limit,
+            max_length=max_length,
+            image_aspect_ratio=None if image_mode is None else image_mode.value,
+            progress=progress,
+        )
+    if as_json:
+        print(json.dumps(asdict(preview), ensure_ascii=False))
+        return
+    print("\n".join(render(preview, limits.max_rejected, max_length)))
+    if output is not None:
+        print(f"report.json, problems.jsonl and lengths.png are in {output}")
+
+
+def render(preview: "Preview", max_rejected: float, max_length: int | None) -> Iterator[str]:
+    """Yields the lines a person reads.
+
+    Args:
+        preview: The dry run's result.
+        max_rejected: Share of malformed records above which training refuses a source.
+        max_length: Limit that rows were compared with.
+
+    Yields:
+        Lines without their newline.
+    """
+    yield f"{preview.mixture}: {preview.rows:,} {preview.kind} rows from {len(preview.sources)} source(s)"
+    for part in preview.sources:
+        yield from render_source(part, max_rejected)
+    yield ""
+    yield f"{'tokens and tiles a row':<36}{'rows':>10}{'mean':>10}{'p95':>8}{'max':>8}{'tiles':>8}"
+    for source, count in sorted(preview.counts.items()):
+        yield f"  {source:<34}{count:>10,}{render_measured(preview.by_source.get(source))}"
+    yield f"  {'all':<34}{preview.rows:>10,}{render_measured(preview.all)}"
+    total = preview.all
+    if total.tokens is not None and total.text_tokens is not None and total.image_tokens is not None:
+        kinds = ", ".join(f"{number:,} {name}" for name, number in sorted(total.modalities.items()))
+        yield f"measured {total.rows:,} rows with {total.pictures:,} pictures ({kinds}):"
+        yield (
+            f"  {total.tokens.total:,} tokens = {total.text_tokens.total:,} of text "
+            f"+ {total.image_tokens.total:,} of pictures"
+        )
+    if total.too_long is not None:
+        yield f"  {total.too_long:,} rows have more than {max_length:,} tokens"
+    if preview.unreadable:
+        yield f"  {preview.unreadable:,} row(s) have a picture that cannot be read"
+
+
+def render_source(part: dict[str, Any], max_rejected: float) -> Iterator[str]:
+    """Yields the lines about one source's records."""
+    report = part["report"]
+    share = f"weight {part['weight']:.4g}" if part["weight"] is not None else f"{part['samples']:,} samples"
+    yield f"  {report['source']} ({report['format']}): {report['records']:,} records, {report['rows']:,} rows, {share}"
+    for title, reasons in (("rejected", report["rejected"]), ("left out", report["skipped"])):
+        if reasons:
+            listed = ", ".join(f"{number:,} {kind}" for kind, number in Counter(reasons).most_common())
+            yield f"    {title}: {listed}"
+    if sum(report["rejected"].values()) > max_rejected * report["records"]:
+        yield f"    training refuses this source: more than {max_rejected:.1%} are rejected (max_rejected)"
+
+
+def render_measured(measured: "Measured | None") -> str:
+    """Returns the columns about the length of rows, blank where none was measured."""
+    if measured is None or measured.tokens is None or measured.tiles is None:
+        return ""
+    tokens = measured.tokens
+    return f"{tokens.mean:>10,.1f}{tokens.p95:>8,.0f}{tokens.largest:>8,}{measured.tiles.mean:>8.2f}"
+
+
+def hide_data_bars() -> None:
+    """Hides the data library's bars where nobody sees them."""
+    import datasets
+
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+
+
+@contextmanager
+def measuring_bar() -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar of measured rows on stderr, where that is a terminal.
+
+    Yields:
+        What to call with rows measured and rows to measure.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("measuring", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,74 @@
+"""The formats by name, and telling a file's format from a record."""
+
+from collections.abc import Iterable
+
+from xgenmm_hf.data.adapters import captions, cauldron, hub, interleaved, llava, vlfeedback, vlguard
+from xgenmm_hf.data.adapters.base import Adapter, Record
+
+
+ADAPTERS = {
+    adapter.name: adapter
+    for adapter in (
+        llava.ADAPTER,
+        hub.ADAPTER,
+        interleaved.ADAPTER,
+        captions.ADAPTER,
+        captions.OCR_ADAPTER,
+        captions.GROUNDING_ADAPTER,
+        cauldron.ADAPTER,
+        vlfeedback.ADAPTER,
+        vlguard.ADAPTER,
+    )
+}
+AUTO = "auto"
+
+
+def adapter_of(name: str) -> Adapter:
+    """Returns the adapter of a format.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if name not in ADAPTERS:
+        raise ValueError(f"There is no data format {name!r}; there are {', '.join(ADAPTERS)}, or {AUTO}.")
+    return ADAPTERS[name]
+
+
+def detect(record: Record, where: str) -> Adapter:
+    """Tells the format from a record.
+
+    Args:
+        record: A record of the file.
+        where: What to call the file.
+
+    Returns:
+        The adapter. "captions" only where nothing else matches, as other formats have captions too.
+
+    Raises:
+        ValueError: If no format matches, or several do.
+    """
+    found = [adapter for adapter in ADAPTERS.values() if adapter.matches(record)]
+    if len(found) > 1:
+        found = [adapter for adapter in found if adapter is not captions.ADAPTER]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(sorted(record)) or "none"
+    if not found:
+        raise ValueError(
+            f"The format of {where} is not known from its fields ({names}): name it, one of {', '.join(ADAPTERS)}."
+        )
+    raise ValueError(
+        f"The fields of {where} ({names}) fit the formats {' and '.join(adapter.name for adapter in found)}: name one."
+    )
+
+
+def check_options(adapter: Adapter, options: Iterable[str]) -> None:
+    """Checks that an adapter knows all options.
+
+    Raises:
+        ValueError: For the first that it does not know.
+    """
+    for name in options:
+        if name not in adapter.options:
+            known = ", ".join(sorted(adapter.options)) or "none"
+            raise ValueError(f"The format {adapter.name} has no option {name!r}; it has {known}.")

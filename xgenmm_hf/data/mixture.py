@@ -1,0 +1,362 @@
+"""Mixtures of data sets, described by a YAML file.
+
+Two forms. By number of samples, as the recipe was published (a mapping of files; sampled with a fixed seed):
+
+    data:
+      llava.json: 10000          # fewer than the file has: a random subset; more: whole passes and a random rest
+      text.jsonl: all
+    roots:
+      coco: /data/coco           # coco/train2017/1.jpg -> /data/coco/train2017/1.jpg
+
+By weights, for map-style data sets and streams (`datasets.interleave_datasets`):
+
+    datasets:
+      - {path: mint/*.tar, format: interleaved, weight: 32.5}
+      - {path: kale/*.parquet, weight: 25}
+
+Relative paths are relative to the YAML file.
+"""
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xgenmm_hf.compat import shuffle_stream
+from xgenmm_hf.data.adapters.loading import MAX_REJECTED, STREAM_SHARDS, load_rows
+from xgenmm_hf.data.adapters.report import SourceReport
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset, IterableDataset
+
+ALL = "all"
+STOPPING = ("all_exhausted", "first_exhausted")
+SHUFFLE_BUFFER = 256
+COMMON_KEYS = {"roots", "seed", "max_rejected"}
+FORM_KEYS = {"data": COMMON_KEYS | {"data"}, "datasets": COMMON_KEYS | {"datasets", "stopping", "shuffle_buffer"}}
+SOURCE_KEYS = {"path", "format", "name", "options", "roots", "weight", "samples"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set of a mixture.
+
+    Args:
+        path: Its files, as patterns relative to the mixture's folder.
+        share: Number of samples or "all"; in the form by weights the weight.
+        format: Name of the format, or "auto".
+        name: Name, default: the first file's.
+        options: Options of the format.
+        roots: Its own table of picture roots; None: the mixture's.
+    """
+
+    path: tuple[str, ...]
+    share: float | str
+    format: str = "auto"
+    name: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    roots: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """A mixture as its file describes it.
+
+    Args:
+        file: The YAML file.
+        sources: Its data sets.
+        by_weight: Whether shares are weights.
+        roots: First components of pictures' paths -> folders; None: pictures are beside their data file.
+        seed: Seed of sampling, mixing and shuffling.
+        max_rejected: Largest share of malformed records of a source.
+        stopping: When a mixture by weights ends: with the first data set that is used up, or once all are (those used
+            up earlier start again).
+        shuffle_buffer: Rows of each stream that are shuffled together; 0: none.
+    """
+
+    file: Path
+    sources: tuple[Source, ...]
+    by_weight: bool
+    roots: Mapping[str, str] | None = None
+    seed: int = 0
+    max_rejected: float = MAX_REJECTED
+    stopping: str = STOPPING[0]
+    shuffle_buffer: int = SHUFFLE_BUFFER
+
+
+@dataclass
+class MixedSource:
+    """A data set's part in a mixture.
+
+    Args:
+        report: What became of its records.
+        samples: Rows it gives, counting repeats; None where weights decide.
+        weight: Its probability; None where numbers of samples decide.
+    """
+
+    report: SourceReport
+    samples: int | None = None
+    weight: float | None = None
+
+
+@dataclass
+class MixtureReport:
+    """What a mixture is made of.
+
+    Args:
+        file: The YAML file.
+        kind: Kind of its rows.
+        seed: Seed it was made with.
+        sources: Its data sets.
+    """
+
+    file: str
+    kind: str
+    seed: int
+    sources: list[MixedSource]
+
+
+@dataclass
+class Mixture:
+    """A mixture ready for training.
+
+    Args:
+        dataset: A `datasets.Dataset`, or an `IterableDataset` while streaming; rows of one kind.
+        report: What it is made of.
+    """
+
+    dataset: "Dataset | IterableDataset"
+    report: MixtureReport
+
+
+def load_mixture(
+    path: str | os.PathLike[str],
+    streaming: bool = False,
+    seed: int | None = None,
+    *,
+    max_rejected: float | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    num_shards: int = STREAM_SHARDS,
+) -> Mixture:
+    """Loads a mixture; the same file and seed always give the same rows in the same order.
+
+    Args:
+        path: The YAML file.
+        streaming: Whether to read while iterating; by weights only. `datasets.distributed.split_dataset_by_node`
+            then gives each rank its shards.
+        seed: Seed; default: the file's, else 0.
+        max_rejected: Largest share of malformed records of a source; default: the file's, else 1 %.
+        cache_dir: Where caches go; see `load_rows`.
+        num_shards: Shards of each stream.
+
+    Returns:
+        The mixture.
+
+    Raises:
+        ValueError: If the file or a source is malformed, sources give rows of different kinds, or numbers of samples
+            are to be streamed.
+    """
+    config = read_mixture(path)
+    seed = config.seed if seed is None else seed
+    if streaming and not config.by_weight:
+        raise ValueError(f"{path} states numbers of samples, which need whole files: stream a mixture by weights.")
+    loaded = []
+    for source in config.sources:
+        roots = config.roots if source.roots is None else source.roots
+        loaded.append(
+            load_rows(
+                source.format,
+                [os.path.join(config.file.parent, pattern) for pattern in source.path],
+                name=source.name,
+                roots=roots,
+                streaming=streaming,
+                options=source.options,
+                max_rejected=config.max_rejected if max_rejected is None else max_rejected,
+                cache_dir=cache_dir,
+                num_shards=num_shards,
+            )
+        )
+    kind = one_kind([item.report for item in loaded], config.file)
+    sets = [item.dataset for item in loaded]
+    mixed = [MixedSource(item.report) for item in loaded]
+    if config.by_weight:
+        dataset = _interleave(sets, mixed, config, seed, streaming)
+    else:
+        dataset = _sample(sets, mixed, config, seed)
+    return Mixture(dataset, MixtureReport(str(path), kind, seed, mixed))
+
+
+def one_kind(reports: Sequence[SourceReport], file: Path) -> str:
+    """Returns the kind of rows that all sources share.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    kinds = {report.kind: report for report in reports}
+    if len(kinds) > 1:
+        parts = ", ".join(f"{report.source} gives {kind} rows" for kind, report in kinds.items())
+        raise ValueError(f"{file} mixes kinds of rows ({parts}): train them in stages of their own.")
+    return next(iter(kinds))
+
+
+def sample_indices(size: int, samples: int, seed: int, name: str) -> "np.ndarray":
+    """Chooses rows of a data set.
+
+    Args:
+        size: Rows it has.
+        samples: Rows wanted.
+        seed: Seed of the mixture.
+        name: Name of the data set: each draws on its own, whatever others a mixture holds.
+
+    Returns:
+        Indices, (samples,): whole passes in order, then a random rest without repeats, in order.
+    """
+    import numpy as np
+
+    passes, rest = divmod(samples, size)
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    chosen = np.sort(generator.permutation(size)[:rest])
+    return np.concatenate([np.tile(np.arange(size), passes), chosen]).astype(np.int64)
+
+
+def _sample(sets: Sequence[Any], mixed: list[MixedSource], config: MixtureConfig, seed: int) -> "Dataset":
+    """Puts the chosen rows of each data set one after another."""
+    from datasets import concatenate_datasets
+
+    parts = []
+    for rows, part, source in zip(sets, mixed, config.sources, strict=True):
+        part.samples = len(rows) if source.share == ALL else int(source.share)
+        if part.samples == len(rows):
+            parts.append(rows)
+        else:
+            parts.append(rows.select(sample_indices(len(rows), part.samples, seed, " ".join(source.path))))
+    return concatenate_datasets(parts)
+
+
+def _interleave(
+    sets: Sequence[Any], mixed: list[MixedSource], config: MixtureConfig, seed: int, streaming: bool
+) -> "Dataset | IterableDataset":
+    """Draws from the data sets by their weights."""
+    from datasets import interleave_datasets
+
+    total = sum(float(source.share) for source in config.sources)
+    for part, source in zip(mixed, config.sources, strict=True):
+        part.weight = float(source.share) / total
+    if config.shuffle_buffer and streaming:
+        sets = [shuffle_stream(rows, seed, config.shuffle_buffer) for rows in sets]
+    elif config.shuffle_buffer:
+        sets = [rows.shuffle(seed=seed) for rows in sets]
+    if len(sets) == 1:
+        return sets[0]
+    weights = [part.weight for part in mixed]
+    return interleave_datasets(sets, probabilities=weights, seed=seed, stopping_strategy=config.stopping)
+
+
+def read_mixture(path: str | os.PathLike[str]) -> MixtureConfig:
+    """Reads and checks a mixture's file.
+
+    Args:
+        path: The YAML file.
+
+    Returns:
+        What it describes.
+
+    Raises:
+        ValueError: If it does not exist or is malformed.
+    """
+    import yaml
+
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"There is no mixture file at {file}: check the path.")
+    try:
+        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+    forms = [form for form in FORM_KEYS if isinstance(fields, dict) and form in fields]
+    if len(forms) != 1:
+        raise ValueError(f"{file} must hold either `data` (files -> numbers of samples) or `datasets` (with weights).")
+    form = forms[0]
+    _check_keys(fields, FORM_KEYS[form], str(file))
+    options = {name: fields[name] for name in ("seed", "max_rejected", "stopping", "shuffle_buffer") if name in fields}
+    _check_options(options, file)
+    sources = _counted(fields[form], file) if form == "data" else _weighted(fields[form], file)
+    return MixtureConfig(file, sources, form == "datasets", _roots(fields.get("roots"), file), **options)
+
+
+def _counted(data: Any, file: Path) -> tuple[Source, ...]:
+    """Reads the form by number of samples; files with zero samples are left out."""
+    if not isinstance(data, dict) or not data:
+        raise ValueError(f"{file}: `data` must map files to numbers of samples.")
+    sources = []
+    for pattern, value in data.items():
+        fields = value if isinstance(value, dict) else {"samples": value}
+        samples = fields.get("samples", ALL)
+        if samples != ALL and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 0):
+            raise ValueError(f"{file}: {pattern} has {samples!r} samples; give a whole number or `all`.")
+        if samples != 0:
+            sources.append(_source({**fields, "path": str(pattern)}, samples, file, {"weight"}))
+    if not sources:
+        raise ValueError(f"{file}: every file of `data` has 0 samples.")
+    return tuple(sources)
+
+
+def _weighted(entries: Any, file: Path) -> tuple[Source, ...]:
+    """Reads the form by weights."""
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{file}: `datasets` must be a list of mappings with path and weight.")
+    sources = []
+    for entry in entries:
+        weight = entry.get("weight")
+        if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 < weight < float("inf"):
+            raise ValueError(f"{file}: {entry.get('path')} has the weight {weight!r}; give a positive number.")
+        sources.append(_source(entry, weight, file, {"samples"}))
+    return tuple(sources)
+
+
+def _source(fields: dict[str, Any], share: float | str, file: Path, without: set[str]) -> Source:
+    """Builds a source from its fields."""
+    path = fields.get("path")
+    patterns = [path] if isinstance(path, str) else path
+    if not isinstance(patterns, list) or not patterns or not all(isinstance(item, str) for item in patterns):
+        raise ValueError(f"{file}: a source has the path {path!r}; give a file, a pattern, or a list of them.")
+    _check_keys(fields, SOURCE_KEYS - without, f"{file}: {patterns[0]}")
+    options = fields.get("options") or {}
+    if not isinstance(options, dict):
+        raise ValueError(f"{file}: the options of {patterns[0]} must be a mapping.")
+    roots = _roots(fields.get("roots"), file)
+    return Source(tuple(patterns), share, fields.get("format", "auto"), fields.get("name"), options, roots)
+
+
+def _roots(table: Any, file: Path) -> dict[str, str] | None:
+    """Reads a table of roots; its folders are relative to the mixture's."""
+    if table is None:
+        return None
+    if not isinstance(table, dict) or not all(isinstance(folder, str) for folder in table.values()):
+        raise ValueError(f"{file}: `roots` must map first components of pictures' paths to folders.")
+    return {str(prefix or ""): os.path.join(file.parent, folder) for prefix, folder in table.items()}
+
+
+def _check_options(options: dict[str, Any], file: Path) -> None:
+    """Checks the numbers and names of a mixture's own options."""
+    wanted = {
+        "seed": ("a whole number", lambda value: isinstance(value, int) and value >= 0),
+        "max_rejected": ("a share from 0 to 1", lambda value: isinstance(value, (int, float)) and 0 <= value <= 1),
+        "stopping": (" or ".join(STOPPING), lambda value: value in STOPPING),
+        "shuffle_buffer": ("a whole number", lambda value: isinstance(value, int) and value >= 0),
+    }
+    for name, value in options.items():
+        what, fits = wanted[name]
+        if isinstance(value, bool) or not fits(value):
+            raise ValueError(f"{file}: {name} is {value!r}; it must be {what}.")
+
+
+def _check_keys(fields: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Refuses keys that mean nothing here: most are misspelt."""
+    unknown = sorted(str(key) for key in fields if key not in known)
+    if unknown:
+        raise ValueError(f"{where} has the unknown key {unknown[0]!r}; it may have {', '.join(sorted(known))}.")
