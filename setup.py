@@ -34,10 +34,11 @@ def list_packages() -> list[str]:
 
 TRAIN = ["trl>=1.14", "peft>=0.17", "datasets>=4", "accelerate>=1.10", "matplotlib>=3.7", "pyarrow>=15", "pyyaml>=6"]
 OPENCLIP = ["open_clip_torch>=2.24"]
-EVAL = ["datasets>=4"]
+EVAL = ["datasets>=4", "matplotlib>=3.7", "pyarrow>=15", "pycocoevalcap>=1.2", "pyyaml>=6"]
 DEMO = ["gradio>=5"]
 DEV = [
     *TRAIN,
+    *EVAL,
     "build",
     "hypothesis",
     "mypy",
@@ -62,7 +63,7 @@ setup(
     python_requires=">=3.10",
     packages=list_packages(),
     package_dir=MAPPED,
-    package_data={"xgenmm_hf": ["py.typed", "assets/**/*", "recipes/*.yaml", "recipes/**/*.yaml"]},
+    package_data={"xgenmm_hf": ["py.typed", "assets/**/*", "recipes/*.yaml", "recipes/**/*.yaml", "evaluation/*.yaml"]},
     include_package_data=False,
     install_requires=[
         "transformers>=4.57,<6",

@@ -3,7 +3,8 @@
 Everything else in the package is written once and asks here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -60,6 +61,7 @@ __all__ = [
     "AutoModelForVision2Seq",
     "IMAGE_TEXT_AUTO_CLASSES",
     "MultimodalGenerationMixin",
+    "as_unsharded_class",
     "build_vision_tower",
     "initialization",
     "names_of_mismatched",
@@ -157,6 +159,37 @@ class MultimodalGenerationMixin(GenerationMixin):
         lengths = self.image_token_mask(input_ids, model_kwargs.get("inputs_embeds")).sum(-1).tolist()
         samples = torch.cat(list(outputs.pooler_output)).split(lengths)
         outputs.pooler_output = [sample for sample in samples for _ in range(expand_size)]
+
+
+@contextmanager
+def as_unsharded_class(model: nn.Module) -> Iterator[None]:
+    """Gives a model back its own class for the time of a save.
+
+    FSDP2 puts a generated class before the model's own; the library would then write that class's module, a file of
+    torch, into the folder and its `auto_map`.
+
+    Args:
+        model: Any model, sharded or not.
+
+    Yields:
+        Nothing.
+    """
+    current = type(model)
+    if is_fsdp2_class(current):
+        model.__class__ = next(cls for cls in current.__mro__ if not is_fsdp2_class(cls))
+    try:
+        yield
+    finally:
+        model.__class__ = current
+
+
+def is_fsdp2_class(cls: type) -> bool:
+    """Tells whether a class is one that FSDP2 generated (or its base)."""
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return issubclass(cls, FSDPModule)
 
 
 def names_of_mismatched(loading_info: dict[str, Any]) -> list[str]:

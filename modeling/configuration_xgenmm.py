@@ -22,6 +22,7 @@ ORIGINAL_SLIDING_WINDOW = 2047
 ORIGINAL_SECTIONS = ("vision_encoder_config", "vision_tokenizer_config")
 ORIGINAL_VISION_FILE = "vision_config.json"
 NUM_ADDED_TOKENS = 3
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 SIGLIP_SO400M_384 = {
     "hidden_size": 1152,
@@ -271,6 +272,26 @@ def without_pooling_head(config: PretrainedConfig) -> PretrainedConfig:
 def is_original_schema(fields: dict[str, Any]) -> bool:
     """Tells whether the fields of a `config.json` are of the original checkpoints' schema."""
     return any(fields.get(name) is not None for name in ORIGINAL_SECTIONS)
+
+
+def is_original_checkpoint(path: str | Path | None, kwargs: dict[str, Any]) -> bool:
+    """Tells from the arguments of `from_pretrained` whether a checkpoint is in the original layout.
+
+    Args:
+        path: Folder or repo id; None loads a state dict.
+        kwargs: The other arguments.
+
+    Returns:
+        Whether its config is of the original schema.
+    """
+    config = kwargs.get("config")
+    if isinstance(config, PretrainedConfig):  # as remote code it may be another copy of XGenMMConfig
+        return getattr(config, "original_schema", False)
+    if path is None:
+        return False
+    hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+    fields, _ = XGenMMConfig.get_config_dict(config or path, **hub_arguments)
+    return is_original_schema(fields)
 
 
 def fields_from_original(

@@ -5,12 +5,11 @@ the order of the prompts. A tile has num_patches patches; a sampled chunk has nu
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, CLIPVisionConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, CLIPVisionConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
@@ -19,16 +18,16 @@ from .chunking_xgenmm import arrange_chunks, check, resolve_num_tiles, split_tok
 from .compat_xgenmm import (
     LM_HEAD_TP_PLAN,
     MultimodalGenerationMixin,
+    as_unsharded_class,
     build_vision_tower,
     merge_with_config_defaults,
 )
-from .configuration_xgenmm import XGenMMConfig, is_original_schema
+from .configuration_xgenmm import XGenMMConfig, is_original_checkpoint
 from .hub_era_xgenmm import HubEraMixin
 from .resampler_xgenmm import XGenMMResampler
 
 
 IGNORE_INDEX = -100
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 @dataclass
@@ -83,6 +82,11 @@ class XGenMMPreTrainedModel(PreTrainedModel):
                 f"xgenmm convert {pretrained_model_name_or_path} OUT"
             )
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Saves a self-contained folder, also of a sharded model; see `PreTrainedModel.save_pretrained`."""
+        with as_unsharded_class(self):
+            super().save_pretrained(*args, **kwargs)
 
 
 class XGenMMModel(XGenMMPreTrainedModel):
@@ -144,10 +148,24 @@ class XGenMMModel(XGenMMPreTrainedModel):
         image_num_tiles = resolve_num_tiles(
             self.config, pixel_values.shape[0], image_sizes, image_num_tiles, pixel_values.device
         )
-        outputs = self.vision_tower(pixel_values, return_dict=True, **kwargs)
+        outputs = self.get_vision_features(pixel_values, **kwargs)
         tokens = self._sample_tokens(outputs.last_hidden_state, image_sizes, image_num_tiles)
         outputs.pooler_output = split_tokens(self.config, tokens, image_num_tiles)
         return outputs
+
+    def get_vision_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Runs the vision tower; a frozen one keeps no graph, also where a hook made its embeddings differentiable.
+
+        Args:
+            pixel_values: All tiles of all pictures, (num_tiles, channels, S, S).
+            **kwargs: Passed to the vision tower.
+
+        Returns:
+            The tower's output, `last_hidden_state` of it (num_tiles, patches, width).
+        """
+        trained = pixel_values.requires_grad or any(weight.requires_grad for weight in self.vision_tower.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            return self.vision_tower(pixel_values, return_dict=True, **kwargs)
 
     def _sample_tokens(
         self, features: torch.Tensor, image_sizes: torch.Tensor | None, image_num_tiles: torch.Tensor
@@ -207,6 +225,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        image_repeats: int = 1,
         **kwargs: Any,
     ) -> XGenMMModelOutputWithPast:
         """Reads prompts with pictures.
@@ -221,7 +240,9 @@ class XGenMMModel(XGenMMPreTrainedModel):
             past_key_values: The cache.
             inputs_embeds: In place of `input_ids`, (B, L, text width).
             use_cache: Whether to return a cache.
-            mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`.
+            mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`; without a
+                `pooler_output` its `last_hidden_state` is sampled, and `image_sizes` and `image_num_tiles` are needed.
+            image_repeats: How often all pictures are shown; 2 where chosen and rejected rows share them.
             **kwargs: Passed to the language model.
 
         Returns:
@@ -236,7 +257,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)
         tokens = self._image_tokens(pixel_values, image_sizes, image_num_tiles, mm_encoder_outputs)
         if tokens is not None:
-            inputs_embeds = self._place_tokens(inputs_embeds, input_ids, tokens)
+            inputs_embeds = self._place_tokens(inputs_embeds, input_ids, tokens.repeat(image_repeats, 1))
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -265,14 +286,14 @@ class XGenMMModel(XGenMMPreTrainedModel):
         encoded = (mm_encoder_outputs or {}).get("image")
         if encoded is not None and pixel_values is not None:
             raise ValueError("Pass either pixel_values or mm_encoder_outputs, not both.")
-        if encoded is not None:
+        if encoded is not None and encoded.pooler_output is not None:
             return torch.cat(list(encoded.pooler_output))
-        if pixel_values is None or pixel_values.shape[0] == 0:
+        if encoded is None and (pixel_values is None or pixel_values.shape[0] == 0):
             return None
+        features = (encoded or self.get_vision_features(pixel_values)).last_hidden_state
         image_num_tiles = resolve_num_tiles(
-            self.config, pixel_values.shape[0], image_sizes, image_num_tiles, pixel_values.device
+            self.config, features.shape[0], image_sizes, image_num_tiles, features.device
         )
-        features = self.vision_tower(pixel_values, return_dict=True).last_hidden_state
         return self._sample_tokens(features, image_sizes, image_num_tiles)
 
 
@@ -337,6 +358,10 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
         """Computes the tokens that pictures take in the prompt; see `XGenMMModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, image_sizes, image_num_tiles, **kwargs)
 
+    def get_vision_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Runs the vision tower; see `XGenMMModel.get_vision_features`."""
+        return self.model.get_vision_features(pixel_values, **kwargs)
+
     def image_token_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Finds the image tokens of a batch; see `XGenMMModel.image_token_mask`."""
         return self.model.image_token_mask(input_ids, inputs_embeds)
@@ -374,7 +399,7 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
             use_cache: Whether to return a cache.
             logits_to_keep: Compute the logits of the last that many positions (0: all), or of the given ones.
             mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`.
-            **kwargs: Passed to the language model and the loss (`shift_labels`, `num_items_in_batch`, ...).
+            **kwargs: Passed on to `XGenMMModel` (`image_repeats`, ...) and the loss (`num_items_in_batch`, ...).
 
         Returns:
             Loss (if `labels`), logits (B, kept positions, vocabulary), cache, and the pictures' tokens.
@@ -423,23 +448,3 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
                 labels = labels.masked_fill((input_ids == image_token_id).to(labels.device), IGNORE_INDEX)
         vocab_size = self.config.text_config.vocab_size
         return self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
-
-
-def is_original_checkpoint(path: str | Path | None, kwargs: dict[str, Any]) -> bool:
-    """Tells from the arguments of `from_pretrained` whether a checkpoint is in the original layout.
-
-    Args:
-        path: Folder or repo id; None loads a state dict.
-        kwargs: The other arguments.
-
-    Returns:
-        Whether its config is of the original schema.
-    """
-    config = kwargs.get("config")
-    if isinstance(config, PretrainedConfig):  # as remote code it may be another copy of XGenMMConfig
-        return getattr(config, "original_schema", False)
-    if path is None:
-        return False
-    hub_arguments = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-    fields, _ = XGenMMConfig.get_config_dict(config or path, **hub_arguments)
-    return is_original_schema(fields)

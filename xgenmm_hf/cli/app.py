@@ -8,9 +8,13 @@ from xgenmm_hf import __version__
 from xgenmm_hf.cli.ask import ask
 from xgenmm_hf.cli.console import quiet_libraries
 from xgenmm_hf.cli.convert import convert
+from xgenmm_hf.cli.data import data
 from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.cli.export import export
 from xgenmm_hf.cli.info import info
+from xgenmm_hf.cli.recipes import recipes
+from xgenmm_hf.cli.train import CONTEXT as TRAIN_CONTEXT
+from xgenmm_hf.cli.train import train
 
 
 app = typer.Typer(
@@ -34,12 +38,13 @@ def prepare(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """xGen-MM (BLIP-3) models: ask about pictures, inspect, convert and export checkpoints."""
+    """xGen-MM (BLIP-3) models: ask about pictures, inspect, convert, export and train checkpoints."""
     quiet_libraries()
 
 
-for verb in (ask, info, convert, export):
+for verb in (ask, info, convert, export, recipes, data):
     app.command(verb.__name__)(friendly_errors(verb))
+app.command(train.__name__, context_settings=TRAIN_CONTEXT)(friendly_errors(train))
 
 
 @friendly_errors

@@ -1,0 +1,106 @@
+"""Which checkpoints count, which stay, and when a run may go on from one."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from xgenmm_hf.training.arguments import DataArguments
+from xgenmm_hf.training.checkpoints import (
+    MARKER,
+    checkpoint_to_resume,
+    discard,
+    is_complete,
+    last_complete,
+    mark_complete,
+    rotate,
+    run_facts,
+)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Returns a run with complete checkpoints of the steps 2, 4 and 10 and a half-written one of step 12."""
+    for step in (2, 4, 10, 12):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text("{}")
+        if step < 12:
+            mark_complete(folder, {"step": step})
+    return tmp_path
+
+
+def recipe(output, resume=None, **changes):
+    training = {
+        "seed": 1,
+        "data_seed": None,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "max_length": 9,
+        "world_size": 1,
+        **changes,
+    }
+    return SimpleNamespace(
+        stage="sft",
+        training=SimpleNamespace(output_dir=str(output), resume_from_checkpoint=resume, **training),
+        model=SimpleNamespace(use_peft=False),
+        base="m",
+        data=DataArguments(mixture="mix.yaml"),
+    )
+
+
+def test_last_complete_is_the_highest_step_with_a_marker(run, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert last_complete(run) == run / "checkpoint-10"
+    assert "half-written: checkpoint-12" in caplog.text
+    assert last_complete(run / "nothing") is None
+
+
+def test_discard_removes_the_marker_first(run, monkeypatch):
+    monkeypatch.setattr("shutil.rmtree", lambda *args, **kwargs: None)  # killed before the rest went
+    discard(run / "checkpoint-10")
+    assert last_complete(run) == run / "checkpoint-4"
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "kept"),
+    [
+        (None, None, [2, 4, 10, 12]),
+        (3, None, [4, 10, 12]),
+        (1, None, [10]),
+        (2, "checkpoint-2", [2, 10]),
+        (1, "checkpoint-2", [2, 10]),
+    ],
+)
+def test_rotation_keeps_the_last_complete_and_the_best(run, limit, best, kept):
+    rotate(run, limit, str(run / best) if best else None)
+    assert sorted(int(path.name.split("-")[1]) for path in run.iterdir()) == kept
+
+
+def test_run_starts_where_the_options_say(run):
+    assert checkpoint_to_resume(recipe(run)) == str(run / "checkpoint-10")
+    assert checkpoint_to_resume(recipe(run, True)) == str(run / "checkpoint-10")
+    assert checkpoint_to_resume(recipe(run, "false")) is None
+    assert checkpoint_to_resume(recipe(run, str(run / "checkpoint-4"))) == str(run / "checkpoint-4")
+    assert checkpoint_to_resume(recipe(run / "new")) is None
+    with pytest.raises(ValueError, match=r"holds no trainer_state\.json"):
+        checkpoint_to_resume(recipe(run, str(run / "checkpoint-99")))
+
+
+def test_run_with_other_settings_is_not_continued_in_silence(run, caplog):
+    last = run / "checkpoint-10"
+    mark_complete(last, run_facts(recipe(run)))
+    assert checkpoint_to_resume(recipe(run)) == str(last)
+    with pytest.raises(ValueError, match="seed 1, now 2; per_device_train_batch_size 2, now 4"):
+        checkpoint_to_resume(recipe(run, seed=2, per_device_train_batch_size=4))
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint_to_resume(recipe(run, str(last), seed=2)) == str(last)
+    assert "seed 1, now 2" in caplog.text
+
+
+def test_marker_is_whole_or_absent(tmp_path):
+    assert not is_complete(tmp_path)
+    mark_complete(tmp_path, {"step": 3})
+    assert json.loads((tmp_path / MARKER).read_text()) == {"step": 3}
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]

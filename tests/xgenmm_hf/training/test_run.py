@@ -1,0 +1,93 @@
+"""Stages from the command line to a saved checkpoint."""
+
+import json
+
+import pytest
+import torch
+from run_rows import ON_CPU, chat_rows, preference_rows, save_rows
+
+from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
+from xgenmm_hf.training.run import run_stage
+
+
+SMALL = ["--per_device_train_batch_size", "2", "--max_steps", "2", "--save_strategy", "no", *ON_CPU]
+
+
+def run(stage, rows, tmp_path, *options, model=TINY_MODEL, kind="chat"):
+    folder = save_rows(rows, tmp_path / f"rows-{stage}", kind)
+    given = ["--model_name_or_path", str(model), "--mixture", str(folder), "--output_dir", str(tmp_path / stage)]
+    return run_stage(stage, [*given, *SMALL, *options])
+
+
+def test_sft_saves_a_checkpoint_with_its_card(tmp_path, caplog):
+    folder = run("sft", chat_rows(8), tmp_path, "--eval_mixture", str(tmp_path / "rows-sft"))
+    model = XGenMMForConditionalGeneration.from_pretrained(folder)
+    start = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL)
+    assert torch.equal(
+        model.model.vision_tower.state_dict()["vision_model.post_layernorm.weight"],
+        start.model.vision_tower.state_dict()["vision_model.post_layernorm.weight"],
+    )
+    assert not torch.equal(model.lm_head.weight.float(), start.lm_head.weight.float())
+    XGenMMProcessor.from_pretrained(folder)
+    assert (folder / "modeling_xgenmm.py").is_file()
+    metrics = json.loads((folder / "all_results.json").read_text())
+    assert {"train_loss", "eval_loss"} <= set(metrics)
+    card = (folder / "README.md").read_text()
+    for part in ("pipeline_tag: image-text-to-text", "| colours | 6 |", "| texts | 2 |", "eval_loss", "max_steps: 2"):
+        assert part in card
+    assert "- transformers " in card
+
+
+def test_image_options_of_a_stage_go_into_its_checkpoint(tmp_path):
+    folder = run("sft", chat_rows(4), tmp_path, "--anyres_tiles", "1x2", "2x1")
+    config = json.loads((folder / "config.json").read_text())
+    side = config["vision_config"]["image_size"]
+    grids = [[side, 2 * side], [2 * side, side]]
+    assert config["anyres_grids"] == grids
+    assert json.loads((folder / "preprocessor_config.json").read_text())["anyres_grids"] == grids
+
+
+def test_adapter_is_merged_and_the_next_stage_starts_from_it(tmp_path):
+    options = ["--use_peft", "true", "--lora_r", "4", "--learning_rate", "1e-2"]
+    folder = run("dpo", preference_rows(4), tmp_path, *options, "--merge_adapter", kind="preference")
+    assert (folder / "adapter_model.safetensors").is_file()
+    merged = XGenMMForConditionalGeneration.from_pretrained(folder / "merged")
+    start = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL)
+    name = "model.language_model.layers.0.self_attn.qkv_proj.weight"
+    assert not torch.equal(merged.state_dict()[name].float(), start.state_dict()[name].float())
+    with pytest.raises(ValueError, match=r"is an adapter: train it with --merge_adapter true"):
+        run("safety", chat_rows(4), tmp_path, model=folder)
+    assert (run("safety", chat_rows(4), tmp_path, *options, model=folder / "merged") / "adapter_config.json").is_file()
+
+
+def test_answers_to_noised_pictures_join_the_pairs(tmp_path, caplog):
+    options = ["--use_peft", "true", "--noised_rejections", "true", "--max_steps", "1"]
+    with caplog.at_level("INFO", logger="xgenmm_hf"):
+        run("dpo", preference_rows(2), tmp_path, *options, kind="preference")
+    assert "Answers from noised pictures: added 2" in caplog.text
+    assert "| preferences | 4 |" in (tmp_path / "dpo" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--mixture", "nothing.yaml"], "no file and no shipped recipe nothing.yaml"),
+        (["--model_name_or_path", "no-such-model"], "There is no model at no-such-model"),
+        (["--streaming", "true", "--max_steps", "-1"], "A stream has no length: set max_steps"),
+        (["--resume_from_checkpoint", "nowhere"], r"nowhere is no checkpoint of a run"),
+        (["--load_in_4bit", "true"], "add use_peft: true"),
+    ],
+)
+def test_mistakes_are_found_before_training(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run("sft", chat_rows(4), tmp_path, *options)
+
+
+def test_rows_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"holds rows of kind chat; xgenmm train dpo takes rows of kind preference"):
+        run("dpo", chat_rows(4), tmp_path)
+
+
+def test_streamed_rows_train(tmp_path):
+    folder = run("sft", chat_rows(8), tmp_path, "--streaming", "true")
+    assert "| streamed | not counted |" in (folder / "README.md").read_text()

@@ -1,0 +1,25 @@
+"""``xgenmm recipes``: the shipped recipes, and a copy of one to edit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def recipes(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A shipped file: print its path, or copy it.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Argument(metavar="FOLDER", help="Copy it here, together with the mixture that it names.")
+    ] = None,
+) -> None:
+    """List the shipped recipes, mixtures and accelerate configs, or copy one to edit."""
+    from xgenmm_hf import recipes as shipped
+
+    if name is None:
+        print("\n".join(shipped.names()))
+    elif out is None:
+        print(shipped.find(name))
+    else:
+        print("\n".join(str(path) for path in shipped.copy_files(name, Path(out))))

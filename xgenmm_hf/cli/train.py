@@ -1,0 +1,82 @@
+"""``xgenmm train``: the stages of the recipe, with every option of TRL and of the Trainer."""
+
+import logging
+import warnings
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Stage(str, Enum):
+    """The stages."""
+
+    pretrain = "pretrain"
+    sft = "sft"
+    dpo = "dpo"
+    safety = "safety"
+
+
+CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
+"""What `app.command` must be given for this verb: options that typer does not know go to TRL's parser."""
+
+
+def train(
+    context: typer.Context,
+    stage: Annotated[Stage, typer.Argument(help="Which stage.")],
+    config: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A recipe: a YAML file, or a shipped one such as sft_4b.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what the data is: counts, lengths, rejected rows.")
+    ] = False,
+    options: Annotated[bool, typer.Option("--options", help="List every option of the stage, and exit.")] = False,
+) -> None:
+    """Train a model; further options are the recipe's, such as --max_steps 3.
+
+    The same options run on several devices: accelerate launch -m xgenmm_hf.training STAGE --config NAME.
+    """
+    from xgenmm_hf.training.__main__ import check_libraries, show_messages
+
+    check_libraries()
+    given = [*(["--config", config] if config else []), *context.args]
+    # A run lasts hours: unlike in the other verbs, what libraries warn of is worth reading.
+    logging.disable(logging.NOTSET)
+    warnings.resetwarnings()
+    show_messages()
+    if options:
+        print_options(stage.value)
+    elif dry_run:
+        preview(stage.value, given)
+    else:
+        from xgenmm_hf.training.run import run_stage
+
+        print(run_stage(stage.value, given))
+
+
+def print_options(stage: str) -> None:
+    """Prints every option of a stage."""
+    from xgenmm_hf.training.arguments import make_parser
+
+    make_parser(stage).print_help()
+
+
+def preview(stage: str, given: list[str]) -> None:
+    """Shows what a stage would train on, as `xgenmm data` does."""
+    from xgenmm_hf.cli.convert import ImageModeChoice
+    from xgenmm_hf.cli.data import data
+    from xgenmm_hf.training.arguments import parse_recipe
+    from xgenmm_hf.training.stage_rows import mixture_path
+
+    recipe = parse_recipe(stage, given)
+    mode = recipe.data.image_aspect_ratio
+    data(
+        mixture=str(mixture_path(recipe, recipe.data.mixture)),
+        model=recipe.base,
+        output=None,
+        limit=None,
+        max_length=recipe.training.max_length,
+        image_mode=None if mode is None else ImageModeChoice(mode),
+        cache_dir=None,
+        as_json=False,
+    )

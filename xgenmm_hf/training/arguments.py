@@ -1,0 +1,310 @@
+"""Options of the training stages: TRL's and the Trainer's whole set, and the few that are ours beside them.
+
+Options come from a YAML file (`--config`, a path or the name of a shipped recipe) and from the command line, which
+wins. A mistake in either is one sentence.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from trl import DPOConfig, ModelConfig, SFTConfig, TrlParser
+
+from xgenmm_hf import recipes
+
+
+STAGES = {"pretrain": SFTConfig, "sft": SFTConfig, "dpo": DPOConfig, "safety": SFTConfig}
+FRESH, LAST = "false", "auto"
+
+
+@dataclass
+class DataArguments:
+    """What a stage trains on.
+
+    Args:
+        mixture: YAML file of the training data: a path (also relative to the recipe), or a shipped mixture's name.
+        eval_mixture: Likewise for evaluation.
+        streaming: Whether rows are read as they are needed instead of being indexed first; needs max_steps.
+        max_unreadable: Share of rows with an unreadable picture above which the run stops.
+        group_by_modality_length: Whether batches hold rows of one modality and of about one length.
+        image_aspect_ratio: How pictures are cut: anyres, none or pad. Default: as the checkpoint says; the trained
+            checkpoint then says this.
+        anyres_tiles: Grids of any-resolution mode in tiles, such as 1x2 (one wide, two high). Likewise.
+        noised_rejections: DPO only: whether each row comes a second time, rejecting what the model itself says to
+            noised pictures. The answers are cached; for large data make them once with
+            `python -m xgenmm_hf.training.noise` and name the folder it writes as the mixture.
+    """
+
+    mixture: str | None = field(default=None, metadata={"help": "YAML file of the training data."})
+    eval_mixture: str | None = field(default=None, metadata={"help": "YAML file of the evaluation data."})
+    streaming: bool = field(default=False, metadata={"help": "Read rows as they are needed; needs max_steps."})
+    max_unreadable: float = field(
+        default=0.01, metadata={"help": "Share of rows with an unreadable picture above which the run stops."}
+    )
+    group_by_modality_length: bool = field(
+        default=True, metadata={"help": "Make batches of one modality and of about one length."}
+    )
+    image_aspect_ratio: str | None = field(
+        default=None, metadata={"help": "How pictures are cut: anyres, none or pad; default: as the checkpoint says."}
+    )
+    anyres_tiles: list[str] | None = field(
+        default=None, metadata={"help": "Grids in tiles, width x height, such as 1x2 2x1 2x2."}
+    )
+    noised_rejections: bool = field(
+        default=False, metadata={"help": "DPO: also reject what the model itself says to noised pictures."}
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the values.
+
+        Raises:
+            ValueError: With the option and what it takes.
+        """
+        if not 0 <= self.max_unreadable <= 1:
+            raise ValueError(f"max_unreadable is {self.max_unreadable}; it is a share between 0 and 1.")
+        if self.image_aspect_ratio not in (None, "anyres", "none", "pad"):
+            raise ValueError(f"image_aspect_ratio is {self.image_aspect_ratio!r}; use anyres, none or pad.")
+        odd = [grid for grid in self.anyres_tiles or [] if not re.fullmatch(r"[1-9]\d?x[1-9]\d?", str(grid))]
+        if odd:
+            raise ValueError(f"anyres_tiles holds {odd[0]!r}; write width x height in tiles, such as 1x2.")
+
+    def grids(self, tile_size: int) -> list[list[int]] | None:
+        """Returns `anyres_tiles` as (width, height) in pixels, or None where they are not given."""
+        if not self.anyres_tiles:
+            return None
+        return [[int(side) * tile_size for side in grid.split("x")] for grid in self.anyres_tiles]
+
+
+@dataclass
+class ModuleArguments:
+    """Which parts of the model train.
+
+    Args:
+        unfreeze_vision: Whether the vision tower trains too.
+        freeze_resampler: Whether the resampler stays as it is.
+        freeze_language_model: Whether the language model and its head stay as they are.
+        lora_resampler: With LoRA: whether the whole resampler trains beside the adapter.
+        lora_added_tokens: With LoRA: whether the embeddings of the three added tokens train.
+        merge_adapter: With LoRA: whether a merged model is saved in `merged/` beside the adapter.
+    """
+
+    unfreeze_vision: bool = field(default=False, metadata={"help": "Train the vision tower too."})
+    freeze_resampler: bool = field(default=False, metadata={"help": "Leave the resampler as it is."})
+    freeze_language_model: bool = field(default=False, metadata={"help": "Leave the language model as it is."})
+    lora_resampler: bool = field(default=False, metadata={"help": "LoRA: train the resampler beside the adapter."})
+    lora_added_tokens: bool = field(default=True, metadata={"help": "LoRA: train the three added tokens' embeddings."})
+    merge_adapter: bool = field(default=False, metadata={"help": "LoRA: also save a merged model, in merged/."})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All options of a run.
+
+    Args:
+        stage: "pretrain", "sft", "dpo" or "safety".
+        data: What it trains on.
+        modules: Which parts train.
+        training: TRL's config of the stage.
+        model: TRL's config of the model.
+        base: Folder or repository of the model that training starts from.
+        path: The YAML file, where there is one.
+        options: The options as given, file and command line together; they go into the model card.
+    """
+
+    stage: str
+    data: DataArguments
+    modules: ModuleArguments
+    training: Any
+    model: ModelConfig
+    base: str
+    path: Path | None
+    options: dict[str, Any]
+
+
+class RecipeParser(TrlParser):
+    """TRL's parser, with errors that are one sentence instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what argparse found wrong."""
+        raise ValueError(f"{message[:1].upper()}{message[1:]}; --help lists the options.")
+
+
+def parse_recipe(stage: str, arguments: Sequence[str]) -> Recipe:
+    """Reads the options of a run.
+
+    Args:
+        stage: "pretrain", "sft", "dpo" or "safety".
+        arguments: The command line: `--config NAME` and overrides.
+
+    Returns:
+        The options.
+
+    Raises:
+        ValueError: If the stage, the file or an option is wrong.
+    """
+    parser = make_parser(stage)
+    path, overrides = split_config(arguments)
+    config = read_recipe(path) if path else {}
+    check_options(config, parser, path)
+    unknown = parser.parse_known_args(overrides)[1]
+    if unknown:
+        raise ValueError(f"There is no option {unknown[0]}{suggest(unknown[0].lstrip('-'), parser)}")
+    data, modules, training, model = build_arguments(parser, path, overrides)
+    if not model.model_name_or_path:
+        raise ValueError("No model is named: set model_name_or_path in the recipe or --model_name_or_path.")
+    options = {**config, **changed_by(parser, overrides)}
+    return Recipe(stage, data, modules, training, model, model.model_name_or_path, path, options)
+
+
+def make_parser(stage: str) -> RecipeParser:
+    """Makes the parser of a stage.
+
+    Args:
+        stage: "pretrain", "sft", "dpo" or "safety".
+
+    Returns:
+        The parser.
+
+    Raises:
+        ValueError: If there is no such stage.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"There is no stage {stage!r}; there are {', '.join(STAGES)}.")
+    classes: tuple[Any, ...] = (DataArguments, ModuleArguments, STAGES[stage], ModelConfig)
+    return RecipeParser(classes, prog=f"xgenmm train {stage}", allow_abbrev=False)
+
+
+def build_arguments(parser: RecipeParser, path: Path | None, overrides: list[str]) -> tuple[Any, ...]:
+    """Runs TRL's parser over file and command line.
+
+    Args:
+        parser: The parser of a stage.
+        path: The recipe.
+        overrides: The command line without it.
+
+    Returns:
+        One object for each of the parser's classes.
+
+    Raises:
+        ValueError: If TRL or Transformers refuse an option.
+    """
+    given = [] if path is None else ["--config", str(path)]
+    try:
+        return parser.parse_args_and_config([*given, *overrides])
+    except ValueError as error:
+        if "bf16/gpu" in str(error):
+            raise ValueError(
+                "This machine has no accelerator that computes in bfloat16: add --use_cpu true to train on the CPU, "
+                "or --bf16 false for float32."
+            ) from None
+        raise
+
+
+def split_config(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Takes `--config NAME` or `--config=NAME` out of a command line.
+
+    Args:
+        arguments: The command line.
+
+    Returns:
+        The recipe's path, or None, and the other arguments.
+
+    Raises:
+        ValueError: If the name is missing, given twice, or there is no such recipe.
+    """
+    rest = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    if rest.count("--config") > 1:
+        raise ValueError("--config is given twice; a run has one recipe.")
+    if "--config" not in rest:
+        return None, rest
+    index = rest.index("--config")
+    if index + 1 == len(rest):
+        raise ValueError(f"--config needs a path or the name of a shipped recipe: {', '.join(recipes.names())}.")
+    return recipes.find(rest[index + 1]), rest[:index] + rest[index + 2 :]
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Reads a recipe's YAML.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its options.
+
+    Raises:
+        ValueError: If it is not a YAML mapping.
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a YAML mapping of options, such as `learning_rate: 2.0e-5`.")
+    return config
+
+
+def check_options(config: dict[str, Any], parser: RecipeParser, path: Path | None) -> None:
+    """Checks a recipe's names and numbers, which argparse takes as they are.
+
+    Args:
+        config: The recipe.
+        parser: The parser of its stage.
+        path: Its file, for the message.
+
+    Raises:
+        ValueError: With the first option that is unknown or of a wrong type.
+    """
+    actions = {action.dest: action for action in parser._actions}
+    for name, value in config.items():
+        if name == "env":  # TRL's parser sets these in the environment
+            continue
+        if name not in actions:
+            raise ValueError(f"{path} has an unknown option {name}{suggest(str(name), parser)}")
+        wanted = actions[name].type
+        if wanted in (int, float) and value is not None and not isinstance(value, str):
+            whole = isinstance(value, int) or (wanted is float and isinstance(value, float))
+            if isinstance(value, bool) or not whole:
+                raise ValueError(f"{path}: {name} is {value!r}; it takes a number of type {wanted.__name__}.")
+
+
+def suggest(name: str, parser: RecipeParser) -> str:
+    """Returns the end of a sentence about an unknown option: the closest known one, or where they are listed."""
+    known = [action.dest for action in parser._actions]
+    close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+    return f"; did you mean {close[0]}?" if close else "; --help lists the options."
+
+
+def changed_by(parser: RecipeParser, overrides: Sequence[str]) -> dict[str, Any]:
+    """Returns the options that a command line sets, by name."""
+    parser.set_defaults(**{action.dest: None for action in parser._actions})
+    for action in parser._actions:
+        action.default = None
+    values = vars(parser.parse_known_args(list(overrides))[0])
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def resume_choice(value: Any) -> str:
+    """Reads `resume_from_checkpoint`.
+
+    Args:
+        value: What the recipe or the command line says; None means the default, the last complete checkpoint.
+
+    Returns:
+        "auto" for the last complete checkpoint, "false" for a fresh start, or a checkpoint's path.
+    """
+    text = str(value).strip()
+    if value is None or text.lower() in ("true", "auto", "last"):
+        return LAST
+    return FRESH if text.lower() in ("false", "no", "none") else text
+
+
+def describe_options(options: dict[str, Any]) -> str:
+    """Returns options as YAML, for a model card."""
+    plain = json.loads(json.dumps(options, default=str))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).strip()

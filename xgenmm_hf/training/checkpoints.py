@@ -1,0 +1,167 @@
+"""Checkpoints that survive a kill at any moment: one counts only once a marker in it says that all of it was written.
+
+A folder that a killed run left half-written has no marker: it is passed over when a run goes on, and removed when its
+step is saved again.
+"""
+
+import json
+import logging
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from xgenmm_hf.training.arguments import FRESH, LAST, Recipe, resume_choice
+
+
+logger = logging.getLogger(__name__)
+
+MARKER = "complete.json"
+FOLDER = re.compile(r"checkpoint-(\d+)")
+# What decides the order of the rows and the losses; the number of steps may grow from one start to the next.
+_TRAINING_FIELDS = (
+    "seed",
+    "data_seed",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_length",
+    "world_size",
+)
+
+
+def list_checkpoints(run: Path) -> dict[int, Path]:
+    """Lists a run's checkpoint folders, complete or not, by step."""
+    if not run.is_dir():
+        return {}
+    found = ((FOLDER.fullmatch(path.name), path) for path in run.iterdir() if path.is_dir())
+    return {int(match[1]): path for match, path in sorted(found, key=lambda pair: pair[1]) if match}
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Tells whether all of a checkpoint was written."""
+    return (checkpoint / MARKER).is_file()
+
+
+def last_complete(run: str | Path) -> Path | None:
+    """Finds the last complete checkpoint of a run.
+
+    Args:
+        run: The run's output folder.
+
+    Returns:
+        The checkpoint's folder, or None.
+    """
+    folders = list_checkpoints(Path(run))
+    complete = [step for step, path in folders.items() if is_complete(path)]
+    passed_over = [path.name for step, path in sorted(folders.items()) if not complete or step > max(complete)]
+    if passed_over:
+        logger.warning("Passed over as half-written: %s", ", ".join(passed_over))
+    return folders[max(complete)] if complete else None
+
+
+def mark_complete(checkpoint: Path, facts: dict[str, Any]) -> None:
+    """Writes the marker, in one step: it is there whole or not at all.
+
+    Args:
+        checkpoint: A folder in which every rank has finished writing.
+        facts: What the run was, see `run_facts`.
+    """
+    draft = checkpoint / f".{MARKER}"
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(facts, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(checkpoint / MARKER)
+
+
+def discard(checkpoint: Path) -> None:
+    """Removes a checkpoint, its marker first: a kill in between leaves nothing that looks complete."""
+    (checkpoint / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def rotate(run: Path, limit: int | None, best: str | None = None) -> None:
+    """Removes old checkpoints; the last complete and the best one stay.
+
+    Args:
+        run: The run's output folder.
+        limit: How many to keep, `save_total_limit`; None keeps all.
+        best: The best checkpoint's path, where there is one.
+    """
+    if not limit or limit < 1:
+        return
+    folders = [path for _, path in sorted(list_checkpoints(run).items())]
+    complete = [path for path in folders if is_complete(path)]
+    protected = {complete[-1].resolve()} if complete else set()
+    if best:
+        protected.add(Path(best).resolve())
+    surplus = len(folders) - max(limit, len(protected))
+    for path in [path for path in folders if path.resolve() not in protected][: max(surplus, 0)]:
+        discard(path)
+
+
+def run_facts(recipe: Recipe) -> dict[str, Any]:
+    """Returns what decides a run's rows and losses, to be compared when it goes on.
+
+    Args:
+        recipe: The run's options.
+
+    Returns:
+        Plain values by name.
+    """
+    facts: dict[str, Any] = {name: getattr(recipe.training, name) for name in _TRAINING_FIELDS}
+    return {
+        "stage": recipe.stage,
+        "model": recipe.base,
+        "mixture": recipe.data.mixture,
+        "use_peft": recipe.model.use_peft,
+        **facts,
+    }
+
+
+def checkpoint_to_resume(recipe: Recipe) -> str | None:
+    """Decides where a run starts.
+
+    Args:
+        recipe: The run's options; `resume_from_checkpoint` is `auto` (the default), `false`, or a path.
+
+    Returns:
+        The checkpoint's path, or None for a fresh start.
+
+    Raises:
+        ValueError: If there is no such checkpoint, it is half-written, or its run was another one.
+    """
+    choice = resume_choice(recipe.training.resume_from_checkpoint)
+    if choice == FRESH:
+        return None
+    path = last_complete(recipe.training.output_dir) if choice == LAST else Path(choice)
+    if path is None:
+        return None
+    if not (path / "trainer_state.json").is_file():
+        raise ValueError(f"{path} is no checkpoint of a run: it holds no trainer_state.json.")
+    differing = differences(path, run_facts(recipe)) if is_complete(path) else []
+    if differing and choice == LAST:
+        raise ValueError(
+            f"{path} was written by a run with other settings ({'; '.join(differing)}): use another --output_dir, "
+            "start afresh with --resume_from_checkpoint false, or name the checkpoint to go on from it all the same."
+        )
+    if differing:
+        logger.warning("Going on from %s with other settings: %s", path, "; ".join(differing))
+    return str(path)
+
+
+def differences(checkpoint: Path, facts: dict[str, Any]) -> list[str]:
+    """Compares a checkpoint's marker with a run's facts.
+
+    Args:
+        checkpoint: A complete checkpoint.
+        facts: What `run_facts` returned.
+
+    Returns:
+        One phrase for each fact that differs.
+    """
+    written = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+    return [
+        f"{name} {written[name]}, now {now}" for name, now in facts.items() if name in written and written[name] != now
+    ]

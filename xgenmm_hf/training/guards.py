@@ -1,0 +1,165 @@
+"""What watches over a run, as a mixin of our trainers on top of TRL's.
+
+Unreadable pictures are counted and reported, a loss that is no number stops the run, and checkpoints count only when
+they are complete.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+
+from xgenmm_hf.training.checkpoints import discard, mark_complete, rotate
+from xgenmm_hf.training.sharding import add_blank_picture, gather_head_before_use
+
+
+logger = logging.getLogger(__name__)
+
+NOTES = ("row_ids", "unreadable")
+JUDGED_AFTER = 100
+
+
+class TrainingStopped(RuntimeError):
+    """A run that stopped itself; the message is one sentence with the cause."""
+
+
+def take_notes(batch: dict[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Separates a batch from what the collator notes beside it.
+
+    Args:
+        batch: A collator's batch; it stays as it is.
+
+    Returns:
+        The batch for the model, the ids of its rows, and one sentence for each row that was left out.
+    """
+    inputs = {name: value for name, value in batch.items() if name not in NOTES}
+    return inputs, list(batch.get("row_ids") or []), list(batch.get("unreadable") or [])
+
+
+class GuardedTrainerMixin:
+    """Guards of a trainer; put it before TRL's class.
+
+    Args:
+        *args: Passed on.
+        max_unreadable: Share of rows with an unreadable picture above which the run stops, judged after the first
+            100 rows.
+        run_facts: What decides the run's rows and losses; kept in each checkpoint's marker.
+        **kwargs: Passed on.
+    """
+
+    def __init__(
+        self, *args: Any, max_unreadable: float = 0.01, run_facts: dict[str, Any] | None = None, **kwargs: Any
+    ):
+        self.max_unreadable = max_unreadable
+        self.run_facts = dict(run_facts or {})
+        self.num_rows = 0
+        self.num_unreadable = 0
+        self._reported: set[str] = set()
+        self._row_ids: list[str] = []
+        super().__init__(*args, **kwargs)
+        gather_head_before_use(self.model)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Takes the notes off a batch before it goes to the device and the model."""
+        inputs, self._row_ids, unreadable = take_notes(inputs)
+        without = "pixel_values" not in inputs
+        some_have_pictures = self._count_rows(len(self._row_ids), unreadable, not without)
+        # Where no rank has a picture none runs the tower, and the resampler stays untouched as on one device.
+        if without and some_have_pictures and self._is_sharded():
+            inputs = self._add_blank_picture(inputs)
+        return super()._prepare_inputs(inputs)
+
+    def _add_blank_picture(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Adds a blank picture to a batch without pictures, so that this rank runs what the others run."""
+        return add_blank_picture(inputs, self._plain_config()) if "labels" in inputs else inputs
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
+        """Computes the loss and stops the run where it is no number."""
+        result = super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+        self._check_loss(result[0] if return_outputs else result)
+        return result
+
+    def _count_rows(self, num_readable: int, unreadable: list[str], with_pictures: bool) -> bool:
+        """Counts a batch's rows over all ranks, reports each unreadable one once, and judges their share.
+
+        Args:
+            num_readable: Rows of this rank's batch.
+            unreadable: A sentence for each row that was left out of it.
+            with_pictures: Whether it holds pictures.
+
+        Returns:
+            Whether the batch of any rank holds pictures.
+
+        Raises:
+            TrainingStopped: If the share is too high.
+        """
+        for sentence in unreadable:
+            if sentence not in self._reported:
+                self._reported.add(sentence)
+                logger.warning(sentence)
+        # Floats, as accelerate scales what it reduces.
+        here = [num_readable + len(unreadable), len(unreadable), int(with_pictures)]
+        counts = self.accelerator.reduce(torch.tensor(here, device=self.args.device).float(), "sum")
+        rows, bad, pictures = (int(count) for count in counts.tolist())
+        self.num_rows += rows
+        self.num_unreadable += bad
+        if self.num_rows < JUDGED_AFTER or self.num_unreadable <= self.max_unreadable * self.num_rows:
+            return bool(pictures)
+        last = next((text for text in gather_object(unreadable[-1:]) if text), "")
+        raise TrainingStopped(
+            f"{self.num_unreadable} of {self.num_rows} rows ({self.num_unreadable / self.num_rows:.1%}) have a "
+            f"picture that cannot be read, more than max_unreadable {self.max_unreadable:.1%} allows. {last}".rstrip()
+        )
+
+    def _check_loss(self, loss: torch.Tensor) -> None:
+        """Stops all ranks where the loss of one is no number, and names the rows."""
+        broken = (~torch.isfinite(loss.detach())).any().float()
+        if not int(self.accelerator.reduce(broken, "sum")):
+            return
+        names = gather_object(self._row_ids if int(broken) else [])
+        kind, step = "training" if self.model.training else "evaluation", self.state.global_step + 1
+        raise TrainingStopped(
+            f"The {kind} loss at step {step} is not finite, on the rows {', '.join(names)}: look at these rows, or "
+            "lower the learning rate."
+        )
+
+    def _is_sharded(self) -> bool:
+        """Tells whether ranks hold pieces of the parameters, so that all must run the same modules."""
+        if self.accelerator.num_processes == 1:
+            return False
+        return bool(getattr(self, "is_fsdp_enabled", False) or getattr(self, "is_deepspeed_enabled", False))
+
+    def _plain_config(self) -> Any:
+        return self.accelerator.unwrap_model(self.model).config
+
+    def describe_unreadable(self) -> str:
+        """Returns one sentence about how many rows were left out."""
+        share = self.num_unreadable / self.num_rows if self.num_rows else 0.0
+        return f"{self.num_unreadable} of {self.num_rows} rows ({share:.2%}) left out: a picture cannot be read."
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains, and reports unreadable rows at the end, however that came."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.num_rows and self.is_world_process_zero():
+                logger.log(logging.WARNING if self.num_unreadable else logging.INFO, self.describe_unreadable())
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Saves a checkpoint, marks it complete when every rank is done, and only then removes old ones."""
+        run = Path(self._get_output_dir(trial=trial))
+        folder = run / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.exists():
+            discard(folder)
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(folder, {**self.run_facts, "step": self.state.global_step})
+            rotate(run, limit, self.state.best_model_checkpoint)

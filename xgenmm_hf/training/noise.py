@@ -1,0 +1,381 @@
+"""Second rejected answers: what a model says when it sees a picture through the noise of a diffusion process.
+
+An answer to a picture that is barely there rests on what the model expects, not on what it sees: next to the preferred
+answer it is a hallucination of the model's own.
+Source: BLIP-3 (arXiv 2408.08872, DPO); POVID (arXiv 2402.11411) for noised pictures as a source of rejected answers;
+Visual Contrastive Decoding (arXiv 2311.16922) for the sigmoid schedule and step 500 of 1000.
+
+    python -m xgenmm_hf.training.noise MODEL ROWS OUT
+
+Shapes: pixel values are (..., S, S) in [-1, 1], the tiles of one picture together.
+"""
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+import typer
+from datasets import Dataset, concatenate_datasets, load_from_disk
+from datasets.fingerprint import Hasher
+from PIL import Image
+
+from xgenmm_hf.cli.errors import friendly_errors
+from xgenmm_hf.training.batches import read_pictures
+from xgenmm_hf.training.preference import PreferenceCollator, render_pair, with_image_list
+
+
+logger = logging.getLogger(__name__)
+
+STEPS_OF_SCHEDULES = 1000
+SCHEDULES = ("sigmoid", "linear")
+ANSWER, OUTCOME = "noised_answer", "noised_outcome"
+# What became of a row; all but the first leave it without a second rejected answer.
+OUTCOMES = ("added", "same_answer", "empty", "no_picture", "unreadable", "too_long")
+
+
+def noise_picture(
+    picture: Image.Image | torch.Tensor,
+    step: int = 500,
+    num_steps: int = STEPS_OF_SCHEDULES,
+    schedule: str = "sigmoid",
+    generator: torch.Generator | None = None,
+) -> Any:
+    """Noises a picture as a diffusion process does up to a step: sqrt(a) x + sqrt(1 - a) e, with e normal.
+
+    Source: Ho et al. 2020 (arXiv 2006.11239), equation 4; a is `signal_left` at the step.
+
+    Args:
+        picture: A PIL image, or pixel values in [-1, 1] of any shape.
+        step: Steps gone, counted from 0 (hardly any noise) to `num_steps` - 1.
+        num_steps: Steps of the whole process.
+        schedule: `"sigmoid"` or `"linear"`.
+        generator: Source of the noise, on the CPU; None: torch's own.
+
+    Returns:
+        The noised picture, of the kind that was given; a PIL image is RGB and cut off at black and white.
+
+    Raises:
+        ValueError: If step or schedule is out of range.
+    """
+    if isinstance(picture, Image.Image):
+        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float() / 127.5 - 1
+        noised = noise_picture(pixels, step, num_steps, schedule, generator)
+        return Image.fromarray(((noised + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy())
+    left = signal_left(num_steps, schedule)
+    if not 0 <= step < num_steps:
+        raise ValueError(f"step is {step}; it must be between 0 and num_steps - 1 = {num_steps - 1}.")
+    noise = torch.randn(picture.shape, generator=generator, dtype=torch.float32)
+    noised = left[step].sqrt() * picture.float() + (1 - left[step]).sqrt() * noise.to(picture.device)
+    return noised.to(picture.dtype)
+
+
+def signal_left(num_steps: int = STEPS_OF_SCHEDULES, schedule: str = "sigmoid") -> torch.Tensor:
+    """Returns how much of a picture is left after each step: the running product of 1 - beta.
+
+    Fewer steps than the schedules' 1000 noise more each, so that the whole process ends alike.
+    Source: Ho et al. 2020 (arXiv 2006.11239), section 4, for linear betas from 1e-4 to 0.02; Visual Contrastive
+    Decoding (arXiv 2311.16922) for betas from 1e-5 to 5e-3 along a sigmoid from -6 to 6.
+
+    Args:
+        num_steps: Steps of the whole process.
+        schedule: `"sigmoid"` or `"linear"`.
+
+    Returns:
+        Variances of the signal, (num_steps,), falling.
+
+    Raises:
+        ValueError: If the schedule is unknown, or has too few steps.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}.")
+    if schedule == "linear":
+        betas = torch.linspace(1e-4, 0.02, max(num_steps, 1), dtype=torch.float64)
+    else:
+        slopes = torch.linspace(-6, 6, max(num_steps, 1), dtype=torch.float64).sigmoid()
+        betas = slopes * (5e-3 - 1e-5) + 1e-5
+    betas = betas * (STEPS_OF_SCHEDULES / max(num_steps, 1))
+    if num_steps < 1 or betas.max() >= 1:
+        raise ValueError(f"num_steps is {num_steps}; the {schedule} schedule needs more steps, such as 1000.")
+    return torch.cumprod(1 - betas, 0).float()
+
+
+class NoisedRejections(NamedTuple):
+    """What `add_noised_rejections` returns.
+
+    Attributes:
+        rows: The rows as they were, then the added ones.
+        counts: How many rows had each of `OUTCOMES`.
+    """
+
+    rows: Dataset
+    counts: dict[str, int]
+
+
+def add_noised_rejections(
+    dataset: Dataset,
+    model: Any,
+    processor: Any,
+    *,
+    step: int = 500,
+    num_steps: int = STEPS_OF_SCHEDULES,
+    schedule: str = "sigmoid",
+    batch_size: int = 8,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+) -> NoisedRejections:
+    """Adds to preference rows a second one each: the same chosen answer, and what the model says to noised pictures.
+
+    The answers are the most likely ones. They are a `datasets` map, cached like any other under the data, the model's
+    weights and these arguments.
+
+    Args:
+        dataset: Preference rows (see `xgenmm_hf.data.rows`, or TRL's plain form).
+        model: The model that answers, an `XGenMMForConditionalGeneration`.
+        processor: Its processor.
+        step: Steps of noise; see `noise_picture`.
+        num_steps: Steps of the whole process.
+        schedule: `"sigmoid"` or `"linear"`.
+        batch_size: Rows answered together.
+        max_new_tokens: Upper limit of an answer's length.
+        seed: Seed of the noise; a picture's noise does not depend on the rows beside it.
+
+    Returns:
+        The rows and the added ones, whose ids end in `-noised`; and the counts. A row is passed over where the answer
+        is the chosen one or empty, where it has no picture or one that cannot be read, and where its prompt fills the
+        model's context.
+
+    Raises:
+        ValueError: If an option is out of range, or the data is a stream.
+    """
+    if not isinstance(dataset, Dataset):
+        raise ValueError(f"dataset is a {type(dataset).__name__}; answers are cached for a datasets.Dataset alone.")
+    noise_picture(torch.zeros(1), step, num_steps, schedule)
+    noise = {"step": step, "num_steps": num_steps, "schedule": schedule}
+    answerer = Answerer(model, processor, noise, max_new_tokens, seed)
+    answers = dataset.map(
+        answerer,
+        batched=True,
+        batch_size=batch_size,
+        with_indices=True,
+        remove_columns=dataset.column_names,
+        new_fingerprint=Hasher.hash((dataset._fingerprint, answerer.describe())),
+        desc="Answering noised pictures",
+    )
+    counts = {**dict.fromkeys(OUTCOMES, 0), **Counter(answers[OUTCOME][:])}
+    logger.info("Noised pictures: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
+    added = np.flatnonzero([outcome == "added" for outcome in answers[OUTCOME][:]])
+    extra = concatenate_datasets([dataset, answers], axis=1).select(added)
+    extra = extra.map(as_rejection, desc="Adding rejected answers").remove_columns([ANSWER, OUTCOME])
+    return NoisedRejections(concatenate_datasets([dataset, extra.cast(dataset.features)]), counts)
+
+
+class Answerer:
+    """Answers the prompts of rows from noised pictures; the function of a batched `datasets` map.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        noise: Keyword arguments of `noise_picture`.
+        max_new_tokens: Upper limit of an answer's length.
+        seed: Seed of the noise.
+    """
+
+    def __init__(self, model: Any, processor: Any, noise: Mapping[str, Any], max_new_tokens: int, seed: int):
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more.")
+        self.model = model
+        self.processor = processor
+        self.noise = dict(noise)
+        self.max_new_tokens = max_new_tokens
+        self.seed = seed
+        self.measure = PreferenceCollator(processor)
+
+    def describe(self) -> tuple:
+        """Returns what the answers depend on, for the key of the cache."""
+        from trl.trainer.utils import hash_module
+
+        options = (sorted(self.noise.items()), self.max_new_tokens, self.seed)
+        tokenizer = self.processor.tokenizer.backend_tokenizer.to_str()
+        prompts = (self.processor.chat_template, self.processor.image_processor.to_dict(), tokenizer)
+        return (hash_module(self.model), self.model.generation_config.to_dict(), options, prompts)
+
+    def __call__(self, batch: Mapping[str, Sequence], indices: Sequence[int]) -> dict[str, list[str]]:
+        """Answers a batch.
+
+        Args:
+            batch: Columns of rows.
+            indices: The rows' places in the data set.
+
+        Returns:
+            An answer and an outcome a row.
+        """
+        rows = [{name: batch[name][place] for name in batch} for place in range(len(indices))]
+        found = [self._check(row) for row in rows]
+        asked = [(row, index) for (row, outcome), index in zip(found, indices, strict=True) if outcome == "added"]
+        answers = iter(self.answer(*zip(*asked, strict=True)) if asked else [])
+        results = []
+        for row, outcome in found:
+            answer = next(answers) if outcome == "added" else ""
+            if outcome == "added" and not answer:
+                outcome = "empty"
+            elif outcome == "added" and answer == text_of(row["chosen"]).strip():
+                outcome = "same_answer"
+            results.append((answer, outcome))
+        return {ANSWER: [answer for answer, _ in results], OUTCOME: [outcome for _, outcome in results]}
+
+    def _check(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Opens a row's pictures and tells whether it can be asked."""
+        readable, unreadable = read_pictures([with_image_list(row)])
+        if unreadable:
+            logger.warning("%s", unreadable[0])
+            return dict(row), "unreadable"
+        if not readable[0]["images"]:
+            return readable[0], "no_picture"
+        length = self.measure.encode(readable[0])[0].start
+        context = self.model.config.text_config.max_position_embeddings
+        return readable[0], "added" if length < context else "too_long"
+
+    def answer(self, rows: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[str]:
+        """Answers rows with pictures.
+
+        Args:
+            rows: Rows with PIL images.
+            indices: Their places in the data set, which decide about the noise.
+
+        Returns:
+            The answers without control tokens.
+        """
+        prompts = [render_pair(self.processor, row)[0] for row in rows]
+        pictures = [picture for row in rows for picture in row["images"]]
+        inputs = self.processor(text=prompts, images=pictures, padding=True, padding_side="left", return_tensors="pt")
+        places = [
+            f"{index}/{number}"
+            for row, index in zip(rows, indices, strict=True)
+            for number in range(len(row["images"]))
+        ]
+        inputs["pixel_values"] = self._noised(inputs["pixel_values"], inputs["image_num_tiles"], places)
+        length = inputs["input_ids"].shape[1]
+        room = self.model.config.text_config.max_position_embeddings - length
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                output = self.model.generate(
+                    **inputs.to(self.model.device, self.model.dtype),
+                    max_new_tokens=min(self.max_new_tokens, room),
+                    do_sample=False,
+                    num_beams=1,
+                )
+        finally:
+            self.model.train(training)
+        texts = self.processor.batch_decode(output[:, length:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _noised(self, pixel_values: torch.Tensor, image_num_tiles: torch.Tensor, places: list[str]) -> torch.Tensor:
+        """Noises each picture's tiles with a generator of the picture's own."""
+        noised = []
+        for tiles, place in zip(pixel_values.split(image_num_tiles.tolist()), places, strict=True):
+            digest = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+            noised.append(noise_picture(tiles, **self.noise, generator=generator))
+        return torch.cat(noised)
+
+
+def text_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the texts of messages, joined."""
+    contents = [message["content"] for message in messages]
+    return "".join(
+        content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+        for content in contents
+    )
+
+
+def as_rejection(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns a row and its answer from noised pictures into the added row.
+
+    Args:
+        row: A row with `noised_answer`.
+
+    Returns:
+        The fields that change: `rejected`, in the form that the row's own has, and `id`.
+    """
+    message = row["rejected"][-1]
+    content = message["content"]
+    if not isinstance(content, str):
+        content = [{**dict.fromkeys(content[0] if content else ()), "type": "text", "text": row[ANSWER]}]
+    else:
+        content = row[ANSWER]
+    fields: dict[str, Any] = {"rejected": [{**message, "content": content}]}
+    if row.get("id") is not None:
+        fields["id"] = f"{row['id']}-noised"
+    return fields
+
+
+def save_rows(dataset: Dataset, folder: str | Path) -> None:
+    """Saves rows beside their place and moves the finished folder there.
+
+    Args:
+        dataset: The rows.
+        folder: A folder that does not exist yet.
+
+    Raises:
+        ValueError: If it exists.
+    """
+    target = Path(folder)
+    if target.exists():
+        raise ValueError(f"{target} exists already; name a new folder, or remove it.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        dataset.save_to_disk(str(unfinished / "rows"))
+        (unfinished / "rows").rename(target)
+    finally:
+        shutil.rmtree(unfinished)
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub repository; the model that answers.")],
+    rows: Annotated[Path, typer.Argument(help="Folder of preference rows, written by Dataset.save_to_disk.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the rows and the added ones.")],
+    step: Annotated[int, typer.Option(help="Steps of noise.")] = 500,
+    num_steps: Annotated[int, typer.Option(help="Steps of the whole diffusion process.")] = STEPS_OF_SCHEDULES,
+    schedule: Annotated[str, typer.Option(help="sigmoid or linear.")] = "sigmoid",
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows answered together.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of an answer's length.")] = 256,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    device: Annotated[str, typer.Option(help="A torch device such as cuda:0, or auto.")] = "auto",
+) -> None:
+    """Add second rejected answers, made by a model from noised pictures, to preference rows."""
+    from xgenmm_hf.inference.loading import load
+
+    if out.exists():
+        raise ValueError(f"{out} exists already; name a new folder, or remove it.")
+    if not (rows / "dataset_info.json").is_file():
+        raise ValueError(f"{rows} holds no rows; give a folder that Dataset.save_to_disk wrote.")
+    loaded = load(model, dtype=dtype, device=device)
+    result = add_noised_rejections(
+        load_from_disk(str(rows)),
+        loaded.model,
+        loaded.processor,
+        step=step,
+        num_steps=num_steps,
+        schedule=schedule,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    save_rows(result.rows, out)
+    for outcome, count in result.counts.items():
+        typer.echo(f"{outcome:12} {count}")
+
+
+if __name__ == "__main__":
+    typer.run(friendly_errors(main))

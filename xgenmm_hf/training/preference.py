@@ -1,0 +1,233 @@
+"""Preference rows -> batches for DPO in which a picture stands once, though two answers are read after it.
+
+Shapes: B pairs give 2B sequences of L tokens, all chosen ones first, then all rejected ones. The num_images pictures
+of the B prompts, in num_tiles tiles, are not repeated.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
+from xgenmm_hf.training.batches import (
+    EMPTY_LENGTH,
+    Unreadable,
+    pad_token_id,
+    picture_inputs,
+    picture_lengths,
+    read_pictures,
+    round_up,
+)
+from xgenmm_hf.training.encoding import row_name
+
+
+REFERENCE_LOG_PROBS = ("ref_chosen_logps", "ref_rejected_logps")
+SIDES = ("chosen", "rejected")
+
+
+class Tokens(NamedTuple):
+    """A prompt and one of its answers.
+
+    Attributes:
+        input_ids: Their ids.
+        start: Where the answer begins.
+    """
+
+    input_ids: list[int]
+    start: int
+
+
+class PreferenceCollator:
+    """Batches of preference pairs for TRL's `DPOTrainer`, every picture once.
+
+    A row holds `prompt`, `chosen` and `rejected` messages and `images` (references or PIL images). TRL's plain form,
+    with strings as contents, shows its pictures before the first text of the user. Control tokens that a text spells
+    out stay text. A row with an unreadable picture, or with a prompt that leaves no room for an answer, becomes a pair
+    without pictures and targets and is listed in `unreadable`: the number of pairs stays that of the rows, which
+    `gather` over ranks and precomputed reference log-probabilities count on.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        max_length: Tokens of a sequence that are kept, those of its pictures too; the end of the answer goes.
+        pad_to_multiple_of: Length of a batch in multiples of this number.
+        image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the image processor's.
+
+    Raises:
+        ValueError: If an option is out of range, or the tokenizer has no padding token.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        image_aspect_ratio: str | None = None,
+    ):
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length is {max_length}; give the number of tokens to keep, or None for all.")
+        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
+            raise ValueError(f"pad_to_multiple_of is {pad_to_multiple_of}; give a positive number, or None.")
+        self.processor = processor
+        self.max_length = max_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.image_aspect_ratio = image_aspect_ratio
+        self.pad_token_id = pad_token_id(processor)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Makes a batch.
+
+        Args:
+            rows: B preference rows; with `ref_chosen_logps` and `ref_rejected_logps` where those were precomputed.
+
+        Returns:
+            `input_ids`, `attention_mask` and `completion_mask` (2B, L); with pictures `pixel_values`, `image_sizes`,
+            `image_num_tiles` of the B prompts, and `image_repeats` = 2, which tells the model that the second half of
+            the batch shows the same pictures; `row_ids` and `unreadable`.
+
+        Raises:
+            ValueError: If a row is no preference row.
+        """
+        pairs: list[tuple[Tokens, Tokens]] = []
+        kept: list[dict[str, Any]] = []
+        dropped: list[Unreadable] = []
+        for row in rows:
+            readable, unreadable = read_pictures([with_image_list(row)])
+            pair = self.encode(readable[0]) if readable else (self._nothing(), self._nothing())
+            length = max(side.start for side in pair)
+            if readable and self.max_length is not None and length >= self.max_length:
+                unreadable, pair = [self._without_room(row, length)], (self._nothing(), self._nothing())
+            kept += [] if unreadable else readable
+            dropped += unreadable
+            pairs.append(pair)
+        batch: dict[str, Any] = self._pad([side for sides in zip(*pairs, strict=True) for side in sides])
+        pictures = [picture for row in kept for picture in row["images"]]
+        batch.update(picture_inputs(self.processor, pictures, self.image_aspect_ratio))
+        if pictures:
+            batch["image_repeats"] = len(SIDES)
+        for name in REFERENCE_LOG_PROBS:
+            if name in rows[0]:
+                batch[name] = torch.tensor([row[name] for row in rows])
+        return {**batch, "row_ids": [row_name(row) for row in kept], "unreadable": [str(row) for row in dropped]}
+
+    def encode(self, row: Mapping[str, Any]) -> tuple[Tokens, Tokens]:
+        """Encodes a row whole.
+
+        Args:
+            row: A preference row with PIL images.
+
+        Returns:
+            Its chosen and its rejected sequence.
+
+        Raises:
+            ValueError: If it is no preference row, or shows more or fewer pictures than it brings.
+        """
+        prompt, *answers = render_pair(self.processor, row)
+        lengths = picture_lengths(self.processor, row, self.image_aspect_ratio)
+        read, options = self.processor.tokenizer, {"add_special_tokens": False}
+        before = self._expand(read(prompt, **options)["input_ids"], lengths)
+        whole = read([prompt + answer for answer in answers], **options)["input_ids"]
+        sides = [self._expand(ids, lengths) for ids in whole]
+        chosen, rejected = (Tokens(ids, common_length(before, ids)) for ids in sides)
+        return chosen, rejected
+
+    def _expand(self, input_ids: list[int], lengths: list[int]) -> list[int]:
+        """Puts each picture's tokens where its `<image>` stands."""
+        image_token_id, remaining = self.processor.image_token_id, iter(lengths)
+        return [token for token in input_ids for _ in range(next(remaining) if token == image_token_id else 1)]
+
+    def _nothing(self) -> Tokens:
+        """Returns the sequence of a row that had to be left out: padding, without an answer."""
+        return Tokens([self.pad_token_id] * EMPTY_LENGTH, EMPTY_LENGTH)
+
+    def _without_room(self, row: Mapping[str, Any], length: int) -> Unreadable:
+        """Tells that a row's prompt leaves no room for an answer."""
+        reason = f"its prompt takes {length} tokens and max_length is {self.max_length}; raise max_length."
+        return Unreadable(str(row.get("id", "?")), str(row.get("source") or "rows"), reason)
+
+    def _pad(self, sequences: list[Tokens]) -> dict[str, torch.Tensor]:
+        """Cuts sequences to `max_length` and pads them at the end, (2B, L)."""
+        rows = [np.array(sequence.input_ids[: self.max_length], dtype=np.int64) for sequence in sequences]
+        shape = (len(rows), round_up(max(map(len, rows)), self.pad_to_multiple_of))
+        ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+        attended, answered = np.zeros_like(ids), np.zeros_like(ids)
+        for index, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+            ids[index, : len(row)] = row
+            attended[index, : len(row)] = 1
+            answered[index, sequence.start : len(row)] = 1
+        names = ("input_ids", "attention_mask", "completion_mask")
+        return {name: torch.from_numpy(array) for name, array in zip(names, (ids, attended, answered), strict=True)}
+
+
+def with_image_list(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row with its pictures as a list in `images`, also where it has one in TRL's `image`."""
+    pictures = row.get("images") or ([] if row.get("image") is None else [row["image"]])
+    return {**row, "images": list(pictures)}
+
+
+def render_pair(processor: Any, row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Renders a preference row as TRL does; control tokens that its texts spell out are escaped.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        row: A preference row with a list of pictures.
+
+    Returns:
+        The prompt up to where an answer begins, and the two answers with what ends them.
+
+    Raises:
+        ValueError: If it is no preference row, or shows more or fewer pictures than it brings.
+    """
+    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+    for name in ("prompt", *SIDES):
+        messages = row.get(name)
+        if not isinstance(messages, list) or not messages or not isinstance(messages[0], Mapping):
+            raise ValueError(
+                f"Row {row_name(row)}: `{name}` is {messages!r:.60}; a preference row holds lists of messages, "
+                '{"role", "content"}, in prompt, chosen and rejected.'
+            )
+    try:
+        # the pictures themselves have nothing to do with the text: any marker stands for them
+        prompt = prepare_multimodal_messages(row["prompt"], images=[IMAGE_TOKEN] * len(row["images"]))
+        answers = {name: prepare_multimodal_messages(row[name]) for name in SIDES}
+    except ValueError as error:
+        raise ValueError(f"Row {row_name(row)} cannot be read: {error}") from error
+    texts = apply_chat_template({"prompt": prompt, **answers}, processor)
+    return texts["prompt"], texts["chosen"], texts["rejected"]
+
+
+def common_length(first: list[int], second: list[int]) -> int:
+    """Counts the ids that two sequences begin with together."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+
+
+def with_blank_picture(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Shows a blank tile after the first pair of a batch without pictures, where it changes no loss.
+
+    Where ranks hold pieces of the parameters, each must run the tower and the resampler as often as the others.
+
+    Args:
+        batch: A batch of `PreferenceCollator` without pictures, (2B, L).
+        config: The model's config.
+
+    Returns:
+        The batch, longer by a tile's tokens.
+    """
+    device, half = batch["input_ids"].device, batch["input_ids"].shape[0] // len(SIDES)
+    shape = (batch["input_ids"].shape[0], config.resampler_config.num_latents)
+    shown = torch.zeros(shape, dtype=torch.long, device=device)
+    shown[::half] = 1
+    ids = torch.where(shown.bool(), config.image_token_id, config.text_config.pad_token_id or 0)
+    added = {"input_ids": ids, "attention_mask": shown, "completion_mask": torch.zeros_like(shown)}
+    side = config.tile_size
+    return {
+        **batch,
+        **{name: torch.cat([batch[name], columns], dim=1) for name, columns in added.items()},
+        # without a size it is one tile in every mode
+        "pixel_values": torch.zeros(1, config.vision_config.num_channels, side, side, device=device),
+        "image_num_tiles": torch.ones(1, dtype=torch.long, device=device),
+        "image_repeats": len(SIDES),
+    }

@@ -1,0 +1,51 @@
+"""TRL's SFTTrainer on our rows: pre-training, fine-tuning and safety tuning, with different collators."""
+
+from typing import Any
+
+from torch.utils.data import Sampler
+from trl import SFTTrainer
+
+from xgenmm_hf.data.rows import KINDS
+from xgenmm_hf.training.guards import GuardedTrainerMixin
+from xgenmm_hf.training.lengths import COLUMNS
+from xgenmm_hf.training.sampler import EpochOfSampler, make_train_sampler
+
+
+ROW_COLUMNS = ("id", "source", "images", *(name for names in KINDS.values() for name in names), "completion")
+
+
+class XGenMMSFTTrainer(GuardedTrainerMixin, SFTTrainer):
+    """SFTTrainer whose rows reach the collator whole, in batches of one modality and of about one length.
+
+    Args:
+        *args: SFTTrainer's arguments.
+        group_by_modality_length: Whether the training rows are grouped; they then need the columns that
+            `lengths.add_lengths` makes. A stream keeps its own order.
+        **kwargs: SFTTrainer's and `GuardedTrainerMixin`'s arguments.
+    """
+
+    def __init__(self, *args: Any, group_by_modality_length: bool = True, **kwargs: Any):
+        self.group_by_modality_length = group_by_modality_length
+        super().__init__(*args, **kwargs)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = [*ROW_COLUMNS, *COLUMNS]
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        sampler = make_train_sampler(rows, self._rows_a_step(), self._order_seed()) if self._groups(rows) else None
+        if sampler is None:
+            return super()._get_train_sampler(train_dataset)
+        self.add_callback(EpochOfSampler(sampler))
+        return sampler
+
+    def _groups(self, rows: Any) -> bool:
+        return self.group_by_modality_length and all(name in (rows.column_names or ()) for name in COLUMNS)
+
+    def _rows_a_step(self) -> int:
+        """Returns the rows of an optimizer step over all ranks."""
+        args = self.args
+        return args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+
+    def _order_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
