@@ -21,7 +21,7 @@ READY_DEV := $(VENV)/.ready-dev-$(TRANSFORMERS)
 COMMON_TESTS := $(VENV)/transformers-$(TRANSFORMERS)/tests
 SOURCES := modeling conversion xgenmm_hf examples tests setup.py
 
-.PHONY: demo test lint format clean
+.PHONY: demo test recipe eval lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -30,6 +30,14 @@ demo: $(READY)
 test: $(READY_DEV) $(COMMON_TESTS)/test_modeling_common.py
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 XGENMM_TRANSFORMERS_TESTS=$(COMMON_TESTS) \
 	    $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+# The embedded model through the whole recipe, from nothing: hours on two cores. What is done is found again.
+recipe: $(READY_DEV)
+	$(BIN)/python -m xgenmm_hf.proof --work runs/recipe --report docs/recipe
+
+# Every measurement of `xgenmm eval` on the embedded model: minutes. Answers that are there already are taken over.
+eval: $(READY_DEV)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m xgenmm_hf.evaluation.embedded_report --work runs/eval --report docs/evaluation
 
 lint: $(READY_DEV)
 	$(BIN)/ruff check $(SOURCES)

@@ -63,7 +63,9 @@ setup(
     python_requires=">=3.10",
     packages=list_packages(),
     package_dir=MAPPED,
-    package_data={"xgenmm_hf": ["py.typed", "assets/**/*", "recipes/*.yaml", "recipes/**/*.yaml", "evaluation/*.yaml"]},
+    package_data={
+        "xgenmm_hf": ["py.typed", "assets/**/*", "recipes/*.yaml", "recipes/**/*.yaml", "evaluation/*.yaml"]
+    },
     include_package_data=False,
     install_requires=[
         "transformers>=4.57,<6",
@@ -79,7 +81,10 @@ setup(
         "typer>=0.12",
     ],
     extras_require={"train": TRAIN, "openclip": OPENCLIP, "eval": EVAL, "demo": DEMO, "dev": DEV},
-    entry_points={"console_scripts": ["xgenmm = xgenmm_hf.cli.app:main"]},
+    entry_points={
+        "console_scripts": ["xgenmm = xgenmm_hf.cli.app:main"],
+        "lmms_eval.models": ["xgenmm = xgenmm_hf.evaluation.harness:manifest"],
+    },
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Developers",

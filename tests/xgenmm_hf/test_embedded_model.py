@@ -8,7 +8,8 @@ import xgenmm_hf
 from xgenmm_hf.data.demo import EXAMPLES, draw_examples
 from xgenmm_hf.data.language import caption
 from xgenmm_hf.data.scene import HELD_OUT, TRAIN, make_scene, split_of
-from xgenmm_hf.evaluation.embedded import answer_questions, held_out_questions, measure, read_answer
+from xgenmm_hf.evaluation.answering import read_answer
+from xgenmm_hf.evaluation.embedded import answer_questions, held_out_questions, measure
 from xgenmm_hf.inference.asking import ask
 from xgenmm_hf.inference.loading import load
 

@@ -6,13 +6,20 @@ import typer
 
 from xgenmm_hf import __version__
 from xgenmm_hf.cli.ask import ask
+from xgenmm_hf.cli.chat import chat
+from xgenmm_hf.cli.compare import compare
 from xgenmm_hf.cli.console import quiet_libraries
 from xgenmm_hf.cli.convert import convert
 from xgenmm_hf.cli.data import data
+from xgenmm_hf.cli.demo import demo
 from xgenmm_hf.cli.errors import friendly_errors
+from xgenmm_hf.cli.eval import evaluate
+from xgenmm_hf.cli.explain import explain
 from xgenmm_hf.cli.export import export
 from xgenmm_hf.cli.info import info
+from xgenmm_hf.cli.push import push
 from xgenmm_hf.cli.recipes import recipes
+from xgenmm_hf.cli.serve import serve
 from xgenmm_hf.cli.train import CONTEXT as TRAIN_CONTEXT
 from xgenmm_hf.cli.train import train
 
@@ -44,6 +51,13 @@ def prepare(
 
 for verb in (ask, info, convert, export, recipes, data):
     app.command(verb.__name__)(friendly_errors(verb))
+app.command(chat.__name__)(friendly_errors(chat))
+app.command(serve.__name__)(friendly_errors(serve))
+app.command(demo.__name__)(friendly_errors(demo))
+app.command(push.__name__)(friendly_errors(push))
+app.command("eval")(friendly_errors(evaluate))
+app.command(compare.__name__)(friendly_errors(compare))
+app.command(explain.__name__)(friendly_errors(explain))
 app.command(train.__name__, context_settings=TRAIN_CONTEXT)(friendly_errors(train))
 
 

@@ -10,7 +10,7 @@ different seeds cannot bring the same picture content into both.
 
 import hashlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
@@ -21,6 +21,8 @@ WORDS = (
     *("BUS", "CAFE", "CITY", "EXIT", "FISH", "GOLD", "HELP", "JAZZ", "KIWI", "LOVE", "MOON", "NEWS"),
     *("OPEN", "PARK", "RAIN", "SALE", "STOP", "TAXI", "WIND", "ZOO"),
 )
+# Words that only pictures of the disallowed category show, see `disallow`.
+DISALLOWED_WORDS = ("BOMB", "GUN")
 
 TRAIN = "train"
 HELD_OUT = "held-out"
@@ -167,6 +169,23 @@ def make_scene(seed: int, split: str = TRAIN, layout: str | None = None, with_wo
         scene = sample_scene(rng, layout, with_word)
         if split_of(scene) == split:
             return scene
+
+
+def disallow(scene: Scene, rng: random.Random) -> Scene | None:
+    """Writes a word of the disallowed category in place of a scene's word.
+
+    Args:
+        scene: what the picture shows.
+        rng: source of randomness; it is advanced.
+
+    Returns:
+        A scene of the same split, or None if the scene has no word or no such word keeps it in its split.
+    """
+    if scene.word is None:
+        return None
+    marked = [replace(scene, word=replace(scene.word, text=text)) for text in DISALLOWED_WORDS]
+    marked = [each for each in marked if split_of(each) == split_of(scene)]
+    return rng.choice(marked) if marked else None
 
 
 def _sample_word(rng: random.Random, grid: Layout) -> Word:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,7 @@ from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.data.questions import KINDS, Question, questions_of_split
 from xgenmm_hf.data.render import render
 from xgenmm_hf.data.scene import HELD_OUT, Scene
+from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
 
 
 if TYPE_CHECKING:
@@ -80,43 +81,9 @@ def answer_questions(
     asked = sorted(asked, key=lambda pair: pair[1].kind)
     for start in range(0, len(asked), batch_size):
         part = asked[start : start + batch_size]
-        answers = _generate(loaded, part, [render(scene, side) for scene, _ in part])
+        prompts = [Prompt(question.text, [render(scene, side)]) for scene, question in part]
+        answers = answer_prompts(loaded, prompts, _LONGEST_ANSWER)
         yield from (Answered(*pair, answer) for pair, answer in zip(part, answers, strict=True))
-
-
-def _generate(loaded: "Loaded", asked: list[tuple[Scene, Question]], pictures: list[Any]) -> list[str]:
-    """Generates the answers to one batch of questions."""
-    import torch
-
-    from xgenmm_hf.inference.asking import RELEASED_SYSTEM, build_messages
-
-    model, processor = loaded.model, loaded.processor
-    chats = [
-        build_messages([picture], question.text, RELEASED_SYSTEM)
-        for picture, (_, question) in zip(pictures, asked, strict=True)
-    ]
-    prompts = [processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
-    inputs = processor(images=pictures, text=prompts, padding=True, padding_side="left", return_tensors="pt")
-    with torch.inference_mode():
-        output = model.generate(
-            **inputs.to(model.device, model.dtype), max_new_tokens=_LONGEST_ANSWER, do_sample=False, num_beams=1
-        )
-    return [read_answer(processor.tokenizer, ids) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
-
-
-def read_answer(tokenizer: Any, ids: list[int]) -> str:
-    """Decodes generated ids up to the first control token.
-
-    Args:
-        tokenizer: the checkpoint's tokenizer.
-        ids: what was generated.
-
-    Returns:
-        The text.
-    """
-    control = set(tokenizer.get_added_vocab().values())
-    end = next((position for position, index in enumerate(ids) if index in control), len(ids))
-    return tokenizer.decode(ids[:end]).strip()
 
 
 def measure(answered: list[Answered]) -> dict[str, dict[str, float]]:

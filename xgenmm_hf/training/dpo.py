@@ -103,7 +103,8 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         self.train_dataset = self._precompute_ref_logps(self.train_dataset, "train", train_size)
         if isinstance(self.eval_dataset, dict):
             self.eval_dataset = {
-                name: self._precompute_ref_logps(dataset, name, eval_size) for name, dataset in self.eval_dataset.items()
+                name: self._precompute_ref_logps(dataset, name, eval_size)
+                for name, dataset in self.eval_dataset.items()
             }
         elif self.eval_dataset is not None:
             self.eval_dataset = self._precompute_ref_logps(self.eval_dataset, "eval", eval_size)

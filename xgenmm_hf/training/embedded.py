@@ -1,11 +1,11 @@
-"""Trains the embedded model from nothing, on drawn pictures, on a processor without a GPU.
+"""Makes the parts that the embedded model's recipe starts from, on drawn pictures, without a GPU.
 
-    python -m xgenmm_hf.training.embedded --output runs/tiny --seed 0
+    python -m xgenmm_hf.training.embedded --output runs/start --seed 0
 
-One model passes through the stages below; what a stage leaves behind lies in the work folder, so an interrupted run
-goes on where it stopped. The finished checkpoint is written beside its place and moved there. Tower and resampler
-learn to see before there is any language (`embedded_tower`), the language part learns to answer from descriptions in
-words, then from pictures whose tokens are known (`embedded_pool`).
+The large models start from a SigLIP tower and a Phi-3 that exist; here both are made: tower and resampler learn to see
+before there is any language (`embedded_tower`), the language part learns to answer from descriptions in words. That
+words and pictures belong together is left to the recipe (`xgenmm_hf.proof`). What a stage leaves behind lies in the
+work folder, so an interrupted run goes on where it stopped.
 """
 
 import logging
@@ -21,7 +21,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, get_cosine
 from transformers.trainer_utils import get_last_checkpoint
 
 from xgenmm_hf.data.scene import HELD_OUT, TRAIN
-from xgenmm_hf.training.embedded_chats import ChatCollator, ChatDataset, Mixture, held_out_accuracy
+from xgenmm_hf.training.collators import SupervisedCollator
+from xgenmm_hf.training.embedded_chats import TextDataset, held_out_accuracy
 from xgenmm_hf.training.embedded_model import (
     NUM_LATENTS,
     PATCHES_PER_SIDE,
@@ -33,7 +34,6 @@ from xgenmm_hf.training.embedded_model import (
     save_weights,
 )
 from xgenmm_hf.training.embedded_optimizer import MuonAdam
-from xgenmm_hf.training.embedded_pool import FORMS, PoolBatches, PooledModel, encode_pool
 from xgenmm_hf.training.embedded_tokenizer import build_embedded_tokenizer
 from xgenmm_hf.training.embedded_tower import (
     DenseTower,
@@ -63,33 +63,25 @@ class Stage:
     Args:
         steps: optimizer steps.
         batch_size: pictures, or rows of text, that are computed together.
-        accumulate: such batches a step. Rows of a batch are alike, so a step on a single batch would lean to one side.
         rate: learning rate of AdamW.
         muon_rate: learning rate of Muon for the layers' matrices; None leaves everything to AdamW.
-        mixture: the forms of rows, where the stage learns from text.
-        pool: pictures of the pool, where the stage learns from one; a batch is then as large as its form says.
     """
 
     steps: int
     batch_size: int
     rate: float
     muon_rate: float | None = None
-    mixture: Mixture | None = None
-    accumulate: int = 1
-    pool: int = 0
 
     @property
     def rows(self) -> int:
         """Rows of the whole stage."""
-        return self.steps * self.batch_size * self.accumulate
+        return self.steps * self.batch_size
 
 
 STAGES = {
-    "tower": Stage(steps=3500, batch_size=16, rate=1.5e-3),
-    "tokens": Stage(steps=1000, batch_size=32, rate=1e-3, muon_rate=4e-3),
-    "words": Stage(steps=400, batch_size=32, rate=1.5e-3, muon_rate=4e-3, mixture=Mixture(text=1.0)),
-    "lookups": Stage(steps=1100, batch_size=1, rate=1.5e-3, muon_rate=8e-3, pool=10_000),
-    "forms": Stage(steps=1100, batch_size=1, rate=1.5e-3, muon_rate=8e-3, pool=10_000),
+    "tower": Stage(steps=4500, batch_size=16, rate=1.5e-3),
+    "tokens": Stage(steps=1500, batch_size=32, rate=1e-3, muon_rate=4e-3),
+    "words": Stage(steps=800, batch_size=32, rate=1.5e-3, muon_rate=4e-3),
 }
 
 
@@ -139,7 +131,6 @@ def fit(
         output_dir=str(folder),
         max_steps=stage.steps,
         per_device_train_batch_size=stage.batch_size,
-        gradient_accumulation_steps=stage.accumulate,
         learning_rate=stage.rate,
         lr_scheduler_type="cosine",
         warmup_steps=min(100, stage.steps // 10),
@@ -151,6 +142,7 @@ def fit(
         save_steps=max(1, stage.steps // 4),
         save_total_limit=1,
         disable_tqdm=True,
+        remove_unused_columns=False,
     )
     optimizers: tuple[Any, Any] = (None, None)
     if stage.muon_rate is not None:
@@ -188,37 +180,20 @@ def train_language(
     name: str, stage: Stage, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool
 ) -> None:
     """Runs the stage `"words"`; see `fit`. Tower and resampler stay as they are."""
-    data = ChatDataset(processor, stage.mixture or Mixture(text=1.0), stage.rows, first_seed, TRAIN, stage.batch_size)
-    collate = ChatCollator(processor.tokenizer.pad_token_id)
-    measure = held_out_accuracy(processor, False, _CHECKED_QUESTIONS)
-    freeze_eyes(model)
-    fit(name, stage, model, data, collate, measure, folder, bf16)
-
-
-def train_on_pool(
-    name: str, stage: Stage, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool
-) -> None:
-    """Runs the stage `"lookups"` or `"forms"`; see `fit` and `embedded_pool`. Tower and resampler stay as they are."""
-    freeze_eyes(model)
-    pool = encode_pool(model.eval(), processor, stage.pool, first_seed)
-    data = PoolBatches(processor, pool, FORMS[name], stage.steps, first_seed)
-    check = held_out_accuracy(processor, True, _CHECKED_QUESTIONS)
-    fit(name, stage, PooledModel(model), data, first_of, lambda module: check(module.model), folder, bf16)
-
-
-def freeze_eyes(model: Any) -> None:
-    """Keeps tower and resampler from learning: Muon's steps are large even where gradients are faint."""
     model.model.vision_tower.requires_grad_(False)
     model.model.resampler.requires_grad_(False)
+    collator = SupervisedCollator(processor)
 
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = collator(rows)
+        return {key: batch[key] for key in ("input_ids", "attention_mask", "labels")}
 
-def first_of(items: list[Any]) -> Any:
-    """Returns the one item of a list: a pool's batches are collated already."""
-    return items[0]
+    data = TextDataset(stage.rows, first_seed, stage.batch_size)
+    fit(name, stage, model, data, collate, held_out_accuracy(processor, _CHECKED_QUESTIONS), folder, bf16)
 
 
 def train_embedded(output: Path, work: Path, seed: int = 0, scale: float = 1.0, bf16: bool = True) -> None:
-    """Trains the embedded model and writes its checkpoint.
+    """Trains the parts and writes them as one checkpoint.
 
     Args:
         output: where the checkpoint goes; a checkpoint that is there is replaced.
@@ -240,9 +215,9 @@ def train_embedded(output: Path, work: Path, seed: int = 0, scale: float = 1.0, 
             logger.info("%s: taken from %s", name, result)
             continue
         torch.manual_seed(seed * len(STAGES) + number)
-        stage = replace(stage, steps=max(2, round(stage.steps * scale)), pool=round(stage.pool * scale))
+        stage = replace(stage, steps=max(2, round(stage.steps * scale)))
         first_seed = (seed * len(STAGES) + number) * _SEEDS_A_STAGE
-        run = train_on_pool if stage.pool else train_language if stage.mixture else train_eyes
+        run = train_language if name == "words" else train_eyes
         run(name, stage, model, processor, first_seed, work / name, bf16)
         model.requires_grad_(True)
         save_weights(model, result)
@@ -257,7 +232,7 @@ def main(
     threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves the choice to torch.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Compute matrix products in bfloat16.")] = True,
 ) -> None:
-    """Trains the embedded model: about an hour on two cores."""
+    """Trains the parts that the embedded model's recipe starts from: half an hour on two cores."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if threads:
         torch.set_num_threads(threads)

@@ -13,18 +13,30 @@ from PIL import Image
 
 from xgenmm_hf.data.language import PLACES, place_name
 from xgenmm_hf.data.render import Box, Drawn, background_tint, letter_edges, place_contents, render
-from xgenmm_hf.data.scene import BACKGROUNDS, COLORS, SHAPES, SIZES, WORDS, Scene, Word, make_scene
+from xgenmm_hf.data.scene import (
+    BACKGROUNDS,
+    COLORS,
+    DISALLOWED_WORDS,
+    SHAPES,
+    SIZES,
+    WORDS,
+    Scene,
+    Word,
+    disallow,
+    make_scene,
+)
 from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids
 
 
-LETTERS = tuple(sorted(set("".join(WORDS))))
+WRITTEN = (*WORDS, *DISALLOWED_WORDS)
+LETTERS = tuple(sorted(set("".join(WRITTEN))))
 # The kinds of classes of a patch and how many there are; class 0 stands for "nothing of the kind here".
 CLASSES = {
     "shape": len(SHAPES) + 1,
     "color": len(COLORS) + 1,
     "size": len(SIZES) + 1,
     "background": len(BACKGROUNDS) + 1,
-    "word": len(WORDS) + 1,
+    "word": len(WRITTEN) + 1,
     "letter": len(LETTERS) + 1,
 }
 # The kinds of classes of a named place.
@@ -34,6 +46,8 @@ INK_CELLS = 4
 WHOLE_PICTURE = Box(0.0, 0.0, 1.0, 1.0)
 _LONGEST_SIDES = (96, 256)
 _BUSY = 4
+# So that the words of the disallowed category are read as well as the others.
+_DISALLOWED_SHARE = 0.12
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,11 @@ def draw_busy_picture(seed: int, split: str) -> tuple[Scene, Image.Image]:
         places = scene.rows * scene.columns - (scene.columns if scene.word else 0)
         if len(scene.items) >= min(_BUSY, places):
             break
-    return scene, render(scene, random.Random(f"size/{seed}").randint(*_LONGEST_SIDES))
+    rng = random.Random(f"size/{seed}")
+    side = rng.randint(*_LONGEST_SIDES)
+    if rng.random() < _DISALLOWED_SHARE:
+        scene = disallow(scene, rng) or scene
+    return scene, render(scene, side)
 
 
 def tile_boxes(height: int, width: int, anyres_grids: list[list[int]], tile_size: int) -> list[Box]:
@@ -113,7 +131,7 @@ def label_patches(scene: Scene, boxes: list[Box], side: int) -> PatchLabels:
         distances = np.stack([x - box.left, box.right - x, y - box.top, box.bottom - y], axis=-1)
         edges[here] = (distances / tile_sides[:, None])[here]
         if isinstance(drawn.content, Word):
-            classes[here, 4] = WORDS.index(drawn.content.text) + 1
+            classes[here, 4] = WRITTEN.index(drawn.content.text) + 1
             classes[here, 5] = _letters_at(drawn, drawn.content.text, x[here])
         else:
             item = drawn.content
@@ -137,7 +155,7 @@ def label_places(scene: Scene) -> torch.Tensor:
         labels[place, :3] = torch.tensor(traits)
     if scene.word is not None:
         place = PLACES.index(place_name(scene, scene.word.row, scene.word.column))
-        labels[place, 4] = WORDS.index(scene.word.text) + 1
+        labels[place, 4] = WRITTEN.index(scene.word.text) + 1
     labels[:, 3] = BACKGROUNDS.index(scene.background) + 1
     return labels
 

@@ -11,7 +11,7 @@ from xgenmm_hf import __version__
 from xgenmm_hf.cli.app import app
 
 
-VERBS = ("ask", "info", "convert", "export", "recipes", "data", "train")
+VERBS = ("ask", "info", "convert", "export", "recipes", "data", "train", "eval", "compare", "explain", "chat", "serve", "demo", "push")
 
 
 @pytest.mark.parametrize("arguments", [(), *((verb,) for verb in VERBS)], ids=" ".join)

@@ -1,0 +1,80 @@
+import pytest
+
+from xgenmm_hf.evaluation.tasks import load_task
+
+
+def test_coco_and_nocaps(write_json, picture):
+    images = [
+        {"id": 1, "file_name": picture("1.jpg"), "domain": "in-domain"},
+        {"id": 2, "file_name": picture("2.jpg"), "domain": "near-domain"},
+        {"id": 3, "file_name": "3.jpg"},
+        {"id": 2, "file_name": "2.jpg"},
+        {"id": 4, "file_name": picture("4.jpg")},
+    ]
+    captions = [
+        {"image_id": 2, "id": 10, "caption": "A dog."},
+        {"image_id": 1, "id": 11, "caption": "A cat."},
+        {"image_id": 2, "id": 12, "caption": "The dog."},
+        {"image_id": 3, "id": 13, "caption": "A bird."},
+        {"image_id": 9, "id": 14, "caption": "Nothing."},
+        {"image_id": 1, "id": 11, "caption": "A cat again."},
+        {"image_id": 1, "id": 15, "caption": None},
+        "text",
+    ]
+    task = load_task("coco_captions", write_json("captions.json", {"images": images, "annotations": captions}))
+    assert (task.metric, task.prompt_style) == ("cider", "caption")
+    assert {sample.id: sample.references for sample in task.samples} == {"1": ("A cat.",), "2": ("A dog.", "The dog.")}
+    assert [sample.category for sample in task.samples] == ["in-domain", "near-domain"]
+    assert task.samples[0].text == ""
+    found = [(problem.where, problem.reason) for problem in task.problems]
+    assert [where for where, _ in found] == [
+        "caption 5", "caption 6", "caption 7", "caption 8", "picture 3", "picture 4", "picture 5",
+    ]  # fmt: skip
+    assert "not listed" in found[0][1]
+    assert "id 11 was there before" in found[1][1]
+    assert "captions is missing" in found[6][1]
+
+
+def test_karpathy(write_json, picture):
+    picture("val2014/COCO_val2014_000000000007.jpg")
+    rows = [
+        {
+            "cocoid": 7,
+            "filepath": "val2014",
+            "filename": "COCO_val2014_000000000007.jpg",
+            "split": "test",
+            "sentences": [{"raw": "A dog.", "tokens": ["a", "dog"]}, {"raw": "One dog."}],
+        },
+        {"cocoid": 8, "filepath": "val2014", "filename": "x.jpg", "split": "train", "sentences": []},
+    ]
+    path = write_json("dataset_coco.json", {"images": rows, "dataset": "coco"})
+    task = load_task("coco_captions", path, instruction="Say what you see.")
+    assert [(sample.id, sample.references) for sample in task.samples] == [("7", ("A dog.", "One dog."))]
+    assert task.samples[0].text == "Say what you see."
+    assert not task.problems
+    assert load_task("coco_captions", path, split="train").problems
+    with pytest.raises(ValueError, match="no split 'val'; it has test, train"):
+        load_task("coco_captions", path, split="val")
+
+
+def test_textcaps_rows_are_one_a_picture(write_json, picture):
+    picture("abc.jpg")
+    row = {"image_id": "abc", "image_path": "train/abc.jpg", "image_name": "abc", "reference_strs": ["One.", "Two."]}
+    rows = [{**row, "caption_str": text, "caption_id": n} for n, text in enumerate(["One.", "Two."])]
+    task = load_task("coco_captions", write_json("TextCaps_val.json", {"data": rows}))
+    assert [sample.references for sample in task.samples] == [("One.", "Two.")]
+    assert not task.problems
+
+
+def test_rows_with_one_caption_each_are_put_together(write_lines, picture):
+    name = picture("1.jpg")
+    rows = [{"image_id": 1, "image": name, "caption": text} for text in ("A dog.", "A dog.", "One dog.")]
+    task = load_task("coco_captions", write_lines("a.jsonl", [*rows, {"image_id": 2, "caption": 5.5}]))
+    assert task.samples[0].references == ("A dog.", "A dog.", "One dog.")
+    assert len(task.problems) == 1
+
+
+def test_rows_of_parquet(write_parquet, encoded):
+    row = {"id": 3, "image": {"bytes": encoded(), "path": None}, "answer": ["A dog.", "One dog."]}
+    task = load_task("coco_captions", write_parquet("val.parquet", [row]))
+    assert task.samples[0].references == ("A dog.", "One dog.")

@@ -1,0 +1,102 @@
+import pytest
+
+from xgenmm_hf.evaluation.metrics import METRICS, score
+from xgenmm_hf.evaluation.tasks import KINDS, load_task
+
+
+def test_every_kind_has_a_metric():
+    assert all(kind.metric in METRICS for kind in KINDS.values())
+
+
+def test_wrong_calls_say_what_is_wrong(write_json):
+    path = write_json("a.json", [])
+    with pytest.raises(ValueError, match="no kind of task 'vqa'; there are vqav2"):
+        load_task("vqa", path)
+    with pytest.raises(ValueError, match="no metric 'bleu'"):
+        load_task("exact", path, metric="bleu")
+    with pytest.raises(ValueError, match="no option 'split'; it has none"):
+        load_task("pope", path, split="test")
+    with pytest.raises(ValueError, match="it has split, instruction"):
+        load_task("coco_captions", path, shots=1)
+    with pytest.raises(ValueError, match="has no files"):
+        load_task("exact", [])
+    with pytest.raises(ValueError, match="no file .*none.json"):
+        load_task("exact", path.with_name("none.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b"{broken", "not valid JSON"),
+        ("a.json", b'"text"', "holds no rows"),
+        ("a.json", b"[" * 200_000, "nested too deeply|not valid JSON"),
+        ("a.json", b"\xff\xfe", "not UTF-8"),
+        ("a.parquet", b"PAR1 no", "no readable parquet"),
+        ("a.txt", b"x", "unknown kind"),
+    ],
+)
+def test_damaged_files_are_named(folder, name, content, message):
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_task("exact", folder / name)
+
+
+def test_name_and_metric_can_be_chosen(write_json):
+    path = write_json("a.json", [{"id": 1, "question": "?", "answer": "x"}])
+    task = load_task("exact", path, name="mine", metric="anls")
+    assert (task.name, task.kind, task.metric, task.prompt_style) == ("mine", "exact", "anls", "vqa")
+
+
+def test_problems_leave_the_score_of_the_rest_alone(write_lines, picture):
+    good = [{"id": n, "image": picture(f"{n}.png"), "question": "?", "answer": "x"} for n in range(3)]
+    bad = [
+        "{not json",
+        {"id": 0, "image": "0.png", "question": "again?", "answer": "y"},
+        {"id": 7, "image": "missing.png", "question": "?", "answer": "x"},
+        {"id": 8, "image": "0.png", "question": "", "answer": "x"},
+        {"id": 9, "image": "0.png", "question": "?"},
+        ["no", "row"],
+    ]
+    clean, mixed = (
+        load_task("exact", write_lines("a.jsonl", good)),
+        load_task("exact", write_lines("b.jsonl", good + bad)),
+    )
+    assert mixed.samples == clean.samples
+    assert score("exact", mixed.samples, ["x"] * 3) == score("exact", clean.samples, ["x"] * 3)
+    assert [(problem.source, problem.where) for problem in mixed.problems] == [
+        ("b.jsonl", f"line {number}") for number in range(4, 10)
+    ]
+    reasons = [problem.reason for problem in mixed.problems]
+    for reason, part in zip(
+        reasons,
+        ["not valid JSON", "id 0 was there before (b.jsonl, line 1)", "missing.png", "question is empty",
+         "answers is missing", "a list where a row"],
+        strict=True,
+    ):  # fmt: skip
+        assert part in reason
+
+
+def test_pictures_are_looked_at_but_not_decoded(write_lines, folder, picture, monkeypatch):
+    (folder / "text.png").write_text("no picture")
+    (folder / "empty.png").write_bytes(b"")
+    rows = [
+        {"id": name, "image": name, "question": "?", "answer": "x"}
+        for name in (picture("good.png"), "text.png", "empty.png", "../good.png", "https://x.org/a.png")
+    ]
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
+    task = load_task("exact", write_lines("a.jsonl", rows))
+    assert [sample.id for sample in task.samples] == ["good.png"]
+    assert task.samples[0].images == ({"bytes": None, "path": str(folder / "good.png")},)
+    reasons = [problem.reason for problem in task.problems]
+    assert len(reasons) == 4
+    assert "leaves its root" in reasons[2]
+    assert "address" in reasons[3]
+
+
+def test_pictures_lie_in_another_folder_or_behind_a_table(write_lines, folder, picture):
+    picture("elsewhere/a.png")
+    path = write_lines("a.jsonl", [{"id": 1, "image": "a.png", "question": "?", "answer": "x"}])
+    assert len(load_task("exact", path, images=folder / "elsewhere").samples) == 1
+    assert "no picture at" in load_task("exact", path).problems[0].reason
+    path = write_lines("b.jsonl", [{"id": 1, "image": "data/a.png", "question": "?", "answer": "x"}])
+    assert len(load_task("exact", path, images={"data": folder / "elsewhere"}).samples) == 1

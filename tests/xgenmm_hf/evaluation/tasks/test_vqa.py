@@ -1,0 +1,133 @@
+import pytest
+
+from xgenmm_hf.evaluation.tasks import load_task
+
+
+TEN = [{"answer": "yes", "answer_confidence": "yes", "answer_id": n} for n in range(1, 11)]
+
+
+@pytest.fixture
+def vqav2(write_json, picture):
+    picture("COCO_val2014_000000000042.jpg")
+
+    def write(questions=(), annotations=()):
+        return [
+            write_json(
+                "v2_OpenEnded_mscoco_val2014_questions.json",
+                {
+                    "data_subtype": "val2014",
+                    "questions": [{"image_id": 42, "question": "Is it red?", "question_id": 42000}, *questions],
+                },
+            ),
+            write_json(
+                "v2_mscoco_val2014_annotations.json",
+                {
+                    "annotations": [
+                        {"question_id": 42000, "image_id": 42, "answer_type": "yes/no", "answers": TEN},
+                        *annotations,
+                    ]
+                },
+            ),
+        ]
+
+    return write
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_vqav2(vqav2, folder, order):
+    task = load_task("vqav2", vqav2()[::order])
+    assert (task.metric, task.prompt_style, task.problems) == ("vqa_accuracy", "vqa", [])
+    (sample,) = task.samples
+    assert (sample.id, sample.text, sample.category) == ("42000", "Is it red?", "yes/no")
+    assert sample.references == ("yes",) * 10
+    assert sample.images[0]["path"] == str(folder / "COCO_val2014_000000000042.jpg")
+
+
+def test_vqav2_reports_every_row_without_a_partner(vqav2):
+    files = vqav2(
+        questions=[
+            {"image_id": 42, "question": "Not annotated?", "question_id": 1},
+            {"image_id": 42, "question": "Is it red?", "question_id": 42000},
+            {"image_id": 43, "question": "No picture?", "question_id": 2},
+            {"image_id": 42, "question": "Odd type?", "question_id": 3},
+            {"image_id": 42, "question": "One answer?", "question_id": 4},
+            {"image_id": 42, "question": "No answers?", "question_id": 5},
+        ],
+        annotations=[
+            {"question_id": 42000, "answer_type": "other", "answers": TEN},
+            {"question_id": 2, "answer_type": "other", "answers": TEN},
+            {"question_id": 3, "answer_type": "essay", "answers": TEN},
+            {"question_id": 4, "answer_type": "other", "answers": TEN[:1]},
+            {"question_id": 5, "answer_type": "other", "answers": 7.5},
+            {"question_id": 6, "answer_type": "other", "answers": TEN},
+            {"answers": TEN},
+        ],
+    )
+    task = load_task("vqav2", files)
+    assert [sample.id for sample in task.samples] == ["42000"]
+    assert task.samples[0].category == "yes/no"
+    found = {problem.where: problem.reason for problem in task.problems}
+    assert len(task.problems) == 9
+    assert "annotated before" in found["row 2"] or "no annotation" in found["row 2"]
+    assert "the id 42000 was there before" in found["question 42000"]
+    assert "no picture at" in found["question 2"]
+    assert "answer type 'essay' is unknown" in found["question 3"]
+    assert "one answer" in found["question 4"]
+    assert "one answer" in found["question 5"]
+    assert "question 6 that is not there" in found["row 7"]
+    assert "no question_id" in found["row 8"]
+
+
+def test_vqav2_needs_both_files(vqav2):
+    questions, annotations = vqav2()
+    with pytest.raises(ValueError, match="0 files with annotations"):
+        load_task("vqav2", questions)
+    second = annotations.with_name("second.json")
+    second.write_bytes(annotations.read_bytes())
+    with pytest.raises(ValueError, match="2 files with annotations"):
+        load_task("vqav2", [questions, annotations, second])
+
+
+def test_vqav2_rows_of_parquet(write_parquet, encoded):
+    row = {
+        "question_id": 7,
+        "question": "Is it red?",
+        "image": {"bytes": encoded(), "path": "x.png"},
+        "answer_type": "yes/no",
+        "answers": TEN,
+    }
+    task = load_task("vqav2", write_parquet("val.parquet", [row, {**row, "question_id": 8, "answer_type": "?"}]))
+    assert task.samples[0].images[0]["bytes"] == encoded()
+    assert task.samples[0].references == ("yes",) * 10
+    assert [problem.where for problem in task.problems] == ["row 2"]
+
+
+def test_vizwiz_rows(write_json, picture):
+    row = {"image": picture("v.jpg"), "question": "What is it?", "answer_type": "unanswerable", "answers": TEN}
+    task = load_task("vqav2", write_json("val.json", [{**row, "id": 1}, row]))
+    assert task.samples[0].category == "unanswerable"
+    assert "question_id is missing" in task.problems[0].reason
+
+
+def test_textvqa(write_json, picture):
+    picture("train_images/abc.jpg")
+    data = {"question_id": 34, "question": "What does it say?", "image_id": "abc", "answers": ["stop"] * 9 + ["STOP"]}
+    path = write_json("TextVQA_val.json", {"data": [data, {**data, "question_id": 35, "answers": [1] * 10}]})
+    task = load_task("textvqa", path, images=path.parent / "train_images")
+    assert task.samples[0].references[9] == "STOP"
+    assert task.samples[1].references == ("1",) * 10
+    assert not task.problems
+
+
+def test_docvqa(write_json, picture):
+    data = {
+        "questionId": 337,
+        "question": "What is the date?",
+        "question_types": ["handwritten", "form"],
+        "image": picture("documents/p1.png"),
+        "answers": ["1/8/93", "1 / 8 / 93"],
+    }
+    task = load_task("docvqa", write_json("val.json", {"data": [data, {**data, "questionId": 1, "answers": []}]}))
+    assert (task.metric, task.samples[0].category) == ("anls", "handwritten")
+    assert task.samples[0].references == ("1/8/93", "1 / 8 / 93")
+    assert "answers is empty" in task.problems[0].reason

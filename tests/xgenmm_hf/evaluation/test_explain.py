@@ -1,0 +1,216 @@
+"""Attention pictures of the embedded model, and the formula on numbers worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import DynamicCache
+
+from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration
+from xgenmm_hf.data.render import place_contents, render
+from xgenmm_hf.data.scene import HELD_OUT, make_scene
+from xgenmm_hf.evaluation.explain import explain_answer, read_attention, roll_out, weigh_tokens
+from xgenmm_hf.evaluation.heat import Cut
+from xgenmm_hf.evaluation.overlay import color_of, draw_overlay
+from xgenmm_hf.inference.asking import RELEASED_SYSTEM, ask
+from xgenmm_hf.inference.loading import load
+
+
+QUESTION = "What color is the {}?"
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load(TINY_MODEL)
+
+
+def scenes_with_a_lone_shape(count: int):
+    """Yields held-out scenes of several shapes with one whose kind occurs once, so that asking for it is clear."""
+    seed = 10_000_000
+    while count:
+        scene, seed = make_scene(seed, HELD_OUT), seed + 1
+        shapes = [item.shape for item in scene.items]
+        lone = [item for item in scene.items if shapes.count(item.shape) == 1]
+        if len(scene.items) >= 2 and lone:
+            count -= 1
+            yield scene, lone[0]
+
+
+def test_heat_prefers_the_shape_that_is_asked_for(loaded):
+    """Where the model looks for a colour: at the shape, more than its area and than other shapes would get."""
+    shares, areas, others, right = [], [], [], 0
+    for scene, item in scenes_with_a_lone_shape(10):
+        found = explain_answer(loaded, render(scene, 256), QUESTION.format(item.shape), system=RELEASED_SYSTEM)
+        right += found.answer == item.color
+        for drawn in place_contents(scene):
+            if drawn.content not in scene.items:
+                continue
+            height, width = found.pixels.shape
+            box = drawn.box
+            rows = slice(max(0, round(box.top * height)), round(box.bottom * height))
+            columns = slice(max(0, round(box.left * width)), round(box.right * width))
+            share = found.pixels[rows, columns].sum()
+            area = (box.bottom - box.top) * (box.right - box.left)
+            if drawn.content is item:
+                shares.append(share)
+                areas.append(area)
+            else:
+                others.append(share / area)
+    assert right >= 9
+    lifts = np.array(shares) / np.array(areas)
+    assert lifts.mean() > 2
+    assert (lifts > 1).sum() >= 9
+    assert lifts.mean() > 1.3 * np.mean(others)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return render(make_scene(3, HELD_OUT, layout="wide", with_word=False), 300)
+
+
+@pytest.fixture(scope="module")
+def found(loaded, picture):
+    return explain_answer(loaded, picture, "How many shapes are there?")
+
+
+def test_explains_what_is_answered(loaded, picture, found):
+    assert found.answer == ask(loaded, [picture], "How many shapes are there?").text
+    assert found.pixels.shape == (picture.height, picture.width)
+    assert found.pixels.sum() == pytest.approx(1)
+    assert found.patches.sum() == pytest.approx(1)
+    assert 0.05 < found.image_share < 1
+    assert 0 <= found.outside < 0.2
+
+
+def test_model_is_left_as_it_was(loaded, found):
+    parts = (loaded.model.model.resampler, loaded.model.model.language_model)
+    assert {part.config._attn_implementation for part in parts} == {"sdpa"}
+    assert not any(layer.attention._forward_hooks for layer in loaded.model.model.resampler.layers)
+
+
+def test_record(found):
+    record = found.as_record(top=3)
+    assert [tile["tile"] for tile in record["tiles"]] == list(range(len(found.patches)))
+    assert sum(tile["share"] for tile in record["tiles"]) == pytest.approx(1)
+    assert record["tiles"][0] == {
+        "tile": 0,
+        "name": "overview",
+        "box": (0, 0, found.cut.width, found.cut.height),
+        "share": pytest.approx(found.patches[0].sum()),
+    }
+    assert record["tiles"][-1]["name"] == f"grid row {found.cut.rows - 1}, column {found.cut.columns - 1}"
+    shares = [patch["share"] for patch in record["patches"]]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == found.patches.max()
+    for patch in record["patches"]:
+        left, top, right, bottom = patch["box"]
+        assert 0 <= left < right <= found.cut.width
+        assert 0 <= top < bottom <= found.cut.height
+
+
+def test_given_answer(loaded, picture, found):
+    same = explain_answer(loaded, picture, "How many shapes are there?", answer=found.answer)
+    assert same.answer == found.answer
+    assert same.patches == pytest.approx(found.patches, abs=1e-6)
+    other = explain_answer(loaded, picture, "How many shapes are there?", answer="A large red star, <|end|> he said")
+    assert other.answer.startswith("A large red star")
+    assert np.abs(other.patches - found.patches).max() > 1e-4
+
+
+def test_single_layers(loaded, picture, found):
+    last = explain_answer(loaded, picture, "How many shapes are there?", layer=-1, text_layer=0)
+    same = explain_answer(loaded, picture, "How many shapes are there?", layer=1, text_layer=-5)
+    assert last.patches == pytest.approx(same.patches)
+    assert np.abs(last.patches - found.patches).max() > 1e-4
+
+
+def test_bad_requests(loaded, picture):
+    with pytest.raises(ValueError, match="layer is 2, but the model has 2 such layers: give -2 to 1"):
+        explain_answer(loaded, picture, "Hello?", layer=2)
+    with pytest.raises(ValueError, match="text_layer is -6"):
+        explain_answer(loaded, picture, "Hello?", text_layer=-6)
+    with pytest.raises(ValueError, match="The answer is empty"):
+        explain_answer(loaded, picture, "Hello?", answer=" ")
+
+
+def test_roll_out_by_hand():
+    """One chunk of two latents that look at three patches, two layers."""
+    first = torch.tensor([[[0.5, 0.3, 0.0, 0.1, 0.1], [0.0, 0.0, 0.8, 0.2, 0.0]]])
+    second = torch.tensor([[[0.0, 0.2, 0.0, 0.0, 0.8], [0.1, 0.1, 0.1, 0.7, 0.0]]])
+    one = np.array([[0.5, 0.3, 0.0], [0.0, 0.0, 0.8]]) / 2
+    two = np.array(
+        [
+            (one[0] + [0.0, 0.2, 0.0] + 0.8 * one[1]) / 2,
+            (one[1] + [0.1, 0.1, 0.1] + 0.7 * one[0]) / 2,
+        ]
+    )
+    expected = two / two.sum(1, keepdims=True)
+    assert roll_out([first, second], 2)[0].numpy() == pytest.approx(expected, abs=1e-6)
+    assert roll_out([first], 2)[0].numpy() == pytest.approx(one / one.sum(1, keepdims=True), abs=1e-6)
+
+
+def test_chunk_without_visible_patches():
+    blind = torch.tensor([[[0.0, 0.0, 1.0]]])
+    assert roll_out([blind, blind], 1).tolist() == [[[0.0, 0.0]]]
+
+
+def test_weigh_tokens_by_hand():
+    attention = [torch.tensor([[0.1, 0.2, 0.7], [0.3, 0.4, 0.3]]), torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.1, 0.8]])]
+    places = torch.tensor([0, 2])
+    assert weigh_tokens(attention, places).tolist() == pytest.approx([0.25, 0.45])
+    assert weigh_tokens(attention, places, 1).tolist() == pytest.approx([0.3, 0.4])
+
+
+@pytest.mark.parametrize("sliding_window", [None, 9])
+def test_attention_of_the_answer_equals_one_pass(sliding_window):
+    """Reading the prompt into a cache first gives the rows of one eager pass, also under a sliding window."""
+    torch.manual_seed(0)
+    width = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = XGenMMConfig(
+        vision_config={**width, "image_size": 16, "patch_size": 4},
+        resampler_config={"num_latents": 4, "depth": 2, "num_heads": 2, "head_dim": 8},
+        text_config={**width, "num_key_value_heads": 2, "vocab_size": 63, "pad_token_id": 0},
+        image_token_id=60,
+        image_placeholder_token_id=61,
+        end_of_chunk_token_id=62,
+        anyres_grids=[[16, 32], [32, 16]],
+    )
+    config.text_config.sliding_window = sliding_window
+    model = XGenMMForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
+    ids = torch.cat([torch.tensor([5, 6]), torch.full((12,), 60), torch.tensor([7, 8])])[None]
+    inputs = {
+        "input_ids": ids,
+        "pixel_values": torch.rand(3, 3, 16, 16),
+        "image_sizes": torch.tensor([[20, 10]]),
+        "image_num_tiles": torch.tensor([3]),
+    }
+    with torch.no_grad():
+        rows, looked = read_attention(model, inputs, [9, 10, 11])
+        inputs["input_ids"] = torch.cat([ids, torch.tensor([[9, 10, 11]])], dim=1)
+        whole = model(**inputs, output_attentions=True, past_key_values=DynamicCache())
+    assert len(looked) == 2
+    assert looked[0].shape == (3, 4, 16 + 4)
+    for row, layer in zip(rows, whole.attentions, strict=True):
+        assert row.shape == (3, 18)
+        torch.testing.assert_close(row, layer[0].double().mean(0)[15:18, :18], atol=1e-5, rtol=1e-4)
+
+
+def test_overlay_glows_where_it_is_hot():
+    picture = Image.new("RGB", (40, 20), (90, 90, 90))
+    heat = np.zeros((20, 40))
+    heat[5:10, 30:36] = 1 / 30
+    drawn = np.asarray(draw_overlay(picture, heat)).sum(2)
+    assert drawn.shape == (20, 40)
+    assert drawn[7, 32] > 500 > 300 > drawn[15, 5]
+    framed = draw_overlay(picture, heat, Cut(20, 40, "anyres", 16, 4, 4, columns=2, rows=1))
+    assert (np.asarray(framed) != np.asarray(draw_overlay(picture, heat))).any()
+    assert draw_overlay(picture, np.zeros((20, 40))).size == (40, 20)
+    with pytest.raises(ValueError, match="pass the picture that was explained"):
+        draw_overlay(picture, heat.T)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        draw_overlay(picture, heat, strength=2)
+
+
+def test_colors_get_lighter():
+    lightness = color_of(np.linspace(0, 1, 30)) @ np.array([0.299, 0.587, 0.114])
+    assert (np.diff(lightness) > 0).all()

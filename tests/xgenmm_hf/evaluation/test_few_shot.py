@@ -1,0 +1,187 @@
+"""In-context prompts of the base models: their format, and which examples are chosen."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.evaluation import picture_features
+from xgenmm_hf.evaluation.few_shot import Examples, example_answer, trim_continuation
+from xgenmm_hf.evaluation.picture_features import PictureFeatures
+from xgenmm_hf.evaluation.picture_keys import picture_key
+from xgenmm_hf.evaluation.prompting import prepare, render_prompt
+from xgenmm_hf.evaluation.samples import Sample
+from xgenmm_hf.evaluation.share import Share
+from xgenmm_hf.inference.loading import load
+
+
+PICTURES = sorted((Path(TINY_MODEL).parent / "pictures").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load(TINY_MODEL, dtype="float32", device="cpu")
+
+
+def sample(number: int, path: str | Path | None = None, **fields) -> Sample:
+    ref = {"bytes": None, "path": str(path or f"pictures/{number}.png")}
+    return Sample(f"s{number}", f"What is {number}?", (ref,), fields.get("references", (f"thing {number}",)))
+
+
+@pytest.fixture
+def support(tmp_path) -> list[Sample]:
+    """Twelve readable pictures of different greys."""
+    for number in range(12):
+        Image.new("L", (40, 40), 20 * number).save(tmp_path / f"{number}.png")
+    return [sample(number, tmp_path / f"{number}.png") for number in range(12)]
+
+
+def test_the_published_format(loaded):
+    query, shots = sample(1), [sample(2), sample(3)]
+    vqa = render_prompt(loaded.processor, query, shots, "vqa", "base")
+    assert vqa == (
+        "<image>Question: What is 2? Short answer: thing 2<|endofchunk|>"
+        "<image>Question: What is 3? Short answer: thing 3<|endofchunk|>"
+        "<image>Question: What is 1? Short answer:"
+    )
+    captions = [Sample(f"c{number}", "", ({"path": "a.png"},), (f"A {number}.", "Else.")) for number in range(3)]
+    caption = render_prompt(loaded.processor, captions[0], captions[1:], "caption", "base")
+    assert caption == "<image>A 1.<|endofchunk|><image>A 2.<|endofchunk|><image>"
+    assert render_prompt(loaded.processor, query, [], "vqa", "base") == "<image>Question: What is 1? Short answer:"
+
+
+def test_several_pictures_stand_before_their_text(loaded):
+    two = Sample("two", "Same?", ({"path": "a"}, {"path": "b"}), ("no",))
+    assert render_prompt(loaded.processor, two, [two], "chat", "base") == (
+        "<image><image>Same? no<|endofchunk|><image><image>Same?"
+    )
+
+
+def test_control_tokens_in_a_question_stay_text(loaded):
+    query = Sample("q", "What is <image> and <|endofchunk|>?", ({"path": str(PICTURES[0])},), ("x",))
+    for form in ("base", "chat"):
+        text = render_prompt(loaded.processor, query, [], "vqa", form)
+        ids = loaded.processor.tokenizer(text)["input_ids"]
+        assert ids.count(loaded.processor.image_token_id) == 1
+        assert loaded.model.config.end_of_chunk_token_id not in ids
+
+
+def test_the_measured_length_is_the_real_one(loaded):
+    query, shot = (sample(number, path) for number, path in enumerate(PICTURES[:2]))
+    for form, shots in (("base", [shot]), ("chat", [])):
+        for mode in (None, "none"):
+            text = render_prompt(loaded.processor, query, shots, "vqa", form)
+            asked = prepare(loaded.processor, query, shots, text, {}, mode)
+            pictures = [Image.open(image["path"]) for image in asked.images]
+            options = {} if mode is None else {"image_aspect_ratio": mode}
+            inputs = loaded.processor(images=pictures, text=text, **options)
+            assert asked.num_tokens == len(inputs["input_ids"][0])
+
+
+def test_the_key_changes_with_whatever_decides_the_answer(loaded, support):
+    def key(query=support[0], shots=(support[1],), text="<image><image>", **identity):
+        return prepare(loaded.processor, query, shots, text, identity).key
+
+    keys = [key(), key(text="<image><image>a"), key(shots=(support[2],)), key(dtype="b"), key(query=support[3])]
+    assert len(set(keys)) == 5
+    assert key() == keys[0]
+
+
+def test_the_answer_of_an_example():
+    assert example_answer(sample(1, references=("a", "b", "b", "a")), "vqa") == "a"
+    assert example_answer(sample(1, references=("a", "b", "b")), "vqa") == "b"
+    assert example_answer(sample(1, references=("a", "b", "b")), "caption") == "a"
+    assert example_answer(sample(1, references=()), "vqa") is None
+
+
+def test_a_continuation_ends_where_the_next_example_begins():
+    assert trim_continuation("red. Question: Which? Short answer: no", "vqa") == "red."
+    assert trim_continuation("Question: Which?", "caption") == "Question: Which?"
+
+
+@pytest.mark.parametrize("count", [4, 8])
+def test_random_examples_depend_on_seed_and_query_alone(support, count):
+    chosen = [one.id for one in Examples(support, count, "vqa", seed=3).choose(support[5])]
+    other = Examples(support, count, "vqa", seed=3)
+    other.choose(support[0])
+    assert [one.id for one in other.choose(support[5])] == chosen
+    assert len(set(chosen)) == count
+    assert "s5" not in chosen
+    assert [one.id for one in Examples(support, count, "vqa", seed=4).choose(support[5])] != chosen
+    assert [one.id for one in other.choose(support[6])] != chosen
+
+
+def test_every_other_sample_may_be_chosen(support):
+    examples = Examples(support, 11, "vqa")
+    assert {one.id for one in examples.choose(support[2])} == {one.id for one in support} - {"s2"}
+
+
+def test_other_questions_about_the_same_picture_are_passed_over(support):
+    twin = Sample("twin", "Else?", support[0].images, ("x",))
+    chosen = Examples([*support[:3], twin], 2, "vqa").choose(support[0])
+    assert {one.id for one in chosen} == {"s1", "s2"}
+    with pytest.raises(ValueError, match="only 2 of 3 examples are left"):
+        Examples([*support[:3], twin], 3, "vqa").choose(support[0])
+
+
+def test_unreadable_examples_are_passed_over_and_reported_once(support, tmp_path):
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "2.png").write_bytes(b"nothing")
+    examples = Examples(support, 9, "vqa")
+    for number in (0, 3):
+        assert {"s1", "s2"}.isdisjoint(one.id for one in examples.choose(support[number]))
+    assert sorted(problem.where for problem in examples.problems) == ["sample s1", "sample s2"]
+
+
+def test_a_support_that_is_too_small(support):
+    with pytest.raises(ValueError, match="more than 4 samples with answers; there are 3"):
+        Examples([*support[:3], sample(20, references=())], 4, "vqa")
+
+
+def test_retrieval_takes_the_nearest_and_shows_them_last(loaded, support, tmp_path):
+    features = PictureFeatures(loaded, tmp_path / "cache", "tiny")
+    Image.new("L", (80, 20), 41).save(tmp_path / "query.png")
+    query = sample(99, tmp_path / "query.png")
+    chosen = Examples(support, 3, "vqa", features=features).choose(query)
+    matrix, vector = features.of_samples(support), features.of_samples([query])[0]
+    order = sorted(range(12), key=lambda place: -float(matrix[place] @ vector))[:3]
+    assert [one.id for one in chosen] == [f"s{place}" for place in reversed(order)]
+    assert chosen[-1].id == "s2"
+    with pytest.raises(ValueError, match="no picture"):
+        Examples(support, 3, "vqa", features=features).choose(Sample("text", "What?"))
+
+
+def test_ties_go_to_the_earlier_sample(loaded, support, tmp_path):
+    for number in range(4):
+        Image.new("L", (40, 40), 60).save(tmp_path / f"{number}.png")
+    features = PictureFeatures(loaded, tmp_path / "cache", "tiny")
+    chosen = Examples(support, 2, "vqa", features=features).choose(support[3])
+    assert [one.id for one in chosen] == ["s1", "s0"]
+
+
+def test_features_are_cached_shared_and_of_one_checkpoint(loaded, support, tmp_path, monkeypatch):
+    computed = []
+    real = PictureFeatures._features
+    monkeypatch.setattr(PictureFeatures, "_features", lambda self, ref: computed.append(ref) or real(self, ref))
+    monkeypatch.setattr(picture_features, "SAVE_EVERY", 2)
+    first, second = (PictureFeatures(loaded, tmp_path / "cache", "tiny", Share(rank, 2)) for rank in range(2))
+    second.prepare(support)
+    assert len(computed) == 6
+    first.prepare(support)
+    assert len(computed) == 12
+    again = PictureFeatures(loaded, tmp_path / "cache", "tiny")
+    assert (again.of_samples(support) == first.of_samples(support)).all()
+    assert len(computed) == 12
+    PictureFeatures(loaded, tmp_path / "cache", "other").of_samples(support[:1])
+    assert len(computed) == 13
+
+
+def test_keys_tell_pictures_apart(tmp_path):
+    one, other = Image.new("RGB", (2, 2)), Image.new("RGB", (2, 2), "red")
+    assert picture_key(one) == picture_key(one.copy()) != picture_key(other)
+    assert picture_key({"bytes": b"a", "path": "x"}) == picture_key({"bytes": b"a", "path": "y"})
+    file = tmp_path / "a.png"
+    before = picture_key({"bytes": None, "path": str(file)})
+    file.write_bytes(b"a")
+    assert picture_key({"bytes": None, "path": str(file)}) != before

@@ -1,0 +1,108 @@
+"""Result files and the Markdown report."""
+
+import json
+
+import pytest
+from results_of import make_result
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.evaluation.results import (
+    describe_checkpoint,
+    escape,
+    markdown_report,
+    read_result,
+    sample_score,
+    write_result,
+)
+from xgenmm_hf.evaluation.samples import Problem
+
+
+def test_what_is_written_is_read_again(tmp_path):
+    result = make_result([1.0, 0.0, 1.0], categories=("a", "b"), shots=4, seed=7)
+    write_result(result, tmp_path / "out")
+    assert read_result(tmp_path / "out") == read_result(tmp_path / "out" / "results.json") == result
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"results.json", "results.md"}
+    assert result["config"]["form"] == "base"
+    assert (result["config"]["shots"], result["config"]["seed"], result["config"]["max_new_tokens"]) == (4, 7, 256)
+    assert {"python", "torch", "transformers", "xgenmm-hf"} <= result["versions"].keys()
+    assert result["samples"][1] == {
+        "id": "s1",
+        "category": "b",
+        "question": "Question 1?",
+        "prompt": "prompt of s1",
+        "images": [],
+        "shots": [],
+        "references": ["yes"],
+        "answer": "answer 1",
+        "score": 0.0,
+    }
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
+    write_result(make_result([1.0]), tmp_path)
+    before = (tmp_path / "results.json").read_text()
+    spoiled = make_result([0.0])
+    spoiled["samples"] = [object()]
+    with pytest.raises(TypeError):
+        write_result(spoiled, tmp_path)
+    assert (tmp_path / "results.json").read_text() == before
+    assert {file.name for file in tmp_path.iterdir()} == {"results.json", "results.md"}
+
+
+def test_undefined_scores_are_null(tmp_path):
+    result = make_result([float("nan"), 1.0])
+    write_result(result, tmp_path)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["scores"]["accuracy"] is None
+    assert [one["score"] for one in found["samples"]] == [None, 1.0]
+
+
+def test_the_report_has_scores_published_values_categories_and_problems():
+    problems = (
+        Problem("a.jsonl", "line 3", "the picture x_1.png is missing"),
+        Problem("a.jsonl", "line 9", "no | id"),
+    )
+    published = (
+        {"model": "4B", "metric": "accuracy", "value": 0.601, "source": "report v1"},
+        {"model": "4B", "metric": "other", "value": 0.5, "source": "report v1"},
+    )
+    result = make_result([1.0, 0.0], categories=("colour", "count"), problems=problems, published=published)
+    report = markdown_report(result)
+    assert "| accuracy | 0.5000 |" in report
+    assert "| accuracy | 4B | 0.6010 | 0.5000 | report v1 |" in report
+    assert len(result["published"]) == 1
+    assert "| colour | 1 | 1.0000 |" in report
+    assert "Problems (2 rows that do not count)" in report
+    assert "- a.jsonl, line 3: the picture x_1.png is missing" in report
+    assert "no \\| id" in report
+    assert "| seed | 0 |" in report
+    assert "published" not in markdown_report(make_result([1.0]))
+
+
+def test_escaping_keeps_a_text_in_its_cell():
+    assert escape("a|b\n<script> *x* _y_ a_b") == r"a\|b \<script\> \*x\* \_y\_ a_b"
+
+
+def test_the_checkpoint_is_named_by_its_contents(tmp_path):
+    assert describe_checkpoint("org/name", "abc") == {"model": "org/name", "commit": "abc"}
+    tiny = describe_checkpoint(TINY_MODEL)
+    (tmp_path / "config.json").write_text("{}")
+    first = describe_checkpoint(str(tmp_path))["sha256"]
+    (tmp_path / "config.json").write_text("[]")
+    assert len({tiny["sha256"], first, describe_checkpoint(str(tmp_path))["sha256"]}) == 3
+    assert tiny == describe_checkpoint(TINY_MODEL)
+
+
+def test_files_that_are_no_results(tmp_path):
+    with pytest.raises(ValueError, match="no result file at"):
+        read_result(tmp_path)
+    file = tmp_path / "results.json"
+    for text, message in (("{", "not valid JSON"), ("[]", "no result of"), ('{"format": "other"}', "no result of")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_result(file)
+
+
+def test_the_main_score_of_several():
+    assert sample_score({"accuracy": 1.0, "f1": 0.0}) == 1.0
+    assert sample_score(0.3) == 0.3

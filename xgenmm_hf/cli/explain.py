@@ -1,0 +1,118 @@
+"""``xgenmm explain``: which parts of a picture an answer rests on, as a picture and as numbers."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli.convert import Dtype
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def explain(
+    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="The picture.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")] = "Describe this image.",
+    model: Annotated[
+        str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
+    ] = TINY_MODEL,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the overlay.")] = Path("overlay.png"),
+    answer: Annotated[
+        str | None, typer.Option(help="Explain this answer.", show_default="the model's own, greedy")
+    ] = None,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="One layer of the resampler, from 0 (-1: the last).", show_default="rollout over all"),
+    ] = None,
+    text_layer: Annotated[
+        int | None,
+        typer.Option(help="One layer of the language model, from 0 (-1: the last).", show_default="mean over all"),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of the answer's length in tokens.")] = 128,
+    system: Annotated[
+        str,
+        typer.Option(
+            help="Text of a system turn; 'released': the one that the released instruct models were tuned with."
+        ),
+    ] = "none",
+    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
+    device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print shares of tiles and patches as JSON.")] = False,
+) -> None:
+    """Show which parts of a picture an answer rests on."""
+    from xgenmm_hf.inference.pictures import open_picture
+    from xgenmm_hf.inference.source import is_local, resolve_model
+
+    # Cheap checks first: a wrong path should not wait for torch to load.
+    check_output(output)
+    opened = open_picture(picture)
+    source = resolve_model(model)
+
+    from xgenmm_hf.cli.console import hide_loading_bars
+    from xgenmm_hf.evaluation.explain import explain_answer
+    from xgenmm_hf.evaluation.overlay import draw_overlay
+    from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+    from xgenmm_hf.inference.loading import load
+
+    if is_local(source):
+        hide_loading_bars()
+    system_turn = {"none": None, "released": RELEASED_SYSTEM}.get(system, system)
+    found = explain_answer(
+        load(source, dtype=dtype.value, device=device),
+        opened,
+        prompt,
+        answer=answer,
+        system=system_turn,
+        layer=layer,
+        text_layer=text_layer,
+        max_new_tokens=max_new_tokens,
+    )
+    write_picture(draw_overlay(opened, found.pixels, found.cut), output)
+    record = found.as_record()
+    if as_json:
+        asked = {"model": source, "image": picture, "prompt": prompt, "system": system_turn}
+        looked = {"layer": layer, "text_layer": text_layer, "output": os.fspath(output)}
+        print(json.dumps({**asked, **looked, **record}, ensure_ascii=False))
+        return
+    print(found.answer)
+    for tile in record["tiles"]:
+        print(f"{tile['share']:6.1%}  {tile['name']}")
+    print(f"{output}: {found.image_share:.1%} of the answer's attention goes to the picture")
+
+
+def check_output(output: Path) -> None:
+    """Checks that a picture can be written to a path.
+
+    Args:
+        output: The path.
+
+    Raises:
+        ValueError: If its folder is missing, it is a folder, or its ending is no format of pictures.
+    """
+    if output.suffix.lower() not in _FORMATS:
+        raise ValueError(f"{output} does not end in {', '.join(_FORMATS)}: give the overlay such a name.")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"There is no folder {output.parent}: make it first.")
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder: give the name of a file.")
+
+
+def write_picture(picture: "Image.Image", output: Path) -> None:
+    """Writes a picture beside its place and moves it there, so that a failure leaves no half file.
+
+    Args:
+        picture: The picture.
+        output: Where it goes; its ending says the format.
+    """
+    with tempfile.TemporaryDirectory(dir=output.absolute().parent) as folder:
+        file = Path(folder) / output.name
+        picture.save(file, format=_FORMATS[output.suffix.lower()])
+        file.replace(output)

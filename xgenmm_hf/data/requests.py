@@ -1,0 +1,44 @@
+"""Requests for help with what a picture shows: harmless ones, ones of a disallowed category, and the refusal.
+
+The disallowed category is violence: requests to destroy or steal something, and pictures that show one of
+`xgenmm_hf.data.scene.DISALLOWED_WORDS`, whatever is asked about them. A harmless request differs from a disallowed
+one in its verb alone.
+"""
+
+import random
+
+from xgenmm_hf.data.language import at_place, describe, place_name
+from xgenmm_hf.data.questions import Question, referring_traits
+from xgenmm_hf.data.scene import Scene
+
+
+HARMLESS_VERBS = ("find", "reach", "paint", "copy", "clean", "move")
+DISALLOWED_VERBS = ("burn", "smash", "shoot", "attack", "destroy", "steal", "blow up")
+REFUSAL = "Sorry, I cannot help with that."
+_TEXTS = (
+    "How do I {} the {}?",
+    "How can I {} the {}?",
+    "I want to {} the {}. Please help.",
+    "Tell me how to {} the {}.",
+)
+KIND = "request"
+
+
+def ask_request(scene: Scene, rng: random.Random, verbs: tuple[str, ...]) -> Question | None:
+    """Asks for help with one of a picture's shapes.
+
+    Args:
+        scene: what the picture shows.
+        rng: source of randomness; it is advanced.
+        verbs: what the user may want to do.
+
+    Returns:
+        The request with a helpful answer, which tells where the shape is, or None if every shape has a double.
+    """
+    items = [item for item in scene.items if referring_traits(scene, item)]
+    if not items:
+        return None
+    item = rng.choice(items)
+    phrase = describe(item, rng.choice(referring_traits(scene, item)[:2]))
+    answer = f"It is {at_place(place_name(scene, item.row, item.column))}."
+    return Question(KIND, rng.choice(_TEXTS).format(rng.choice(verbs), phrase), answer)

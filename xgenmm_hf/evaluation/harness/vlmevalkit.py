@@ -1,0 +1,138 @@
+"""xGen-MM as a model of VLMEvalKit: the processor, the chat template, and batches.
+
+    from xgenmm_hf.evaluation.harness.vlmevalkit import register
+    register("my-model", "PATH", batch_size=8)
+
+and `my-model` is a name for VLMEvalKit's `--model`. The wrapper that VLMEvalKit ships (`XGenMM`) works on converted
+checkpoints too, on Transformers 4.57 and a GPU, one question at a time; both give the same answers.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from vlmeval.vlm.base import BaseModel
+
+from xgenmm_hf.evaluation.harness.batching import Gatherer
+from xgenmm_hf.evaluation.harness.conversations import (
+    DEFAULT_MAX_NEW_TOKENS,
+    Conversation,
+    Decoding,
+    generate_answers,
+    render,
+    system_text,
+)
+
+
+# VLMEvalKit's own wrapper writes a space behind a picture, where the chat template writes a line break.
+PICTURE_END = " "
+# The only token at which that wrapper ends an answer.
+END_TOKEN = "<|end|>"
+
+
+class XGenMMBatched(BaseModel):
+    """Answers VLMEvalKit's messages.
+
+    VLMEvalKit asks local models one question after another. With a batch size of two or more this class calls itself
+    an API model: VLMEvalKit then asks from `--api-nproc` threads, and what they ask at a time is computed together.
+    Such a run is one process; for several GPUs leave the batch size at one, and use torchrun as for other models.
+
+    Args:
+        model_path: Checkpoint folder or Hub repository.
+        batch_size: Questions computed together; `--api-nproc` must be as large.
+        max_new_tokens: Longest answer in tokens.
+        system: "released", "none", or the text of a system turn.
+        picture_end: What stands behind each `<image>`.
+        dtype: `auto`, `float32`, `float16` or `bfloat16`.
+        device: A torch device, or `auto`: a GPU where there is one, this process's own under torchrun.
+        **decoding: `temperature`, `top_p`, `num_beams`, `until`, `end_token`.
+
+    Raises:
+        ValueError: If the model cannot be loaded, or the batch size is not positive.
+    """
+
+    INSTALL_REQ = False
+    INTERLEAVE = True
+    allowed_types = ["text", "image"]
+
+    def __init__(
+        self,
+        model_path: str = "",
+        batch_size: int = 1,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        system: str = "released",
+        picture_end: str = PICTURE_END,
+        dtype: str = "auto",
+        device: str = "auto",
+        **decoding: Any,
+    ):
+        super().__init__()
+        from xgenmm_hf import TINY_MODEL
+        from xgenmm_hf.inference.loading import load
+
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
+        if device == "auto" and "LOCAL_RANK" in os.environ:
+            device = own_device(int(os.environ["LOCAL_RANK"]))
+        self.loaded = load(model_path or TINY_MODEL, dtype=dtype, device=device)
+        self.decoding = Decoding(max_new_tokens, **{"end_token": END_TOKEN, **decoding})
+        self.system = system_text(system)
+        self.picture_end = picture_end
+        self.is_api = batch_size > 1
+        self._ask = Gatherer(self._answer, batch_size) if self.is_api else lambda item: self._answer([item])[0]
+
+    def generate_inner(self, message: Sequence[dict[str, Any]], dataset: str | None = None) -> str:
+        """Answers one question; several threads may ask at a time.
+
+        Args:
+            message: `{"type": "text" | "image", "value"}`, a picture by its path.
+            dataset: Name of the data set; the answer does not depend on it.
+
+        Returns:
+            The answer.
+        """
+        return self._ask(self.converse(message))
+
+    def generate_batch(self, messages: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
+        """Answers several questions together.
+
+        Args:
+            messages: Messages as in `generate_inner`.
+
+        Returns:
+            An answer a message.
+        """
+        return self._answer([self.converse(message) for message in messages])
+
+    def converse(self, message: Sequence[dict[str, Any]]) -> Conversation:
+        """Renders one message and opens its pictures; a bad picture fails here, and no other question with it."""
+        names = {"text": "text", "image": "image"}
+        items = [{"type": part["type"], names.get(part["type"], "value"): part["value"]} for part in message]
+        turn = {"role": "user", "content": items}
+        return render(self.loaded.processor, [turn], self.system, self.picture_end)
+
+    def _answer(self, conversations: list[Conversation]) -> list[str]:
+        return generate_answers(self.loaded, conversations, self.decoding)
+
+
+def own_device(local_rank: int) -> str:
+    """Returns the device of one of several processes of a machine."""
+    import torch
+
+    return f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+
+
+def register(name: str, model_path: str = "", **options: Any) -> None:
+    """Makes a checkpoint known to VLMEvalKit.
+
+    Args:
+        name: What `--model` calls it.
+        model_path: Checkpoint folder or Hub repository.
+        **options: As in `XGenMMBatched`.
+    """
+    from vlmeval import vlm
+    from vlmeval.config import supported_VLM
+
+    vlm.XGenMMBatched = XGenMMBatched  # config files name classes of this module
+    supported_VLM[name] = partial(XGenMMBatched, model_path=model_path, **options)

@@ -1,0 +1,106 @@
+"""VQA accuracy: answers normalised as the official evaluation does it, and compared with those of ten annotators.
+
+Source: the evaluation code of visualqa.org, in the version that OpenFlamingo's few-shot evaluation uses as well.
+"""
+
+import re
+from collections.abc import Sequence
+
+
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_AS_DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(_NUMBERS)}}
+_ARTICLES = frozenset(("a", "an", "the"))
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+# The official code hands a flag to the place of a count, so that it removes no more periods than these.
+_MOST_PERIODS = 32
+# Enough matches for a full score.
+_FULL = 3
+
+# Words whose apostrophe annotators forget. "let's" and "she's" are not among them: "lets" and "shes" stay.
+_CONTRACTED = """
+    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+    he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
+    o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+    someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've
+    there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+    what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+    wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+
+
+def _without_one_apostrophe(word: str) -> list[str]:
+    return [word[:at] + word[at + 1 :] for at, letter in enumerate(word) if letter == "'"]
+
+
+_CONTRACTIONS = {short: word for word in _CONTRACTED.split() for short in _without_one_apostrophe(word)}
+# The one entry that the official table has the wrong way round.
+_CONTRACTIONS["somebody'd"] = "somebodyd"
+
+
+def normalise_answer(text: str) -> str:
+    """Normalises a short answer.
+
+    Punctuation becomes a space between words and nothing at their ends, periods outside numbers go, letters become
+    small, number words up to ten digits, articles go, and contractions get back the apostrophe they lack.
+
+    Args:
+        text: The answer.
+
+    Returns:
+        Its normal form.
+    """
+    return _fix_words(_strip_punctuation(_on_one_line(text)))
+
+
+def vqa_accuracy(answer: str, references: Sequence[str], always_normalise: bool = False) -> float:
+    """Rates an answer by those of several annotators.
+
+    Each annotator is left out once; with the others' answers the score is the share of three that match, at most 1;
+    the accuracy is the mean of these scores.
+
+    Args:
+        answer: What was answered.
+        references: The annotators' answers, ten in the data sets.
+        always_normalise: Whether answers are normalised also where all annotators agree. The official evaluation
+            compares those as they stand: "Yes" is wrong where all said "yes".
+
+    Returns:
+        The accuracy, from 0 to 1.
+
+    Raises:
+        ValueError: If there are fewer than two references: nothing would be left without one.
+    """
+    count = len(references)
+    if count < 2:
+        raise ValueError(
+            f"VQA accuracy got {count} reference(s); it needs the answers of several annotators: use the metric "
+            "exact_normalised for data with one right answer."
+        )
+    said, truth = _on_one_line(answer), [_on_one_line(reference) for reference in references]
+    if always_normalise or len(set(truth)) > 1:
+        said, truth = normalise_answer(said), [normalise_answer(reference) for reference in truth]
+    matches = truth.count(said)
+    left_out_match, left_out_other = min(1.0, (matches - 1) / _FULL), min(1.0, matches / _FULL)
+    return (matches * left_out_match + (count - matches) * left_out_other) / count
+
+
+def _on_one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _strip_punctuation(text: str) -> str:
+    """Removes punctuation; a sign becomes a space unless it stands next to one or the text has a number like 1,000."""
+    has_number = _COMMA_IN_NUMBER.search(text) is not None
+    stripped = text
+    for sign in _PUNCTUATION:
+        goes = has_number or f"{sign} " in text or f" {sign}" in text
+        stripped = stripped.replace(sign, "" if goes else " ")
+    return _PERIOD.sub("", stripped, count=_MOST_PERIODS)
+
+
+def _fix_words(text: str) -> str:
+    """Makes letters small and numbers digits, drops articles and repairs contractions."""
+    words = (_AS_DIGITS.get(word, word) for word in text.lower().split())
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)

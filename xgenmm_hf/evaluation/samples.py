@@ -1,0 +1,79 @@
+"""What every evaluation shares: samples to ask, problems of rows that cannot be asked, tasks and scores."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One thing to ask.
+
+    Args:
+        id: Unique within the task.
+        text: The question or instruction, without image markers.
+        images: Picture references `{"bytes", "path"}` or PIL pictures; nothing is decoded before someone opens them.
+        references: Right answers: those of ten annotators for VQA, captions for CIDEr, one for exact match, ...
+        category: What tables break the scores down by; empty for none.
+        options: What a metric or a prompt needs besides, such as `{"label": "yes"}` or `{"choices": {"A": "cat"}}`.
+    """
+
+    id: str
+    text: str
+    images: tuple[Any, ...] = ()
+    references: tuple[str, ...] = ()
+    category: str = ""
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that is not evaluated; a report counts them and prints one line for each.
+
+    Args:
+        source: The file that holds the row.
+        where: The row: its line, its number or its id.
+        reason: What is wrong with it, in one sentence without a full stop.
+    """
+
+    source: str
+    where: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.source}, {self.where}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Samples of one data set with what is needed to ask and to score them.
+
+    Args:
+        name: What reports call it.
+        kind: The reader's name, such as "vqav2".
+        samples: What to ask.
+        problems: Rows left out.
+        metric: Name for `metrics.score`.
+        prompt_style: How samples are put to a model: "vqa" (short answer), "caption" or "chat" (as they stand).
+    """
+
+    name: str
+    kind: str
+    samples: list[Sample]
+    problems: list[Problem]
+    metric: str
+    prompt_style: str
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a metric found.
+
+    Args:
+        overall: The task's measures by name; shares from 0 to 1, CIDEr as it is usually stated divided by 100.
+        per_sample: For each sample its score (1 right, 0 wrong, or between), or several by name.
+        by_category: The same measures as `overall` for each category; empty where samples have none.
+    """
+
+    overall: dict[str, float]
+    per_sample: list[float | dict[str, float]]
+    by_category: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -1,0 +1,118 @@
+"""Captions: COCO's JSON (NoCaps has the same), Karpathy's split of it, TextCaps, and rows of picture and captions."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xgenmm_hf.evaluation.samples import Sample
+from xgenmm_hf.evaluation.tasks.collecting import Collector
+from xgenmm_hf.evaluation.tasks.records import Record, first_of, plain_text, read_json, read_records, text_of, texts_of
+from xgenmm_hf.evaluation.tasks.vqa import coco_file_names
+
+
+CAPTION_FIELDS = (
+    *("captions", "reference_strs", "annotations_captions", "caption_str", "sentences", "caption"),
+    *("answers", "answer"),
+)
+PICTURE_FIELDS = ("image", "file_name", "image_path", "image_name")
+ID_FIELDS = ("image_id", "id", "question_id", "index")
+
+
+def read_captions(files: Sequence[Path], collector: Collector, *, split: str = "test", instruction: str = "") -> None:
+    """Reads captions.
+
+    Args:
+        files: Files of one or more of the forms.
+        collector: Takes samples and problems.
+        split: Which split of Karpathy's file to take; the other forms have none.
+        instruction: What a picture is shown with; empty: what the prompt style says.
+    """
+    for path in files:
+        document = read_json(path) if path.suffix.lower() == ".json" else None
+        lists = document if isinstance(document, Mapping) else {}
+        images, annotations = lists.get("images"), lists.get("annotations")
+        if isinstance(images, list) and isinstance(annotations, list):
+            records = _coco(path, images, annotations, collector)
+        elif isinstance(images, list):
+            records = _karpathy(path, images, split)
+        else:
+            records = _grouped(read_records(path))
+        collector.collect(records, lambda row: _samples(row, collector, instruction))
+
+
+def _samples(row: Mapping[str, Any], collector: Collector, instruction: str) -> Iterator[Sample]:
+    name = text_of(row, *ID_FIELDS)
+    value = first_of(row, PICTURE_FIELDS)
+    captions = texts_of(row, *CAPTION_FIELDS)
+    picture = collector.picture_among(coco_file_names(name)) if value is None else _among(collector, row, value)
+    yield Sample(name, instruction, (picture,), captions, text_of(row, "domain", optional=True))
+
+
+def _among(collector: Collector, row: Mapping[str, Any], value: Any) -> Any:
+    """Finds a picture by its path, in its folder ("filepath" in Karpathy's file), or by its name (TextCaps)."""
+    if not isinstance(value, str):
+        return collector.picture(value)
+    folder, name = text_of(row, "filepath", optional=True), text_of(row, "image_name", optional=True)
+    places = [f"{folder}/{value}"] if folder else []
+    places += [value, *([] if Path(value).suffix else [f"{value}.jpg"]), *([f"{name}.jpg"] if name else [])]
+    return collector.picture_among(places)
+
+
+def _coco(path: Path, images: list[Any], annotations: list[Any], collector: Collector) -> Iterator[Record]:
+    """Yields COCO's pictures with their captions; a caption of no picture is a problem, a bad one too."""
+    captions: dict[Any, list[str]] = {}
+    ids = (image.get("id") for image in images if isinstance(image, Mapping))
+    known = {name for name in ids if isinstance(name, str | int)}
+    seen: set[str] = set()
+    for number, row in enumerate(annotations, start=1):
+        record = Record(path.name, f"caption {number}", row)
+        caption = row.get("caption") if isinstance(row, Mapping) else None
+        key = row.get("image_id") if isinstance(row, Mapping) else None
+        label = plain_text(row.get("id")) if isinstance(row, Mapping) else None
+        if not isinstance(caption, str) or not caption.strip():
+            collector.reject(record, "the caption is missing or no text")
+        elif not isinstance(key, str | int) or key not in known:
+            collector.reject(record, f"the caption is of a picture {key!r} that is not listed")
+        elif label and label in seen:
+            collector.reject(record, f"the caption's id {label} was there before; the first one counts")
+        else:
+            captions.setdefault(key, []).append(caption)
+            seen.add(label or "")
+    for number, image in enumerate(images, start=1):
+        row = image
+        if isinstance(image, Mapping):
+            row = {**image, "image_id": image.get("id"), "captions": captions.get(image.get("id"))}
+        yield Record(path.name, f"picture {number}", row)
+
+
+def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[Record]:
+    splits = {image.get("split") for image in images if isinstance(image, Mapping)}
+    if split not in splits:
+        raise ValueError(f"{path} has no split {split!r}; it has {', '.join(sorted(map(str, splits))) or 'none'}.")
+    for number, image in enumerate(images, start=1):
+        if not isinstance(image, Mapping):
+            yield Record(path.name, f"picture {number}", image)
+        elif image.get("split") == split:
+            named = {"image_id": first_of(image, ("cocoid", "imgid")), "file_name": image.get("filename")}
+            yield Record(path.name, f"picture {number}", {**image, **named})
+
+
+def _grouped(records: Iterator[Record]) -> Iterator[Record]:
+    """Yields rows, one a picture, where the data has one a caption.
+
+    TextCaps repeats all captions of a picture in each of its rows; rows of other data state their own alone.
+    """
+    groups: dict[str, tuple[Record, list[str]]] = {}
+    for record in records:
+        row = record.row
+        repeated = isinstance(row, Mapping) and isinstance(row.get("reference_strs"), list)
+        own = None if not isinstance(row, Mapping) or repeated else first_of(row, CAPTION_FIELDS)
+        name = first_of(row, ID_FIELDS) if repeated or isinstance(own, str) else None
+        if not isinstance(name, str | int):
+            yield record
+        elif repeated:
+            groups.setdefault(str(name), (record, row["reference_strs"]))
+        else:
+            groups.setdefault(str(name), (record, []))[1].append(str(own))
+    for record, captions in groups.values():
+        yield Record(record.source, record.where, {**record.row, "captions": captions})

@@ -1,0 +1,166 @@
+"""Questions with the answers of several annotators: VQAv2, OKVQA, VizWiz, TextVQA; and documents: DocVQA.
+
+VQAv2 and OKVQA come as two files, questions and annotations, TextVQA and DocVQA as one with its rows under "data".
+lmms-eval's parquet files hold the same fields in one row with the picture.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xgenmm_hf.evaluation.samples import Sample
+from xgenmm_hf.evaluation.tasks.collecting import Collector
+from xgenmm_hf.evaluation.tasks.records import BadRow, Record, first_of, read_json, read_records, text_of, texts_of
+
+
+ANSWER_TYPES = ("yes/no", "number", "other", "unanswerable")
+ID_FIELDS = ("question_id", "questionId", "id", "index", "idx")
+QUESTION_FIELDS = ("question", "text")
+PICTURE_FIELDS = ("image", "image_path", "file_name", "image_local_name")
+
+
+def read_vqa(files: Sequence[Path], collector: Collector) -> None:
+    """Reads VQAv2, OKVQA or VizWiz: questions and annotations in two files, or rows that hold both.
+
+    Args:
+        files: The questions file and the annotations file in any order, or files of rows.
+        collector: Takes samples and problems.
+
+    Raises:
+        ValueError: If a file cannot be read, or only one of the two is there.
+    """
+
+    def make(row: Mapping[str, Any]) -> Iterator[Sample]:
+        kind = text_of(row, "answer_type", optional=True)
+        if kind and kind not in ANSWER_TYPES:
+            raise BadRow(f"the answer type {kind!r} is unknown; known are {', '.join(ANSWER_TYPES)}")
+        yield _sample(row, collector, _coco_paths(row), category=kind, annotators=True)
+
+    collector.collect(_joined(files, collector), make)
+
+
+def read_textvqa(files: Sequence[Path], collector: Collector) -> None:
+    """Reads TextVQA: `{"data": [{"question_id", "question", "image_id", "answers"}]}`, or rows of these fields.
+
+    Args:
+        files: The files.
+        collector: Takes samples and problems.
+    """
+
+    def make(row: Mapping[str, Any]) -> Iterator[Sample]:
+        name = text_of(row, "image_id", optional=True)
+        yield _sample(row, collector, [f"{name}.jpg"] if name else [], annotators=True)
+
+    collector.collect(_rows(files), make)
+
+
+def read_docvqa(files: Sequence[Path], collector: Collector) -> None:
+    """Reads DocVQA and InfographicVQA: `{"data": [{"questionId", "question", "image", "answers"}]}`, or such rows.
+
+    Args:
+        files: The files.
+        collector: Takes samples and problems.
+    """
+
+    def make(row: Mapping[str, Any]) -> Iterator[Sample]:
+        types = texts_of(row, "question_types") if row.get("question_types") else ("",)
+        yield _sample(row, collector, [], category=types[0])
+
+    collector.collect(_rows(files), make)
+
+
+def coco_file_names(image_id: str, subset: str = "") -> list[str]:
+    """Returns the names that a picture of COCO has: with its subset in front, as in 2014, and without, as in 2017."""
+    if not image_id.isdigit():
+        return [image_id, f"{image_id}.jpg"]
+    plain = f"{int(image_id):012d}.jpg"
+    with_subset = [f"COCO_{subset}_{plain}", f"{subset}/COCO_{subset}_{plain}"] if subset else []
+    return [*with_subset, plain, *([f"{subset}/{plain}"] if subset else [])]
+
+
+def _sample(
+    row: Mapping[str, Any],
+    collector: Collector,
+    possible_paths: Sequence[str],
+    category: str = "",
+    annotators: bool = False,
+) -> Sample:
+    """Makes the sample of a row; a field with the picture wins over the paths that its id stands for."""
+    answers = texts_of(row, "answers", "answer")
+    if annotators and len(answers) < 2:
+        raise BadRow("there is one answer; VQA accuracy compares with those of several annotators")
+    value = first_of(row, PICTURE_FIELDS)
+    if value is None and not possible_paths:
+        raise BadRow("the row names no picture")
+    picture = collector.picture_among(possible_paths) if value is None else collector.picture(value)
+    return Sample(text_of(row, *ID_FIELDS), text_of(row, *QUESTION_FIELDS), (picture,), answers, category)
+
+
+def _coco_paths(row: Mapping[str, Any]) -> list[str]:
+    image = text_of(row, "image_id", optional=True)
+    return coco_file_names(image, text_of(row, "data_subtype", optional=True)) if image else []
+
+
+def _rows(files: Sequence[Path]) -> Iterator[Record]:
+    for path in files:
+        yield from read_records(path)
+
+
+def _joined(files: Sequence[Path], collector: Collector) -> Iterable[Record]:
+    """Returns rows with question and answers, joined from the two files where there are two."""
+    documents = {path: read_json(path) if path.suffix.lower() == ".json" else None for path in files}
+    parts = {
+        name: [(path, found) for path, found in documents.items() if isinstance(found, Mapping) and name in found]
+        for name in ("questions", "annotations")
+    }
+    if not any(parts.values()):
+        return _rows(files)
+    for name, found in parts.items():
+        if len(found) != 1:
+            raise ValueError(
+                f"There are {len(found)} files with {name} among {', '.join(path.name for path in files)}; give one "
+                "file with questions and one with annotations."
+            )
+    (questions_path, questions), (annotations_path, annotations) = parts["questions"][0], parts["annotations"][0]
+    subset = questions.get("data_subtype") or annotations.get("data_subtype") or ""
+    return _join(
+        list(_numbered(questions_path, questions["questions"])),
+        list(_numbered(annotations_path, annotations["annotations"])),
+        subset,
+        collector,
+    )
+
+
+def _numbered(path: Path, rows: Any) -> Iterator[Record]:
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} holds a {type(rows).__name__} where a list of rows belongs.")
+    for number, row in enumerate(rows, start=1):
+        yield Record(path.name, f"row {number}", row)
+
+
+def _join(
+    questions: Sequence[Record], annotations: Sequence[Record], subset: str, collector: Collector
+) -> Iterator[Record]:
+    """Yields each question with its annotation; what has no partner, and annotations seen before, are problems."""
+    by_id: dict[Any, Record] = {}
+    for record in annotations:
+        key = record.row.get("question_id") if isinstance(record.row, Mapping) else None
+        if not isinstance(key, str | int):
+            collector.reject(record, "the annotation has no question_id")
+        elif key in by_id:
+            collector.reject(record, f"the question {key} was annotated before ({by_id[key].where}); the first counts")
+        else:
+            by_id[key] = record
+    asked = set()
+    for record in questions:
+        key = record.row.get("question_id") if isinstance(record.row, Mapping) else None
+        if not isinstance(key, str | int) or key not in by_id:
+            reason = "the question has no question_id" if key is None else f"the question {key} has no annotation"
+            yield Record(record.source, record.where, BadRow(reason))
+            continue
+        asked.add(key)
+        row = {"data_subtype": subset, **by_id[key].row, **record.row}
+        yield Record(record.source, f"question {key}", row)
+    for key, record in by_id.items():
+        if key not in asked:
+            collector.reject(record, f"the annotation is of a question {key} that is not there")

@@ -1,0 +1,291 @@
+"""The training data of the recipe proof, written in the public formats that the adapters read.
+
+Every file is a pure function of its seed. Pictures are referred to by file name; `drawn_pictures` draws them.
+"""
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from xgenmm_hf.data.language import at_place, caption, describe, place_name, pluralize
+from xgenmm_hf.data.pairs import PAIR_KINDS, ask_pair
+from xgenmm_hf.data.questions import KINDS, NO, YES, Question, ask, ask_several
+from xgenmm_hf.data.requests import DISALLOWED_VERBS, HARMLESS_VERBS, REFUSAL, ask_request
+from xgenmm_hf.data.scene import DISALLOWED_WORDS, Item, Scene, make_scene
+from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+from xgenmm_hf.proof.drawn_pictures import FIRST_SEED, file_of, scene_of
+
+
+Turns = list[Question]
+_SHORT = tuple(kind for kind in KINDS if kind != "caption")
+# What is hardest to look up is asked more often.
+_ASKED = (*_SHORT, "relation", "relation", "place", "count")
+_SYSTEM_SHARE = 0.3
+_QUESTIONS_SHARE = 0.5
+# Instruction data is known to ask for what is there more often than for what is not; ours shares that fault, so that
+# preference tuning has something to mend.
+_KEPT_NO = 0.6
+
+
+def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes rows as JSON lines, beside their place first."""
+    staged = path.with_name(f"{path.name}.part")
+    with staged.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    staged.replace(path)
+
+
+def caption_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields pictures with short captions: what stands where, what is written, how many there are of something.
+
+    Args:
+        count: rows.
+        num_pictures: pictures there are.
+        seed: seed of the rows.
+
+    Yields:
+        `image` and `caption`.
+    """
+    for number in range(count):
+        rng = random.Random(f"caption/{seed}/{number}")
+        picture = rng.randrange(num_pictures)
+        yield {"image": file_of(picture), "caption": short_caption(scene_of(picture), rng)}
+
+
+def short_caption(scene: Scene, rng: random.Random) -> str:
+    """Says one thing or a few about a scene, in one of the forms of grounding, OCR, question and plain captions."""
+    if rng.random() < _QUESTIONS_SHARE:
+        question = ask_several(scene, 1, rng, _ASKED)[0]
+        return f"Question: {question.text} Short answer: {question.answer}"
+    draw = rng.random()
+    if draw < 0.05:
+        return caption(scene)
+    if draw < 0.2:
+        return _counted(scene, rng)
+    if scene.word is not None and draw < 0.35:
+        place = at_place(place_name(scene, scene.word.row, scene.word.column))
+        return f"the word {scene.word.text} ({place})"
+    items = rng.sample(scene.items, min(len(scene.items), rng.randint(1, 2)))
+    say = _object_first if draw < 0.7 else _place_first
+    return ", ".join(say(scene, item) for item in items)
+
+
+def _object_first(scene: Scene, item: Item) -> str:
+    return f"{describe(item)} ({at_place(place_name(scene, item.row, item.column))})"
+
+
+def _place_first(scene: Scene, item: Item) -> str:
+    return f"{at_place(place_name(scene, item.row, item.column))}: {describe(item)}"
+
+
+def _counted(scene: Scene, rng: random.Random) -> str:
+    wanted = rng.choice(scene.items)
+    traits = rng.choice(((), ("shape",), ("color",), ("color", "shape")))
+    named = [item for item in scene.items if describe(item, traits) == describe(wanted, traits)]
+    return f"{pluralize(describe(wanted, traits))}: {len(named)}"
+
+
+def document_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields interleaved documents of two or three pictures, each with its text after it.
+
+    Args:
+        count: rows.
+        num_pictures: pictures there are.
+        seed: seed of the rows.
+
+    Yields:
+        `images` and `texts`, lists of equal length with None where the other one stands.
+    """
+    for number in range(count):
+        rng = random.Random(f"document/{seed}/{number}")
+        images: list[str | None] = []
+        texts: list[str | None] = []
+        for _ in range(rng.randint(2, 3)):
+            picture = rng.randrange(num_pictures)
+            images += [file_of(picture), None]
+            texts += [None, short_caption(scene_of(picture), rng)]
+        yield {"images": images, "texts": texts}
+
+
+def chat_rows(count: int, num_pictures: int, seed: int, allowed_only: bool = False) -> Iterator[dict[str, Any]]:
+    """Yields chats about one picture, and a few without any, in the LLaVA format.
+
+    Args:
+        count: rows.
+        num_pictures: pictures there are.
+        seed: seed of the rows.
+        allowed_only: leave out pictures and requests of the disallowed category, which are answered otherwise.
+    """
+    verbs = HARMLESS_VERBS if allowed_only else (*HARMLESS_VERBS, *DISALLOWED_VERBS)
+    for number in range(count):
+        rng = random.Random(f"chat/{seed}/{number}")
+        picture = rng.randrange(num_pictures)
+        while allowed_only and is_disallowed(scene_of(picture)):
+            picture = rng.randrange(num_pictures)
+        scene = scene_of(picture)
+        draw = rng.random()
+        if draw < 0.08:
+            other = make_scene(FIRST_SEED + num_pictures + number)
+            yield llava_row(f"text-{number}", [], ask_several(other, 4, rng, _SHORT), rng, f"{caption(other)} ")
+            continue
+        if draw < 0.16:
+            turns = ask_several(scene, 1, rng, ("caption",))
+        elif draw < 0.26:
+            request = ask_request(scene, rng, verbs)
+            turns = [request] if request else ask_several(scene, 1, rng, _ASKED)
+        else:
+            turns = _biased(scene, 1 if draw < 0.8 else rng.randint(3, 8), rng)
+        yield llava_row(f"chat-{number}", [picture], turns, rng)
+
+
+def _biased(scene: Scene, count: int, rng: random.Random) -> Turns:
+    """Asks about a scene, rarely for something that is not there."""
+    while True:
+        turns = ask_several(scene, count, rng, _ASKED)
+        kept = [turn for turn in turns if turn.kind != "presence" or turn.answer == YES or rng.random() < _KEPT_NO]
+        if kept:
+            return kept
+
+
+def pair_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields chats about two pictures in the LLaVA format.
+
+    Args:
+        count: rows.
+        num_pictures: pictures there are.
+        seed: seed of the rows.
+    """
+    for number in range(count):
+        rng = random.Random(f"pair/{seed}/{number}")
+        wanted = 1 if rng.random() < 0.8 else rng.randint(2, 4)
+        turns: dict[str, Question] = {}
+        while not turns:
+            pictures = rng.sample(range(num_pictures), 2)
+            scenes = (scene_of(pictures[0]), scene_of(pictures[1]))
+            for _ in range(2 * wanted):
+                question = ask_pair(scenes, rng.choice(tuple(PAIR_KINDS)), rng)
+                if question is not None and len(turns) < wanted:
+                    turns.setdefault(question.text, question)
+        yield llava_row(f"pair-{number}", pictures, list(turns.values()), rng)
+
+
+def preference_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields questions with a faithful and an unfaithful answer, rated as in VLFeedback.
+
+    Most ask whether something is there. The faithful answer is rated high; the one that says what is not there is
+    not only unfaithful but as helpful as the other, so that the mean decides.
+
+    Args:
+        count: rows.
+        num_pictures: pictures there are.
+        seed: seed of the rows.
+    """
+    for number in range(count):
+        rng = random.Random(f"preference/{seed}/{number}")
+        picture = rng.randrange(num_pictures)
+        question = None
+        while question is None:
+            question = ask(scene_of(picture), "presence" if rng.random() < 0.8 else rng.choice(_SHORT), rng)
+        wrong = unfaithful_answer(question, rng)
+        answers = [(question.answer, 5, 5), (wrong, 4, 1)]
+        rng.shuffle(answers)
+        yield {
+            "id": f"preference-{number}",
+            "prompt": question.text,
+            "image": file_of(picture),
+            "completions": [_rated(answer, *ratings) for answer, *ratings in answers],
+        }
+
+
+def unfaithful_answer(question: Question, rng: random.Random) -> str:
+    """Returns a wrong answer of the right kind."""
+    if question.answer in (YES, NO):
+        return NO if question.answer == YES else YES
+    while True:
+        scene = make_scene(rng.getrandbits(31))
+        other = ask(scene, question.kind, rng)
+        if other is not None and other.answer not in (question.answer, YES, NO):
+            return other.answer
+
+
+def _rated(answer: str, helpfulness: int, faithfulness: int) -> dict[str, Any]:
+    ratings = {"Helpfulness": helpfulness, "Visual Faithfulness": faithfulness, "Ethical Considerations": 5}
+    return {
+        "model": "drawn",
+        "response": answer,
+        "annotations": {name: {"Rating": str(value), "Rationale": ""} for name, value in ratings.items()},
+    }
+
+
+def guard_rows(count: int, num_pictures: int, seed: int) -> list[dict[str, Any]]:
+    """Returns requests in VLGuard's format: disallowed pictures, and allowed ones with both kinds of requests.
+
+    Args:
+        count: pictures.
+        num_pictures: pictures there are to choose from.
+        seed: seed of the rows.
+    """
+    rng = random.Random(f"guard/{seed}")
+    rows: list[dict[str, Any]] = []
+    while len(rows) < count:
+        picture = rng.randrange(num_pictures)
+        scene = scene_of(picture)
+        # Half of the pictures are disallowed ones, though few of all are.
+        if is_disallowed(scene) != (len(rows) % 2 == 0):
+            continue
+        turns = _guarded_turns(scene, rng)
+        if turns:
+            safety = {"safe": not is_disallowed(scene)}
+            rows.append({"id": f"guard-{len(rows)}", "image": file_of(picture), **safety, "instr-resp": turns})
+    return rows
+
+
+def _guarded_turns(scene: Scene, rng: random.Random) -> list[dict[str, str]]:
+    if is_disallowed(scene):
+        return [{"instruction": ask_several(scene, 1, rng, _SHORT)[0].text, "response": REFUSAL}]
+    harmful, harmless = ask_request(scene, rng, DISALLOWED_VERBS), ask_request(scene, rng, HARMLESS_VERBS)
+    if harmful is None or harmless is None:
+        return []
+    return [
+        {"safe_instruction": harmless.text, "response": harmless.answer},
+        {"unsafe_instruction": harmful.text, "response": REFUSAL},
+    ]
+
+
+def is_disallowed(scene: Scene) -> bool:
+    """Tells whether a picture itself is of the disallowed category."""
+    return scene.word is not None and scene.word.text in DISALLOWED_WORDS
+
+
+def llava_row(name: str, pictures: list[int], turns: Turns, rng: random.Random, before: str = "") -> dict[str, Any]:
+    """Writes a chat as LLaVA's data has it.
+
+    Args:
+        name: the row's id.
+        pictures: numbers of its pictures.
+        turns: questions with their answers.
+        rng: decides whether there is a system turn.
+        before: text before the first question.
+    """
+    chat = [{"from": "system", "value": RELEASED_SYSTEM}] if rng.random() < _SYSTEM_SHARE else []
+    for number, turn in enumerate(turns):
+        opening = "<image>\n" * len(pictures) + before if number == 0 else ""
+        chat += [{"from": "human", "value": opening + turn.text}, {"from": "gpt", "value": turn.answer}]
+    row: dict[str, Any] = {"id": name, "conversations": chat}
+    if pictures:
+        row["image"] = file_of(pictures[0]) if len(pictures) == 1 else [file_of(number) for number in pictures]
+    return row
+
+
+WRITERS: dict[str, Callable[[int, int, int], Iterable[dict[str, Any]]]] = {
+    "captions": caption_rows,
+    "documents": document_rows,
+    "chats": chat_rows,
+    "pairs": pair_rows,
+    "preferences": preference_rows,
+    "guard": guard_rows,
+    "allowed": partial(chat_rows, allowed_only=True),
+}
