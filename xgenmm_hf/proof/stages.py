@@ -58,7 +58,7 @@ STAGES = (
         "pretrain",
         "pretrain",
         "tiny/pretrain",
-        (Source("captions", "captions", 288_000), Source("documents", "interleaved", 6_000)),
+        (Source("captions", "captions", 200_000), Source("documents", "interleaved", 4_000)),
     ),
     Stage("sft", "sft", "tiny/sft", (Source("chats", "llava", 96_000),)),
     Stage(

@@ -2,10 +2,10 @@
 
     python -m xgenmm_hf.training.embedded --output runs/start --seed 0
 
-The large models start from a SigLIP tower and a Phi-3 that exist; here both are made: tower and resampler learn to see
-before there is any language (`embedded_tower`), the language part learns to answer from descriptions in words. That
-words and pictures belong together is left to the recipe (`xgenmm_hf.proof`). What a stage leaves behind lies in the
-work folder, so an interrupted run goes on where it stopped.
+The large models start from a SigLIP tower that exists; here it is made: tower and resampler learn to see before there
+is any language (`embedded_tower`). The language part stays as it was drawn at random: language, and that words and
+pictures belong together, is left to the recipe (`xgenmm_hf.proof`). What a stage leaves behind lies in the work folder,
+so an interrupted run goes on where it stopped.
 """
 
 import logging
@@ -21,8 +21,6 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, get_cosine
 from transformers.trainer_utils import get_last_checkpoint
 
 from xgenmm_hf.data.scene import HELD_OUT, TRAIN
-from xgenmm_hf.training.collators import SupervisedCollator
-from xgenmm_hf.training.embedded_chats import TextDataset, held_out_accuracy
 from xgenmm_hf.training.embedded_model import (
     NUM_LATENTS,
     PATCHES_PER_SIDE,
@@ -33,7 +31,6 @@ from xgenmm_hf.training.embedded_model import (
     save_checkpoint,
     save_weights,
 )
-from xgenmm_hf.training.embedded_optimizer import MuonAdam
 from xgenmm_hf.training.embedded_tokenizer import build_embedded_tokenizer
 from xgenmm_hf.training.embedded_tower import (
     DenseTower,
@@ -44,6 +41,7 @@ from xgenmm_hf.training.embedded_tower import (
     join_rows,
     place_patches,
 )
+from xgenmm_hf.training.muon import MuonAdam
 
 
 logger = logging.getLogger(__name__)
@@ -53,7 +51,6 @@ _MOST_TILES = 5
 _SEEDS_A_STAGE = 10_000_000
 _REPORTS = 10
 _CHECKED_PICTURES = 96
-_CHECKED_QUESTIONS = 180
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Stage:
 
     Args:
         steps: optimizer steps.
-        batch_size: pictures, or rows of text, that are computed together.
+        batch_size: pictures that are computed together.
         rate: learning rate of AdamW.
         muon_rate: learning rate of Muon for the layers' matrices; None leaves everything to AdamW.
     """
@@ -81,7 +78,6 @@ class Stage:
 STAGES = {
     "tower": Stage(steps=4500, batch_size=16, rate=1.5e-3),
     "tokens": Stage(steps=1500, batch_size=32, rate=1e-3, muon_rate=4e-3),
-    "words": Stage(steps=800, batch_size=32, rate=1.5e-3, muon_rate=4e-3),
 }
 
 
@@ -176,22 +172,6 @@ def train_eyes(name: str, stage: Stage, model: Any, processor: Any, first_seed: 
     fit(name, stage, module, data, join_rows, measure, folder, bf16)
 
 
-def train_language(
-    name: str, stage: Stage, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool
-) -> None:
-    """Runs the stage `"words"`; see `fit`. Tower and resampler stay as they are."""
-    model.model.vision_tower.requires_grad_(False)
-    model.model.resampler.requires_grad_(False)
-    collator = SupervisedCollator(processor)
-
-    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = collator(rows)
-        return {key: batch[key] for key in ("input_ids", "attention_mask", "labels")}
-
-    data = TextDataset(stage.rows, first_seed, stage.batch_size)
-    fit(name, stage, model, data, collate, held_out_accuracy(processor, _CHECKED_QUESTIONS), folder, bf16)
-
-
 def train_embedded(output: Path, work: Path, seed: int = 0, scale: float = 1.0, bf16: bool = True) -> None:
     """Trains the parts and writes them as one checkpoint.
 
@@ -217,8 +197,7 @@ def train_embedded(output: Path, work: Path, seed: int = 0, scale: float = 1.0, 
         torch.manual_seed(seed * len(STAGES) + number)
         stage = replace(stage, steps=max(2, round(stage.steps * scale)))
         first_seed = (seed * len(STAGES) + number) * _SEEDS_A_STAGE
-        run = train_language if name == "words" else train_eyes
-        run(name, stage, model, processor, first_seed, work / name, bf16)
+        train_eyes(name, stage, model, processor, first_seed, work / name, bf16)
         model.requires_grad_(True)
         save_weights(model, result)
     save_checkpoint(model, processor, output)

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer, models, trainers
 
 from xgenmm_hf.conversion.tokenizer import build_tokenizer
+from xgenmm_hf.data.language import PLACES
 from xgenmm_hf.data.questions import questions_of_split
 from xgenmm_hf.data.scene import TRAIN
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
@@ -32,7 +33,8 @@ _CONTROL_TOKENS = {
 _FURTHER_WORDS = (
     "Question: Answer: Short answer: Yes No not both same different first second third one two three pictures first, "
     "more fewer than total together other Sorry, I cannot can help with that this it image images what which how is "
-    "are do does where"
+    "are do does where neither either has have Both Neither None BOMB GUN How do I find reach paint copy clean move "
+    "burn smash shoot attack destroy break steal blow up Go to Tell me Show Explain please want Please go"
 )
 _SPACE = "\u2581"
 _SAMPLED_QUESTIONS = 4000
@@ -77,11 +79,20 @@ def _phi3_style_file() -> dict[str, Any]:
 
 
 def _train_pieces() -> dict[str, Any]:
-    """Learns merges until each word of the language is one piece; words are learnt apart, so no piece spans two."""
+    """Learns merges until each word of the language is one piece, and joins the two words of a corner's name.
+
+    All other words are learnt apart. In one token "top left" calls for its place directly; in two, "left" would call
+    for the left edge, and the model would first have to learn to put the two together.
+    """
     tokenizer = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(vocab_size=1 << 14, min_frequency=1, show_progress=False)
     tokenizer.train_from_iterator(_collect_words(), trainer)
-    return json.loads(tokenizer.to_str())["model"]
+    pieces = json.loads(tokenizer.to_str())["model"]
+    for vertical, horizontal in (place.split() for place in PLACES if " " in place):
+        for first in (vertical, _SPACE + vertical):
+            pieces["merges"].append([first, _SPACE + horizontal])
+            pieces["vocab"][first + _SPACE + horizontal] = len(pieces["vocab"])
+    return pieces
 
 
 def _collect_words() -> list[str]:

@@ -98,6 +98,7 @@ def build_trainer(recipe: Recipe, model: Any, processor: Any, train_rows: Any, e
     if adapter is None:
         choose_trained(model, recipe.modules)
     shared = {
+        "optimizers": (make_optimizer(recipe, model), None),
         "model": model,
         "args": recipe.training,
         "train_dataset": train_rows,
@@ -116,6 +117,32 @@ def build_trainer(recipe: Recipe, model: Any, processor: Any, train_rows: Any, e
         group_by_modality_length=recipe.data.group_by_modality_length,
         **shared,
     )
+
+
+def make_optimizer(recipe: Recipe, model: Any) -> Any:
+    """Makes the optimizer that `muon_learning_rate` asks for.
+
+    Args:
+        recipe: The run's options.
+        model: The model, its gradients switched on and off already.
+
+    Returns:
+        The optimizer, or None: the trainer then makes the one that its own options name.
+
+    Raises:
+        ValueError: If the option does not go with the others.
+    """
+    if recipe.modules.muon_learning_rate is None:
+        return None
+    if recipe.model.use_peft or recipe.training.fsdp or recipe.training.deepspeed:
+        raise ValueError(
+            "muon_learning_rate needs whole matrices that train: leave it out with LoRA, FSDP or DeepSpeed."
+        )
+    from xgenmm_hf.training.muon import MuonAdam
+
+    args = recipe.training
+    betas = (args.adam_beta1, args.adam_beta2)
+    return MuonAdam(model.named_parameters(), recipe.modules.muon_learning_rate, args.learning_rate, betas)
 
 
 def make_collator(recipe: Recipe, processor: Any) -> Any:

@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from xgenmm_hf.data.language import caption
 from xgenmm_hf.data.requests import DISALLOWED_VERBS, REFUSAL
 from xgenmm_hf.data.scene import TRAIN, split_of
 from xgenmm_hf.proof.drawn_data import (
@@ -68,18 +69,22 @@ def test_pair_chats_show_two_different_pictures():
         assert row["conversations"][-1]["from"] == "gpt"
 
 
-def test_short_captions_are_true():
-    questions = 0
-    for number in range(300):
+def test_short_captions_are_questions_facts_or_captions():
+    forms = {"question": 0, "caption": 0, "facts": 0}
+    for number in range(400):
         scene = scene_of(number)
         text = short_caption(scene, random.Random(number))
         if text.startswith("Question: "):
-            questions += 1
-            assert " Short answer: " in text
-            continue
-        for color in ("red", "orange", "yellow", "green", "blue", "purple"):
-            assert color not in text or any(item.color == color for item in scene.items)
-    assert 100 < questions < 200
+            forms["question"] += 1
+            assert text.count("Question: ") == text.count(" Short answer: ")
+        elif text == caption(scene):
+            forms["caption"] += 1
+        else:
+            forms["facts"] += 1
+            assert 2 <= text.count(", ") <= 6
+    assert forms["question"] > 150
+    assert forms["facts"] > 130
+    assert forms["caption"] > 5
 
 
 def test_the_faithful_answer_has_the_higher_mean():

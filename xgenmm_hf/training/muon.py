@@ -1,4 +1,4 @@
-"""The optimizer of the embedded model's later stages: Muon for the layers' matrices, AdamW for everything else.
+"""Muon for the layers' matrices, AdamW for everything else.
 
 Muon turns each matrix' momentum into its nearest orthogonal matrix before stepping, which small transformers need
 fewer steps with; its own work is small beside theirs.
@@ -17,16 +17,23 @@ class MuonAdam(torch.optim.Optimizer):
         named_parameters: names and parameters; those without gradient are left out.
         muon_rate: learning rate of Muon, which takes the matrices of modules named `layers`.
         adam_rate: learning rate of AdamW, which takes the rest.
+        betas: AdamW's.
     """
 
-    def __init__(self, named_parameters: Iterable[tuple[str, torch.nn.Parameter]], muon_rate: float, adam_rate: float):
+    def __init__(
+        self,
+        named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
+        muon_rate: float,
+        adam_rate: float,
+        betas: tuple[float, float] = (0.9, 0.98),
+    ):
         matrices: list[torch.nn.Parameter] = []
         others: list[torch.nn.Parameter] = []
         for name, parameter in named_parameters:
             if parameter.requires_grad:
                 (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
         self.muon = torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.01, momentum=0.95)
-        self.adam = torch.optim.AdamW(others, lr=adam_rate, weight_decay=0.0, betas=(0.9, 0.98))
+        self.adam = torch.optim.AdamW(others, lr=adam_rate, weight_decay=0.0, betas=betas)
         # The base class insists on a group of its own; the property below hides it.
         super().__init__([torch.nn.Parameter(torch.zeros(1))], {})
 

@@ -1,0 +1,55 @@
+"""Facts about a scene in telegram style, each a name followed at once by what it names.
+
+"heart bottom left", "color top right red", "red circles 2": the token before the answer says what to look for. A small
+language model learns to look things up in pictures from such facts within minutes, and whole questions build on that;
+from whole questions alone it stays at guessing among the things that a picture shows.
+"""
+
+import random
+
+from xgenmm_hf.data.language import describe, place_name, pluralize
+from xgenmm_hf.data.questions import NO, YES, referring_traits
+from xgenmm_hf.data.scene import COLORS, SHAPES, SIZES, Item, Scene
+
+
+_ATTRIBUTES = ("color", "shape", "size")
+_KINDS = {"attribute": 26, "contents": 20, "place": 30, "count": 9, "presence": 9, "background": 3, "word": 3}
+_COUNTED = (("shape",), ("color",), ("color", "shape"), ("size", "shape"))
+
+
+def fact(scene: Scene, rng: random.Random) -> str:
+    """States one fact.
+
+    Args:
+        scene: what the picture shows.
+        rng: decides what is stated; it is advanced.
+
+    Returns:
+        A few words, the last of which follow from the picture and the others.
+    """
+    kind = rng.choices(list(_KINDS), weights=list(_KINDS.values()))[0]
+    item = rng.choice(scene.items)
+    place = place_name(scene, item.row, item.column)
+    if kind == "background":
+        return f"background {scene.background}"
+    if kind == "word" and scene.word is not None:
+        return f"word {scene.word.text}"
+    if kind in ("count", "presence"):
+        return _counted(scene, item, rng, kind == "presence")
+    traits = referring_traits(scene, item)
+    if kind == "place" and traits:
+        return f"{describe(item, rng.choice(traits))} {place}"
+    if kind == "contents":
+        return f"{place} {describe(item)}"
+    attribute = rng.choice(_ATTRIBUTES)
+    return f"{attribute} {place} {getattr(item, attribute)}"
+
+
+def _counted(scene: Scene, item: Item, rng: random.Random, presence: bool) -> str:
+    """Says how many there are of something, or whether there is any; half of the time it is drawn from nowhere."""
+    if rng.random() < 0.5:
+        item = Item(rng.choice(SHAPES), rng.choice(COLORS), rng.choice(SIZES), item.row, item.column)
+    traits = rng.choice(_COUNTED)
+    name = describe(item, traits)
+    count = sum(describe(other, traits) == name for other in scene.items)
+    return f"{name}? {YES if count else NO}" if presence else f"{pluralize(name)} {count}"
