@@ -88,7 +88,7 @@ def write_presence(folder: Path, count: int) -> list[Path]:
     Returns:
         A file for each strategy.
     """
-    pictures, things = max(1, count // (2 * _THINGS_ASKED)), {}
+    pictures, things = max(1, count // (2 * _THINGS_ASKED)), dict[str, list[str]]()
     for scene, rng in scenes(SEED + 2):
         found = list(dict.fromkeys(describe(item, ("color", "shape")) for item in scene.items))
         if len(found) < _THINGS_ASKED:

@@ -4,8 +4,8 @@
 
 The large models start from a SigLIP tower that exists; here it is made: tower and resampler learn to see before there
 is any language (`embedded_tower`). The language part stays as it was drawn at random: language, and that words and
-pictures belong together, is left to the recipe (`xgenmm_hf.proof`). What a stage leaves behind lies in the work folder,
-so an interrupted run goes on where it stopped.
+pictures belong together, is left to the recipe (`xgenmm_hf.proof`). What a stage leaves behind lies in the work
+folder, so an interrupted run goes on where it stopped.
 """
 
 import logging

@@ -33,6 +33,8 @@ REGISTERED = any(point.name == "xgenmm" for point in entry_points(group="lmms_ev
 needs_lmms_eval = pytest.mark.skipif(not INSTALLED, reason="lmms-eval is not installed")
 COUNT = 12
 TOKENS = 16
+# The command, after what conftest.py does for this process.
+LAUNCH = "import runpy, torchvision_names; runpy.run_module('lmms_eval', run_name='__main__', alter_sys=True)"
 GENERATION = {"max_new_tokens": TOKENS, "temperature": 0, "do_sample": False}
 HELPERS = """
 def pictures(doc):
@@ -121,8 +123,9 @@ def adapter():
         models.MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)
         yield importlib.import_module("xgenmm_hf.evaluation.harness.lmms_eval")
         return
-    for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.api.instance", "lmms_eval.api.model"):
-        sys.modules[name] = types.ModuleType(name)
+    for part in ("", ".api", ".api.instance", ".api.model", ".models", ".models.registry_v2"):
+        sys.modules[f"lmms_eval{part}"] = types.ModuleType(f"lmms_eval{part}")
+    sys.modules["lmms_eval.models.registry_v2"].ModelManifest = types.SimpleNamespace
     sys.modules["lmms_eval.api.instance"].Instance = Request
     sys.modules["lmms_eval.api.instance"].GenerationResult = Result
     sys.modules["lmms_eval.api.model"].lmms = Base
@@ -234,6 +237,17 @@ def test_several_rounds(model):
     assert seen == [(None, None), (1, answers[:1]), (2, answers)]
 
 
+def test_the_manifest_names_both_forms(adapter):
+    found = manifest()
+    for path, expected in (
+        (found.chat_class_path, adapter.XGenMMChat),
+        (found.simple_class_path, adapter.XGenMMSimple),
+    ):
+        module, _, name = path.rpartition(".")
+        assert getattr(importlib.import_module(module), name) is expected
+    assert found.model_id == "xgenmm"
+
+
 def test_refusals(adapter, model):
     with pytest.raises(ValueError, match="--batch_size 8"):
         adapter.XGenMMChat(TINY_MODEL, batch_size="auto")
@@ -330,9 +344,8 @@ def test_the_command(task_folder, ours, rows, tmp_path):
     """`lmms-eval --model xgenmm` as a user calls it; the plugin is found by its entry point."""
     given = f"--model xgenmm --model_args pretrained={TINY_MODEL} --tasks drawn_open --include_path {task_folder}"
     options = f"--batch_size 4 --device cpu --log_samples --output_path {tmp_path}"
-    command = [sys.executable, "-m", "lmms_eval", *given.split(), *options.split()]
-    # A torchvision that only these tests can import (see conftest.py) may be on the path; the command needs none.
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", LAUNCH, *given.split(), *options.split()]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=500
     )
