@@ -11,6 +11,8 @@ VENV ?= .venv
 TRANSFORMERS ?= $(shell $(PYTHON) -c 'import sys; print("5.23.0" if sys.version_info >= (3, 11) else "5.20.2")')
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# Each Gradio goes with one line of huggingface_hub.
+GRADIO := $(if $(filter 4.%,$(TRANSFORMERS)),gradio==6.17.3 gradio_client==2.5.0,gradio==6.31.0 gradio_client==2.7.2)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -21,7 +23,7 @@ READY_DEV := $(VENV)/.ready-dev-$(TRANSFORMERS)
 COMMON_TESTS := $(VENV)/transformers-$(TRANSFORMERS)/tests
 SOURCES := modeling conversion xgenmm_hf examples tests setup.py
 
-.PHONY: demo test recipe eval lint format clean
+.PHONY: demo test recipe eval bench lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -38,6 +40,10 @@ recipe: $(READY_DEV)
 # Every measurement of `xgenmm eval` on the embedded model: minutes. Answers that are there already are taken over.
 eval: $(READY_DEV)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m xgenmm_hf.evaluation.embedded_report --work runs/eval --report docs/evaluation
+
+# Speed and memory of every part against the machine's limits, in under ten minutes on two cores.
+bench: $(READY_DEV)
+	$(BIN)/xgenmm bench --preset 4b-slice --device cpu --runs 3 --budget 12
 
 lint: $(READY_DEV)
 	$(BIN)/ruff check $(SOURCES)
@@ -65,8 +71,9 @@ $(READY): setup.py constraints.txt | $(BIN)/python
 	$(PIP) install --quiet -c constraints.txt "transformers==$(TRANSFORMERS)" -e .
 	@touch $@
 
-$(READY_DEV): $(READY)
+$(READY_DEV): $(READY) tests/page-requirements.txt
 	$(PIP) install --quiet -c constraints.txt "transformers==$(TRANSFORMERS)" -e ".[dev]"
+	$(PIP) install --quiet --no-deps $(GRADIO) -r tests/page-requirements.txt
 	@touch $@
 
 $(COMMON_TESTS)/test_modeling_common.py: | $(READY_DEV)

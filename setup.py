@@ -35,13 +35,16 @@ def list_packages() -> list[str]:
 TRAIN = ["trl>=1.14", "peft>=0.17", "datasets>=4", "accelerate>=1.10", "matplotlib>=3.7", "pyarrow>=15", "pyyaml>=6"]
 OPENCLIP = ["open_clip_torch>=2.24"]
 EVAL = ["datasets>=4", "matplotlib>=3.7", "pyarrow>=15", "pycocoevalcap>=1.2", "pyyaml>=6"]
-DEMO = ["gradio>=5"]
+SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"]
+DEMO = ["gradio>=6,<7"]
 DEV = [
     *TRAIN,
     *EVAL,
+    *SERVE,
     "build",
     "hypothesis",
     "mypy",
+    "openai>=1.60",
     "parameterized",
     "pytest",
     "pytest-xdist",
@@ -49,6 +52,7 @@ DEV = [
     "sentencepiece",
     "protobuf",
     "setuptools>=68",
+    "textual-image>=0.8",
     "wheel",
 ]
 
@@ -80,7 +84,7 @@ setup(
         "safetensors>=0.4.3",
         "typer>=0.12",
     ],
-    extras_require={"train": TRAIN, "openclip": OPENCLIP, "eval": EVAL, "demo": DEMO, "dev": DEV},
+    extras_require={"train": TRAIN, "openclip": OPENCLIP, "eval": EVAL, "serve": SERVE, "demo": DEMO, "dev": DEV},
     entry_points={
         "console_scripts": ["xgenmm = xgenmm_hf.cli.app:main"],
         "lmms_eval.models": ["xgenmm = xgenmm_hf.evaluation.harness:manifest"],

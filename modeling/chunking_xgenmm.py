@@ -12,14 +12,20 @@ from .configuration_xgenmm import XGenMMConfig
 from .tiling_xgenmm import count_image_tokens, count_tiles, select_grids, tile_layout
 
 
+# A condition on inputs with what is wrong where it is false; printing a tensor waits for it, so only then.
+Condition = tuple[bool | torch.Tensor, Callable[[], str]]
+
+
 def resolve_num_tiles(
     config: XGenMMConfig,
     num_tiles: int,
     image_sizes: torch.Tensor | None,
     image_num_tiles: torch.Tensor | None,
     device: torch.device,
+    mask: torch.Tensor | None = None,
+    repeats: int = 1,
 ) -> torch.Tensor:
-    """Fills in the default of `image_num_tiles` and checks it.
+    """Fills in the default of `image_num_tiles` and checks all picture inputs, waiting for the device once.
 
     Args:
         config: The model's config.
@@ -27,27 +33,60 @@ def resolve_num_tiles(
         image_sizes: Picture sizes as (height, width), (num_images, 2), or None.
         image_num_tiles: Tiles a picture, (num_images,), or None: counted from the sizes, or one a picture.
         device: Where a default is made.
+        mask: True at the prompts' image tokens, (B, L); None where there is no prompt.
+        repeats: How often the prompts show all pictures.
 
     Returns:
         Tiles a picture, (num_images,).
 
     Raises:
-        ValueError: If tiles, sizes and counts do not fit each other.
+        ValueError: If tiles, sizes, counts and image tokens do not fit each other.
     """
     anyres = config.image_aspect_ratio == "anyres"
     if image_num_tiles is None and image_sizes is not None and anyres:
         image_num_tiles = count_tiles(image_sizes, config.anyres_grids, config.tile_size)
     elif image_num_tiles is None:
         image_num_tiles = torch.ones(num_tiles, dtype=torch.long, device=device)
-    check(
-        image_num_tiles.sum() == num_tiles if anyres else image_num_tiles.shape[0] == num_tiles,
+    conditions: list[Condition] = [
+        (
+            image_num_tiles.sum() == num_tiles if anyres else image_num_tiles.shape[0] == num_tiles,
+            lambda: (
+                f"pixel_values holds {num_tiles} tiles, but image_num_tiles states {image_num_tiles.tolist()}; pass "
+                "pixel_values, image_sizes and image_num_tiles of one processor call, and a processor whose "
+                f"image_aspect_ratio is the model's ({config.image_aspect_ratio!r})."
+            ),
+        )
+    ]
+    if anyres and image_sizes is not None:
+        conditions.append(fits_grids(config, image_sizes, image_num_tiles))
+    if mask is not None:
+        chunks = num_tiles if config.anyres_patch_sampling or not anyres else image_num_tiles.shape[0]
+        conditions.append(fits_prompt(chunks * config.resampler_config.num_latents * repeats, mask))
+    check(*conditions)
+    return image_num_tiles
+
+
+def fits_grids(config: XGenMMConfig, image_sizes: torch.Tensor, image_num_tiles: torch.Tensor) -> Condition:
+    """Returns the condition that every picture is one tile, or has the tiles of its grid."""
+    expected = count_tiles(image_sizes.to(image_num_tiles.device), config.anyres_grids, config.tile_size)
+    return (
+        ((image_num_tiles == 1) | (image_num_tiles == expected)).all(),
         lambda: (
-            f"pixel_values holds {num_tiles} tiles, but image_num_tiles states {image_num_tiles.tolist()}; pass "
-            "pixel_values, image_sizes and image_num_tiles of one processor call, and a processor whose "
-            f"image_aspect_ratio is the model's ({config.image_aspect_ratio!r})."
+            f"image_num_tiles is {image_num_tiles.tolist()}, but on the model's anyres_grids these pictures take "
+            f"{expected.tolist()} tiles; use the processor that belongs to the model."
         ),
     )
-    return image_num_tiles
+
+
+def fits_prompt(num_tokens: int, mask: torch.Tensor) -> Condition:
+    """Returns the condition that the prompts hold as many image tokens as the pictures give."""
+    return (
+        mask.sum() == num_tokens,
+        lambda: (
+            f"Image features and image tokens do not match: the pictures give {num_tokens} tokens, the prompt holds "
+            f"{mask.sum()}. Prepare both in one processor call, and do not truncate a prompt inside a picture."
+        ),
+    )
 
 
 def arrange_chunks(
@@ -59,31 +98,22 @@ def arrange_chunks(
         config: The model's config.
         features: (num_tiles, num_patches, width).
         image_sizes: Picture sizes as (height, width), (num_images, 2); may be None if every picture is one tile.
-        image_num_tiles: Tiles a picture, (num_images,).
+        image_num_tiles: Tiles a picture, (num_images,), checked by `resolve_num_tiles`.
 
     Returns:
         Chunks (num_chunks, patches of a chunk, width), and False on patches that must not be seen (num_chunks, patches
         of a chunk), or None if all may.
 
     Raises:
-        ValueError: If sizes are missing, or the model's grids give other tiles.
+        ValueError: If sizes are missing.
     """
     if config.image_aspect_ratio != "anyres" or image_sizes is None:
-        check(
-            image_num_tiles.shape[0] == features.shape[0],
-            lambda: "image_sizes is missing; pass the processor's image_sizes with pictures of more than one tile.",
-        )
+        missing = "image_sizes is missing; pass the processor's image_sizes with pictures of more than one tile."
+        check((image_num_tiles.shape[0] == features.shape[0], lambda: missing))
         return features, None
     # the parts of a model may lie on different devices
     image_sizes, image_num_tiles = image_sizes.to(features.device), image_num_tiles.to(features.device)
     grids = select_grids(image_sizes, config.anyres_grids) // config.tile_size
-    check(
-        ((image_num_tiles == 1) | (image_num_tiles == 1 + grids.prod(1))).all(),
-        lambda: (
-            f"image_num_tiles is {image_num_tiles.tolist()}, but on the model's anyres_grids these pictures take "
-            f"{(1 + grids.prod(1)).tolist()} tiles; use the processor that belongs to the model."
-        ),
-    )
     layout = tile_layout(image_sizes, image_num_tiles, features.shape[0], grids, config.patches_per_side)
     chunks, visible = features.flatten(0, 1)[layout.source], layout.visible
     if config.anyres_patch_sampling:
@@ -132,15 +162,20 @@ def split_tokens(config: XGenMMConfig, tokens: torch.Tensor, image_num_tiles: to
     return list(tokens.split(lengths))
 
 
-def check(condition: bool | torch.Tensor, message: Callable[[], str]) -> None:
-    """Raises a ValueError unless a condition holds; under a compiler the condition is taken for granted.
+def check(*conditions: Condition) -> None:
+    """Raises a ValueError for the first condition that is false; under a compiler all are taken for granted.
 
     Args:
-        condition: A bool or a one-element tensor.
-        message: Returns what is wrong and how to fix it; called only then, because printing a tensor waits for it.
+        *conditions: Bools or one-element tensors, each with a function that says what is wrong and how to fix it. For
+            the tensors the host waits once, together.
 
     Raises:
-        ValueError: If the condition is false.
+        ValueError: If a condition is false.
     """
-    if not torch.compiler.is_compiling() and not condition:
-        raise ValueError(message())
+    if torch.compiler.is_compiling():
+        return
+    known = all(condition for condition, _ in conditions if isinstance(condition, bool))
+    asked = [condition for condition, _ in conditions if not isinstance(condition, bool)]
+    if known and (not asked or torch.stack([condition.to(asked[0].device) for condition in asked]).all()):
+        return
+    raise ValueError(next(message() for condition, message in conditions if not condition))

@@ -156,13 +156,13 @@ class XGenMMImageProcessor(BaseImageProcessor):
         side = self.size["height"]
         pixel_values = np.empty((num_tiles.sum(), 3, side, side), dtype=np.float32)
         parts = np.split(pixel_values, num_tiles.cumsum()[:-1])
-        values = self._value_table()
+        mean, std = (np.array(values, dtype=np.float32) for values in (self.image_mean, self.image_std))
 
         def cut(picture: Image.Image, grid: list[int] | None, part: np.ndarray) -> None:
             canvases = [self._one_tile(picture, mode)]
             if grid is not None:
                 canvases.append(letterbox(picture, *grid))
-            fill_tiles(part, canvases, values)
+            fill_tiles(part, canvases, mean, std)
 
         jobs = (pictures, grids, parts)
         workers = min(len(pictures), usable_cores())
@@ -181,12 +181,6 @@ class XGenMMImageProcessor(BaseImageProcessor):
             canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
             picture = canvas
         return picture.resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
-
-    def _value_table(self) -> np.ndarray:
-        """Returns the float32 value of every uint8 in every channel, (3, 256), computed in the original's order."""
-        unit = np.arange(256, dtype=np.float32) / np.float32(255)
-        mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (self.image_mean, self.image_std))
-        return (unit - mean) / std
 
 
 def checked_mode(mode: str) -> str:
@@ -277,23 +271,28 @@ def letterbox(picture: Image.Image, grid_width: int, grid_height: int) -> Image.
     return canvas
 
 
-def fill_tiles(tiles: np.ndarray, canvases: list[Image.Image], values: np.ndarray) -> None:
-    """Cuts canvases into tiles row by row and writes their float values.
+def fill_tiles(tiles: np.ndarray, canvases: list[Image.Image], mean: np.ndarray, std: np.ndarray) -> None:
+    """Cuts canvases into tiles row by row and writes their float values, in the original's order of operations.
 
     Args:
         tiles: Where to write, (num_tiles, 3, S, S).
         canvases: RGB pictures whose sides are multiples of S.
-        values: Float value of every uint8 in every channel, (3, 256).
+        mean: Mean of each channel, (3,) float32.
+        std: Standard deviation of each channel, (3,) float32.
     """
     side = tiles.shape[-1]
     start = 0
     for canvas in canvases:
-        pixels = np.asarray(canvas)
-        rows, cols = pixels.shape[0] // side, pixels.shape[1] // side
-        blocks = pixels.reshape(rows, side, cols, side, 3).transpose(4, 0, 2, 1, 3)  # (3, rows, cols, S, S)
+        cols, rows = canvas.width // side, canvas.height // side
         part = tiles[start : start + rows * cols].reshape(rows, cols, 3, side, side)
-        for channel in range(3):
-            part[:, :, channel] = values[channel][blocks[channel]]
+        for channel, plane in enumerate(canvas.split()):
+            blocks = np.asarray(plane).reshape(rows, side, cols, side)
+            for row, col in np.ndindex(rows, cols):
+                # one plane of one tile at a time: it stays in the core's cache for all three steps
+                values = part[row, col, channel]
+                np.divide(blocks[row, :, col], np.float32(255), out=values, dtype=np.float32)
+                values -= mean[channel]
+                values /= std[channel]
         start += rows * cols
 
 

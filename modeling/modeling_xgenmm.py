@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .chunking_xgenmm import arrange_chunks, check, resolve_num_tiles, split_tokens
+from .chunking_xgenmm import arrange_chunks, check, fits_prompt, resolve_num_tiles, split_tokens
 from .compat_xgenmm import (
     LM_HEAD_TP_PLAN,
     MultimodalGenerationMixin,
@@ -196,21 +196,6 @@ class XGenMMModel(XGenMMPreTrainedModel):
         image_token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
         return (inputs_embeds == self.get_input_embeddings()(image_token)).all(-1)
 
-    def _place_tokens(
-        self, inputs_embeds: torch.Tensor, input_ids: torch.Tensor | None, tokens: torch.Tensor
-    ) -> torch.Tensor:
-        """Puts the pictures' tokens at the image tokens of the prompt."""
-        mask = self.image_token_mask(input_ids, inputs_embeds)
-        check(
-            mask.sum() == tokens.shape[0],
-            lambda: (
-                f"Image features and image tokens do not match: the pictures give {tokens.shape[0]} tokens, the "
-                f"prompt holds {mask.sum()}. Prepare both in one processor call, and do not truncate a prompt inside "
-                "a picture."
-            ),
-        )
-        return inputs_embeds.masked_scatter(mask.unsqueeze(-1), tokens.to(inputs_embeds))
-
     @merge_with_config_defaults
     @can_return_tuple
     def forward(
@@ -255,9 +240,13 @@ class XGenMMModel(XGenMMPreTrainedModel):
             raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        tokens = self._image_tokens(pixel_values, image_sizes, image_num_tiles, mm_encoder_outputs)
+        pictures = (pixel_values, image_sizes, image_num_tiles, mm_encoder_outputs)
+        shown = pixel_values is not None or mm_encoder_outputs is not None
+        mask = self.image_token_mask(input_ids, inputs_embeds) if shown else None
+        tokens = self._image_tokens(*pictures, mask, image_repeats)
         if tokens is not None:
-            inputs_embeds = self._place_tokens(inputs_embeds, input_ids, tokens.repeat(image_repeats, 1))
+            repeated = tokens.repeat(image_repeats, 1).to(inputs_embeds)
+            inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1), repeated)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -281,19 +270,28 @@ class XGenMMModel(XGenMMPreTrainedModel):
         image_sizes: torch.Tensor | None,
         image_num_tiles: torch.Tensor | None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None,
+        mask: torch.Tensor | None = None,
+        repeats: int = 1,
     ) -> torch.Tensor | None:
-        """Returns the pictures' tokens, (total image tokens, text width), computed or given."""
+        """Returns the pictures' tokens, (total image tokens, text width), computed or given.
+
+        Everything is checked before the tower runs, so that the host never waits for the tower.
+        """
         encoded = (mm_encoder_outputs or {}).get("image")
         if encoded is not None and pixel_values is not None:
             raise ValueError("Pass either pixel_values or mm_encoder_outputs, not both.")
         if encoded is not None and encoded.pooler_output is not None:
-            return torch.cat(list(encoded.pooler_output))
-        if encoded is None and (pixel_values is None or pixel_values.shape[0] == 0):
+            tokens = torch.cat(list(encoded.pooler_output))
+            if mask is not None:
+                check(fits_prompt(tokens.shape[0] * repeats, mask))
+            return tokens
+        source = pixel_values if encoded is None else encoded.last_hidden_state
+        if source is None or source.shape[0] == 0:
             return None
-        features = (encoded or self.get_vision_features(pixel_values)).last_hidden_state
         image_num_tiles = resolve_num_tiles(
-            self.config, features.shape[0], image_sizes, image_num_tiles, features.device
+            self.config, source.shape[0], image_sizes, image_num_tiles, source.device, mask, repeats
         )
+        features = source if encoded is not None else self.get_vision_features(pixel_values).last_hidden_state
         return self._sample_tokens(features, image_sizes, image_num_tiles)
 
 

@@ -74,8 +74,8 @@ class XGenMMProcessor(ImageTextProcessorMixin):
             videos: Not supported; only None or empty.
             audio: Not supported; only None or empty.
             **kwargs: Options of the tokenizer (`return_tensors`, `padding`, `padding_side`, `truncation`,
-                `max_length`, ...), `image_aspect_ratio`, `return_mm_token_type_ids`; also nested as `text_kwargs`,
-                `images_kwargs`, `common_kwargs`.
+                `max_length`, ...), `image_aspect_ratio`, `return_mm_token_type_ids`, and for serving engines
+                `return_text_replacement_offsets`; also nested as `text_kwargs`, `images_kwargs`, `common_kwargs`.
 
         Returns:
             `input_ids` and `attention_mask` (B, L); with pictures also `pixel_values` (num_tiles, 3, S, S),
@@ -97,13 +97,22 @@ class XGenMMProcessor(ImageTextProcessorMixin):
             prompts = checked_prompts(text)
             check_counts(prompts, images, len(data.get("image_num_tiles", ())))
             data = {**self._encode(prompts, data.get("image_num_tiles", ()), text_options), **data}
-        return BatchFeature(data, tensor_type=return_tensors)
+        replacements = data.pop("text_replacement_offsets", None)
+        features = BatchFeature(data, tensor_type=return_tensors)
+        if replacements is not None:
+            # Engines that ask for this take pictures one by one: they cut tensors by tiles, and lists by pictures.
+            sizes = ("image_sizes", "image_num_tiles")
+            features.update({name: list(features[name]) for name in sizes if name in features})
+            features["text_replacement_offsets"] = replacements
+        return features
 
     def _encode(self, prompts: list[str], image_num_tiles: Any, options: dict[str, Any]) -> dict[str, Any]:
         """Expands the pictures in the prompts and tokenises them."""
         with_types = options.pop("return_mm_token_type_ids", False)
-        # 5.x asks for these to find a prompt's characters again; our offsets count from the prompt as it was passed.
-        options.pop("return_text_replacement_offsets", None)
+        # 5.x asks for these beside the tokens' offsets, to move those back to the prompt as it was passed: ours count
+        # from there.
+        with_replacements = options.pop("return_text_replacement_offsets", False)
+        with_replacements = with_replacements and not options.get("return_offsets_mapping")
         lengths = [self._image_length(int(num_tiles)) for num_tiles in image_num_tiles]
         remaining = iter(lengths)
         expanded = [PICTURE.sub(lambda match: IMAGE_TOKEN * next(remaining), prompt) for prompt in prompts]
@@ -125,6 +134,8 @@ class XGenMMProcessor(ImageTextProcessorMixin):
                 f"hold {found} after truncation to max_length={options.get('max_length')}; raise max_length, pass "
                 "fewer pictures, or use smaller ones."
             )
+        if with_replacements:
+            encoding["text_replacement_offsets"] = replacements_in(prompts, lengths)
         if with_types:
             encoding["mm_token_type_ids"] = [
                 [int(token == self.image_token_id) for token in row] for row in encoding["input_ids"]
@@ -219,6 +230,32 @@ def ends_a_turn(text: str) -> bool:
     """
     first = TURN_TOKEN.search(text)
     return first is not None and first[0] == "<|end|>"
+
+
+def replacements_in(prompts: list[str], lengths: list[int]) -> list[list[dict[str, Any]]]:
+    """Tells what each picture in prompts is replaced by; serving engines repeat it in prompts of their own.
+
+    Args:
+        prompts: Prompts; `<image>`, alone or followed by placeholders, stands for a picture.
+        lengths: Tokens of each picture.
+
+    Returns:
+        For each prompt and picture its `type`, the `replacement`, and where it stood (`span`) and stands (`new_span`).
+    """
+    remaining = iter(lengths)
+    found = []
+    for prompt in prompts:
+        entries: list[dict[str, Any]] = []
+        grown = 0
+        for match in PICTURE.finditer(prompt):
+            replacement = IMAGE_TOKEN * next(remaining)
+            start = match.start() + grown
+            span = (match.start(), match.end())
+            new_span = (start, start + len(replacement))
+            entries.append({"type": "image", "replacement": replacement, "span": span, "new_span": new_span})
+            grown += len(replacement) - len(match[0])
+        found.append(entries)
+    return found
 
 
 def move_back(offsets: list, is_marked: bool) -> list:

@@ -6,6 +6,7 @@ import typer
 
 from xgenmm_hf import __version__
 from xgenmm_hf.cli.ask import ask
+from xgenmm_hf.cli.bench import bench
 from xgenmm_hf.cli.chat import chat
 from xgenmm_hf.cli.compare import compare
 from xgenmm_hf.cli.console import quiet_libraries
@@ -16,6 +17,7 @@ from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.cli.eval import evaluate
 from xgenmm_hf.cli.explain import explain
 from xgenmm_hf.cli.export import export
+from xgenmm_hf.cli.graphs import graphs
 from xgenmm_hf.cli.info import info
 from xgenmm_hf.cli.push import push
 from xgenmm_hf.cli.recipes import recipes
@@ -55,6 +57,8 @@ app.command(chat.__name__)(friendly_errors(chat))
 app.command(serve.__name__)(friendly_errors(serve))
 app.command(demo.__name__)(friendly_errors(demo))
 app.command(push.__name__)(friendly_errors(push))
+app.command(bench.__name__)(friendly_errors(bench))
+app.command(graphs.__name__)(friendly_errors(graphs))
 app.command("eval")(friendly_errors(evaluate))
 app.command(compare.__name__)(friendly_errors(compare))
 app.command(explain.__name__)(friendly_errors(explain))

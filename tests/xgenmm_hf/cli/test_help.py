@@ -11,7 +11,24 @@ from xgenmm_hf import __version__
 from xgenmm_hf.cli.app import app
 
 
-VERBS = ("ask", "info", "convert", "export", "recipes", "data", "train", "eval", "compare", "explain", "chat", "serve", "demo", "push")
+VERBS = (
+    "ask",
+    "info",
+    "convert",
+    "export",
+    "graphs",
+    "recipes",
+    "data",
+    "train",
+    "eval",
+    "compare",
+    "explain",
+    "chat",
+    "serve",
+    "demo",
+    "push",
+    "bench",
+)
 
 
 @pytest.mark.parametrize("arguments", [(), *((verb,) for verb in VERBS)], ids=" ".join)

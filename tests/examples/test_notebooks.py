@@ -1,0 +1,81 @@
+"""Every notebook in examples/ runs from top to bottom on the embedded model, and is stored the way it should be."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.ipynb"))
+
+
+def read(notebook: Path) -> dict[str, Any]:
+    return json.loads(notebook.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs a notebook's cells in this process, which has the libraries loaded, and returns what they printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_cells(name: str) -> str:
+        names: dict[str, Any] = {"__name__": "__main__", "display": lambda *shown: None}
+        said = io.StringIO()
+        notebook = next(path for path in NOTEBOOKS if path.name == name)
+        for cell in read(notebook)["cells"]:
+            if cell["cell_type"] == "code":
+                code = compile("".join(cell["source"]), f"{name}, {cell['id']}", "exec")
+                with contextlib.redirect_stdout(said):
+                    exec(code, names)
+        return said.getvalue()
+
+    return run_cells
+
+
+def test_all_of_them_are_run_here():
+    tested = "01_inference 02_batch_inference 03_interleaved_and_few_shot 04_sft_lora 05_dpo"
+    assert [path.stem for path in NOTEBOOKS] == tested.split()
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_without_outputs_and_ready_for_colab(notebook):
+    content = read(notebook)
+    assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
+    assert content["metadata"]["colab"]["name"] == notebook.name
+    assert content["metadata"]["kernelspec"]["language"] == "python"
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert len({cell["id"] for cell in content["cells"]}) == len(content["cells"])
+    assert content["cells"][0]["cell_type"] == "markdown" and "".join(content["cells"][0]["source"]).startswith("# ")
+    assert "pip" in "".join(code[0]["source"]) and "find_spec" in "".join(code[0]["source"])
+
+
+def test_inference(run):
+    said = run("01_inference.ipynb")
+    assert " -> " in said and "tokens are the picture" in said
+
+
+def test_batches_answer_as_one_by_one(run):
+    said = run("02_batch_inference.ipynb")
+    assert "equal: True" in said
+    assert said.count("tokens): ") == 5
+
+
+def test_interleaved_and_few_shot(run):
+    said = run("03_interleaved_and_few_shot.ipynb")
+    assert "tiles of each picture: [" in said
+    assert len(said.strip().splitlines()) >= 3
+
+
+@pytest.mark.slow
+def test_sft_with_lora(run):
+    said = run("04_sft_lora.ipynb")
+    assert "<|end|>" in said
+
+
+@pytest.mark.slow
+def test_dpo(run):
+    assert "margin" in run("05_dpo.ipynb")

@@ -1,0 +1,102 @@
+"""`xgenmm chat` with lines typed in."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli.app import app
+from xgenmm_hf.cli.chat import Session
+from xgenmm_hf.inference.asking import ask
+from xgenmm_hf.inference.loading import load
+from xgenmm_hf.serving.conversation import Conversation
+
+
+@pytest.fixture
+def picture(tmp_path) -> str:
+    path = tmp_path / "a picture.png"
+    Image.new("RGB", (100, 60), (200, 10, 10)).save(path)
+    return str(path)
+
+
+def chat(*lines: str, arguments: tuple[str, ...] = ()) -> str:
+    """Returns what a chat prints."""
+    result = CliRunner().invoke(app, ["chat", "--max-new-tokens", "6", *arguments], input="\n".join([*lines, ""]))
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def saved(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["messages"]
+
+
+def test_turns_pictures_and_saving(picture, tmp_path):
+    file = tmp_path / "chat.json"
+    output = chat(
+        "What is this?", "And now?", f"/image '{picture}'", "And this?", f"/save {file}", arguments=(picture,)
+    )
+    messages = saved(file)
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 3
+    assert [message.get("images") for message in messages[::2]] == [[picture], None, [picture]]
+    for message in messages[1::2]:
+        assert message["content"] in output
+    with Image.open(picture) as opened:
+        first = ask(load(TINY_MODEL), [opened.convert("RGB")], "What is this?", max_new_tokens=6)
+    assert messages[1]["content"] == first.text
+
+
+def test_reset_keeps_the_system_turn_only(tmp_path):
+    file = tmp_path / "chat.json"
+    chat("Hello", "/reset", f"/save {file}", arguments=("--system", "Be brief."))
+    assert saved(file) == [{"role": "system", "content": "Be brief."}]
+
+
+def test_what_is_wrong_is_told_and_the_chat_goes_on(picture, tmp_path):
+    output = chat(
+        "/nope", "/image", f"/image {tmp_path}/none.png", "/image 'open", "/save", f"/save {tmp_path}/no/where",
+        "word " * 9000, "/help", "", "Hello", f"/save {tmp_path}/chat.json", "/quit", "never said",
+    )  # fmt: skip
+    assert output.count("error: ") == 7
+    assert "no command /nope" in output
+    assert "context" in output
+    assert "/image FILE..." in output
+    assert len(saved(tmp_path / "chat.json")) == 2
+
+
+def test_a_wrong_picture_or_model_ends_it_before_it_begins(tmp_path):
+    for arguments in ([f"{tmp_path}/none.png"], ["--model", "nowhere"]):
+        result = CliRunner().invoke(app, ["chat", *arguments])
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: ")
+
+
+def test_an_answer_that_is_cut_off_is_kept(capsys):
+    loaded = load(TINY_MODEL)
+    conversation = Conversation(loaded)
+    pieces = []
+
+    def interrupt(piece: str) -> None:
+        pieces.append(piece)
+        raise KeyboardInterrupt
+
+    answer = conversation.answer("Describe this image.", [], interrupt)
+    assert answer == pieces[0].strip()
+    assert [turn.role for turn in conversation.turns] == ["user", "assistant"]
+
+
+@pytest.mark.filterwarnings("ignore:Image.Image.getdata:DeprecationWarning")
+def test_pictures_are_drawn_on_a_terminal_and_nothing_commands_it():
+    pytest.importorskip("textual_image")
+    import io
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=60)
+    session = Session(Conversation(load(TINY_MODEL)), console)
+    session.show([("red.png", Image.new("RGB", (60, 40), "red"))])
+    drawn = console.file.getvalue()
+    assert drawn.index("red.png") >= 40
+    session._write("a\x1b[2Jb\x07\n")
+    assert console.file.getvalue()[len(drawn) :] == "a[2Jb\n"

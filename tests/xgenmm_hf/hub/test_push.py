@@ -1,0 +1,114 @@
+"""The plan, and what is said to the Hub."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from results_of import make_result
+
+from xgenmm_hf.evaluation.results import describe_checkpoint
+from xgenmm_hf.hub.card import Facts
+from xgenmm_hf.hub.push import plan_push, push, read_results, stale_files
+
+
+class Api:
+    """Stands for `HfApi` and takes down what it is asked to do."""
+
+    def __init__(self, present=(), private=False, failure=None):
+        self.present, self.private, self.failure = present, private, failure
+        self.asked: list[str] = []
+        self.operations: list = []
+
+    def create_repo(self, repo_id, *, repo_type, private, exist_ok):
+        self.asked.append(f"create {repo_id}")
+
+    def repo_info(self, repo_id, *, repo_type, revision=None):
+        siblings = [SimpleNamespace(rfilename=name) for name in self.present]
+        return SimpleNamespace(private=self.private, siblings=siblings)
+
+    def create_branch(self, repo_id, *, branch, exist_ok):
+        self.asked.append(f"branch {branch}")
+
+    def create_commit(self, repo_id, operations, *, commit_message, repo_type, revision):
+        if self.failure is not None:
+            raise self.failure
+        self.operations = operations
+        self.asked.append(f"commit {commit_message}")
+        return SimpleNamespace(commit_url="https://hub/commit/1")
+
+
+@pytest.fixture
+def plan(folder):
+    return plan_push(folder, "someone/tiny", Facts("apache-2.0"))
+
+
+def test_one_commit_carries_everything_and_clears_what_is_in_the_way(plan):
+    api = Api(["model-00001-of-00002.safetensors", "model.safetensors", "README.md", "notes.md", "old_xgenmm.py"])
+    assert push(plan, message="Second", api=api, revision="trial") == "https://hub/commit/1"
+    assert api.asked == ["create someone/tiny", "branch trial", "commit Second"]
+    deleted = [one.path_in_repo for one in api.operations if isinstance(one, CommitOperationDelete)]
+    added = [one.path_in_repo for one in api.operations if isinstance(one, CommitOperationAdd)]
+    assert deleted == ["model-00001-of-00002.safetensors", "old_xgenmm.py"] == stale_files(api.present, plan)
+    assert added == [file.name for file in plan.files] and "README.md" in added
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(plan):
+    api = Api()
+    with pytest.raises(ValueError, match="exists already and is public"):
+        push(plan, private=True, api=api)
+    assert not any(asked.startswith("commit") for asked in api.asked)
+    push(plan, private=True, api=Api(private=True))
+
+
+def test_refusals_say_what_to_do(plan):
+    with pytest.raises(ValueError, match="hf auth login"):
+        push(plan, api=Api(failure=LocalTokenNotFoundError("no token")))
+    for status, said in ((403, "with a token that may write"), (500, "nothing was committed")):
+        response = SimpleNamespace(status_code=status, headers={}, request=None)
+        error = HfHubHTTPError.__new__(HfHubHTTPError)
+        error.response = response
+        with pytest.raises(ValueError, match=said):
+            push(plan, api=Api(failure=error))
+
+
+@pytest.mark.parametrize("repo_id", ["tiny", "a/b/c", "../x", ""])
+def test_a_repositorys_name_has_two_parts(folder, repo_id):
+    with pytest.raises(ValueError, match="organisation/name"):
+        plan_push(folder, repo_id, Facts("mit"))
+
+
+def test_links_are_repositories(folder):
+    with pytest.raises(ValueError, match="no repository that a card could link to"):
+        plan_push(folder, "a/b", Facts("mit", datasets=("https://example.com/data",)))
+
+
+def test_results_of_other_weights_are_refused(folder):
+    result = make_result([1.0])
+    with pytest.raises(ValueError, match="measured with other weights"):
+        plan_push(folder, "a/b", Facts("mit", results=(result,)))
+    result["checkpoint"] = describe_checkpoint(str(folder))
+    assert "| drawn shapes | accuracy | 1.0000 |" in plan_push(folder, "a/b", Facts("mit", results=(result,))).card
+
+
+def test_results_are_files_of_eval(tmp_path):
+    path = tmp_path / "results.json"
+    with pytest.raises(ValueError, match="no file"):
+        read_results([path])
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="has the format None"):
+        read_results([path])
+    path.write_text(json.dumps(make_result([1.0])))
+    assert read_results([path])[0]["task"]["name"] == "drawn shapes"
+
+
+def test_an_adapter_of_a_local_folder_needs_a_base_to_link_to(folder):
+    import torch
+    from safetensors.torch import save_file
+
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    save_file({"a": torch.zeros(1)}, folder / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match="--base-model"):
+        plan_push(folder, "a/b", Facts("mit"))
+    assert "someone/base" in plan_push(folder, "a/b", Facts("mit", "someone/base")).card

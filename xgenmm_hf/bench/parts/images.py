@@ -1,0 +1,96 @@
+"""Image processing: all cores and one pass, against one tile after another, and against Pillow's resizing alone."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from PIL import Image
+
+from xgenmm_hf.bench.counts import image_work
+from xgenmm_hf.bench.rows import Candidate, Row, compare
+from xgenmm_hf.bench.session import Session
+from xgenmm_hf.bench.shapes import TILES, make_pictures, picture_size
+from xgenmm_hf.modeling.image_processing_xgenmm import letterbox, usable_cores
+from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids
+
+
+OURS, ONE_BY_ONE, RESIZING = "all cores, one pass", "one tile after another", "Pillow resizing alone, all cores"
+
+
+def measure_images(session: Session) -> list[Row]:
+    """Measures pictures a second.
+
+    Args:
+        session: The run.
+
+    Returns:
+        Rows of the processor, of the plain pipeline, of resizing alone, and of the processor on one picture.
+
+    Raises:
+        RuntimeError: If the processor's pixels differ from the plain pipeline's.
+    """
+    setting, cutter = session.setting, session.processor.image_processor
+    size = picture_size(session.config)
+    pictures = make_pictures(setting.pictures, size)
+    if not torch.equal(cutter(pictures[:2])["pixel_values"], process_one_by_one(cutter, pictures[:2])):
+        raise RuntimeError("The image processor's pixels differ from those of the plain pipeline.")
+    count = len(pictures)
+    work = image_work([size] * count, count * TILES, session.config.tile_size)
+    candidates = {
+        ONE_BY_ONE: Candidate(lambda: process_one_by_one(cutter, pictures), count, work),
+        OURS: Candidate(
+            lambda: cutter(pictures), count, work, f"{usable_cores()} cores, {size[1]} x {size[0]} pixels"
+        ),
+        RESIZING: Candidate(lambda: resize_alone(cutter, pictures), count),
+        "one picture": Candidate(lambda: cutter(pictures[:1]), 1, work.times(1 / count)),
+    }
+    baselines = {OURS: ONE_BY_ONE, RESIZING: OURS}
+    return compare("images", "pictures", candidates, torch.device("cpu"), setting.effort, baselines)
+
+
+def process_one_by_one(cutter: Any, pictures: Sequence[Image.Image]) -> torch.Tensor:
+    """Cuts pictures as a plain pipeline does: every tile cropped, converted, scaled and normalised by itself.
+
+    Args:
+        cutter: An image processor in any-resolution mode.
+        pictures: RGB pictures.
+
+    Returns:
+        (num_tiles, 3, S, S), equal to the image processor's.
+    """
+    side = cutter.size["height"]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (cutter.image_mean, cutter.image_std))
+    tiles = []
+    for picture, grid in zip(pictures, choose_grids(cutter, pictures), strict=True):
+        canvas = letterbox(picture, *grid)
+        corners = [(x, y) for y in range(0, grid[1], side) for x in range(0, grid[0], side)]
+        crops = [canvas.crop((x, y, x + side, y + side)) for x, y in corners]
+        for tile in [picture.resize((side, side), Image.Resampling.BICUBIC), *crops]:
+            raw = torch.frombuffer(bytearray(tile.tobytes()), dtype=torch.uint8).view(side, side, 3)
+            tiles.append((raw.permute(2, 0, 1).contiguous().to(torch.float32) / 255 - mean) / std)
+    return torch.stack(tiles)
+
+
+def resize_alone(cutter: Any, pictures: Sequence[Image.Image]) -> list[None]:
+    """Only resizes pictures, to a tile and to fit their grids, on all cores."""
+    side = cutter.size["height"]
+
+    def resize(picture: Image.Image, grid: list[int]) -> None:
+        height, width, _, _ = fit_into_grid(picture.height, picture.width, *grid)
+        picture.resize((side, side), Image.Resampling.BICUBIC)
+        picture.resize((width, height), Image.Resampling.BICUBIC)
+
+    return run_on_all_cores(resize, pictures, choose_grids(cutter, pictures))
+
+
+def run_on_all_cores(function: Callable[..., None], *arguments: Sequence[Any]) -> list[None]:
+    """Maps a function over its arguments with a thread a core."""
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        return list(pool.map(function, *arguments))
+
+
+def choose_grids(cutter: Any, pictures: Sequence[Image.Image]) -> list[list[int]]:
+    """Returns each picture's grid as [width, height] in pixels."""
+    sizes = torch.tensor([(picture.height, picture.width) for picture in pictures])
+    return list(select_grids(sizes, cutter.anyres_grids).tolist())

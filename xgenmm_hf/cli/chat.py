@@ -1,0 +1,164 @@
+"""``xgenmm chat``: a chat about pictures in the terminal."""
+
+import shlex
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli.convert import Dtype
+from xgenmm_hf.cli.errors import one_line
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.console import Console
+
+    from xgenmm_hf.serving.conversation import Conversation
+
+HELP = """\
+/image FILE...   show pictures with what you say next
+/reset           start over
+/save FILE       write the chat as JSON
+/quit            leave (or Ctrl-D); Ctrl-C cuts an answer off"""
+PICTURE_WIDTH = 40
+
+
+def chat(
+    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures to begin with.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
+    ] = TINY_MODEL,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of an answer's length in tokens.")] = 512,
+    system: Annotated[
+        str,
+        typer.Option(
+            help="Text of a system turn; 'released': the one that the released instruct models were tuned with."
+        ),
+    ] = "none",
+    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
+    device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
+) -> None:
+    """Chat with a model about pictures in the terminal."""
+    from rich.console import Console
+
+    from xgenmm_hf.inference.pictures import open_pictures
+    from xgenmm_hf.inference.source import is_local, resolve_model
+
+    paths = images or []
+    pictures = list(zip(paths, open_pictures(paths), strict=True))
+    source = resolve_model(model)
+
+    from xgenmm_hf.cli.console import hide_loading_bars
+    from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+    from xgenmm_hf.inference.loading import load
+    from xgenmm_hf.serving.conversation import Conversation
+
+    if is_local(source):
+        hide_loading_bars()
+    loaded = load(source, dtype=dtype.value, device=device)
+    system_turn = {"none": None, "released": RELEASED_SYSTEM}.get(system, system)
+    session = Session(Conversation(loaded, system_turn, max_new_tokens), Console(highlight=False))
+    session.show(pictures)
+    session.run()
+
+
+class Session:
+    """A chat at the terminal.
+
+    Args:
+        conversation: The chat itself.
+        console: Where it is shown.
+    """
+
+    def __init__(self, conversation: "Conversation", console: "Console"):
+        self._conversation, self._console = conversation, console
+        self._pictures: list[tuple[str, Image.Image]] = []
+
+    def run(self) -> None:
+        """Reads lines until the user leaves."""
+        with suppress(ImportError):  # line editing and history, where Python has it
+            import readline  # noqa: F401
+        if sys.stdin.isatty():
+            self._note("Ask something, or /help.")
+        while True:
+            try:
+                line = self._console.input("[bold cyan]>[/] " if sys.stdin.isatty() else "").strip()
+            except (EOFError, KeyboardInterrupt):
+                self._console.print()
+                return
+            if line in ("/quit", "/exit"):
+                return
+            try:
+                self._take(line)
+            except (ValueError, OSError) as error:
+                self._note(f"error: {one_line(error)}")
+
+    def show(self, pictures: "list[tuple[str, Image.Image]]") -> None:
+        """Adds pictures to the next turn and shows them where the terminal can."""
+        for name, picture in pictures:
+            self._pictures.append((name, picture))
+            self._draw(picture)
+            self._note(f"{name}, {picture.width} x {picture.height}: shown with what you say next.")
+
+    def _take(self, line: str) -> None:
+        """Takes one line: a command, or something to say."""
+        command, _, rest = line.partition(" ")
+        if not line:
+            return
+        if not line.startswith("/"):
+            self._say(line)
+        elif command == "/image":
+            self._open(shlex.split(rest))
+        elif command == "/reset":
+            self._conversation.reset()
+            self._pictures = []
+            self._note("A new chat.")
+        elif command == "/save":
+            self._save(rest.strip())
+        elif command == "/help":
+            self._note(HELP)
+        else:
+            raise ValueError(f"There is no command {command}; /help lists them.")
+
+    def _say(self, text: str) -> None:
+        pictures, self._pictures = self._pictures, []
+        try:
+            self._conversation.answer(text, pictures, self._write)
+        except ValueError:
+            self._pictures = pictures
+            raise
+        self._console.print()
+
+    def _open(self, paths: list[str]) -> None:
+        from xgenmm_hf.inference.pictures import open_pictures
+
+        if not paths:
+            raise ValueError("/image needs the path of a picture.")
+        self.show(list(zip(paths, open_pictures(paths), strict=True)))
+
+    def _save(self, path: str) -> None:
+        if not path:
+            raise ValueError("/save needs a file's name.")
+        self._conversation.save(Path(path).expanduser())
+        self._note(f"Saved to {path}.")
+
+    def _write(self, text: str) -> None:
+        """Shows a piece of an answer, without characters that would command the terminal."""
+        shown = "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")
+        self._console.print(shown, end="", markup=False, highlight=False, soft_wrap=True)
+
+    def _note(self, text: str) -> None:
+        self._console.print(text, style="dim", markup=False, soft_wrap=True)
+
+    def _draw(self, picture: "Image.Image") -> None:
+        """Draws a picture in the terminal's best way; without a terminal or textual-image there is none."""
+        if not self._console.is_terminal:
+            return
+        with suppress(ImportError):
+            from textual_image.renderable import Image
+
+            self._console.print(Image(picture, width=min(PICTURE_WIDTH, self._console.width)))

@@ -1,0 +1,58 @@
+"""``xgenmm push``: a checkpoint folder to a Hub repository, in one commit."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.hub.push import Plan
+
+
+def push(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Checkpoint folder, or one with an adapter.")],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="Repository as organisation/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; contact nothing.")] = False,
+    license: Annotated[
+        str | None, typer.Option(help="Licence, such as apache-2.0.", show_default="the folder's card's")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Repository of the model that this was made from.", show_default="as above")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Dataset repository that it was trained on; repeat it.")
+    ] = None,
+    results: Annotated[
+        list[Path] | None, typer.Option(help="results.json of `xgenmm eval` on this checkpoint; repeat it.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, made if there is none.", show_default="the main branch")
+    ] = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = "Upload with xgenmm-hf",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Push a checkpoint to the Hub: safetensors, code, processor and a model card."""
+    from xgenmm_hf.hub import push as sending
+    from xgenmm_hf.hub.card import Facts
+
+    facts = Facts(license, base_model, tuple(dataset or ()), tuple(sending.read_results(results or [])))
+    plan = sending.plan_push(path, repo_id, facts)
+    if not as_json:
+        show(plan)
+    commit = None if dry_run else sending.push(plan, private=private, revision=revision, message=message)
+    if as_json:
+        print(sending.as_json(plan, commit))
+    elif commit is not None:
+        print(f"pushed: {commit}")
+
+
+def show(plan: "Plan") -> None:
+    """Prints a plan for people."""
+    for file in plan.files:
+        print(f"{file.size:>14,}  {file.name}")
+    print(f"{plan.size:>14,}  bytes in {len(plan.files)} files for {plan.repo_id}")
+    if plan.left_out:
+        print(f"not sent: {', '.join(plan.left_out)}")
+    print(f"\n{plan.card}")

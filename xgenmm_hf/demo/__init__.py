@@ -1,0 +1,1 @@
+"""A web page to talk with a model about pictures; the only part that needs Gradio is ``page``."""

@@ -1,0 +1,112 @@
+"""What the model sees of a picture: how it is cut into tiles, and what that costs in tokens.
+
+Shapes: a picture of height x width pixels in num_tiles tiles of S x S pixels; tile 0 shows the whole picture.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens, fit_into_grid, select_grids
+
+
+_LINE = (255, 196, 0)
+_THICKNESS = 3
+
+
+@dataclass(frozen=True)
+class CutView:
+    """A picture as the model sees it.
+
+    Attributes:
+        drawn: The picture as it is laid on its grid, with the tiles' borders; or as a whole, where it is not cut.
+        tiles: What the model gets, (name, S x S picture) each.
+        columns: Tiles along the grid's width; 0 without a grid.
+        rows: Tiles along the grid's height; 0 without a grid.
+        num_tokens: Tokens that the picture takes in a prompt.
+        summary: All of that in a sentence.
+    """
+
+    drawn: Image.Image
+    tiles: tuple[tuple[str, Image.Image], ...]
+    columns: int
+    rows: int
+    num_tokens: int
+    summary: str
+
+
+def view_cut(config: Any, processor: Any, picture: Image.Image) -> CutView:
+    """Cuts a picture as the model does and shows it.
+
+    Args:
+        config: The model's config.
+        processor: Its processor.
+        picture: The picture, RGB.
+
+    Returns:
+        The view.
+    """
+    prepared = processor.image_processor([picture], return_tensors="np")
+    tiles = [tile_as_picture(values, processor.image_processor) for values in prepared["pixel_values"]]
+    columns = rows = 0
+    if len(tiles) > 1:
+        size = torch.tensor([[picture.height, picture.width]])
+        columns, rows = (select_grids(size, config.anyres_grids)[0] // config.tile_size).tolist()
+    names = ["overview"] + [
+        f"row {index // columns + 1}, column {index % columns + 1}" for index in range(rows * columns)
+    ]
+    latents, each = config.resampler_config.num_latents, config.anyres_patch_sampling
+    num_tokens = count_image_tokens(len(tiles), latents, each)
+    if len(tiles) == 1:
+        cut = f"is shown to the model whole, as one tile of {config.tile_size} x {config.tile_size}"
+    else:
+        cut = f"becomes an overview and {columns} x {rows} tiles of {config.tile_size} x {config.tile_size}"
+    sampled = f"{len(tiles)} x {latents}" if each else "sampled together"
+    summary = f"{picture.width} x {picture.height} pixels: the picture {cut} pixels, {num_tokens} tokens ({sampled})."
+    drawn = draw_grid(picture, columns, rows, config.tile_size) if columns else picture
+    return CutView(drawn, tuple(zip(names, tiles, strict=True)), columns, rows, num_tokens, summary)
+
+
+def tile_as_picture(values: np.ndarray, image_processor: Any) -> Image.Image:
+    """Turns a tile's values back into a picture.
+
+    Args:
+        values: (3, S, S), normalised.
+        image_processor: The image processor that made them.
+
+    Returns:
+        The tile, RGB.
+    """
+    mean, std = (
+        np.asarray(each).reshape(-1, 1, 1) for each in (image_processor.image_mean, image_processor.image_std)
+    )
+    pixels = ((values * std + mean) * 255).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(pixels.transpose(1, 2, 0))
+
+
+def draw_grid(picture: Image.Image, columns: int, rows: int, tile_size: int) -> Image.Image:
+    """Draws a picture on its grid's black canvas with the borders between the tiles.
+
+    Args:
+        picture: The picture.
+        columns: Tiles along the grid's width.
+        rows: Tiles along the grid's height.
+        tile_size: Side of a tile in pixels.
+
+    Returns:
+        The canvas, enlarged where its tiles are tiny.
+    """
+    # Small tiles are drawn large enough to be looked at; proportions stay.
+    side = max(tile_size, 192)
+    height, width, top, left = fit_into_grid(picture.height, picture.width, columns * side, rows * side)
+    canvas = Image.new("RGB", (columns * side, rows * side))
+    canvas.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+    draw = ImageDraw.Draw(canvas)
+    for column in range(1, columns):
+        draw.line((column * side, 0, column * side, canvas.height), fill=_LINE, width=_THICKNESS)
+    for row in range(1, rows):
+        draw.line((0, row * side, canvas.width, row * side), fill=_LINE, width=_THICKNESS)
+    return canvas

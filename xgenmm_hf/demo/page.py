@@ -1,0 +1,250 @@
+"""The page itself: four tabs over one model, built with Gradio.
+
+Nothing on it comes from elsewhere: no fonts, no telemetry.
+"""
+
+import functools
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+# Read when Gradio is imported; a user's own setting stays.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+import xgenmm_hf
+from xgenmm_hf.demo.cutting import view_cut
+from xgenmm_hf.demo.talk import Desk, messages_of_page, open_upload
+from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+from xgenmm_hf.inference.loading import Loaded
+
+
+PICTURES = Path(xgenmm_hf.__file__).parent / "assets" / "pictures"
+NUM_SHOTS = 4
+NUM_FILLED = 2
+MAX_FILE_SIZE = "20mb"
+MAX_WAITING = 64
+BUTTONS: list[Any] = ["download", "fullscreen"]
+SYSTEMS = {"none": None, "the released models' own": RELEASED_SYSTEM}
+
+
+def build_page(loaded: Loaded, name: str) -> gr.Blocks:
+    """Builds the page for a model.
+
+    Args:
+        loaded: Model and processor.
+        name: What the model is called on the page.
+
+    Returns:
+        The page; `launch_page` serves it.
+    """
+    desk = Desk(loaded)
+    with gr.Blocks(title="xGen-MM", analytics_enabled=False, fill_height=True) as page:
+        gr.Markdown("# xGen-MM")
+        gr.Textbox(name, container=False, interactive=False, max_lines=1)
+        with gr.Tab("Chat"):
+            add_chat(desk)
+        with gr.Tab("Tiles"):
+            add_tiles(desk)
+        with gr.Tab("Attention"):
+            add_attention(desk)
+        with gr.Tab("Few-shot"):
+            add_few_shot(desk)
+    return page
+
+
+def launch_page(page: gr.Blocks, **options: Any) -> Any:
+    """Serves a page, by default on the loopback address only.
+
+    Args:
+        page: The page.
+        **options: Options of `gr.Blocks.launch`.
+
+    Returns:
+        What `launch` returns: the server's app, its address, and the public one.
+    """
+    plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    page.queue(max_size=MAX_WAITING)
+    settings = {"max_file_size": MAX_FILE_SIZE, "theme": plain, "ssr_mode": False, "footer_links": []}
+    return page.launch(**{**settings, **options})
+
+
+def add_chat(desk: Desk) -> None:
+    """Adds the tab for chats about any number of pictures, over any number of turns."""
+
+    @shown_errors
+    def answer(message: dict, history: list, system: str, max_new_tokens: int, temperature: float) -> Iterator[str]:
+        messages = messages_of_page(history, message, SYSTEMS[system])
+        yield from desk.chat(messages, max_new_tokens=int(max_new_tokens), temperature=temperature)
+
+    rows = shipped_examples()
+    # Made here and placed by the chat: hence `render=False`.
+    gr.ChatInterface(
+        answer,
+        multimodal=True,
+        textbox=gr.MultimodalTextbox(
+            file_types=["image"],
+            file_count="multiple",
+            placeholder="Drop pictures here, then ask about them",
+            show_label=False,
+            elem_id="question",
+            render=False,
+        ),
+        chatbot=gr.Chatbot(height=420, show_label=False, buttons=["copy"], elem_id="chat", render=False),
+        additional_inputs_accordion=gr.Accordion("Options", open=False, render=False),
+        additional_inputs=[
+            gr.Dropdown(list(SYSTEMS), value="none", label="system turn", render=False),
+            gr.Slider(1, 1024, value=256, step=1, label="longest answer, in tokens", render=False),
+            gr.Slider(0, 1.5, value=0, step=0.1, label="temperature (0: the most likely answer)", render=False),
+        ],
+        examples=[[{"text": row["question"], "files": [row["file"]]}] for row in rows[:3]],
+        example_labels=[row["question"] for row in rows[:3]],
+        cache_examples=False,
+        api_name="chat",
+    )
+
+
+def add_tiles(desk: Desk) -> None:
+    """Adds the tab that shows how a picture is cut and what it costs."""
+
+    @shown_errors
+    def cut(path: str | None) -> tuple[Any, ...]:
+        if path is None:
+            return None, [], ""
+        view = view_cut(desk.loaded.model.config, desk.loaded.processor, open_upload(path))
+        return view.drawn, [(tile, name) for name, tile in view.tiles], view.summary
+
+    gr.Markdown("How the model sees a picture: cut into tiles, each of which becomes the same number of tokens.")
+    with gr.Row():
+        picture = picture_input("picture", elem_id="tiles-picture")
+        drawn = gr.Image(label="on its grid", buttons=BUTTONS, interactive=False, format="png", elem_id="tiles-grid")
+    cost = gr.Textbox(label="cost", interactive=False, elem_id="tiles-cost")
+    tiles = gr.Gallery(
+        label="tiles", buttons=BUTTONS, columns=5, interactive=False, format="png", object_fit="contain"
+    )
+    picture.change(cut, picture, [drawn, tiles, cost], api_name="tiles")
+    add_picture_examples(picture)
+
+
+def add_attention(desk: Desk) -> None:
+    """Adds the tab that shows where an answer's attention lies."""
+
+    @shown_errors
+    def look(path: str | None, prompt: str) -> tuple[Any, ...]:
+        if path is None or not prompt.strip():
+            raise ValueError("Add a picture and write a question first.")
+        from xgenmm_hf.evaluation.overlay import draw_overlay
+
+        picture = open_upload(path)
+        found = desk.explain(picture, prompt)
+        rows = [[tile["name"], f"{tile['share']:.1%}"] for tile in found.as_record()["tiles"]]
+        summary = f"{found.answer}\n\n{found.image_share:.1%} of the answer's attention goes to the picture."
+        return draw_overlay(picture, found.pixels, found.cut), summary, rows
+
+    gr.Markdown(
+        "Which parts of the picture the answer was read from, by the model's attention. Attention says where a model "
+        "looked, not why it answered so."
+    )
+    with gr.Row():
+        picture = picture_input("picture", elem_id="attention-picture")
+        overlay = gr.Image(
+            label="attention", buttons=BUTTONS, interactive=False, format="png", elem_id="attention-overlay"
+        )
+    prompt = gr.Textbox("Describe this image.", label="question", elem_id="attention-question")
+    go = gr.Button("Show attention", variant="primary", elem_id="attention-go")
+    summary = gr.Textbox(label="answer", lines=3, interactive=False, elem_id="attention-answer")
+    shares = gr.Dataframe(headers=["tile", "share of the attention"], interactive=False, type="array")
+    gr.on([go.click, prompt.submit], look, [picture, prompt], [overlay, summary, shares], api_name="attention")
+    add_picture_examples(picture)
+
+
+def add_few_shot(desk: Desk) -> None:
+    """Adds the tab for prompts in the base models' form: examples, then a picture to go on with."""
+
+    @shown_errors
+    def go_on(path: str | None, query: str, *shots: Any) -> Iterator[str]:
+        given = [(shot, text) for shot, text in zip(shots[::2], shots[1::2], strict=True) if shot is not None]
+        if path is None:
+            raise ValueError("Add the picture to go on with.")
+        if any(not text.strip() for _, text in given):
+            raise ValueError("Every example needs its text.")
+        yield from desk.continue_shots(given, path, query)
+
+    gr.Markdown(
+        "Base models go on with running text: each example is a picture and its text, the last picture is the one "
+        "asked about. Instruct models were not trained on this form."
+    )
+    rows = shipped_examples()
+    inputs: list[Any] = []
+    with gr.Row():
+        for index in range(NUM_SHOTS):
+            row = rows[index] if index < NUM_FILLED else {}
+            with gr.Column(min_width=160):
+                inputs.append(picture_input(f"example {index + 1}", value=row.get("file"), height=160))
+                inputs.append(gr.Textbox(row.get("caption", ""), label="its text", lines=2, max_lines=4))
+    with gr.Row():
+        picture = picture_input("picture to go on with", value=rows[NUM_FILLED]["file"], height=200)
+        with gr.Column():
+            query = gr.Textbox(label="beginning of its text (may be empty)")
+            go = gr.Button("Go on", variant="primary", elem_id="few-shot-go")
+            text = gr.Textbox(label="continuation", lines=3, interactive=False, elem_id="few-shot-text")
+    gr.on([go.click, query.submit], go_on, [picture, query, *inputs], text, api_name="few_shot")
+
+
+def shown_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets a function's ValueErrors appear on the page as what they say, not as a server's failure.
+
+    Args:
+        function: A function or a generator function behind a button.
+
+    Returns:
+        The function, raising `gr.Error` instead.
+    """
+
+    def shown(error: ValueError) -> gr.Error:
+        return gr.Error(str(error), title="That did not work", print_exception=False)
+
+    @functools.wraps(function)
+    def guarded(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except ValueError as error:
+            raise shown(error) from error
+
+    @functools.wraps(function)
+    def guarded_stream(*args: Any) -> Iterator[Any]:
+        try:
+            yield from function(*args)
+        except ValueError as error:
+            raise shown(error) from error
+
+    return guarded_stream if inspect.isgeneratorfunction(function) else guarded
+
+
+def picture_input(label: str, value: str | None = None, **options: Any) -> gr.Image:
+    """Returns a place for a picture, which handlers get as a path: Gradio's own opening would turn it by EXIF."""
+    return gr.Image(
+        value,
+        label=label,
+        type="filepath",
+        image_mode=None,
+        buttons=BUTTONS,
+        sources=["upload", "clipboard"],
+        **options,
+    )
+
+
+def add_picture_examples(picture: gr.Image) -> None:
+    """Adds the shipped pictures below a place for one."""
+    gr.Examples([[row["file"]] for row in shipped_examples()], picture, cache_examples=False)
+
+
+def shipped_examples() -> list[dict[str, Any]]:
+    """Returns the pictures that ship with the package: `file`, `question`, `answer`, `caption`."""
+    rows = json.loads((PICTURES / "pictures.json").read_text(encoding="utf-8"))
+    return [{**row, "file": str(PICTURES / row["picture"])} for row in rows]

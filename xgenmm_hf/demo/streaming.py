@@ -1,0 +1,74 @@
+"""Generation that hands out text while it goes on, and that ends when nobody listens any more."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from xgenmm_hf.inference.asking import CallbackStreamer, room_for_answer
+from xgenmm_hf.inference.loading import Loaded
+
+
+class StopWhenSet(StoppingCriteria):
+    """Ends generation at the next token after an event was set.
+
+    Args:
+        event: Set by whoever wants the end.
+    """
+
+    def __init__(self, event: threading.Event):
+        self.event = event
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Returns whether each sequence is done, (B,)."""
+        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device, dtype=torch.bool)
+
+
+def stream_tokens(loaded: Loaded, inputs: Any, *, max_new_tokens: int, **options: Any) -> Iterator[str]:
+    """Generates in a thread of its own and yields pieces of the answer; closing the iterator ends the generation.
+
+    Args:
+        loaded: Model and processor.
+        inputs: Inputs of one prompt.
+        max_new_tokens: Upper limit of the answer in tokens; an answer also ends where the context does.
+        **options: Further options of `generate`.
+
+    Yields:
+        Pieces of text, none of them empty.
+
+    Raises:
+        ValueError: If the prompt does not fit the model's context.
+    """
+    room = room_for_answer(loaded.model.config, inputs["input_ids"].shape[1])
+    pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    stop = threading.Event()
+    failures: list[Exception] = []
+
+    def generate() -> None:
+        try:
+            with torch.inference_mode():
+                loaded.model.generate(
+                    **inputs,
+                    **options,
+                    max_new_tokens=min(max_new_tokens, room),
+                    streamer=CallbackStreamer(loaded.processor.tokenizer, pieces.put),
+                    stopping_criteria=StoppingCriteriaList([StopWhenSet(stop)]),
+                )
+        except Exception as error:  # whatever it is belongs to the thread that listens
+            failures.append(error)
+        finally:
+            pieces.put(None)
+
+    thread = threading.Thread(target=generate, daemon=True)
+    thread.start()
+    try:
+        while (piece := pieces.get()) is not None:
+            yield piece
+    finally:
+        stop.set()
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -1,0 +1,174 @@
+"""What the page's forms mean to the model: chats as messages, few-shot examples as one running text."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xgenmm_hf.demo.streaming import stream_tokens
+from xgenmm_hf.inference.loading import Loaded
+from xgenmm_hf.inference.pictures import open_picture
+from xgenmm_hf.modeling.chat_xgenmm import END_OF_CHUNK_TOKEN, IMAGE_TOKEN, escape_special_tokens
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from xgenmm_hf.evaluation.explain import Explanation
+
+Message = dict[str, Any]
+Shot = tuple[str, str]
+
+
+@dataclass
+class Desk:
+    """A loaded model that any number of visitors use, one at a time.
+
+    Args:
+        loaded: Model and processor.
+    """
+
+    loaded: Loaded
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def chat(
+        self, messages: Sequence[Message], *, max_new_tokens: int = 512, temperature: float = 0.0
+    ) -> Iterator[str]:
+        """Answers the last message of a chat.
+
+        Args:
+            messages: The chat so far, with opened pictures.
+            max_new_tokens: Upper limit of the answer in tokens.
+            temperature: 0 for the most likely answer, above for a draw.
+
+        Yields:
+            The answer as far as it is known, longer each time.
+        """
+        inputs = self.loaded.processor.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        yield from self._continue(inputs, max_new_tokens=max_new_tokens, **sampling(temperature))
+
+    def continue_shots(
+        self, shots: Sequence[Shot], picture: str, query: str = "", *, max_new_tokens: int = 64
+    ) -> Iterator[str]:
+        """Continues examples in the base models' form.
+
+        Args:
+            shots: Path of a picture and its text, each.
+            picture: Path of the picture to continue behind.
+            query: Text behind it that the model goes on with.
+            max_new_tokens: Upper limit of the continuation in tokens.
+
+        Yields:
+            The continuation as far as it is known, longer each time.
+        """
+        tokenizer = self.loaded.processor.tokenizer
+        pictures = [open_upload(path) for path in (*(path for path, _ in shots), picture)]
+        prompt = shots_prompt([text for _, text in shots], query, tokenizer)
+        inputs = self.loaded.processor(images=pictures, text=prompt, return_tensors="pt")
+        # An example ends with the chunk token, and so does the answer.
+        ends = [tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN), tokenizer.eos_token_id]
+        yield from self._continue(
+            inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
+        )
+
+    def explain(self, picture: "Image.Image", prompt: str) -> "Explanation":
+        """Asks about a picture and finds where the answer's attention lies; see `explain_answer`."""
+        from xgenmm_hf.evaluation.explain import explain_answer
+
+        with self._turn:
+            return explain_answer(self.loaded, picture, prompt)
+
+    def _continue(self, inputs: Any, **options: Any) -> Iterator[str]:
+        """Streams what follows a prompt while nobody else uses the model."""
+        model, text = self.loaded.model, ""
+        with self._turn:
+            for piece in stream_tokens(self.loaded, inputs.to(model.device, model.dtype), **options):
+                text += piece
+                yield text.lstrip()
+
+
+def sampling(temperature: float) -> dict[str, Any]:
+    """Returns the options of `generate` for a temperature; 0 means greedy."""
+    if temperature <= 0:
+        return {"do_sample": False, "num_beams": 1}
+    return {"do_sample": True, "num_beams": 1, "temperature": temperature}
+
+
+def shots_prompt(texts: Sequence[str], query: str, tokenizer: Any) -> str:
+    """Writes examples and a query in the base models' form: `<image>`, the text, `<|endofchunk|>`, and so on.
+
+    Args:
+        texts: The examples' texts.
+        query: Text behind the last picture.
+        tokenizer: The tokenizer that will read it; tokens that a text spells out stay plain text.
+
+    Returns:
+        The prompt, which holds one `<image>` more than there are texts.
+    """
+    parts = [f"{IMAGE_TOKEN}{escape_special_tokens(text, tokenizer)}{END_OF_CHUNK_TOKEN}" for text in texts]
+    return "".join(parts) + IMAGE_TOKEN + escape_special_tokens(query, tokenizer)
+
+
+def messages_of_page(
+    history: Sequence[Mapping[str, Any]], message: Mapping[str, Any], system: str | None = None
+) -> list[Message]:
+    """Turns Gradio's chat into messages: what belongs to one turn is put together, pictures before the text.
+
+    Args:
+        history: Gradio's messages; a turn with pictures is several of them.
+        message: What the user has just sent: `text`, and `files` as paths.
+        system: Text of a system turn; None or empty leaves the turn out.
+
+    Returns:
+        Messages with opened pictures.
+
+    Raises:
+        ValueError: If a picture cannot be opened, or nothing was sent.
+    """
+    files, text = list(message.get("files") or []), str(message.get("text") or "").strip()
+    if not files and not text:
+        raise ValueError("Nothing was sent: write a question, or add a picture.")
+    new = [*({"type": "file", "file": {"path": path}} for path in files), {"type": "text", "text": text}]
+    turns: list[tuple[str, list[Any]]] = []
+    for one in (*history, {"role": "user", "content": new}):
+        if not turns or turns[-1][0] != one["role"]:
+            turns.append((one["role"], []))
+        content = one["content"]
+        turns[-1][1].extend(content if isinstance(content, list) else [content])
+    messages = [{"role": role, "content": _as_content(items)} for role, items in turns]
+    return [{"role": "system", "content": [{"type": "text", "text": system}]}, *messages] if system else messages
+
+
+def _as_content(items: Sequence[Any]) -> list[dict[str, Any]]:
+    """Opens the pictures of a turn and puts them before its text."""
+    pictures: list[dict[str, Any]] = []
+    texts: list[str] = []
+    for item in items:
+        if isinstance(item, str):
+            texts.append(item)
+        elif item["type"] == "text":
+            texts.append(item["text"])
+        else:
+            pictures.append({"type": "image", "image": open_upload(item["file"]["path"])})
+    return [*pictures, {"type": "text", "text": "\n".join(text for text in texts if text)}]
+
+
+def open_upload(path: str) -> "Image.Image":
+    """Opens an uploaded picture; an error names the file alone, not where the server keeps it.
+
+    Args:
+        path: Where the upload lies.
+
+    Returns:
+        The picture in RGB.
+
+    Raises:
+        ValueError: If it cannot be opened.
+    """
+    try:
+        return open_picture(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace(path, Path(path).name)) from error

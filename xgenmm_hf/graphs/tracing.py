@@ -1,0 +1,178 @@
+"""Makes the graphs of a checkpoint and writes them with what a runtime must know.
+
+The folder holds `vision.pt2`, `text.pt2` (weights included) and `graphs.json`.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from xgenmm_hf.conversion.writer import check_output_folder, output_folder, write_json
+from xgenmm_hf.graphs.modules import TextGraph, VisionGraph
+from xgenmm_hf.inference.asking import end_tokens
+from xgenmm_hf.inference.loading import load
+from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
+from xgenmm_hf.modeling.tiling_xgenmm import count_tiles
+
+
+FIXED_ROPE = ("default", "linear", "llama3", "yarn")
+
+
+def export_graphs(
+    model: str | os.PathLike[str], out: str | os.PathLike[str], *, context: int | None = None, dtype: str = "auto"
+) -> dict[str, Any]:
+    """Writes a checkpoint's two graphs.
+
+    Args:
+        model: Path of a checkpoint folder, or a Hub repository.
+        out: Folder to make; must not exist or be empty.
+        context: Slots of the cache: the longest prompt with its answer. Default: the model's context.
+        dtype: What to compute in; `auto` is the checkpoint's own (on a CPU float32 in place of float16).
+
+    Returns:
+        What stands in `graphs.json`.
+
+    Raises:
+        ValueError: If the model cannot be loaded, or cannot be a graph.
+        FileExistsError: If `out` is a file or a folder that is not empty.
+    """
+    target = check_output_folder(Path(out))
+    loaded = load(model, dtype=dtype, device="cpu").model
+    facts = describe_graphs(loaded, context)
+    with torch.no_grad(), output_folder(target) as folder:
+        for name, make in (("vision", trace_vision), ("text", trace_text)):
+            torch.export.save(make(loaded, facts), folder / f"{name}.pt2")
+        write_json(folder / "graphs.json", facts)
+    return facts
+
+
+def describe_graphs(model: XGenMMForConditionalGeneration, context: int | None = None) -> dict[str, Any]:
+    """Returns what a runtime must know of the graphs.
+
+    Args:
+        model: The model.
+        context: Slots of the cache; default: the model's context.
+
+    Returns:
+        The content of `graphs.json`.
+
+    Raises:
+        ValueError: If the model cannot be a graph, or does not have the wanted context.
+    """
+    config = model.config
+    check_text(config)
+    text = config.text_config
+    context = text.max_position_embeddings if context is None else context
+    if not 2 <= context <= text.max_position_embeddings:
+        raise ValueError(
+            f"context is {context}; this model can have 2 to {text.max_position_embeddings} tokens. Name one of them."
+        )
+    fields, ends, padding = text.to_dict(), end_tokens(model).tolist(), model.generation_config.pad_token_id
+    head_dim = fields.get("head_dim") or text.hidden_size // text.num_attention_heads
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "tile_size": config.tile_size,
+        "image_token_id": config.image_token_id,
+        "text_width": text.hidden_size,
+        "cache": {
+            "layers": text.num_hidden_layers,
+            "heads": fields.get("num_key_value_heads") or text.num_attention_heads,
+            "context": context,
+            "head_dim": head_dim,
+        },
+        "end_token_ids": ends,
+        "pad_token_id": ends[0] if padding is None else padding,
+    }
+
+
+def check_text(config: XGenMMConfig) -> None:
+    """Checks that a language model's attention and positions do not depend on what it reads.
+
+    Args:
+        config: The model's config.
+
+    Raises:
+        ValueError: If they do.
+    """
+    fields = config.to_dict()["text_config"]
+    kinds = sorted(set(fields.get("layer_types") or []))
+    if len(kinds) > 1:
+        raise ValueError(
+            f"The language model ({config.text_config.model_type}) mixes attention layers ({', '.join(kinds)}); "
+            "graphs are made of models whose layers are all alike. Run this one through Transformers."
+        )
+    rope = (fields.get("rope_parameters") or {}).get("rope_type", "default")
+    if rope not in FIXED_ROPE:
+        raise ValueError(
+            f"The language model's rotary embedding is {rope!r}, which changes with the prompt's length; graphs are "
+            f"made of {', '.join(FIXED_ROPE)}. Run this one through Transformers."
+        )
+
+
+def trace_vision(model: XGenMMForConditionalGeneration, facts: dict[str, Any]) -> ExportedProgram:
+    """Makes the graph of tower and resampler, for any number of pictures and tiles.
+
+    Args:
+        model: The model, in evaluation mode.
+        facts: What `describe_graphs` returned.
+
+    Returns:
+        The graph; call it with `pixel_values`, `image_sizes` and `image_num_tiles`.
+    """
+    config, side = model.config, facts["tile_size"]
+    sizes = torch.tensor([[2 * side, side], [side, side + 1], [side, 3 * side]])
+    tiles = torch.ones(len(sizes), dtype=torch.long)
+    if config.image_aspect_ratio == "anyres":
+        tiles = count_tiles(sizes, config.anyres_grids, side)
+    inputs = {
+        "pixel_values": torch.zeros(int(tiles.sum()), 3, side, side, dtype=model.dtype),
+        "image_sizes": sizes,
+        "image_num_tiles": tiles,
+    }
+    num_tiles, num_images = Dim("num_tiles", min=1), Dim("num_images", min=1)
+    if config.image_aspect_ratio != "anyres":
+        num_images = num_tiles
+    shapes = {"pixel_values": {0: num_tiles}, "image_sizes": {0: num_images}, "image_num_tiles": {0: num_images}}
+    return torch.export.export(VisionGraph(model), (), inputs, dynamic_shapes=shapes)
+
+
+def trace_text(model: XGenMMForConditionalGeneration, facts: dict[str, Any]) -> ExportedProgram:
+    """Makes the graph of the language model, which reads prompts and single tokens alike.
+
+    Args:
+        model: The model, in evaluation mode.
+        facts: What `describe_graphs` returned.
+
+    Returns:
+        The graph; its inputs are those of `TextGraph.forward`.
+    """
+    rows, length, cache = 2, 3, facts["cache"]
+    shape = (rows, cache["heads"], cache["context"], cache["head_dim"])
+    inputs = {
+        "input_ids": torch.zeros(rows, length, dtype=torch.long),
+        "image_tokens": torch.zeros(4, facts["text_width"], dtype=model.dtype),
+        "start": torch.zeros(1, dtype=torch.long),
+        "padding": torch.zeros(rows, dtype=torch.long),
+        "keys": [torch.zeros(shape, dtype=model.dtype) for _ in range(cache["layers"])],
+        "values": [torch.zeros(shape, dtype=model.dtype) for _ in range(cache["layers"])],
+    }
+    batch = Dim("batch", min=1)
+    shapes: dict[str, Any] = {
+        "input_ids": {0: batch, 1: Dim("length", min=1, max=cache["context"])},
+        "image_tokens": {0: Dim("num_image_tokens", min=1)},
+        "start": {},
+        "padding": {0: batch},
+        "keys": [{0: batch}] * cache["layers"],
+        "values": [{0: batch}] * cache["layers"],
+    }
+    model.set_attn_implementation("sdpa")
+    module: nn.Module = TextGraph(model)
+    return torch.export.export(module, (), inputs, dynamic_shapes=shapes)

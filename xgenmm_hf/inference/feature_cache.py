@@ -1,0 +1,169 @@
+"""Pictures that are asked about again: their tokens are kept, so that neither tiles nor tower are computed twice.
+
+A picture is known by its content, together with how it is cut into tiles and with the weights that read it. The
+language model still reads every prompt whole.
+
+    cache = FeatureCache(loaded.model, loaded.processor)
+    inputs = cache.prepare(texts, pictures)
+    loaded.model.generate(**inputs, ...)
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from xgenmm_hf.modeling.hub_era_xgenmm import expand_rows, pad_left
+from xgenmm_hf.modeling.image_processing_xgenmm import flatten, to_rgb
+from xgenmm_hf.modeling.processing_xgenmm import checked_prompts
+
+
+DEFAULT_BYTES = 2**30
+
+
+class FeatureCache:
+    """Keeps the tokens of pictures, the ones used last, up to a number of bytes.
+
+    It is for inference: tokens are computed without gradients. A change of the weights that read pictures, in place
+    or by a move to another device or dtype, makes all that was kept stale, and it is computed anew.
+
+    Args:
+        model: An `XGenMMForConditionalGeneration`, or a `PeftModel` of one.
+        processor: Its processor.
+        max_bytes: Bytes of tokens that are kept, on the model's device. A five-tile picture of the 4B model takes
+            3.9 MB in bfloat16.
+
+    Attributes:
+        hits: Pictures that were found.
+        misses: Pictures that were computed.
+
+    Raises:
+        ValueError: If max_bytes is negative.
+    """
+
+    def __init__(self, model: Any, processor: Any, max_bytes: int = DEFAULT_BYTES):
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes is {max_bytes}; give the number of bytes to keep, or 0 to keep nothing.")
+        self.model, self.processor, self.max_bytes = model, processor, max_bytes
+        self.hits = self.misses = 0
+        self._tokens: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the kept tokens take."""
+        return self._bytes
+
+    def clear(self) -> None:
+        """Forgets all pictures."""
+        self._tokens.clear()
+        self._bytes = 0
+
+    def prepare(self, text: Any, images: Any = None, image_aspect_ratio: str | None = None) -> BatchFeature:
+        """Prepares model inputs, as the processor does with `padding=True, padding_side="left"`.
+
+        Args:
+            text: A prompt or a list of prompts; `<image>` stands for a picture.
+            images: The pictures of all prompts, in order.
+            image_aspect_ratio: Mode of the image processor; default: its own.
+
+        Returns:
+            `input_ids` and `attention_mask` (B, L) on the model's device, and with pictures `mm_encoder_outputs` in
+            place of their pixels.
+
+        Raises:
+            ValueError: If something is not a picture, or prompts and pictures do not fit each other.
+        """
+        pictures = [to_rgb(image, index) for index, image in enumerate(flatten([] if images is None else images))]
+        tokens = self.encode(pictures, image_aspect_ratio)
+        tokenizer, config = self.processor.tokenizer, self.model.config
+        rows = [torch.tensor(ids) for ids in tokenizer(checked_prompts(text))["input_ids"]]
+        lengths = [len(picture) for picture in tokens]
+        rows = expand_rows(rows, lengths, config.image_token_id, config.image_placeholder_token_id)
+        data: dict[str, Any] = pad_left(rows, self._pad_token_id())
+        data = {name: value.to(self.model.device) for name, value in data.items()}
+        if pictures:
+            data["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=tokens)}
+        return BatchFeature(data)
+
+    def encode(self, pictures: Sequence[Image.Image], image_aspect_ratio: str | None = None) -> list[torch.Tensor]:
+        """Returns the tokens of pictures; those not known are cut and encoded together, each once.
+
+        Args:
+            pictures: RGB pictures.
+            image_aspect_ratio: Mode of the image processor; default: its own.
+
+        Returns:
+            One (tokens, text width) tensor a picture; do not change them.
+        """
+        state = self._state(image_aspect_ratio)
+        keys = [picture_digest(picture, state) for picture in pictures]
+        found = {key: self._tokens[key] for key in keys if key in self._tokens}
+        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found}
+        if missing:
+            found.update(zip(missing, self._compute(list(missing.values()), image_aspect_ratio), strict=True))
+        self.hits += len(keys) - len(missing)
+        self.misses += len(missing)
+        for key in keys:
+            self._keep(key, found[key])
+        return [found[key] for key in keys]
+
+    def _compute(self, pictures: list[Image.Image], image_aspect_ratio: str | None) -> list[torch.Tensor]:
+        inputs = self.processor.image_processor(pictures, image_aspect_ratio=image_aspect_ratio, return_tensors="pt")
+        with torch.no_grad():
+            encoded = self.model.get_image_features(**inputs.to(self.model.device, self.model.dtype))
+        # a copy each: a view would keep the tokens of all pictures of the call
+        return [tokens.clone() for tokens in encoded.pooler_output]
+
+    def _keep(self, key: str, tokens: torch.Tensor) -> None:
+        """Puts a picture's tokens last, and lets the ones go that were not used for longest."""
+        known = self._tokens.pop(key, None)
+        self._bytes -= 0 if known is None else known.nbytes
+        if tokens.nbytes > self.max_bytes:
+            return
+        self._tokens[key] = tokens
+        self._bytes += tokens.nbytes
+        while self._bytes > self.max_bytes:
+            _, oldest = self._tokens.popitem(last=False)
+            self._bytes -= oldest.nbytes
+
+    def _state(self, image_aspect_ratio: str | None) -> bytes:
+        """Describes how pictures are cut and which weights read them."""
+        root = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        parts = (root.model.vision_tower, root.model.resampler)
+        weights = [weight for part in parts for weight in part.parameters()]
+        versions = [0 if weight.is_inference() else weight._version for weight in weights]
+        places = sorted({f"{weight.dtype} {weight.device}" for weight in weights})
+        storages = [weight.data_ptr() for weight in weights]
+        settings = self.processor.image_processor.to_dict()
+        description = [image_aspect_ratio, settings, versions, storages, places]
+        return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).digest()
+
+    def _pad_token_id(self) -> int:
+        padding = self.processor.tokenizer.pad_token_id
+        return 0 if padding is None else int(padding)
+
+
+def picture_digest(picture: Image.Image, state: bytes = b"") -> str:
+    """Returns a key of a picture's content.
+
+    Args:
+        picture: An RGB picture.
+        state: What else the key depends on.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    digest = hashlib.sha256(state)
+    digest.update(f"{picture.mode} {picture.size} ".encode())
+    digest.update(picture.tobytes())
+    return digest.hexdigest()

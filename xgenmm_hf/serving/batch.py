@@ -1,0 +1,150 @@
+"""Prompts of any lengths decoded together: rows join and leave between two tokens.
+
+Shapes: B rows, the longest holding L tokens; shorter ones are padded on the left. Positions count a row's own tokens,
+so that padding changes nothing about an answer.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+
+
+class Batch:
+    """The key-value cache of the rows being decoded, and the logits of each row's next token.
+
+    Args:
+        model: An `XGenMMForConditionalGeneration` in evaluation mode.
+
+    Raises:
+        ValueError: If the language model has layers without a key-value cache, which cannot be padded.
+    """
+
+    def __init__(self, model: Any):
+        text = model.config.text_config
+        kinds = set(getattr(text, "layer_types", None) or ())
+        if not kinds <= ATTENTION_KINDS:
+            raise ValueError(
+                f"The language model has layers of the kinds {', '.join(sorted(kinds))}; only full and sliding "
+                "attention can be served in batches."
+            )
+        self._model = model
+        self._cache: DynamicCache | None = None
+        self._mask = torch.empty(0, 0, dtype=torch.long)
+        # One mask for all layers can be given ready-made to SDPA; the library takes longer to make it than a small
+        # model takes for a token.
+        self._ready_made = text._attn_implementation == "sdpa" and len(kinds) < len(ATTENTION_KINDS)
+        self._window = None if kinds == {"full_attention"} else getattr(text, "sliding_window", None)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        return self._mask.shape[1]
+
+    def add(self, prompts: Sequence[torch.Tensor], picture_tokens: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+        """Reads prompts and appends them as rows.
+
+        Args:
+            prompts: Ids of each, (1, length).
+            picture_tokens: The tokens of the pictures of all of them, (tokens, text width) each.
+
+        Returns:
+            Logits of the first token of each, (prompts, vocabulary).
+        """
+        longest = max(prompt.shape[1] for prompt in prompts)
+        device = self._model.device
+        input_ids = torch.cat([_pad_left(prompt, longest) for prompt in prompts]).to(device)
+        mask = torch.cat([_pad_left(torch.ones_like(prompt), longest) for prompt in prompts]).to(device)
+        pictures = (
+            {"image": BaseModelOutputWithPooling(pooler_output=list(picture_tokens))} if picture_tokens else None
+        )
+        # Without the config's window the cache never drops a token: rows of other lengths may still be padded to it.
+        # The mask keeps the window.
+        cache = DynamicCache()
+        outputs = self._model(
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            mm_encoder_outputs=pictures,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._join(cache, mask)
+        return outputs.logits[:, -1]
+
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Appends one token to every row.
+
+        Args:
+            tokens: A token a row.
+
+        Returns:
+            Logits of the next token of each row, (B, vocabulary).
+        """
+        self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], dim=1)
+        outputs = self._model(
+            input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
+            attention_mask=self._step_mask(),
+            position_ids=self._mask.sum(-1, keepdim=True) - 1,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return outputs.logits[:, -1]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops all rows but the given ones, and the padding that none of them needs.
+
+        Args:
+            rows: Row numbers in ascending order.
+        """
+        if not rows or self._cache is None:
+            self._cache, self._mask = None, self._mask.new_empty(0, 0)
+            return
+        if len(rows) == self._mask.shape[0]:
+            return
+        index = torch.tensor(rows, device=self._mask.device)
+        self._mask = self._mask[index]
+        start = int(self._mask.any(0).long().argmax())
+        kept = DynamicCache()
+        for number, layer in enumerate(self._cache.layers):
+            kept.update(layer.keys[index, :, start:], layer.values[index, :, start:], number)
+        self._cache, self._mask = kept, self._mask[:, start:]
+
+    def _join(self, cache: DynamicCache, mask: torch.Tensor) -> None:
+        """Appends rows to the batch."""
+        if self._cache is None:
+            self._cache, self._mask = cache, mask
+            return
+        longest = max(self.length, mask.shape[1])
+        joined = DynamicCache()
+        for number, (old, new) in enumerate(zip(self._cache.layers, cache.layers, strict=True)):
+            keys, values = (
+                torch.cat([_pad_left(part, longest, -2) for part in pair])
+                for pair in ((old.keys, new.keys), (old.values, new.values))
+            )
+            joined.update(keys, values, number)
+        self._mask = torch.cat([_pad_left(self._mask, longest), _pad_left(mask, longest)])
+        self._cache = joined
+
+    def _step_mask(self) -> torch.Tensor:
+        """Returns which tokens the last one of each row sees, (B, 1, 1, L); or the mask as it is, (B, L)."""
+        if not self._ready_made:
+            return self._mask
+        seen = self._mask.bool()
+        if self._window is not None:
+            seen[:, : -self._window] = False
+        return seen[:, None, None]
+
+
+def _pad_left(values: torch.Tensor, length: int, dim: int = -1) -> torch.Tensor:
+    """Puts zeros before a dimension, the last or the last but one, until it has a length."""
+    missing = length - values.shape[dim]
+    return pad(values, (missing, 0) if dim == -1 else (0, 0, missing, 0)) if missing else values

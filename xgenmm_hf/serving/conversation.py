@@ -1,0 +1,121 @@
+"""A chat that goes on: turns, the pictures they show, and answers that may be cut off."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from xgenmm_hf.inference.asking import CallbackStreamer, room_for_answer
+from xgenmm_hf.inference.loading import Loaded
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a chat: who speaks (``system``, ``user`` or ``assistant``), the text, and the pictures it shows."""
+
+    role: str
+    text: str
+    pictures: list[tuple[str, Image.Image]] = field(default_factory=list)
+
+    def as_message(self) -> dict[str, Any]:
+        """Returns the turn as a message for the processor."""
+        pictures = [{"type": "image", "image": picture} for _, picture in self.pictures]
+        return {"role": self.role, "content": [*pictures, {"type": "text", "text": self.text}]}
+
+
+class Conversation:
+    """A chat with a model, answered greedily.
+
+    Args:
+        loaded: Model and processor.
+        system: Text of a system turn; None leaves it out.
+        max_new_tokens: Longest answer in tokens.
+    """
+
+    def __init__(self, loaded: Loaded, system: str | None = None, max_new_tokens: int = 512):
+        self._loaded, self._system, self._max_new_tokens = loaded, system, max_new_tokens
+        self.turns: list[Turn] = []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything but the system turn."""
+        self.turns = [] if self._system is None else [Turn("system", self._system)]
+
+    def answer(self, text: str, pictures: list[tuple[str, Image.Image]], on_text: Callable[[str], None]) -> str:
+        """Answers the user's next turn; cut off by Ctrl-C, what was said so far counts as the answer.
+
+        Args:
+            text: What the user says.
+            pictures: Names of pictures and the pictures.
+            on_text: Called with each piece of the answer.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ValueError: If the chat does not fit the model's context; the turn is then not kept.
+        """
+        turns = [*self.turns, Turn("user", text, pictures)]
+        inputs = self._inputs(turns)
+        said: list[str] = []
+
+        def listen(piece: str) -> None:
+            said.append(piece)
+            on_text(piece)
+
+        model = self._loaded.model
+        room = room_for_answer(model.config, inputs["input_ids"].shape[1])
+        try:
+            with torch.inference_mode():
+                model.generate(
+                    **inputs,
+                    max_new_tokens=min(self._max_new_tokens, room),
+                    do_sample=False,
+                    num_beams=1,
+                    streamer=CallbackStreamer(self._loaded.processor.tokenizer, listen),
+                )
+        except KeyboardInterrupt:
+            pass
+        answer = "".join(said).strip()
+        self.turns = [*turns, Turn("assistant", answer)]
+        return answer
+
+    def _inputs(self, turns: list[Turn]) -> Any:
+        model = self._loaded.model
+        return self._loaded.processor.apply_chat_template(
+            [turn.as_message() for turn in turns],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(model.device, model.dtype)
+
+    def save(self, path: Path) -> None:
+        """Writes the chat as JSON: messages with text and the pictures' names.
+
+        Args:
+            path: The file; it is replaced in one step.
+
+        Raises:
+            ValueError: If it cannot be written.
+        """
+        messages = [
+            {"role": turn.role, "content": turn.text, **({"images": names} if (names := names_of(turn)) else {})}
+            for turn in self.turns
+        ]
+        beside = path.with_name(f".{path.name}.part")
+        try:
+            beside.write_text(json.dumps({"messages": messages}, ensure_ascii=False, indent=2), encoding="utf-8")
+            beside.replace(path)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise ValueError(f"The chat cannot be written to {path} ({error.strerror}): give another file.") from None
+
+
+def names_of(turn: Turn) -> list[str]:
+    """Returns the names of a turn's pictures."""
+    return [name for name, _ in turn.pictures]

@@ -1,0 +1,285 @@
+"""One thread that runs the language model for all requests, decoding together whatever is there at each token."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from xgenmm_hf.inference.asking import end_tokens
+from xgenmm_hf.inference.loading import Loaded
+from xgenmm_hf.serving.batch import Batch
+from xgenmm_hf.serving.errors import RequestError
+from xgenmm_hf.serving.sampling import Sampler, Sampling
+from xgenmm_hf.serving.text import AnswerText
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of an answer's text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end of an answer: why it ended (``stop`` or ``length``) and how many tokens it took."""
+
+    reason: str
+    new_tokens: int
+
+
+Event = Piece | Done | RequestError
+
+
+@dataclass(eq=False)
+class Job:
+    """A prompt to answer.
+
+    Attributes:
+        input_ids: Ids of the prompt, with as many image tokens as its pictures have, (1, length).
+        max_new_tokens: Longest answer in tokens.
+        emit: Called from the engine's thread with pieces of text and, last, a `Done` or an error.
+        pictures: The tokens of each of its pictures, (tokens, text width).
+        sampling: How tokens are chosen.
+        stops: Texts that end the answer.
+        stream: Whether text is wanted as soon as it is there; else it may come in one piece.
+        deadline: When to give up, by `time.monotonic`.
+        cancelled: Set to True by anyone who no longer wants the answer.
+    """
+
+    input_ids: torch.Tensor
+    max_new_tokens: int
+    emit: Callable[[Event], None]
+    pictures: Sequence[torch.Tensor] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    stops: Sequence[str] = ()
+    stream: bool = True
+    deadline: float = float("inf")
+    cancelled: bool = False
+
+    @property
+    def reserved(self) -> int:
+        """Tokens of context that the job may come to hold."""
+        return self.input_ids.shape[1] + self.max_new_tokens
+
+
+@dataclass(eq=False)
+class _Row:
+    """A job being decoded: its text so far, its sampler (None: the most likely token) and its last token."""
+
+    job: Job
+    text: AnswerText
+    sampler: Sampler | None
+    last: int = 0
+    count: int = 0
+
+
+class Engine:
+    """Answers jobs in the order they come, as many together as fit.
+
+    Args:
+        loaded: Model and processor.
+        max_batch: Jobs that are decoded together.
+        max_batch_tokens: Tokens of context held for them together.
+        on_step: Called with the number of rows at every step.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        max_batch: int = 16,
+        max_batch_tokens: int = 65536,
+        on_step: Callable[[int], None] = lambda rows: None,
+    ):
+        self._loaded, self._max_batch, self._max_tokens, self._on_step = loaded, max_batch, max_batch_tokens, on_step
+        self._ends = frozenset(end_tokens(loaded.model).tolist())
+        self._batch = Batch(loaded.model)
+        self._rows: list[_Row] = []
+        self._waiting: deque[Job] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="xgenmm-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        """Jobs being decoded."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for a place."""
+        return len(self._waiting)
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are taken and answered."""
+        return self._thread.is_alive() and not self._closing
+
+    def submit(self, job: Job) -> None:
+        """Queues a job.
+
+        Args:
+            job: The job; its `emit` hears of everything that follows.
+
+        Raises:
+            RequestError: If the engine is stopping.
+        """
+        with self._wake:
+            if not self.alive:
+                raise RequestError(503, "The server is stopping.", retry_after=5)
+            self._waiting.append(job)
+            self._wake.notify()
+
+    def close(self, seconds: float = 0.0) -> None:
+        """Takes no more jobs, gives the ones there some time, and ends.
+
+        Args:
+            seconds: Time for them; what is left is told that the server stops.
+        """
+        end = time.monotonic() + seconds
+        with self._wake:
+            self._closing = True
+            for job in [*self._waiting, *(row.job for row in self._rows)]:
+                job.deadline = min(job.deadline, end)
+            self._wake.notify()
+        self._thread.join(seconds + 10)
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._waiting or self._rows or self._closing):
+                    self._wake.wait()
+                if self._closing and not (self._waiting or self._rows):
+                    return
+                self._waiting = deque(job for job in self._waiting if not self._given_up(job))
+                newcomers = self._take()
+            self._leave([row for row in self._rows if self._given_up(row.job)])
+            if newcomers:
+                self._guarded(newcomers, partial(self._read, newcomers))
+            if self._rows:
+                self._guarded([row.job for row in self._rows], self._step)
+
+    def _given_up(self, job: Job) -> bool:
+        """Tells whether nobody waits for a job any more, after telling those who still listen."""
+        if not job.cancelled and time.monotonic() > job.deadline:
+            job.cancelled = True
+            why = "The server is stopping" if self._closing else "The request took longer than the server allows"
+            job.emit(RequestError(503, f"{why}; try again.", code="timeout", retry_after=5))
+        return job.cancelled
+
+    def _take(self) -> list[Job]:
+        """Takes the next jobs off the queue as long as they fit beside those that run."""
+        taken: list[Job] = []
+        while self._waiting:
+            job = self._waiting[0]
+            jobs = [row.job for row in self._rows] + [*taken, job]
+            too_many = len(jobs) > self._max_batch or len(jobs) * max(j.reserved for j in jobs) > self._max_tokens
+            if len(jobs) > 1 and too_many:
+                break
+            taken.append(self._waiting.popleft())
+        return taken
+
+    def _guarded(self, jobs: list[Job], work: Callable[[], None]) -> None:
+        """Does a piece of work; if it fails, these jobs fail and the engine goes on."""
+        try:
+            work()
+        except Exception as error:
+            # Out of memory and faults of kernels come as several kinds of error.
+            logger.exception("The model failed on %d requests.", len(jobs))
+            full = isinstance(error, torch.OutOfMemoryError)
+            reason = "The server is out of memory: use fewer or smaller pictures." if full else "The model failed."
+            for job in jobs:
+                job.cancelled = True
+                job.emit(RequestError(500, reason, code="model_error"))
+            self._leave([row for row in self._rows if row.job.cancelled])
+
+    def _read(self, jobs: list[Job]) -> None:
+        """Reads the prompts of jobs and chooses their first tokens."""
+        device = self._loaded.model.device
+        rows = [
+            _Row(
+                job,
+                AnswerText(self._decode, job.stops),
+                None if job.sampling.is_plain else Sampler(job.sampling, device),
+            )
+            for job in jobs
+        ]
+        pictures = [tokens for job in jobs for tokens in job.pictures]
+        logits = self._batch.add([job.input_ids for job in jobs], pictures)
+        self._rows += rows
+        self._choose(rows, logits)
+
+    def _step(self) -> None:
+        """Chooses the next token of every row."""
+        self._on_step(len(self._rows))
+        self._choose(self._rows, self._batch.step([row.last for row in self._rows]))
+
+    def _choose(self, rows: list[_Row], logits: torch.Tensor) -> None:
+        """Appends to each row the token that its logits (rows, vocabulary) stand for; finished rows leave."""
+        likeliest = logits.argmax(-1).tolist()
+        finished = []
+        for number, row in enumerate(rows):
+            row.last = likeliest[number] if row.sampler is None else row.sampler.pick(logits[number])
+            row.count += 1
+            if self._advance(row):
+                finished.append(row)
+        self._leave(finished)
+
+    def _advance(self, row: _Row) -> bool:
+        """Sends what a row's new token adds to the text and tells whether the answer is complete."""
+        job = row.job
+        ended = row.last in self._ends
+        text = "" if ended else row.text.feed(row.last, read=job.stream or bool(job.stops))
+        complete = ended or row.text.stopped or row.count >= job.max_new_tokens
+        if complete:
+            text += row.text.finish()
+        if text:
+            job.emit(Piece(text))
+        if complete:
+            job.emit(Done("stop" if ended or row.text.stopped else "length", row.count))
+        return complete
+
+    def _leave(self, leaving: list[_Row]) -> None:
+        """Takes rows out of the batch."""
+        if not leaving:
+            return
+        kept = [number for number, row in enumerate(self._rows) if row not in leaving]
+        self._rows = [self._rows[number] for number in kept]
+        self._batch.keep(kept)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._loaded.processor.decode(ids, skip_special_tokens=True)) if ids else ""
+
+
+def room_for(loaded: Loaded, wanted: int, length: int) -> int:
+    """Returns how many tokens an answer may take.
+
+    Args:
+        loaded: Model and processor.
+        wanted: Tokens asked for.
+        length: Tokens of the prompt.
+
+    Returns:
+        What was asked for, or what is left of the context where that is less.
+
+    Raises:
+        RequestError: If nothing is left.
+    """
+    from xgenmm_hf.inference.asking import room_for_answer
+
+    config: Any = loaded.model.config
+    try:
+        return min(wanted, room_for_answer(config, length))
+    except ValueError as error:
+        raise RequestError(400, str(error), code="context_length_exceeded", param="messages") from None

@@ -1,0 +1,163 @@
+"""Fetching pictures from public addresses, and from nowhere else.
+
+A server that fetches what strangers name is a way into its own network. So the name is looked up once, every address
+it stands for must be public, and the connection goes to exactly the address that was checked; redirects are followed
+by the same rules, and proxies from the environment are not used.
+"""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from urllib.parse import urljoin, urlsplit
+
+from xgenmm_hf.serving.errors import RequestError
+
+
+MAX_REDIRECTS = 3
+PORTS = {"http": 80, "https": 443}
+USER_AGENT = "xgenmm-serve"
+CHUNK = 1 << 16
+_REDIRECTS = (301, 302, 303, 307, 308)
+# What `ipaddress` of some Python versions takes for public: protocol assignments, and prefixes that carry an IPv4
+# address, which may be a private one (6to4 relay, NAT64, 6to4, Teredo).
+_SPECIAL = tuple(
+    map(
+        ipaddress.ip_network,
+        ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"),
+    )
+)
+
+
+def is_public(address: str) -> bool:
+    """Tells whether an IP address belongs to the public internet.
+
+    Args:
+        address: IPv4 or IPv6 address.
+
+    Returns:
+        False for loopback, private, link-local, multicast, reserved and translated addresses.
+    """
+    ip = ipaddress.ip_address(address.split("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if any(ip in network for network in _SPECIAL):
+        return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def public_address(host: str, port: int) -> str:
+    """Looks a host up.
+
+    Args:
+        host: Host name or IP address.
+        port: Port that will be connected to.
+
+    Returns:
+        One of its addresses.
+
+    Raises:
+        RequestError: If there is none, or one of them is not public.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise RequestError(400, f"The host {host} of a picture's address cannot be found.") from None
+    addresses = [str(entry[4][0]) for entry in found]
+    if not addresses or not all(map(is_public, addresses)):
+        raise RequestError(400, f"The host {host} of a picture's address is not on the public internet.")
+    return addresses[0]
+
+
+class _PinnedConnection(http.client.HTTPConnection):
+    """Connects to an address that was checked, while speaking to the host by its name."""
+
+    def __init__(self, host: str, address: str, secure: bool, timeout: float):
+        super().__init__(host, PORTS["https" if secure else "http"], timeout=timeout)
+        self._address, self._secure = address, secure
+
+    def connect(self) -> None:
+        self.stream = socket.create_connection((self._address, self.port), self.timeout)
+        if self._secure:
+            self.stream = ssl.create_default_context().wrap_socket(self.stream, server_hostname=self.host)
+        self.sock = self.stream
+
+
+def fetch(url: str, max_bytes: int, seconds: float) -> bytes:
+    """Fetches a picture.
+
+    Args:
+        url: An http or https address on the public internet, on its usual port.
+        max_bytes: Largest answer.
+        seconds: Time for everything.
+
+    Returns:
+        The bytes.
+
+    Raises:
+        RequestError: If the address is not allowed, or there is nothing to be had from it.
+    """
+    end = time.monotonic() + seconds
+    for _ in range(MAX_REDIRECTS + 1):
+        data, location = _get(url, max_bytes, end)
+        if location is None:
+            return data
+        url = urljoin(url, location)
+    raise RequestError(400, f"A picture's address redirects more than {MAX_REDIRECTS} times.")
+
+
+def _get(url: str, max_bytes: int, end: float) -> tuple[bytes, str | None]:
+    """Asks one address and returns its content, or where it redirects to."""
+    host, path, secure = _split(url)
+    connection = _PinnedConnection(
+        host, public_address(host, PORTS["https" if secure else "http"]), secure, _left(end)
+    )
+    try:
+        connection.request("GET", path, headers={"User-Agent": USER_AGENT, "Accept": "image/*"})
+        response = connection.getresponse()
+        location = response.getheader("Location")
+        if response.status in _REDIRECTS and location:
+            return b"", location
+        if response.status != 200:
+            raise RequestError(400, f"The picture at {host} was refused with status {response.status}.")
+        return _read(response, connection, max_bytes, end), None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise RequestError(400, f"The picture at {host} could not be fetched ({type(error).__name__}).") from error
+    finally:
+        connection.close()
+
+
+def _split(url: str) -> tuple[str, str, bool]:
+    """Returns host, path and whether it is https."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise RequestError(400, "A picture's address is not a valid URL.") from None
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise RequestError(400, "A picture's address must start with http:// or https:// and name a host.")
+    if port not in (None, PORTS[parts.scheme]) or parts.username is not None:
+        raise RequestError(400, "A picture's address must name no port and no user.")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return parts.hostname, path, parts.scheme == "https"
+
+
+def _read(response: http.client.HTTPResponse, connection: _PinnedConnection, max_bytes: int, end: float) -> bytes:
+    """Reads an answer up to a size and a time."""
+    parts: list[bytes] = []
+    size = 0
+    while part := response.read1(CHUNK):
+        parts.append(part)
+        size += len(part)
+        if size > max_bytes:
+            raise RequestError(413, f"A fetched picture is larger than the limit of {max_bytes} bytes.")
+        connection.stream.settimeout(_left(end))
+    return b"".join(parts)
+
+
+def _left(end: float) -> float:
+    """Returns the seconds that are left, or refuses."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise RequestError(400, "Fetching the pictures took too long.")
+    return left

@@ -1,0 +1,96 @@
+"""Running the application: the socket, the signals, the end."""
+
+import ipaddress
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from xgenmm_hf.inference.loading import Loaded
+from xgenmm_hf.serving.app import build_app
+from xgenmm_hf.serving.service import Service
+from xgenmm_hf.serving.settings import Settings
+
+
+def is_loopback(host: str) -> bool:
+    """Tells whether a host to listen on is reachable from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """Opens the socket to listen on.
+
+    Args:
+        host: Address or name of an interface.
+        port: Port; 0: any free one.
+
+    Returns:
+        The socket.
+
+    Raises:
+        ValueError: If the address or the port cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"Cannot listen on {host} port {port} ({reason}): give another --host or --port.") from None
+
+
+def serve(
+    loaded: Loaded,
+    settings: Settings,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    access_log: bool = False,
+    on_ready: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serves until the process is told to stop (SIGINT or SIGTERM); running requests are then finished first.
+
+    Args:
+        loaded: Model and processor.
+        settings: Limits.
+        host: Address to listen on.
+        port: Port; 0: any free one.
+        access_log: Whether to log every request.
+        on_ready: Called with the address, once requests are taken.
+
+    Raises:
+        ValueError: If the address cannot be had.
+    """
+    listener = open_socket(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    local = is_loopback(host)
+    service = Service(loaded, settings)
+    app = build_app(service, hosts=["localhost", "127.0.0.1", "::1", "[::1]", host] if local else None)
+    config = uvicorn.Config(
+        app,
+        access_log=access_log,
+        log_level="info" if access_log else "error",
+        server_header=False,
+        timeout_graceful_shutdown=max(int(settings.grace_seconds), 1),
+    )
+    server = _Announcing(config, lambda: on_ready(f"http://{shown}:{listener.getsockname()[1]}/v1"))
+    try:
+        server.run(sockets=[listener])
+    finally:
+        service.close()
+        listener.close()
+
+
+class _Announcing(uvicorn.Server):
+    """A server that tells when it takes requests."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]):
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready()

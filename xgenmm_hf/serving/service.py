@@ -1,0 +1,282 @@
+"""From a request's body to a running answer: checks, pictures, prompt, job."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from PIL import Image
+
+from xgenmm_hf.inference.feature_cache import FeatureCache
+from xgenmm_hf.inference.loading import Loaded
+from xgenmm_hf.modeling.hub_era_xgenmm import expand_rows
+from xgenmm_hf.serving.engine import Done, Engine, Event, Job, Piece, room_for
+from xgenmm_hf.serving.errors import RequestError
+from xgenmm_hf.serving.metrics import Metrics
+from xgenmm_hf.serving.pictures import read_picture
+from xgenmm_hf.serving.sampling import Sampling
+from xgenmm_hf.serving.schema import ChatRequest, ImagePart, Message, TextPart, read_request
+from xgenmm_hf.serving.settings import MIB, Settings
+
+
+PREPARERS = 4
+CLIENT_LEFT = 499
+# No tokenizer's tokens are that long on average; a longer text need not be tokenised to know that it does not fit.
+CHARACTERS_PER_TOKEN = 32
+
+
+@dataclass(eq=False)
+class Running:
+    """An answer that is being generated.
+
+    Attributes:
+        request: What was asked.
+        job: The engine's job.
+        started: When the request came, by `time.monotonic`.
+        events: What the engine has said so far.
+    """
+
+    request: ChatRequest
+    job: Job
+    started: float
+    events: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, picture tokens included."""
+        return self.job.input_ids.shape[1]
+
+    async def pieces(self) -> AsyncIterator[Piece | Done]:
+        """Yields the answer up to its end; the job is cancelled when nobody listens any more.
+
+        Raises:
+            RequestError: If the answer fails.
+        """
+        try:
+            while True:
+                event = await self.events.get()
+                if isinstance(event, RequestError):
+                    raise event
+                yield event
+                if isinstance(event, Done):
+                    return
+        finally:
+            self.job.cancelled = True
+
+
+class Service:
+    """Answers requests with one model.
+
+    Args:
+        loaded: Model and processor.
+        settings: Limits.
+    """
+
+    def __init__(self, loaded: Loaded, settings: Settings):
+        self.loaded, self.settings, self.metrics = loaded, settings, Metrics()
+        self.engine = Engine(
+            loaded,
+            settings.max_batch,
+            settings.max_batch_tokens,
+            self.metrics.rows.observe,
+        )
+        self.metrics.watch(self.engine)
+        self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="xgenmm-prepare")
+        self._pictures = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * MIB)
+        # The tokenizer keeps its padding settings in itself and the cache its order: one thread at a time.
+        self._tokenizer_lock, self._pictures_lock = threading.Lock(), threading.Lock()
+        self._open = 0
+
+    def close(self, seconds: float = 0.0) -> None:
+        """Ends the engine; see `Engine.close`."""
+        self._preparers.shutdown(wait=False, cancel_futures=True)
+        self.engine.close(seconds)
+
+    def enter(self) -> None:
+        """Counts a request in.
+
+        Raises:
+            RequestError: If as many are there as may be.
+        """
+        if self._open >= self.settings.max_batch + self.settings.max_waiting:
+            raise RequestError(429, "Too many requests are waiting; try again.", code="queue_full", retry_after=1)
+        self._open += 1
+
+    def leave(self, status: int, started: float) -> None:
+        """Counts a request out.
+
+        Args:
+            status: Its HTTP status, or `CLIENT_LEFT`.
+            started: When it came, by `time.monotonic`.
+        """
+        self._open -= 1
+        self.metrics.requests.labels(str(status)).inc()
+        if status < 400:
+            self.metrics.seconds.observe(time.monotonic() - started)
+
+    async def start(self, body: bytes, started: float) -> Running:
+        """Starts answering a request.
+
+        Args:
+            body: Its JSON.
+            started: When it came, by `time.monotonic`.
+
+        Returns:
+            The running answer.
+
+        Raises:
+            RequestError: If it cannot be answered.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = started + self.settings.max_seconds
+        try:
+            request, input_ids, pictures = await asyncio.wait_for(
+                loop.run_in_executor(self._preparers, self._prepare, body, deadline),
+                timeout=max(deadline - time.monotonic(), 0.01),
+            )
+        except (TimeoutError, asyncio.TimeoutError):
+            raise RequestError(503, "Preparing the request took too long; try again.", code="timeout") from None
+        length = input_ids.shape[1]
+        job = Job(
+            input_ids=input_ids,
+            max_new_tokens=room_for(self.loaded, self._wanted_tokens(request), length),
+            emit=lambda event: None,
+            pictures=pictures,
+            sampling=self._sampling(request),
+            stops=request.stops,
+            stream=bool(request.stream),
+            deadline=deadline,
+        )
+        running = Running(request, job, started)
+
+        def emit(event: Event) -> None:
+            try:
+                loop.call_soon_threadsafe(running.events.put_nowait, event)
+            except RuntimeError:  # the server's loop is closed
+                job.cancelled = True
+
+        job.emit = emit
+        self.engine.submit(job)
+        self.metrics.prompt_tokens.inc(length)
+        self.metrics.pictures.inc(len(pictures))
+        return running
+
+    def _prepare(self, body: bytes, deadline: float) -> tuple[ChatRequest, torch.Tensor, list[torch.Tensor]]:
+        """Checks a request and returns it with its ids (1, length) and its pictures' tokens; in a thread of its own.
+
+        Pictures are encoded here, beside the engine, so that nobody's answer stands still meanwhile.
+        """
+        request = read_request(body)
+        if request.model != self.settings.name:
+            raise RequestError(
+                404,
+                f"There is no model {request.model!r} here; this server has {self.settings.name!r}.",
+                code="model_not_found",
+                param="model",
+            )
+        self._wanted_tokens(request)
+        messages, pictures = self._messages(request.messages, deadline)
+        input_ids = self._encode_text(messages, pictures)
+        room_for(self.loaded, 1, input_ids.shape[1])
+        if not pictures:
+            return request, input_ids, []
+        with self._pictures_lock:
+            if time.monotonic() > deadline:
+                raise RequestError(503, "The request waited too long; try again.", code="timeout", retry_after=5)
+            try:
+                return request, input_ids, self._pictures.encode(pictures)
+            except torch.OutOfMemoryError:
+                raise RequestError(500, "The server is out of memory: use fewer or smaller pictures.") from None
+
+    def _encode_text(self, messages: list[dict[str, Any]], pictures: list[Image.Image]) -> torch.Tensor:
+        """Returns the ids of a chat, each picture as many image tokens as it has, (1, length)."""
+        processor, config = self.loaded.processor, self.loaded.model.config
+        with self._tokenizer_lock:
+            text = processor.apply_chat_template(messages, add_generation_prompt=True)
+            row = torch.tensor(processor.tokenizer(text)["input_ids"])
+        counts = processor._get_num_multimodal_tokens([(picture.height, picture.width) for picture in pictures])
+        return torch.stack(
+            expand_rows([row], counts["num_image_tokens"], config.image_token_id, config.image_placeholder_token_id)
+        )
+
+    def _messages(self, messages: list[Message], deadline: float) -> tuple[list[dict[str, Any]], list[Image.Image]]:
+        """Returns messages for the chat template, and their pictures."""
+        urls = [part for message in messages for part in parts_of(message) if isinstance(part, ImagePart)]
+        if len(urls) > self.settings.max_pictures:
+            raise RequestError(
+                400,
+                f"The messages hold {len(urls)} pictures; the limit is {self.settings.max_pictures}.",
+                param="messages",
+            )
+        self._check_length(messages)
+        rendered, pictures = [], []
+        for number, message in enumerate(messages):
+            content: list[dict[str, Any]] = []
+            for index, part in enumerate(parts_of(message)):
+                if isinstance(part, TextPart):
+                    content.append({"type": "text", "text": part.text})
+                else:
+                    content.append({"type": "image"})
+                    pictures.append(self._picture(part, message, f"messages[{number}].content[{index}]", deadline))
+            rendered.append({"role": "system" if message.role == "developer" else message.role, "content": content})
+        return rendered, pictures
+
+    def _check_length(self, messages: list[Message]) -> None:
+        """Refuses texts that cannot fit the context, before any time is spent on them."""
+        parts = [part for message in messages for part in parts_of(message)]
+        length = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+        context = self.loaded.model.config.text_config.max_position_embeddings
+        if length > context * CHARACTERS_PER_TOKEN:
+            raise RequestError(
+                400,
+                f"The messages are longer than the model's context of {context} tokens: use shorter texts.",
+                code="context_length_exceeded",
+                param="messages",
+            )
+
+    def _picture(self, part: ImagePart, message: Message, name: str, deadline: float) -> Image.Image:
+        if message.role != "user":
+            raise RequestError(400, f"{name}: only user messages may hold pictures.", param="messages")
+        seconds = max(deadline - time.monotonic(), 0.01)
+        return read_picture(part.image_url.url, name, self.settings, seconds)
+
+    def _wanted_tokens(self, request: ChatRequest) -> int:
+        """Returns the longest answer that a request asks for, or refuses it."""
+        wanted = request.max_completion_tokens or request.max_tokens
+        if wanted is None:
+            return min(self.settings.default_new_tokens, self.settings.max_new_tokens)
+        if wanted > self.settings.max_new_tokens:
+            raise RequestError(
+                400,
+                f"max_tokens is {wanted}; this server gives {self.settings.max_new_tokens} at most.",
+                param="max_tokens",
+            )
+        return wanted
+
+    def _sampling(self, request: ChatRequest) -> Sampling:
+        """Returns how to choose tokens; what a request leaves open is the model's own default."""
+        own = self.loaded.model.generation_config
+        sampled = bool(own.do_sample)
+
+        def first(value: Any, default: Any, other: Any) -> Any:
+            return value if value is not None else default if sampled and default is not None else other
+
+        return Sampling(
+            temperature=first(request.temperature, own.temperature, 1.0 if sampled else 0.0),
+            top_p=first(request.top_p, own.top_p, 1.0),
+            top_k=first(request.top_k, own.top_k, 0),
+            seed=request.seed,
+            frequency_penalty=request.frequency_penalty or 0.0,
+            presence_penalty=request.presence_penalty or 0.0,
+        )
+
+
+def parts_of(message: Message) -> list[TextPart | ImagePart]:
+    """Returns the texts and pictures of a message."""
+    if isinstance(message.content, str):
+        return [TextPart(type="text", text=message.content)]
+    return list(message.content)
