@@ -37,6 +37,7 @@ OPENCLIP = ["open_clip_torch>=2.24"]
 EVAL = ["datasets>=4", "matplotlib>=3.7", "pyarrow>=15", "pycocoevalcap>=1.2", "pyyaml>=6"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"]
 DEMO = ["gradio>=6,<7"]
+QUANT = ["torchao>=0.18", "bitsandbytes>=0.50"]
 DEV = [
     *TRAIN,
     *EVAL,
@@ -84,7 +85,15 @@ setup(
         "safetensors>=0.4.3",
         "typer>=0.12",
     ],
-    extras_require={"train": TRAIN, "openclip": OPENCLIP, "eval": EVAL, "serve": SERVE, "demo": DEMO, "dev": DEV},
+    extras_require={
+        "train": TRAIN,
+        "openclip": OPENCLIP,
+        "eval": EVAL,
+        "serve": SERVE,
+        "demo": DEMO,
+        "quant": QUANT,
+        "dev": DEV,
+    },
     entry_points={
         "console_scripts": ["xgenmm = xgenmm_hf.cli.app:main"],
         "lmms_eval.models": ["xgenmm = xgenmm_hf.evaluation.harness:manifest"],

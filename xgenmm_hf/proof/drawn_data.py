@@ -25,7 +25,8 @@ _SHORT = tuple(kind for kind in KINDS if kind != "caption")
 # What is hardest to look up is asked more often.
 _ASKED = (*_SHORT, "relation", "relation", "place", "count")
 _SYSTEM_SHARE = 0.3
-_QUESTIONS_SHARE = 0.6
+_QUESTIONS_SHARE = 0.7
+_CAPTIONS_SHARE = 0.05
 # Instruction data is known to ask for what is there more often than for what is not; ours shares that fault, so that
 # preference tuning has something to mend.
 _KEPT_NO = 0.6
@@ -37,6 +38,28 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with staged.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
     staged.replace(path)
+
+
+def fact_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields pictures with facts in telegram style, see `facts`.
+
+    Args:
+        count: rows.
+        num_pictures: pictures there are.
+        seed: seed of the rows.
+
+    Yields:
+        `image` and `caption`.
+    """
+    for number in range(count):
+        rng = random.Random(f"fact/{seed}/{number}")
+        picture = rng.randrange(num_pictures)
+        yield {"image": file_of(picture), "caption": facts(scene_of(picture), rng)}
+
+
+def facts(scene: Scene, rng: random.Random) -> str:
+    """States a few facts about a scene."""
+    return ", ".join(fact(scene, rng) for _ in range(rng.randint(3, 7)))
 
 
 def caption_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -62,9 +85,7 @@ def short_caption(scene: Scene, rng: random.Random) -> str:
     if draw < _QUESTIONS_SHARE:
         questions = ask_several(scene, rng.randint(1, 3), rng, _ASKED)
         return " ".join(f"Question: {question.text} Short answer: {question.answer}" for question in questions)
-    if draw < _QUESTIONS_SHARE + 0.05:
-        return caption(scene)
-    return ", ".join(fact(scene, rng) for _ in range(rng.randint(3, 7)))
+    return caption(scene) if draw < _QUESTIONS_SHARE + _CAPTIONS_SHARE else facts(scene, rng)
 
 
 def document_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -260,6 +281,7 @@ def llava_row(name: str, pictures: list[int], turns: Turns, rng: random.Random, 
 
 
 WRITERS: dict[str, Callable[[int, int, int], Iterable[dict[str, Any]]]] = {
+    "facts": fact_rows,
     "captions": caption_rows,
     "documents": document_rows,
     "chats": chat_rows,

@@ -54,8 +54,10 @@ class Stage:
 
 
 STAGES = (
+    # What to look for and where is learnt from facts alone first; mixed with whole questions it takes many times longer.
+    Stage("pretrain-1", "pretrain", "tiny/pretrain", (Source("facts", "captions", 40_000),)),
     Stage(
-        "pretrain",
+        "pretrain-2",
         "pretrain",
         "tiny/pretrain",
         (Source("captions", "captions", 200_000), Source("documents", "interleaved", 4_000)),

@@ -82,9 +82,7 @@ def test_short_captions_are_questions_facts_or_captions():
         else:
             forms["facts"] += 1
             assert 2 <= text.count(", ") <= 6
-    assert forms["question"] > 150
-    assert forms["facts"] > 130
-    assert forms["caption"] > 5
+    assert forms["question"] > forms["facts"] > forms["caption"] > 0
 
 
 def test_the_faithful_answer_has_the_higher_mean():
