@@ -54,7 +54,7 @@ class Stage:
 
 
 STAGES = (
-    # What to look for and where is learnt from facts alone first; mixed with whole questions it takes many times longer.
+    # Looking up is learnt from facts alone first; mixed with whole questions it takes many times longer.
     Stage("pretrain-1", "pretrain", "tiny/pretrain", (Source("facts", "captions", 40_000),)),
     Stage(
         "pretrain-2",
