@@ -13,7 +13,16 @@ from xgenmm_hf.data.scene import COLORS, SHAPES, SIZES, Item, Scene
 
 
 _ATTRIBUTES = ("color", "shape", "size")
-_KINDS = {"attribute": 26, "contents": 20, "place": 30, "count": 9, "presence": 9, "background": 3, "word": 3}
+_KINDS = {
+    "attribute": 22,
+    "contents": 16,
+    "place": 28,
+    "relation": 12,
+    "count": 8,
+    "presence": 8,
+    "background": 3,
+    "word": 3,
+}
 _COUNTED = (("shape",), ("color",), ("color", "shape"), ("size", "shape"))
 
 
@@ -33,9 +42,11 @@ def fact(scene: Scene, rng: random.Random) -> str:
     if kind == "background":
         return f"background {scene.background}"
     if kind == "word" and scene.word is not None:
-        return f"word {scene.word.text}"
+        return rng.choice((f"word {scene.word.text}", f"word {place_name(scene, scene.word.row, scene.word.column)}"))
     if kind in ("count", "presence"):
         return _counted(scene, item, rng, kind == "presence")
+    if kind == "relation" and (related := _related(scene, rng)):
+        return related
     traits = referring_traits(scene, item)
     if kind == "place" and traits:
         return f"{describe(item, rng.choice(traits))} {place}"
@@ -53,3 +64,22 @@ def _counted(scene: Scene, item: Item, rng: random.Random, presence: bool) -> st
     name = describe(item, traits)
     count = sum(describe(other, traits) == name for other in scene.items)
     return f"{name}? {YES if count else NO}" if presence else f"{pluralize(name)} {count}"
+
+
+def _related(scene: Scene, rng: random.Random) -> str | None:
+    """Compares the places of two things, if two can be named."""
+    named = [(item, referring_traits(scene, item)) for item in scene.items]
+    known = [(item, describe(item, rng.choice(traits))) for item, traits in named if traits]
+    if len(known) < 2:
+        return None
+    (one, name), (other, other_name) = rng.sample(known, 2)
+    (ahead, behind), first, second = rng.choice(
+        ((("left", "right"), one.column, other.column), (("higher", "lower"), one.row, other.row))
+    )
+    if first == second:
+        return None
+    word = rng.choice((ahead, behind))
+    is_one = (first < second) == (word == ahead)
+    if rng.random() < 0.5:
+        return f"{word} {name} {other_name} {name if is_one else other_name}"
+    return f"{name} {word} {other_name} {YES if is_one else NO}"

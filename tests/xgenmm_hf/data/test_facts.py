@@ -1,3 +1,4 @@
+import itertools
 import random
 
 from xgenmm_hf.data.facts import fact
@@ -20,7 +21,10 @@ def test_facts_are_true():
         if words[0] == "background":
             kind, right = "background", words[1] == scene.background and words[1] in BACKGROUNDS
         elif words[0] == "word":
-            kind, right = "word", words[1] == scene.word.text
+            word = scene.word
+            kind, right = "word", text[5:] in (word.text, place_name(scene, word.row, word.column))
+        elif {"left", "right", "higher", "lower"} & set(words) and is_relation(scene, text):
+            kind, right = "relation", is_relation(scene, text) == "true"
         elif words[0] in ("color", "shape", "size"):
             place = " ".join(words[1:-1])
             kind, right = words[0], getattr(names[place], words[0]) == words[-1]
@@ -38,12 +42,46 @@ def test_facts_are_true():
             kind, right = "place", [at for at, item in names.items() if fits(item, name)] == [place]
         assert right, (text, scene)
         seen.add(kind)
-    assert seen >= {"background", "word", "color", "shape", "size", "yes", "no", "count", "contents", "place"}
+    assert seen >= {
+        "background",
+        "word",
+        "color",
+        "shape",
+        "size",
+        "yes",
+        "no",
+        "count",
+        "contents",
+        "place",
+        "relation",
+    }
+
+
+def is_relation(scene, text):
+    """Tells whether a text compares two things of the scene, and whether it is right."""
+    orders = {"left": "column", "right": "column", "higher": "row", "lower": "row"}
+    named = [(item, name) for item in scene.items for name in phrases_of(item) if unique(scene, name)]
+    for (one, name), (other, other_name) in itertools.permutations(named, 2):
+        for word, axis in orders.items():
+            holds = (getattr(one, axis) < getattr(other, axis)) == (word in ("left", "higher"))
+            if text.startswith(f"{name} {word} {other_name} "):
+                return "true" if text.endswith(" yes" if holds else " no") else "false"
+            if one is not other and text == f"{word} {name} {other_name} {name if holds else other_name}":
+                return "true"
+    return ""
+
+
+def unique(scene, name):
+    return sum(fits(item, name) for item in scene.items) == 1
+
+
+def phrases_of(item):
+    traits = [("shape",), ("color",), ("color", "shape"), ("size", "shape"), ("size", "color"), None]
+    return [describe(item, each) if each else describe(item) for each in traits]
 
 
 def fits(item, name, plural=False):
-    traits = [("shape",), ("color",), ("color", "shape"), ("size", "shape"), ("size", "color"), None]
-    phrases = [describe(item, each) if each else describe(item) for each in traits]
+    phrases = phrases_of(item)
     return name in ([pluralize(phrase) for phrase in phrases] if plural else phrases)
 
 
