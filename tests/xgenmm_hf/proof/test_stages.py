@@ -35,5 +35,5 @@ def test_stages_follow_one_another_and_are_not_run_twice(tmp_path):
 
 
 def test_a_failing_stage_says_which(tmp_path):
-    with pytest.raises(RuntimeError, match="stage sft failed .exit code 1"):
-        run_stage(STAGES[1], tmp_path / "nothing", tmp_path, scale=0.0005)
+    with pytest.raises(RuntimeError, match="stage pretrain-1 failed .exit code 1"):
+        run_stage(STAGES[0], tmp_path / "nothing", tmp_path, scale=0.0005)
