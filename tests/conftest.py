@@ -1,4 +1,9 @@
-"""Shared by all tests: the seed, and the marks that Transformers' own common tests use."""
+"""Shared by all tests: the seed, what no test may leave to the next, the marks of Transformers' own common tests."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,8 +26,25 @@ TRANSFORMERS_MARKS = (
 def pytest_configure(config: pytest.Config) -> None:
     for mark in TRANSFORMERS_MARKS:
         config.addinivalue_line("markers", f"{mark}: set by Transformers' own tests")
+    # Every process of the tests has a cache of remote code of its own, in one place from its start to its end: Python
+    # finds `transformers_modules` only where it found it first.
+    os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="xgenmm-modules-")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Takes back what a test leaves in the environment: Transformers 4.57 keeps a training run's precision there."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)

@@ -94,7 +94,6 @@ def converted(tmp_path_factory) -> Path:
 def workspace(tmp_path, monkeypatch, converted):
     """Returns a function that fills the working folder with what a page names."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def furnish(page: Path) -> None:
