@@ -39,6 +39,10 @@ def chat(
             help="Text of a system turn; 'released': the one that the released instruct models were tuned with."
         ),
     ] = "none",
+    kept_mib: Annotated[
+        int,
+        typer.Option(min=0, help="MiB of pictures' tokens kept from turn to turn; 0: none."),
+    ] = 1024,
     dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
 ) -> None:
@@ -61,7 +65,7 @@ def chat(
         hide_loading_bars()
     loaded = load(source, dtype=dtype.value, device=device)
     system_turn = {"none": None, "released": RELEASED_SYSTEM}.get(system, system)
-    session = Session(Conversation(loaded, system_turn, max_new_tokens), Console(highlight=False))
+    session = Session(Conversation(loaded, system_turn, max_new_tokens, kept_mib << 20), Console(highlight=False))
     session.show(pictures)
     session.run()
 

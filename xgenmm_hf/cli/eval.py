@@ -71,6 +71,10 @@ Retrieval = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Ask only the first N samples.")]
 Seed = Annotated[int, typer.Option(help="Seed of the choice of examples.")]
 ImageMode = Annotated[ImageModeChoice | None, typer.Option(help="Image mode; default: the checkpoint's.")]
+KeptMib = Annotated[
+    int,
+    typer.Option(min=0, help="MiB of pictures' tokens kept, where many questions are about one picture; 0: none."),
+]
 ComputeDtype = Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")]
 Device = Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")]
 Html = Annotated[int, typer.Option(min=0, metavar="N", help="Write report.html with N samples to look at.")]
@@ -95,6 +99,7 @@ def evaluate(
     limit: Limit = None,
     seed: Seed = 0,
     image_mode: ImageMode = None,
+    kept_mib: KeptMib = 0,
     dtype: ComputeDtype = Dtype.auto,
     device: Device = "auto",
     html: Html = 0,
@@ -111,7 +116,7 @@ def evaluate(
     source = resolve_model(model)
     form_name, mode_name = (None if choice is None else choice.value for choice in (form, image_mode))
     settings = Settings(
-        batch_size, max_new_tokens, form_name, suffix, shots, retrieval, seed, limit, image_mode=mode_name
+        batch_size, max_new_tokens, form_name, suffix, shots, retrieval, seed, limit, mode_name, kept_mib
     )
     task, examples = load_tasks(kind, files, images, name, support, support_images or images, shots)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL import Image
 
+    from xgenmm_hf.inference.feature_cache import FeatureCache
     from xgenmm_hf.inference.loading import Loaded
 
 
@@ -47,6 +48,7 @@ def answer_texts(
     pictures: Sequence["Image.Image"],
     max_new_tokens: int,
     image_mode: str | None = None,
+    cache: "FeatureCache | None" = None,
 ) -> list[str]:
     """Continues one batch of prompts greedily, up to the end of a turn, of a chunk or of the text.
 
@@ -56,6 +58,7 @@ def answer_texts(
         pictures: The pictures of all prompts, in order.
         max_new_tokens: Longest answer in tokens.
         image_mode: Mode of the image processor; None: its own.
+        cache: What knows the tokens of pictures that were asked about before.
 
     Returns:
         An answer a prompt.
@@ -66,15 +69,19 @@ def answer_texts(
     from xgenmm_hf.modeling.chat_xgenmm import END_OF_CHUNK_TOKEN
 
     model, processor = loaded.model, loaded.processor
-    options: dict[str, Any] = {"images": list(pictures)} if pictures else {}
-    if image_mode is not None:
-        options["image_aspect_ratio"] = image_mode
-    inputs = processor(text=list(texts), padding=True, padding_side="left", return_tensors="pt", **options)
+    if cache is not None:
+        inputs = cache.prepare(list(texts), list(pictures), image_mode)
+    else:
+        options: dict[str, Any] = {"images": list(pictures)} if pictures else {}
+        if image_mode is not None:
+            options["image_aspect_ratio"] = image_mode
+        inputs = processor(text=list(texts), padding=True, padding_side="left", return_tensors="pt", **options)
+        inputs = inputs.to(model.device, model.dtype)
     ends = [*end_tokens(model).tolist(), processor.tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN)]
     padding = processor.tokenizer.pad_token_id
     with torch.inference_mode():
         output = model.generate(
-            **inputs.to(model.device, model.dtype),
+            **inputs,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,

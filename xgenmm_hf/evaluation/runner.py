@@ -47,6 +47,7 @@ class Settings:
         seed: Seed of the choice of examples.
         limit: Ask the first samples only.
         image_mode: Mode of the image processor; None: the checkpoint's.
+        kept_mib: MiB of pictures' tokens that are kept, for tasks that ask about a picture more than once; 0: none.
 
     Raises:
         ValueError: If they contradict each other.
@@ -61,6 +62,7 @@ class Settings:
     seed: int = 0
     limit: int | None = None
     image_mode: str | None = None
+    kept_mib: int = 0
 
     def __post_init__(self):
         if self.form not in (None, *FORMS):
@@ -69,7 +71,7 @@ class Settings:
             raise ValueError("Examples in the prompt belong to the base form: leave out form='chat', or the shots.")
         if self.retrieval and not self.shots:
             raise ValueError("Retrieval chooses examples, but shots is 0: ask for some, such as 4.")
-        lowest = {"batch_size": 1, "max_new_tokens": 1, "limit": 1, "shots": 0}
+        lowest = {"batch_size": 1, "max_new_tokens": 1, "limit": 1, "shots": 0, "kept_mib": 0}
         for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -248,6 +250,11 @@ def _answer_all(
     progress: Progress | None,
 ) -> None:
     """Answers prompts batch by batch and writes each answer down at once."""
+    cache = None
+    if settings.kept_mib:
+        from xgenmm_hf.inference.feature_cache import FeatureCache
+
+        cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * 2**20)
     for start in range(0, len(asked), settings.batch_size):
         lines: list[Mapping[str, Any]] = []
         readable, pictures = [], []
@@ -260,7 +267,7 @@ def _answer_all(
         if readable:
             texts = [one.text for one in readable]
             flat = [picture for group in pictures for picture in group]
-            answers = answer_texts(loaded, texts, flat, settings.answer_tokens(style), settings.image_mode)
+            answers = answer_texts(loaded, texts, flat, settings.answer_tokens(style), settings.image_mode, cache)
             for one, answer in zip(readable, answers, strict=True):
                 kept = trim_continuation(answer, style) if settings.prompt_form == "base" else answer
                 lines.append({"id": one.sample.id, "key": one.key, "answer": kept})

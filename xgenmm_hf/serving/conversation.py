@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from xgenmm_hf.inference.asking import CallbackStreamer, room_for_answer
+from xgenmm_hf.inference.feature_cache import DEFAULT_BYTES, FeatureCache
 from xgenmm_hf.inference.loading import Loaded
 
 
@@ -34,10 +35,14 @@ class Conversation:
         loaded: Model and processor.
         system: Text of a system turn; None leaves it out.
         max_new_tokens: Longest answer in tokens.
+        max_bytes: Bytes of pictures' tokens that are kept from turn to turn; see `FeatureCache`.
     """
 
-    def __init__(self, loaded: Loaded, system: str | None = None, max_new_tokens: int = 512):
+    def __init__(
+        self, loaded: Loaded, system: str | None = None, max_new_tokens: int = 512, max_bytes: int = DEFAULT_BYTES
+    ):
         self._loaded, self._system, self._max_new_tokens = loaded, system, max_new_tokens
+        self._cache = FeatureCache(loaded.model, loaded.processor, max_bytes)
         self.turns: list[Turn] = []
         self.reset()
 
@@ -85,14 +90,9 @@ class Conversation:
         return answer
 
     def _inputs(self, turns: list[Turn]) -> Any:
-        model = self._loaded.model
-        return self._loaded.processor.apply_chat_template(
-            [turn.as_message() for turn in turns],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(model.device, model.dtype)
+        messages = [turn.as_message() for turn in turns]
+        text = self._loaded.processor.apply_chat_template(messages, add_generation_prompt=True)
+        return self._cache.prepare(text, [picture for turn in turns for _, picture in turn.pictures])
 
     def save(self, path: Path) -> None:
         """Writes the chat as JSON: messages with text and the pictures' names.

@@ -49,6 +49,24 @@ def test_turns_pictures_and_saving(picture, tmp_path):
     assert messages[1]["content"] == first.text
 
 
+def test_a_picture_is_read_once_for_all_turns(picture, monkeypatch):
+    loaded, reads = load(TINY_MODEL), []
+    encode = loaded.model.get_image_features
+    monkeypatch.setattr(loaded.model, "get_image_features", lambda **inputs: reads.append(1) or encode(**inputs))
+    with Image.open(picture) as opened:
+        shown = [(picture, opened.convert("RGB"))]
+    answers = {}
+    for max_bytes, expected in ((2**20, 1), (0, 2)):
+        conversation = Conversation(loaded, max_new_tokens=6, max_bytes=max_bytes)
+        reads.clear()
+        answers[max_bytes] = [
+            conversation.answer("What is this?", shown, print),
+            conversation.answer("What color is it?", [], print),
+        ]
+        assert len(reads) == expected
+    assert answers[0] == answers[2**20]
+
+
 def test_reset_keeps_the_system_turn_only(tmp_path):
     file = tmp_path / "chat.json"
     chat("Hello", "/reset", f"/save {file}", arguments=("--system", "Be brief."))

@@ -58,6 +58,20 @@ def test_any_batch_size_gives_the_same_answers(loaded, one_by_one, tmp_path, bat
     assert len(set(one_by_one.values())) > 2
 
 
+def test_kept_pictures_change_no_answer_and_are_read_once(loaded, one_by_one, tmp_path, monkeypatch):
+    read = []
+    encode = loaded.model.get_image_features
+    monkeypatch.setattr(
+        loaded.model,
+        "get_image_features",
+        lambda **inputs: read.append(len(inputs["image_sizes"])) or encode(**inputs),
+    )
+    settings = Settings(batch_size=2, max_new_tokens=12, kept_mib=64)
+    assert answers_of(run_task(loaded, make_task(make_samples()), tmp_path, settings)) == one_by_one
+    shown = [ref["path"] for sample in make_samples() for ref in sample.images]
+    assert sum(read) == len(set(shown)) < len(shown)
+
+
 def test_the_chat_form_is_the_one_of_answer_prompts(loaded, one_by_one):
     samples = make_samples(2)
     prompts = [Prompt(one.text, [Image.open(ref["path"]).convert("RGB") for ref in one.images]) for one in samples]
