@@ -92,7 +92,7 @@ class ModuleArguments:
         lora_added_tokens: With LoRA: whether the embeddings of the three added tokens train.
         merge_adapter: With LoRA: whether a merged model is saved in `merged/` beside the adapter.
         muon_learning_rate: Without LoRA: learning rate of Muon for the matrices of all layers; AdamW then takes the
-            rest at `learning_rate`. Default: the trainer's optimizer for all.
+            rest at `learning_rate`, and `weight_decay` is Muon's alone. Default: the trainer's optimizer for all.
     """
 
     unfreeze_vision: bool = field(default=False, metadata={"help": "Train the vision tower too."})

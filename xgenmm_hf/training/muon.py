@@ -18,6 +18,7 @@ class MuonAdam(torch.optim.Optimizer):
         muon_rate: learning rate of Muon, which takes the matrices of modules named `layers`.
         adam_rate: learning rate of AdamW, which takes the rest.
         betas: AdamW's.
+        weight_decay: Muon's; AdamW has none, as its part holds norms and embeddings.
     """
 
     def __init__(
@@ -26,13 +27,14 @@ class MuonAdam(torch.optim.Optimizer):
         muon_rate: float,
         adam_rate: float,
         betas: tuple[float, float] = (0.9, 0.98),
+        weight_decay: float = 0.01,
     ):
         matrices: list[torch.nn.Parameter] = []
         others: list[torch.nn.Parameter] = []
         for name, parameter in named_parameters:
             if parameter.requires_grad:
                 (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
-        self.muon = torch.optim.Muon(matrices, lr=muon_rate, weight_decay=0.01, momentum=0.95)
+        self.muon = torch.optim.Muon(matrices, lr=muon_rate, weight_decay=weight_decay, momentum=0.95)
         self.adam = torch.optim.AdamW(others, lr=adam_rate, weight_decay=0.0, betas=betas)
         # The base class insists on a group of its own; the property below hides it.
         super().__init__([torch.nn.Parameter(torch.zeros(1))], {})

@@ -142,7 +142,8 @@ def make_optimizer(recipe: Recipe, model: Any) -> Any:
 
     args = recipe.training
     betas = (args.adam_beta1, args.adam_beta2)
-    return MuonAdam(model.named_parameters(), recipe.modules.muon_learning_rate, args.learning_rate, betas)
+    rates = (recipe.modules.muon_learning_rate, args.learning_rate)
+    return MuonAdam(model.named_parameters(), *rates, betas=betas, weight_decay=args.weight_decay)
 
 
 def make_collator(recipe: Recipe, processor: Any) -> Any:

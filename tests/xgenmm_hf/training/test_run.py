@@ -38,6 +38,19 @@ def test_sft_saves_a_checkpoint_with_its_card(tmp_path, caplog):
     assert "- transformers " in card
 
 
+def test_muon_steps_whole_matrices_only(tmp_path):
+    folder = run("sft", chat_rows(4), tmp_path, "--muon_learning_rate", "1e-2", "--learning_rate", "0.0")
+    moved = {
+        name
+        for name, weight in XGenMMForConditionalGeneration.from_pretrained(folder).state_dict().items()
+        if not torch.equal(weight, XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL).state_dict()[name])
+    }
+    assert moved
+    assert all(".layers." in name and "norm" not in name for name in moved)
+    with pytest.raises(ValueError, match="leave it out with LoRA, FSDP or DeepSpeed"):
+        run("sft", chat_rows(4), tmp_path / "lora", "--muon_learning_rate", "1e-2", "--use_peft", "true")
+
+
 def test_image_options_of_a_stage_go_into_its_checkpoint(tmp_path):
     folder = run("sft", chat_rows(4), tmp_path, "--anyres_tiles", "1x2", "2x1")
     config = json.loads((folder / "config.json").read_text())
