@@ -159,10 +159,11 @@ class XGenMMImageProcessor(BaseImageProcessor):
         mean, std = (np.array(values, dtype=np.float32) for values in (self.image_mean, self.image_std))
 
         def cut(picture: Image.Image, grid: list[int] | None, part: np.ndarray) -> None:
-            canvases = [self._one_tile(picture, mode)]
+            fill_tiles(part[:1], self._one_tile(picture, mode), 1, (0, 0), mean, std)
             if grid is not None:
-                canvases.append(letterbox(picture, *grid))
-            fill_tiles(part, canvases, mean, std)
+                height, width, top, left = fit_into_grid(picture.height, picture.width, *grid)
+                resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+                fill_tiles(part[1:], resized, grid[0] // side, (top, left), mean, std)
 
         jobs = (pictures, grids, parts)
         workers = min(len(pictures), usable_cores())
@@ -237,7 +238,8 @@ def to_rgb(image: Any, index: int) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise ValueError(f"images[{index}] is {image.width} x {image.height} pixels; it must not be empty.")
     try:
-        return image.convert("RGB")
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"images[{index}] cannot be read ({error}); the file is damaged or truncated.") from error
 
@@ -263,37 +265,42 @@ def array_to_image(array: np.ndarray, index: int) -> Image.Image:
     return to_pil_image(np.ascontiguousarray(array), do_rescale=False, input_data_format=ChannelDimension.LAST)
 
 
-def letterbox(picture: Image.Image, grid_width: int, grid_height: int) -> Image.Image:
-    """Resizes a picture to fit a black canvas and centres it there."""
-    height, width, top, left = fit_into_grid(picture.height, picture.width, grid_width, grid_height)
-    canvas = Image.new("RGB", (grid_width, grid_height))
-    canvas.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (left, top))
-    return canvas
-
-
-def fill_tiles(tiles: np.ndarray, canvases: list[Image.Image], mean: np.ndarray, std: np.ndarray) -> None:
-    """Cuts canvases into tiles row by row and writes their float values, in the original's order of operations.
+def fill_tiles(
+    tiles: np.ndarray, picture: Image.Image, cols: int, corner: tuple[int, int], mean: np.ndarray, std: np.ndarray
+) -> None:
+    """Lays a picture on a black canvas and writes the canvas' tiles, in the original's order of operations.
 
     Args:
-        tiles: Where to write, (num_tiles, 3, S, S).
-        canvases: RGB pictures whose sides are multiples of S.
+        tiles: Where to write, (num_tiles, 3, S, S), row by row.
+        picture: An RGB picture.
+        cols: Tiles in a row of the canvas.
+        corner: The picture's (top, left) on the canvas, in pixels.
         mean: Mean of each channel, (3,) float32.
         std: Standard deviation of each channel, (3,) float32.
     """
     side = tiles.shape[-1]
-    start = 0
-    for canvas in canvases:
-        cols, rows = canvas.width // side, canvas.height // side
-        part = tiles[start : start + rows * cols].reshape(rows, cols, 3, side, side)
-        for channel, plane in enumerate(canvas.split()):
-            blocks = np.asarray(plane).reshape(rows, side, cols, side)
-            for row, col in np.ndindex(rows, cols):
-                # one plane of one tile at a time: it stays in the core's cache for all three steps
-                values = part[row, col, channel]
-                np.divide(blocks[row, :, col], np.float32(255), out=values, dtype=np.float32)
-                values -= mean[channel]
-                values /= std[channel]
-        start += rows * cols
+    black = (np.float32(0) - mean) / std
+    for channel, plane in enumerate(picture.split()):
+        pixels = np.asarray(plane)
+        # One plane of one tile at a time: it stays in the core's cache for all steps.
+        for index, values in enumerate(tiles[:, channel]):
+            row, col = divmod(index, cols)
+            top, bottom = overlap(row * side, side, corner[0], picture.height)
+            left, right = overlap(col * side, side, corner[1], picture.width)
+            if (bottom - top, right - left) != (side, side):
+                values[:] = black[channel]
+            inside = values[top:bottom, left:right]
+            down, across = row * side - corner[0], col * side - corner[1]
+            shown = pixels[top + down : bottom + down, left + across : right + across]
+            np.divide(shown, np.float32(255), out=inside, dtype=np.float32)
+            inside -= mean[channel]
+            inside /= std[channel]
+
+
+def overlap(start: int, length: int, other_start: int, other_length: int) -> tuple[int, int]:
+    """Returns where one stretch meets another, as (first, end) counted from its own start; equal if it does not."""
+    first = min(max(other_start - start, 0), length)
+    return first, max(first, min(other_start + other_length - start, length))
 
 
 def usable_cores() -> int:

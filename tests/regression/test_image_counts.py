@@ -1,4 +1,4 @@
-"""What image processing costs, counted: two resizes a picture, no copy of a tile, every core at work."""
+"""What image processing costs, counted: two resizes a picture, no canvas, no copy of a tile, every core at work."""
 
 import threading
 
@@ -26,9 +26,10 @@ def test_two_resizes_a_picture(monkeypatch):
 
 
 def test_tiles_are_written_into_one_array(monkeypatch):
-    """No tile is cropped, stacked or concatenated."""
+    """No picture is pasted on a canvas, no tile cropped, stacked or concatenated."""
     pictures = make_pictures(2)
-    for module, name in ((np, "stack"), (np, "concatenate"), (Image.Image, "crop")):
+    copies = ((np, "stack"), (np, "concatenate"), (Image, "new"), (Image.Image, "paste"), (Image.Image, "crop"))
+    for module, name in copies:
         monkeypatch.setattr(module, name, None)
     values = XGenMMImageProcessor(size=32)(pictures, return_tensors="np")["pixel_values"]
     assert values.flags["C_CONTIGUOUS"] and values.dtype == np.float32

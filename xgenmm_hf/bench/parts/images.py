@@ -11,7 +11,7 @@ from xgenmm_hf.bench.counts import image_work
 from xgenmm_hf.bench.rows import Candidate, Row, compare
 from xgenmm_hf.bench.session import Session
 from xgenmm_hf.bench.shapes import TILES, make_pictures, picture_size
-from xgenmm_hf.modeling.image_processing_xgenmm import letterbox, usable_cores
+from xgenmm_hf.modeling.image_processing_xgenmm import usable_cores
 from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids
 
 
@@ -70,6 +70,14 @@ def process_one_by_one(cutter: Any, pictures: Sequence[Image.Image]) -> torch.Te
             raw = torch.frombuffer(bytearray(tile.tobytes()), dtype=torch.uint8).view(side, side, 3)
             tiles.append((raw.permute(2, 0, 1).contiguous().to(torch.float32) / 255 - mean) / std)
     return torch.stack(tiles)
+
+
+def letterbox(picture: Image.Image, grid_width: int, grid_height: int) -> Image.Image:
+    """Resizes a picture to fit a black canvas and centres it there."""
+    height, width, top, left = fit_into_grid(picture.height, picture.width, grid_width, grid_height)
+    canvas = Image.new("RGB", (grid_width, grid_height))
+    canvas.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+    return canvas
 
 
 def resize_alone(cutter: Any, pictures: Sequence[Image.Image]) -> list[None]:
