@@ -49,7 +49,7 @@ class Setting:
     decode_batches: tuple[int, ...] = (1, 8, 32)
     text_tokens: int = 64
     pictures: int = 16
-    questions: int = 6
+    questions: int = 8
 
     @property
     def size(self) -> int:

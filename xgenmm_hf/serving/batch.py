@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch.nn.functional import pad
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from xgenmm_hf.serving.rows import RowsLayer
 
 
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
@@ -35,7 +37,7 @@ class Batch:
                 "attention can be served in batches."
             )
         self._model = model
-        self._cache: DynamicCache | None = None
+        self._cache: Cache | None = None
         self._mask = torch.empty(0, 0, dtype=torch.long)
         # One mask for all layers can be given ready-made to SDPA; the library takes longer to make it than a small
         # model takes for a token.
@@ -99,40 +101,37 @@ class Batch:
         )
         return outputs.logits[:, -1]
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drops all rows but the given ones, and the padding that none of them needs.
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Drops all rows but the given ones, and the padding that none of them needs; the last rows fill the gaps.
 
         Args:
             rows: Row numbers in ascending order.
+
+        Returns:
+            The same numbers, in the order in which the rows lie now.
         """
         if not rows or self._cache is None:
             self._cache, self._mask = None, self._mask.new_empty(0, 0)
-            return
+            return []
+        stay, move = set(range(len(rows))) & set(rows), [row for row in rows if row >= len(rows)]
+        order = [place if place in stay else move.pop() for place in range(len(rows))]
         if len(rows) == self._mask.shape[0]:
-            return
-        index = torch.tensor(rows, device=self._mask.device)
-        self._mask = self._mask[index]
+            return order
+        self._mask = self._mask[torch.tensor(order, device=self._mask.device)]
         start = int(self._mask.any(0).long().argmax())
-        kept = DynamicCache()
-        for number, layer in enumerate(self._cache.layers):
-            kept.update(layer.keys[index, :, start:], layer.values[index, :, start:], number)
-        self._cache, self._mask = kept, self._mask[:, start:]
+        self._mask = self._mask[:, start:]
+        for layer in self._cache.layers:
+            layer.keep(order, start)
+        return order
 
     def _join(self, cache: DynamicCache, mask: torch.Tensor) -> None:
         """Appends rows to the batch."""
         if self._cache is None:
-            self._cache, self._mask = cache, mask
-            return
+            self._cache, self._mask = Cache(layers=[RowsLayer() for _ in cache.layers]), mask[:0]
+        for rows, new in zip(self._cache.layers, cache.layers, strict=True):
+            rows.add_rows(new.keys, new.values)
         longest = max(self.length, mask.shape[1])
-        joined = DynamicCache()
-        for number, (old, new) in enumerate(zip(self._cache.layers, cache.layers, strict=True)):
-            keys, values = (
-                torch.cat([_pad_left(part, longest, -2) for part in pair])
-                for pair in ((old.keys, new.keys), (old.values, new.values))
-            )
-            joined.update(keys, values, number)
         self._mask = torch.cat([_pad_left(self._mask, longest), _pad_left(mask, longest)])
-        self._cache = joined
 
     def _step_mask(self) -> torch.Tensor:
         """Returns which tokens the last one of each row sees, (B, 1, 1, L); or the mask as it is, (B, L)."""
@@ -144,7 +143,6 @@ class Batch:
         return seen[:, None, None]
 
 
-def _pad_left(values: torch.Tensor, length: int, dim: int = -1) -> torch.Tensor:
-    """Puts zeros before a dimension, the last or the last but one, until it has a length."""
-    missing = length - values.shape[dim]
-    return pad(values, (missing, 0) if dim == -1 else (0, 0, missing, 0)) if missing else values
+def _pad_left(values: torch.Tensor, length: int) -> torch.Tensor:
+    """Puts zeros before the last dimension until it has a length."""
+    return pad(values, (length - values.shape[-1], 0))

@@ -255,8 +255,7 @@ class Engine:
         if not leaving:
             return
         kept = [number for number, row in enumerate(self._rows) if row not in leaving]
-        self._rows = [self._rows[number] for number in kept]
-        self._batch.keep(kept)
+        self._rows = [self._rows[number] for number in self._batch.keep(kept)]
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._loaded.processor.decode(ids, skip_special_tokens=True)) if ids else ""

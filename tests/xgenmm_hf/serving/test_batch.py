@@ -1,5 +1,7 @@
 """Rows that join and leave get the answers they get alone."""
 
+from random import Random
+
 import pytest
 import torch
 
@@ -75,8 +77,7 @@ def test_rows_join_and_leave(window, attention):
 
     def leave(number: int) -> None:
         kept = [place for place, row in enumerate(rows) if row != number]
-        batch.keep(kept)
-        rows.remove(number)
+        rows[:] = [rows[place] for place in batch.keep(kept)]
 
     add(0)
     step(3)
@@ -88,13 +89,36 @@ def test_rows_join_and_leave(window, attention):
     step(2)
     add(3)
     step(9)
-    assert rows == [0, 2, 3]
+    assert sorted(rows) == [0, 2, 3]
     assert answers[0] == expected[0][:19]
     assert answers[1] == expected[1][:5]
     assert answers[2] == expected[2][:16]
     assert answers[3] == expected[3][:10]
     batch.keep([])
     assert batch.length == 0
+
+
+@torch.inference_mode()
+def test_many_rows_of_all_lengths_come_and_go():
+    """Rows, tokens and padding outgrow their buffers, and places are taken over by later rows."""
+    model = make_model()
+    random = Random(0)
+    prompts = [torch.randint(3, 99, (1, random.randint(2, 90))) for _ in range(14)]
+    lengths = [random.randint(1, 90) for _ in prompts]
+    batch, waiting, rows = Batch(model), list(range(len(prompts))), []
+    answers: list[list[int]] = [[] for _ in prompts]
+    while waiting or rows:
+        if waiting and (not rows or random.random() < 0.15):
+            new = [waiting.pop() for _ in range(min(len(waiting), random.randint(1, 3)))]
+            logits, shown = batch.add([prompts[number] for number in new]), new
+            rows += new
+        else:
+            logits, shown = batch.step([answers[number][-1] for number in rows]), list(rows)
+        for number, token in zip(shown, logits.argmax(-1).tolist(), strict=True):
+            answers[number].append(token)
+        kept = [place for place, number in enumerate(rows) if len(answers[number]) < lengths[number]]
+        rows = [rows[place] for place in batch.keep(kept)]
+    assert answers == [alone(model, prompt, length) for prompt, length in zip(prompts, lengths, strict=True)]
 
 
 def test_layers_without_a_cache_are_refused():
