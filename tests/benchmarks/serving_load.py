@@ -76,8 +76,8 @@ def request(url: str | None = None, **options: Any) -> dict[str, Any]:
 
 
 def long_request(seed: int, **options: Any) -> dict[str, Any]:
-    """Returns the body of a request whose answer is long: at that temperature the model rarely ends by itself."""
-    return request(temperature=2, seed=seed, **{"max_tokens": 1500, **options})
+    """Returns the body of a request whose answer rarely ends: what was said is likely to be said again."""
+    return request(temperature=1, seed=seed, frequency_penalty=-2, **{"max_tokens": 1500, **options})
 
 
 def one_round(port: int, bodies: list[dict[str, Any]], clients: int) -> dict[str, Any]:
