@@ -21,7 +21,7 @@ from xgenmm_hf.conversion.original_config import (
     read_original_config,
 )
 from xgenmm_hf.conversion.sources import Weights, locate, read_json, weight_files
-from xgenmm_hf.conversion.tensors import NUM_ADDED_TOKENS, Plan, assemble, listed, plan_conversion
+from xgenmm_hf.conversion.tensors import Plan, assemble, listed, plan_conversion
 from xgenmm_hf.conversion.towers import VisionEncoder, choose_vision_config, read_vision_encoder
 from xgenmm_hf.conversion.writer import (
     Progress,
@@ -112,7 +112,7 @@ def convert_state_dict(tensors: "Mapping[str, torch.Tensor]", config: "XGenMMCon
     from xgenmm_hf.conversion.verify import expected_tensors
 
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    plan = plan_conversion(shapes, expected_tensors(config), config.text_config.vocab_size - NUM_ADDED_TOKENS)
+    plan = plan_conversion(shapes, expected_tensors(config), first_added_id(config))
     return {target.name: assemble(target, tensors.__getitem__) for target in plan.targets}
 
 

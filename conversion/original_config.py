@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.image_mode import ImageMode
 from xgenmm_hf.conversion.sources import read_json
-from xgenmm_hf.conversion.tensors import NUM_ADDED_TOKENS, one_line
+from xgenmm_hf.conversion.tensors import one_line
 
 
 if TYPE_CHECKING:
@@ -151,6 +151,8 @@ def first_added_id(config: "XGenMMConfig") -> int:
     Raises:
         ValueError: If the three added tokens do not stand at the vocabulary's end, as the original needs.
     """
+    from xgenmm_hf.modeling.configuration_xgenmm import NUM_ADDED_TOKENS
+
     first = config.text_config.vocab_size - NUM_ADDED_TOKENS
     ids = (config.image_token_id, config.image_placeholder_token_id, config.end_of_chunk_token_id)
     if ids != (first, first + 1, first + 2):

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
-NUM_ADDED_TOKENS = 3
 _MAX_LISTED = 24
 
 

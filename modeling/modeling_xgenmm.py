@@ -149,7 +149,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
             self.config, pixel_values.shape[0], image_sizes, image_num_tiles, pixel_values.device
         )
         outputs = self.get_vision_features(pixel_values, **kwargs)
-        tokens = self._sample_tokens(outputs.last_hidden_state, image_sizes, image_num_tiles)
+        tokens = self.sample_tokens(outputs.last_hidden_state, image_sizes, image_num_tiles)
         outputs.pooler_output = split_tokens(self.config, tokens, image_num_tiles)
         return outputs
 
@@ -167,10 +167,19 @@ class XGenMMModel(XGenMMPreTrainedModel):
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             return self.vision_tower(pixel_values, return_dict=True, **kwargs)
 
-    def _sample_tokens(
+    def sample_tokens(
         self, features: torch.Tensor, image_sizes: torch.Tensor | None, image_num_tiles: torch.Tensor
     ) -> torch.Tensor:
-        """Turns the tower's features (num_tiles, patches, width) into (total image tokens, text width)."""
+        """Turns the tower's features into tokens: chunks of them in the order of the original, through the resampler.
+
+        Args:
+            features: (num_tiles, patches, width).
+            image_sizes: Picture sizes in pixels as (height, width), (num_images, 2), or None in the one-tile modes.
+            image_num_tiles: Tiles a picture, (num_images,).
+
+        Returns:
+            (image tokens of all pictures, text width).
+        """
         chunks = arrange_chunks(self.config, self._patch_features(features), image_sizes, image_num_tiles)
         return self.resampler(*chunks).flatten(0, 1)
 
@@ -292,7 +301,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
             self.config, source.shape[0], image_sizes, image_num_tiles, source.device, mask, repeats
         )
         features = source if encoded is not None else self.get_vision_features(pixel_values).last_hidden_state
-        return self._sample_tokens(features, image_sizes, image_num_tiles)
+        return self.sample_tokens(features, image_sizes, image_num_tiles)
 
 
 class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, MultimodalGenerationMixin):

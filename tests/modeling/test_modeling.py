@@ -51,7 +51,7 @@ def test_masked_patches_change_nothing(make_model, pictures):
     noisy[hidden] += 100
     with torch.no_grad():
         clean, changed = (
-            model.model._sample_tokens(value, pictures["image_sizes"], pictures["image_num_tiles"])
+            model.model.sample_tokens(value, pictures["image_sizes"], pictures["image_num_tiles"])
             for value in (features, noisy.view_as(features))
         )
     torch.testing.assert_close(clean, changed)

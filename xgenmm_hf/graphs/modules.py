@@ -35,7 +35,7 @@ class VisionGraph(nn.Module):
             image_num_tiles: Tiles a picture, (num_images,).
         """
         features = self.model.get_vision_features(pixel_values).last_hidden_state
-        return self.model._sample_tokens(features, image_sizes, image_num_tiles)
+        return self.model.sample_tokens(features, image_sizes, image_num_tiles)
 
 
 class TensorCache(Cache):
