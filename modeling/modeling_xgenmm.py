@@ -170,16 +170,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
     def sample_tokens(
         self, features: torch.Tensor, image_sizes: torch.Tensor | None, image_num_tiles: torch.Tensor
     ) -> torch.Tensor:
-        """Turns the tower's features into tokens: chunks of them in the order of the original, through the resampler.
-
-        Args:
-            features: (num_tiles, patches, width).
-            image_sizes: Picture sizes in pixels as (height, width), (num_images, 2), or None in the one-tile modes.
-            image_num_tiles: Tiles a picture, (num_images,).
-
-        Returns:
-            (image tokens of all pictures, text width).
-        """
+        """Turns the tower's features (num_tiles, patches, width) into (total image tokens, text width)."""
         chunks = arrange_chunks(self.config, self._patch_features(features), image_sizes, image_num_tiles)
         return self.resampler(*chunks).flatten(0, 1)
 

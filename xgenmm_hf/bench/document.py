@@ -1,7 +1,5 @@
 """Everything in one call: the table and the curves as one Markdown page with plots, and the figures as JSON."""
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from xgenmm_hf.bench.curves import draw_curves
 from xgenmm_hf.bench.report import as_markdown, title_of, write_json
 from xgenmm_hf.bench.runner import run_bench
 from xgenmm_hf.bench.shapes import Setting
+from xgenmm_hf.evaluation.results import write_files
 
 
 def write_document(setting: Setting, folder: Path, on_part: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -25,13 +24,11 @@ def write_document(setting: Setting, folder: Path, on_part: Callable[[str], None
     """
     name = f"{setting.preset}-{setting.device.type}"
     record = run_bench(setting, (), on_part)
+    write_json(record, folder / f"{name}.json")  # there even if the curves fail
     curves = draw_curves(setting, folder / name, on_part)
     record = {**record, "curves": curves["rows"], "plots": [f"{name}/{Path(file).name}" for file in curves["plots"]]}
     write_json(record, folder / f"{name}.json")
-    with tempfile.TemporaryDirectory(prefix=".bench-", dir=folder) as temporary:
-        part = Path(temporary) / "page.md"
-        part.write_text(as_page(record), encoding="utf-8")
-        os.replace(part, folder / f"{name}.md")
+    write_files(folder, {f"{name}.md": as_page(record)})
     return record
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import tempfile
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from xgenmm_hf.bench.limits import Limits
 from xgenmm_hf.bench.shapes import Setting
+from xgenmm_hf.evaluation.results import write_files
 
 
 if TYPE_CHECKING:
@@ -76,11 +76,7 @@ def as_record(setting: Setting, limits: Limits, rows: list[dict[str, Any]], skip
 
 def write_json(record: dict[str, Any], file: Path) -> None:
     """Writes a run beside its place and moves it there."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".bench-", dir=file.parent) as name:
-        part = Path(name) / file.name
-        part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, file)
+    write_files(file.parent, {file.name: json.dumps(record, indent=1) + "\n"})
 
 
 def title_of(record: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from xgenmm_hf.bench.limits import measure_limits
 from xgenmm_hf.bench.parts import PARTS, find_part
 from xgenmm_hf.bench.report import as_record
@@ -22,15 +24,13 @@ def run_bench(
         on_part: Called with the name of each part before it starts.
 
     Returns:
-        The record that JSON holds. A part whose libraries are missing is listed in `skipped`.
+        The record that JSON holds. A part whose libraries are missing, or that runs out of memory, is listed in
+        `skipped`.
 
     Raises:
         ValueError: If a part is unknown.
     """
-    chosen = list(parts) or list(PARTS)
-    unknown = [name for name in chosen if name not in PARTS]
-    if unknown:
-        raise ValueError(f"There is no part {unknown[0]!r}; there are {', '.join(PARTS)}.")
+    chosen = {name: find_part(name) for name in parts or PARTS}
     report = on_part or (lambda name: None)
     report("limits")
     limits = measure_limits(setting.device, setting.dtype)
@@ -38,9 +38,11 @@ def run_bench(
     for name in (name for name in PARTS if name in chosen):
         report(name)
         try:
-            rows += find_part(name)(session)
+            rows += chosen[name](session)
         except ImportError as error:
             skipped[name] = f"needs {error.name}; pip install 'xgenmm-hf[train]'"
+        except torch.OutOfMemoryError:
+            skipped[name] = "out of memory"
         gc.collect()
     # Once more at the end: what others ran on the machine meanwhile must not lower the limit.
     limits = limits.faster(measure_limits(setting.device, setting.dtype))

@@ -49,7 +49,7 @@ class Setting:
     decode_batches: tuple[int, ...] = (1, 8, 32)
     text_tokens: int = 64
     pictures: int = 16
-    questions: int = 8
+    questions: int = 4
 
     @property
     def size(self) -> int:
@@ -181,8 +181,3 @@ def make_prompts(config: XGenMMConfig, rows: int, image_tokens: int, text_tokens
     text = torch.randint(5, min(config.added_tokens.values()), (rows, text_tokens), device=device)
     pictures = torch.full((rows, image_tokens), config.image_token_id, device=device)
     return torch.cat([pictures, text], dim=1)
-
-
-def count_parameters(model: Any) -> int:
-    """Counts a model's parameters."""
-    return sum(parameter.numel() for parameter in model.parameters())

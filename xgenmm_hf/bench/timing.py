@@ -47,6 +47,11 @@ class Effort:
     budget: float = 30.0
 
 
+def once(seconds: float) -> Timing:
+    """Returns the timing of a single run."""
+    return Timing(seconds, seconds, seconds, 1)
+
+
 def synchronize(device: torch.device) -> None:
     """Waits until a device has done what it was asked to."""
     if device.type == "cuda":

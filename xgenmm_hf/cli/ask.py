@@ -10,6 +10,12 @@ from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli.convert import Dtype
 
 
+SystemTurn = Annotated[
+    str,
+    typer.Option(help="Text of a system turn; 'released': the one that the released instruct models were tuned with."),
+]
+
+
 def ask(
     images: Annotated[
         list[str] | None, typer.Argument(metavar="IMAGE...", help="Pictures, in the order the question counts them.")
@@ -19,12 +25,7 @@ def ask(
         str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
     ] = TINY_MODEL,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of the answer's length in tokens.")] = 512,
-    system: Annotated[
-        str,
-        typer.Option(
-            help="Text of a system turn; 'released': the one that the released instruct models were tuned with."
-        ),
-    ] = "none",
+    system: SystemTurn = "none",
     dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of streaming.")] = False,
@@ -38,24 +39,24 @@ def ask(
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
-    from xgenmm_hf.inference.asking import RELEASED_SYSTEM
     from xgenmm_hf.inference.asking import ask as ask_model
+    from xgenmm_hf.inference.asking import system_turn
     from xgenmm_hf.inference.loading import load
 
     if is_local(source):
         hide_loading_bars()
     loaded = load(source, dtype=dtype.value, device=device)
-    system_turn = {"none": None, "released": RELEASED_SYSTEM}.get(system, system)
+    turn = system_turn(system)
     answer = ask_model(
         loaded,
         pictures,
         prompt,
-        system=system_turn,
+        system=turn,
         max_new_tokens=max_new_tokens,
         on_text=None if as_json else print_piece,
     )
     if as_json:
-        record = {"model": source, "images": images or [], "prompt": prompt, "system": system_turn, **asdict(answer)}
+        record = {"model": source, "images": images or [], "prompt": prompt, "system": turn, **asdict(answer)}
         print(json.dumps(record, ensure_ascii=False))
     else:
         print()

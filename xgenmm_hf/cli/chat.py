@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli.ask import SystemTurn
 from xgenmm_hf.cli.convert import Dtype
 from xgenmm_hf.cli.errors import one_line
 
@@ -33,12 +34,7 @@ def chat(
         str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
     ] = TINY_MODEL,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of an answer's length in tokens.")] = 512,
-    system: Annotated[
-        str,
-        typer.Option(
-            help="Text of a system turn; 'released': the one that the released instruct models were tuned with."
-        ),
-    ] = "none",
+    system: SystemTurn = "none",
     kept_mib: Annotated[
         int,
         typer.Option(min=0, help="MiB of pictures' tokens kept from turn to turn; 0: none."),
@@ -57,15 +53,15 @@ def chat(
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
-    from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+    from xgenmm_hf.inference.asking import system_turn
     from xgenmm_hf.inference.loading import load
     from xgenmm_hf.serving.conversation import Conversation
 
     if is_local(source):
         hide_loading_bars()
     loaded = load(source, dtype=dtype.value, device=device)
-    system_turn = {"none": None, "released": RELEASED_SYSTEM}.get(system, system)
-    session = Session(Conversation(loaded, system_turn, max_new_tokens, kept_mib << 20), Console(highlight=False))
+    conversation = Conversation(loaded, system_turn(system), max_new_tokens, kept_mib << 20)
+    session = Session(conversation, Console(highlight=False))
     session.show(pictures)
     session.run()
 
@@ -129,13 +125,13 @@ class Session:
             raise ValueError(f"There is no command {command}; /help lists them.")
 
     def _say(self, text: str) -> None:
-        pictures, self._pictures = self._pictures, []
-        try:
-            self._conversation.answer(text, pictures, self._write)
-        except ValueError:
-            self._pictures = pictures
-            raise
+        before = self._conversation.turns
+        self._conversation.answer(text, self._pictures, self._write)
         self._console.print()
+        if self._conversation.turns is before:
+            self._note("Cut off before anything was said: it counts as not asked.")
+        else:
+            self._pictures = []
 
     def _open(self, paths: list[str]) -> None:
         from xgenmm_hf.inference.pictures import open_pictures

@@ -15,6 +15,7 @@ from xgenmm_hf.cli.convert import ImageModeChoice
 
 
 if TYPE_CHECKING:
+    from xgenmm_hf import XGenMMProcessor
     from xgenmm_hf.data.preview import Measured, Preview
 
 
@@ -45,7 +46,7 @@ def data(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check a mixture of data sets: counts, rejected rows, tokens and tiles."""
-    from xgenmm_hf.data.preview import preview_mixture, require_libraries
+    from xgenmm_hf.data.preview import require_libraries
     from xgenmm_hf.inference.source import is_local, resolve_model
 
     # Cheap checks first: a wrong path should not wait for the libraries to load.
@@ -53,25 +54,64 @@ def data(
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
-    from xgenmm_hf.data.mixture import load_mixture, read_mixture
+    from xgenmm_hf.data.mixture import read_mixture
 
-    limits = read_mixture(mixture)
+    read_mixture(mixture)
     if is_local(source):
         hide_loading_bars()
-    hide_data_bars()
 
     from xgenmm_hf import XGenMMProcessor
 
+    show_mixture(
+        mixture,
+        XGenMMProcessor.from_pretrained(source),
+        output,
+        limit=limit,
+        max_length=max_length,
+        image_aspect_ratio=None if image_mode is None else image_mode.value,
+        cache_dir=cache_dir,
+        as_json=as_json,
+    )
+
+
+def show_mixture(
+    mixture: str,
+    processor: "XGenMMProcessor",
+    output: str | None = None,
+    *,
+    limit: int | None = None,
+    max_length: int | None = None,
+    image_aspect_ratio: str | None = None,
+    cache_dir: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Measures a mixture and prints what was found.
+
+    Args:
+        mixture: The YAML file.
+        processor: What cuts pictures and counts tokens.
+        output: Folder for the report, the rejected rows and the histogram; None: none.
+        limit: Measure only so many rows; None: all.
+        max_length: Count the rows with more tokens; None: do not.
+        image_aspect_ratio: Image mode; None: one tile for pre-training rows, else the processor's.
+        cache_dir: Where rows are cached; None: the cache of `datasets`.
+        as_json: Whether to print one JSON object.
+    """
+    from xgenmm_hf.data.mixture import load_mixture, read_mixture
+    from xgenmm_hf.data.preview import preview_mixture
+
+    limits = read_mixture(mixture)
+    hide_data_bars()
     # A dry run shows what a training run would refuse.
     loaded = load_mixture(mixture, max_rejected=1.0, cache_dir=cache_dir)
     with measuring_bar() as progress:
         preview = preview_mixture(
             loaded,
-            XGenMMProcessor.from_pretrained(source),
+            processor,
             output,
             limit=limit,
             max_length=max_length,
-            image_aspect_ratio=None if image_mode is None else image_mode.value,
+            image_aspect_ratio=image_aspect_ratio,
             progress=progress,
         )
     if as_json:

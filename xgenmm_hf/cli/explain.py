@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli.ask import SystemTurn
 from xgenmm_hf.cli.convert import Dtype
 
 
@@ -37,12 +38,7 @@ def explain(
         typer.Option(help="One layer of the language model, from 0 (-1: the last).", show_default="mean over all"),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of the answer's length in tokens.")] = 128,
-    system: Annotated[
-        str,
-        typer.Option(
-            help="Text of a system turn; 'released': the one that the released instruct models were tuned with."
-        ),
-    ] = "none",
+    system: SystemTurn = "none",
     dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print shares of tiles and patches as JSON.")] = False,
@@ -59,18 +55,18 @@ def explain(
     from xgenmm_hf.cli.console import hide_loading_bars
     from xgenmm_hf.evaluation.explain import explain_answer
     from xgenmm_hf.evaluation.overlay import draw_overlay
-    from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+    from xgenmm_hf.inference.asking import system_turn
     from xgenmm_hf.inference.loading import load
 
     if is_local(source):
         hide_loading_bars()
-    system_turn = {"none": None, "released": RELEASED_SYSTEM}.get(system, system)
+    turn = system_turn(system)
     found = explain_answer(
         load(source, dtype=dtype.value, device=device),
         opened,
         prompt,
         answer=answer,
-        system=system_turn,
+        system=turn,
         layer=layer,
         text_layer=text_layer,
         max_new_tokens=max_new_tokens,
@@ -78,7 +74,7 @@ def explain(
     write_picture(draw_overlay(opened, found.pixels, found.cut), output)
     record = found.as_record()
     if as_json:
-        asked = {"model": source, "image": picture, "prompt": prompt, "system": system_turn}
+        asked = {"model": source, "image": picture, "prompt": prompt, "system": turn}
         looked = {"layer": layer, "text_layer": text_layer, "output": os.fspath(output)}
         print(json.dumps({**asked, **looked, **record}, ensure_ascii=False))
         return

@@ -41,7 +41,7 @@ def serve(
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait beyond those.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer that may be asked for.")] = 4096,
     max_pictures: Annotated[int, typer.Option(min=0, help="Pictures in one request.")] = 16,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one picture.")] = 40_000_000,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of a request's pictures together.")] = 100_000_000,
     max_body_mib: Annotated[int, typer.Option(min=1, help="Size of one request in MiB.")] = 32,
     max_seconds: Annotated[float, typer.Option(min=1, help="Time for one request, waiting included.")] = 120,
     grace_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests when told to stop.")] = 30,

@@ -30,6 +30,10 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what the data is: counts, lengths, rejected rows.")
     ] = False,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="With --dry-run: write report.json, problems.jsonl and lengths.png here."),
+    ] = None,
     options: Annotated[bool, typer.Option("--options", help="List every option of the stage, and exit.")] = False,
 ) -> None:
     """Train a model; further options are the recipe's, such as --max_steps 3.
@@ -38,6 +42,8 @@ def train(
     """
     from xgenmm_hf.training.__main__ import check_libraries, show_messages
 
+    if output is not None and not dry_run:
+        raise ValueError("--output is for --dry-run; a training's folder is --output_dir.")
     check_libraries()
     given = [*(["--config", config] if config else []), *context.args]
     # A run lasts hours: unlike in the other verbs, what libraries warn of is worth reading.
@@ -47,7 +53,7 @@ def train(
     if options:
         print_options(stage.value)
     elif dry_run:
-        preview(stage.value, given)
+        preview(stage.value, given, output)
     else:
         from xgenmm_hf.training.run import run_stage
 
@@ -61,22 +67,32 @@ def print_options(stage: str) -> None:
     make_parser(stage).print_help()
 
 
-def preview(stage: str, given: list[str]) -> None:
-    """Shows what a stage would train on, as `xgenmm data` does."""
-    from xgenmm_hf.cli.convert import ImageModeChoice
-    from xgenmm_hf.cli.data import data
+def preview(stage: str, given: list[str], output: str | None = None) -> None:
+    """Shows what a stage would train on, as `xgenmm data` does, with pictures cut as the training cuts them.
+
+    Args:
+        stage: The stage.
+        given: Its recipe and options.
+        output: Folder for the report, the rejected rows and the histogram; None: none.
+    """
+    from xgenmm_hf.cli.data import show_mixture
+    from xgenmm_hf.data.preview import require_libraries
+    from xgenmm_hf.inference.source import resolve_model
     from xgenmm_hf.training.arguments import parse_recipe
+    from xgenmm_hf.training.loading import config_of, hub_options, load_processor
     from xgenmm_hf.training.stage_rows import mixture_path
 
+    require_libraries()
     recipe = parse_recipe(stage, given)
-    mode = recipe.data.image_aspect_ratio
-    data(
-        mixture=str(mixture_path(recipe, recipe.data.mixture)),
-        model=recipe.base,
-        output=None,
-        limit=None,
+    mixture = str(mixture_path(recipe, recipe.data.mixture))
+    source = resolve_model(recipe.base)
+    where = hub_options(recipe, source)
+    config = config_of(recipe, source, where)
+    processor = load_processor(source, config, where)
+    show_mixture(
+        mixture,
+        processor,
+        output,
         max_length=recipe.training.max_length,
-        image_mode=None if mode is None else ImageModeChoice(mode),
-        cache_dir=None,
-        as_json=False,
+        image_aspect_ratio=config.image_aspect_ratio,
     )

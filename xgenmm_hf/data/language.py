@@ -44,6 +44,11 @@ def pluralize(noun: str) -> str:
     return f"{noun}es" if noun.endswith("cross") else f"{noun}s"
 
 
+def with_article(text: str) -> str:
+    """Writes "an" in place of "a" before the one color that asks for it."""
+    return text.replace(" a orange", " an orange")
+
+
 def caption(scene: Scene) -> str:
     """Describes everything in a scene in one sentence, in reading order.
 

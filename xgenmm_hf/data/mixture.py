@@ -19,7 +19,7 @@ Relative paths are relative to the YAML file.
 
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +141,7 @@ def load_mixture(
     max_rejected: float | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     num_shards: int = STREAM_SHARDS,
+    prepare: "Callable[[Dataset], Dataset] | None" = None,
 ) -> Mixture:
     """Loads a mixture; the same file and seed always give the same rows in the same order.
 
@@ -152,6 +153,7 @@ def load_mixture(
         max_rejected: Largest share of malformed records of a source; default: the file's, else 1 %.
         cache_dir: Where caches go; see `load_rows`.
         num_shards: Shards of each stream.
+        prepare: Called with the rows of each source before some are chosen; it returns as many, in the same order.
 
     Returns:
         The mixture.
@@ -181,7 +183,7 @@ def load_mixture(
             )
         )
     kind = one_kind([item.report for item in loaded], config.file)
-    sets = [item.dataset for item in loaded]
+    sets: list[Any] = [item.dataset if prepare is None else prepare(item.dataset) for item in loaded]
     mixed = [MixedSource(item.report) for item in loaded]
     if config.by_weight:
         dataset = _interleave(sets, mixed, config, seed, streaming)

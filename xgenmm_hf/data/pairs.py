@@ -7,7 +7,7 @@ chance.
 import random
 from collections.abc import Callable, Iterator
 
-from xgenmm_hf.data.language import describe
+from xgenmm_hf.data.language import describe, with_article
 from xgenmm_hf.data.questions import NO, YES, Question, ask
 from xgenmm_hf.data.scene import Item, Scene, make_scene
 
@@ -123,11 +123,6 @@ def _ask_more(scenes: tuple[Scene, Scene], rng: random.Random) -> tuple[str, str
     word = rng.choice(("more", "fewer"))
     text = rng.choice(("Which picture has {} shapes?", "Which has {} shapes, the first or the second picture?"))
     return text.format(word), FIRST if (first > second) == (word == "more") else SECOND
-
-
-def with_article(text: str) -> str:
-    """Writes "an" in place of "a" before the one color that asks for it."""
-    return text.replace(" a orange", " an orange")
 
 
 # Each takes ((first scene, second scene), rng) and returns (text, answer), or None where nothing can be asked.

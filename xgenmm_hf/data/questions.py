@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from xgenmm_hf.data.language import at_place, caption, describe, place_name, pluralize
+from xgenmm_hf.data.language import at_place, caption, describe, place_name, pluralize, with_article
 from xgenmm_hf.data.scene import COLORS, SHAPES, SIZES, Item, Scene, make_scene
 
 
@@ -238,7 +238,7 @@ def _ask_presence(scene: Scene, rng: random.Random) -> tuple[str, str]:
         there, wanted = True, rng.choice(scene.items)
     text = rng.choice(("Is there a {}?", "Is there a {} in the picture?", "Do you see a {}?"))
     name = describe(wanted, traits)
-    return text.format(name).replace(" a orange", " an orange"), YES if there else NO
+    return with_article(text.format(name)), YES if there else NO
 
 
 def _absent(scene: Scene, traits: tuple[str, ...], rng: random.Random) -> Item | None:
@@ -272,3 +272,5 @@ KINDS: dict[str, Callable[[Scene, random.Random], tuple[str, str] | None]] = {
     "presence": _ask_presence,
     "caption": _ask_caption,
 }
+# What is answered in a word or a few.
+SHORT_KINDS = tuple(kind for kind in KINDS if kind != "caption")

@@ -101,6 +101,10 @@ def read_answer(tokenizer: Any, ids: list[int]) -> str:
     Returns:
         The text.
     """
+    return tokenizer.decode(before_control(tokenizer, ids)).strip()
+
+
+def before_control(tokenizer: Any, ids: list[int]) -> list[int]:
+    """Returns generated ids up to the first control token."""
     control = set(tokenizer.get_added_vocab().values())
-    end = next((position for position, index in enumerate(ids) if index in control), len(ids))
-    return tokenizer.decode(ids[:end]).strip()
+    return ids[: next((position for position, index in enumerate(ids) if index in control), len(ids))]

@@ -5,21 +5,21 @@ p-value; others (F1, for instance) are put side by side as the results state the
 measure is such a mean, the mean of the samples' own scores is compared besides.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from xgenmm_hf.evaluation.results import Result, markdown_table, sample_score, show
+from xgenmm_hf.evaluation.results import Result, markdown_table, show
 
 
 RESAMPLES = 10_000
 LEVEL = 0.95
 PER_SAMPLE = "mean score of a sample"
+# Measures that are the mean of the samples' scores.
+MEANS = frozenset(("vqa_accuracy", "cider", "anls", "exact_match", "accuracy"))
 # Draws of this many numbers at a time keep memory small.
 _BLOCK = 4_000_000
-_SAME = 1e-6
 
 
 @dataclass(frozen=True)
@@ -139,25 +139,17 @@ def _differences(
 ) -> list[Difference]:
     """Compares every measure within a category."""
     found = []
-    means = [name for name in results[0]["scores"] if all(_is_mean(result, name) for result in results)]
+    means = [name for name in results[0]["scores"] if name in MEANS]
     for measure in [*results[0]["scores"], *([] if means else [PER_SAMPLE])]:
         if measure not in (*means, PER_SAMPLE):
             found += _side_by_side(category, measure, results, len(pair[0]))
             continue
-        values = [[value_of(one["score"], measure) for one in part] for part in pair]
+        values = [[one["score"] for one in part] for part in pair]
         kept = [(a, b) for a, b in zip(*values, strict=True) if a is not None and b is not None]
         if kept:
             array = np.array(kept, dtype=np.float64).T
             found.append(paired_test(array[0], array[1], measure, category, resamples, seed))
     return found
-
-
-def _is_mean(result: Result, measure: str) -> bool:
-    """Tells whether a measure is the mean of its samples' scores, as far as the numbers show."""
-    values = [value_of(one["score"], measure) for one in result["samples"]]
-    present = [value for value in values if value is not None]
-    wanted = result["scores"].get(measure)
-    return bool(present) and wanted is not None and abs(float(np.mean(present)) - wanted) < _SAME
 
 
 def _side_by_side(category: str, measure: str, results: tuple[Result, Result], samples: int) -> list[Difference]:
@@ -167,21 +159,6 @@ def _side_by_side(category: str, measure: str, results: tuple[Result, Result], s
     if first is None or second is None:
         return []
     return [Difference(measure, category, samples, first, second, second - first)]
-
-
-def value_of(score: float | Mapping[str, float | None] | None, measure: str) -> float | None:
-    """Returns a sample's value of a measure.
-
-    Args:
-        score: The sample's score, one number or several by name.
-        measure: The measure; one number is taken for any.
-
-    Returns:
-        The value; None where the sample has none.
-    """
-    if isinstance(score, Mapping):
-        return sample_score(score) if measure == PER_SAMPLE else score.get(measure)
-    return score
 
 
 def paired_test(

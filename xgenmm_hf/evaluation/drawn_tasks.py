@@ -4,6 +4,7 @@ Every file is a pure function of its seed, and every picture shows a held-out sc
 prompts are of training scenes.
 """
 
+import io
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 from xgenmm_hf.data.language import caption, describe
 from xgenmm_hf.data.pairs import pair_questions_of_split
-from xgenmm_hf.data.questions import KINDS, NO, YES, Question, ask_several, questions_of_split
+from xgenmm_hf.data.questions import NO, SHORT_KINDS, YES, Question, ask_several, questions_of_split
 from xgenmm_hf.data.render import render
 from xgenmm_hf.data.requests import DISALLOWED_VERBS, HARMLESS_VERBS, ask_request
 from xgenmm_hf.data.scene import HELD_OUT, TRAIN, Scene, disallow, make_scene
@@ -23,7 +24,6 @@ from xgenmm_hf.evaluation.probing import build_probes, write_probes
 PICTURE_SIDE = 384
 # Other streams of scenes were looked at during training and in other reports.
 SEED = 8192
-QUESTIONS = tuple(kind for kind in KINDS if kind != "caption")
 ANNOTATORS = 10
 _THINGS_ASKED = 3
 
@@ -44,7 +44,7 @@ def write_questions(folder: Path, count: int, split: str = HELD_OUT, seed: int =
     """
     name = split.replace("-", "_")
     questions, annotations = [], []
-    for number, (scene, question) in enumerate(islice(questions_of_split(split, seed, QUESTIONS), count)):
+    for number, (scene, question) in enumerate(islice(questions_of_split(split, seed, SHORT_KINDS), count)):
         picture = write_picture(folder, f"{name}_{number:04}", scene)
         questions.append({"question_id": number, "image": picture, "question": question.text})
         answers = [{"answer_id": person, "answer": question.answer} for person in range(1, ANNOTATORS + 1)]
@@ -136,7 +136,7 @@ def _requests(scene: Scene, rng: random.Random) -> list[Row]:
 
 
 def _question_about(scene: Scene | None, rng: random.Random) -> list[Row]:
-    return [] if scene is None else [{"instruction": ask_several(scene, 1, rng, QUESTIONS)[0].text}]
+    return [] if scene is None else [{"instruction": ask_several(scene, 1, rng, SHORT_KINDS)[0].text}]
 
 
 def write_pairs(folder: Path, count: int) -> list[Path]:
@@ -161,25 +161,30 @@ WRITERS: dict[str, Callable[[Path, int], list[Path]]] = {
 }
 
 
-def scenes(seed: int, count: int | None = None) -> Iterator[tuple[Scene, random.Random]]:
+def scenes(seed: int, count: int | None = None, label: str = "evaluation") -> Iterator[tuple[Scene, random.Random]]:
     """Yields held-out scenes, each with a source of randomness of its own.
 
     Args:
         seed: Seed of the stream.
         count: How many; None: without end.
+        label: Name of the sources of randomness.
     """
     numbers: Iterable[int] = range(1 << 30 if count is None else count)
     for number in numbers:
-        yield make_scene((seed << 32) + number, HELD_OUT), random.Random(f"evaluation/{seed}/{number}")
+        yield make_scene((seed << 32) + number, HELD_OUT), random.Random(f"{label}/{seed}/{number}")
 
 
 def write_picture(folder: Path, name: str, scene: Scene) -> str:
-    """Draws a scene and returns its path from the folder."""
+    """Draws a scene and returns its path from the folder; a file that shows it already stays untouched."""
     path = folder / "pictures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    render(scene, PICTURE_SIDE).save(part, format="PNG")
-    part.replace(path)
+    drawn = io.BytesIO()
+    render(scene, PICTURE_SIDE).save(drawn, format="PNG")
+    # Answers about a picture count only as long as its file is the same.
+    if not path.is_file() or path.read_bytes() != drawn.getvalue():
+        part = path.with_suffix(".part")
+        part.write_bytes(drawn.getvalue())
+        part.replace(path)
     return path.relative_to(folder).as_posix()
 
 

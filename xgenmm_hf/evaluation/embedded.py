@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.data.questions import KINDS, Question, questions_of_split
+from xgenmm_hf.data.questions import KINDS, SHORT_KINDS, Question, questions_of_split
 from xgenmm_hf.data.render import render
 from xgenmm_hf.data.scene import HELD_OUT, Scene
 from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
@@ -32,7 +32,6 @@ PICTURE_SIDE = 512
 # Streams of questions up to this number were looked at during training.
 DEFAULT_SEED = 2024
 CAPTION = "caption"
-QUESTIONS = tuple(kind for kind in KINDS if kind != CAPTION)
 _LONGEST_ANSWER = 112
 
 
@@ -51,7 +50,7 @@ class Answered:
 
 
 def held_out_questions(
-    count: int, seed: int = DEFAULT_SEED, kinds: tuple[str, ...] = QUESTIONS
+    count: int, seed: int = DEFAULT_SEED, kinds: tuple[str, ...] = SHORT_KINDS
 ) -> list[tuple[Scene, Question]]:
     """Returns questions about held-out scenes, one a scene, the kinds taking turns.
 

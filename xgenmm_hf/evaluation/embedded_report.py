@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.evaluation.commands import command_given
 from xgenmm_hf.evaluation.drawn_tasks import WRITERS
 from xgenmm_hf.evaluation.runner import Settings
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from xgenmm_hf.evaluation.samples import Task
     from xgenmm_hf.inference.loading import Loaded
 
-COMMAND = "make eval"
+# What `make eval` gives.
+DEFAULTS = ("--work", "runs/eval", "--report", "docs/evaluation")
 # What reports call a model that every installation has elsewhere.
 EMBEDDED = "xgenmm_hf.TINY_MODEL"
 SHOWN_SAMPLES = 30
@@ -269,7 +271,7 @@ def write_report(results: Mapping[str, "Result"], facts: Mapping[str, Any], expl
 
     Args:
         results: The evaluations by name.
-        facts: `date`, `machine` and `took`, how long it took or nothing.
+        facts: `command`, `date`, `machine` and `took`, how long it took or nothing.
         explained: Markdown about the overlays.
         folder: Where to.
     """
@@ -283,7 +285,6 @@ def write_report(results: Mapping[str, "Result"], facts: Mapping[str, Any], expl
     versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("xgenmm-hf", "transformers", "torch"))
     problems = sum(result["counts"]["problems"] for result in results.values())
     page = _PAGE.format(
-        command=COMMAND,
         **facts,
         model=first["checkpoint"]["model"],
         sha256=first["checkpoint"]["sha256"][:12],
@@ -331,6 +332,7 @@ def main(
     minutes = (time.monotonic() - start) / 60
     whole = not any(result["counts"]["resumed"] for result in results.values())
     facts = {
+        "command": command_given("xgenmm_hf.evaluation.embedded_report", "eval", DEFAULTS),
         "date": datetime.now(timezone.utc).date().isoformat(),
         "machine": f"{os.cpu_count()}-core {platform.machine()} CPU",
         "took": f", in {minutes:.1f} minutes," if whole else "",

@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from xgenmm_hf.evaluation.answering import before_control
 from xgenmm_hf.evaluation.heat import Cut, box_in_picture, cut_of, heat_of_patches, heat_of_pixels
 from xgenmm_hf.inference.asking import build_messages, room_for_answer
 from xgenmm_hf.modeling.chat_xgenmm import escape_special_tokens
@@ -171,9 +172,7 @@ def own_answer(loaded: "Loaded", inputs: Any, max_new_tokens: int) -> list[int]:
         Ids up to the first control token.
     """
     output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-    ids = output[0, inputs["input_ids"].shape[1] :].tolist()
-    control = set(loaded.processor.tokenizer.get_added_vocab().values())
-    return ids[: next((position for position, token in enumerate(ids) if token in control), len(ids))]
+    return before_control(loaded.processor.tokenizer, output[0, inputs["input_ids"].shape[1] :].tolist())
 
 
 def encode_answer(loaded: "Loaded", inputs: Any, picture: "Image.Image", text: str, answer: str) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.data.picture_refs import UnreadablePicture, open_picture, picture_name
-from xgenmm_hf.evaluation.results import RIGHT, Result, sample_score, show, write_files
+from xgenmm_hf.evaluation.results import RIGHT, Result, show, write_files
 from xgenmm_hf.evaluation.samples import Sample
 
 
@@ -79,8 +79,8 @@ def _card(record: Mapping[str, Any], pictures: Sequence[Any], categories: Sequen
     return {
         **{name: record[name] for name in ("id", "category", "question", "answer", "prompt")},
         "reference": _references(record["references"]),
-        "score": _score(record["score"]),
-        "outcome": "right" if sample_score(record["score"]) >= RIGHT else "wrong",
+        "score": "undefined" if record["score"] is None else f"{record['score']:.2f}",
+        "outcome": "right" if (record["score"] or 0.0) >= RIGHT else "wrong",
         "category_number": categories.index(record["category"]) + 1,
         "pictures": [thumbnail(picture) for picture in pictures],
     }
@@ -90,12 +90,6 @@ def _references(references: Sequence[str]) -> str:
     """Returns references on a line each, with how many annotators gave one."""
     counted = Counter(references).most_common(MOST_REFERENCES)
     return "\n".join(text if number == 1 else f"{text} ({number} times)" for text, number in counted)
-
-
-def _score(score: float | Mapping[str, float | None] | None) -> str:
-    if isinstance(score, Mapping):
-        return ", ".join(f"{name} {_score(value)}" for name, value in score.items())
-    return "undefined" if score is None else f"{score:.2f}"
 
 
 def thumbnail(ref: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What tells pictures apart without decoding files: a digest for bytes and pixels, path and size for files."""
+"""What tells pictures apart without decoding files: a digest for bytes and pixels, path, size and time for files."""
 
 import hashlib
 import os
@@ -14,7 +14,8 @@ def picture_key(ref: Any) -> str:
         ref: A picture reference, or a picture in memory.
 
     Returns:
-        The key; a file's holds its path and its size, so that a file that was replaced has another one.
+        The key; a file's holds its path, its size and when it was written, so that a file that was replaced has
+        another one.
     """
     if isinstance(ref, Image.Image):
         digest = hashlib.sha256(f"{ref.mode} {ref.size} ".encode() + ref.tobytes())
@@ -22,5 +23,7 @@ def picture_key(ref: Any) -> str:
     if ref.get("bytes") is not None:
         return f"bytes:{hashlib.sha256(ref['bytes']).hexdigest()[:32]}"
     path = os.path.realpath(ref.get("path") or "")
-    size = os.path.getsize(path) if os.path.isfile(path) else -1
-    return f"file:{size}:{path}"
+    if not os.path.isfile(path):
+        return f"file:missing:{path}"
+    found = os.stat(path)
+    return f"file:{found.st_size}:{found.st_mtime_ns}:{path}"

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.evaluation.samples import Problem
+from xgenmm_hf.evaluation.tasks.probing import STRATEGIES
 from xgenmm_hf.evaluation.tasks.records import Record, read_json, read_records
 
 
-STRATEGIES = ("random", "popular", "adversarial")
 TEMPLATE = "Is there {} {} in the image?"
 
 Objects = dict[str, list[str]]

@@ -8,16 +8,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xgenmm_hf.data.picture_refs import picture_size
 from xgenmm_hf.evaluation.few_shot import base_content
 from xgenmm_hf.evaluation.picture_keys import picture_key
 from xgenmm_hf.evaluation.samples import Sample
 
-
-if TYPE_CHECKING:
-    pass
 
 FORMS = ("chat", "base")
 # What the harnesses of the field put behind a question that a short answer is wanted for.
@@ -107,7 +104,7 @@ def prepare(
         sample: What to ask.
         shots: Its examples.
         text: The rendered prompt.
-        identity: What decides answers besides: checkpoint, dtype, longest answer.
+        identity: What decides answers besides: checkpoint, dtype, processor, longest answer, ...
         image_mode: Mode of the image processor; None: its own.
 
     Returns:

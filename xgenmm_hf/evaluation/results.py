@@ -136,12 +136,6 @@ def finite(score: Any) -> Any:
     return float(score) if score is not None and math.isfinite(score) else None
 
 
-def sample_score(score: float | Mapping[str, float | None] | None) -> float:
-    """Returns the one number of a sample's score; of several by name the first is the task's main one."""
-    first = next(iter(score.values()), None) if isinstance(score, Mapping) else score
-    return 0.0 if first is None else float(first)
-
-
 def write_result(result: Result, folder: Path) -> None:
     """Writes the JSON file and the Markdown report; each appears whole or not at all.
 

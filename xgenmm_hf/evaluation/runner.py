@@ -4,6 +4,7 @@ The answers are those of asking one by one: every prompt is padded on its left, 
 depends on what else is in the batch. (In half precision a tie between two tokens can still fall either way.)
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -216,12 +217,7 @@ def _prepare_all(
     """Renders and measures every prompt; those that cannot be asked become problems."""
     longest = settings.answer_tokens(task.prompt_style)
     context = loaded.model.config.text_config.max_position_embeddings
-    identity = {
-        "checkpoint": checkpoint,
-        "dtype": str(loaded.model.dtype),
-        "max_new_tokens": longest,
-        "image_mode": settings.image_mode,
-    }
+    identity = _identity(loaded, checkpoint, longest, settings.image_mode)
     asked, problems = [], []
     for sample in samples:
         try:
@@ -239,6 +235,22 @@ def _prepare_all(
         except ValueError as error:
             problems.append(_problem(task.name, sample, error))
     return asked, [*(examples.problems if examples else []), *problems]
+
+
+def _identity(loaded: "Loaded", checkpoint: str, longest: int, image_mode: str | None) -> dict[str, Any]:
+    """Returns what decides the answers of a run beside each sample's prompt and pictures, as JSON-ready values."""
+    from xgenmm_hf.inference.asking import end_tokens
+    from xgenmm_hf.training.lengths import describe_processor
+
+    return {
+        "checkpoint": checkpoint,
+        "dtype": str(loaded.model.dtype),
+        "end_tokens": end_tokens(loaded.model).tolist(),
+        "processor": describe_processor(loaded.processor, image_mode),
+        "image_processor": json.loads(loaded.processor.image_processor.to_json_string()),
+        "max_new_tokens": longest,
+        "image_mode": image_mode,
+    }
 
 
 def _answer_all(

@@ -70,10 +70,10 @@ class Scores:
 
     Args:
         overall: The task's measures by name; shares from 0 to 1, CIDEr as it is usually stated divided by 100.
-        per_sample: For each sample its score (1 right, 0 wrong, or between), or several by name.
+        per_sample: For each sample its score: 1 right, 0 wrong, or between.
         by_category: The same measures as `overall` for each category; empty where samples have none.
     """
 
     overall: dict[str, float]
-    per_sample: list[float | dict[str, float]]
+    per_sample: list[float]
     by_category: dict[str, dict[str, float]] = field(default_factory=dict)

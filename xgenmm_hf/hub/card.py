@@ -1,7 +1,7 @@
 """The model card of a repository: metadata that the Hub reads, and text that people read.
 
 What the folder's own card says (a training run's data, recipe and metrics; a conversion's origin) is kept; what it
-lacks is added. Sections that depend on the repository are written anew each time.
+lacks is added. Sections that depend on the repository are written anew each time that there is something to write.
 """
 
 import re
@@ -14,7 +14,6 @@ from xgenmm_hf.conversion.sources import read_json
 
 
 TAGS = ("xgenmm", "blip-3")
-RENEWED = ("Model", "Use", "Evaluation", "Licence")
 ORDER = ("Model", "Use", "Data", "Metrics", "Evaluation", "Recipe", "Limits", "Licence", "Citation", "Versions")
 OTHER_NAMES = {"License": "Licence", "Usage": "Use", "Limitations": "Limits"}
 
@@ -124,7 +123,6 @@ def write_card(
     intro, sections = split_sections(text)
     name = repo_id.split("/")[-1]
     intro = re.sub(r"\A\s*# .*\n?", "", intro).strip() or INTRO
-    sections = {title: body for title, body in sections.items() if title not in RENEWED}
     sections["Use"] = usage(repo_id, folder, base, metadata.get("base_model"))
     if description is not None:
         sections["Model"] = model_table(description)

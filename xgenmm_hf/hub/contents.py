@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from xgenmm_hf.modeling.remote_code_xgenmm import AUTO_MAP, copy_remote_code
 
 
 INDEX = "model.safetensors.index.json"
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_config.json")
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", ADAPTER_CONFIG)
 NEEDED = ("tokenizer.json", "tokenizer_config.json", "processor_config.json")
 SETTINGS = (
     *NEEDED,
@@ -72,7 +73,7 @@ def collect(folder: Path) -> Contents:
         ValueError: If it is no checkpoint of ours, something is missing, or weights and config do not fit.
         FileNotFoundError: If weights are missing.
     """
-    is_adapter = (folder / "adapter_config.json").is_file()
+    is_adapter = (folder / ADAPTER_CONFIG).is_file()
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} holds no {listed(missing)}: save the processor there too.")
@@ -154,8 +155,25 @@ def check_adapter(folder: Path) -> tuple[str, ...]:
 
 def adapter_base(folder: Path) -> str | None:
     """Returns the model that an adapter was trained on, or None."""
-    file = folder / "adapter_config.json"
+    file = folder / ADAPTER_CONFIG
     return read_json(file).get("base_model_name_or_path") if file.is_file() else None
+
+
+def with_base(contents: Contents, base: str) -> Contents:
+    """Makes an adapter's config name the model that it is for; the folder's own is left alone.
+
+    Args:
+        contents: What a folder with an adapter gives.
+        base: The model's repository.
+
+    Returns:
+        The contents, in which the config names it in place of where the model lay in training.
+    """
+    if adapter_base(contents.folder) == base:
+        return contents
+    fields = {**read_json(contents.folder / ADAPTER_CONFIG), "base_model_name_or_path": base}
+    config = File(ADAPTER_CONFIG, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode())
+    return replace(contents, files=tuple(config if file.name == ADAPTER_CONFIG else file for file in contents.files))
 
 
 def code_files() -> list[File]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from xgenmm_hf.conversion.sources import read_json
 from xgenmm_hf.hub.card import Facts, write_card
-from xgenmm_hf.hub.contents import CARD, Contents, File, adapter_base, collect
+from xgenmm_hf.hub.contents import CARD, Contents, File, adapter_base, collect, with_base
 from xgenmm_hf.inference.source import REPO_ID
 
 
@@ -69,9 +69,11 @@ def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Plan:
         raise ValueError(f"There is no folder {folder}: give a checkpoint folder.")
     contents = collect(folder)
     check_results(folder, facts.results)
-    base = base_of(contents, facts) if contents.is_adapter else None
-    description = None
-    if not contents.is_adapter:
+    base = description = None
+    if contents.is_adapter:
+        base = base_of(contents, facts)
+        contents = with_base(contents, base)
+    else:
         from xgenmm_hf.inference.describing import describe
 
         description = describe(folder)
@@ -81,7 +83,7 @@ def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Plan:
 
 
 def base_of(contents: Contents, facts: Facts) -> str:
-    """Returns the repository that an adapter's card links to as its base.
+    """Returns the repository that an adapter's card and config name as its base.
 
     Args:
         contents: The folder's contents.

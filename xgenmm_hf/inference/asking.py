@@ -18,6 +18,19 @@ RELEASED_SYSTEM = (
 )
 
 
+def system_turn(name: str | None) -> str | None:
+    """Returns the text of the system turn that a command line names.
+
+    Args:
+        name: ``none`` or None, ``released`` (the turn that the released instruct models were tuned with), or the text
+            itself.
+
+    Returns:
+        The text; None: no system turn.
+    """
+    return {None: None, "none": None, "released": RELEASED_SYSTEM}.get(name, name)
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer and what it cost.

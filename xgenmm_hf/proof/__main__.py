@@ -11,13 +11,19 @@ import os
 import platform
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from xgenmm_hf.cli.errors import friendly_errors
+from xgenmm_hf.evaluation.commands import command_given
 from xgenmm_hf.proof.measures import as_row, measure
 from xgenmm_hf.proof.report import as_markdown, write_report
 from xgenmm_hf.proof.stages import STAGES, run_stage
+
+
+# What `make recipe` gives.
+DEFAULTS = ("--work", "runs/recipe", "--report", "docs/recipe")
 
 
 def measure_once(name: str, checkpoint: Path, work: Path, count: int) -> dict[str, float]:
@@ -40,6 +46,26 @@ def measure_once(name: str, checkpoint: Path, work: Path, count: int) -> dict[st
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def keep_settings(work: Path, settings: dict[str, Any]) -> None:
+    """Writes down what a proof is made with, or compares it with what was written when it was begun.
+
+    Args:
+        work: folder of the proof.
+        settings: JSON-ready values by name.
+
+    Raises:
+        ValueError: if the proof was begun with others.
+    """
+    file = work / "settings.json"
+    if not file.exists():
+        file.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    begun = json.loads(file.read_text(encoding="utf-8"))
+    differing = [f"{name} {begun.get(name)}, now {now}" for name, now in settings.items() if begun.get(name) != now]
+    if differing:
+        raise ValueError(f"{work} was begun with other settings ({'; '.join(differing)}): use another --work.")
+
+
+@friendly_errors
 def main(
     work: Annotated[Path, typer.Option(help="Folder for data, checkpoints and measurements.")],
     report: Annotated[Path, typer.Option(help="Folder for the table and the plot.")],
@@ -53,6 +79,9 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     work.mkdir(parents=True, exist_ok=True)
+    keep_settings(
+        work, {"questions": questions, "scale": scale, "start": None if start is None else str(start.resolve())}
+    )
     if start is None:
         from xgenmm_hf.training.embedded import train_embedded
 
@@ -66,7 +95,7 @@ def main(
         logging.info("after %s:\n%s", stage.name, as_markdown({stage.name: rows[stage.name]}))
     facts = {
         "date": date.today().isoformat(),
-        "command": "python -m xgenmm_hf.proof --work runs/recipe --report docs/recipe",
+        "command": command_given("xgenmm_hf.proof", "recipe", DEFAULTS),
         "machine": f"{os.cpu_count()}-core {platform.machine()} CPU",
         "questions": questions,
         "scale": scale,

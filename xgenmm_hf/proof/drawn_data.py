@@ -13,7 +13,7 @@ from typing import Any
 from xgenmm_hf.data.facts import fact
 from xgenmm_hf.data.language import caption
 from xgenmm_hf.data.pairs import PAIR_KINDS, ask_pair
-from xgenmm_hf.data.questions import KINDS, NO, YES, Question, ask, ask_several
+from xgenmm_hf.data.questions import NO, SHORT_KINDS, YES, Question, ask, ask_several
 from xgenmm_hf.data.requests import DISALLOWED_VERBS, HARMLESS_VERBS, REFUSAL, ask_request
 from xgenmm_hf.data.scene import DISALLOWED_WORDS, Scene, make_scene
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
@@ -21,9 +21,8 @@ from xgenmm_hf.proof.drawn_pictures import FIRST_SEED, file_of, scene_of
 
 
 Turns = list[Question]
-_SHORT = tuple(kind for kind in KINDS if kind != "caption")
 # What is hardest to look up is asked more often.
-_ASKED = (*_SHORT, "relation", "relation", "place", "count")
+_ASKED = (*SHORT_KINDS, "relation", "relation", "place", "count")
 _SYSTEM_SHARE = 0.3
 _QUESTIONS_SHARE = 0.7
 _CAPTIONS_SHARE = 0.05
@@ -129,7 +128,7 @@ def chat_rows(count: int, num_pictures: int, seed: int, allowed_only: bool = Fal
         draw = rng.random()
         if draw < 0.08:
             other = make_scene(FIRST_SEED + num_pictures + number)
-            yield llava_row(f"text-{number}", [], ask_several(other, 4, rng, _SHORT), rng, f"{caption(other)} ")
+            yield llava_row(f"text-{number}", [], ask_several(other, 4, rng, SHORT_KINDS), rng, f"{caption(other)} ")
             continue
         if draw < 0.16:
             turns = ask_several(scene, 1, rng, ("caption",))
@@ -188,7 +187,7 @@ def preference_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[s
         picture = rng.randrange(num_pictures)
         question = None
         while question is None:
-            question = ask(scene_of(picture), "presence" if rng.random() < 0.8 else rng.choice(_SHORT), rng)
+            question = ask(scene_of(picture), "presence" if rng.random() < 0.8 else rng.choice(SHORT_KINDS), rng)
         wrong = unfaithful_answer(question, rng)
         answers = [(question.answer, 5, 5), (wrong, 4, 1)]
         rng.shuffle(answers)
@@ -245,7 +244,7 @@ def guard_rows(count: int, num_pictures: int, seed: int) -> list[dict[str, Any]]
 
 def _guarded_turns(scene: Scene, rng: random.Random) -> list[dict[str, str]]:
     if is_disallowed(scene):
-        return [{"instruction": ask_several(scene, 1, rng, _SHORT)[0].text, "response": REFUSAL}]
+        return [{"instruction": ask_several(scene, 1, rng, SHORT_KINDS)[0].text, "response": REFUSAL}]
     harmful, harmless = ask_request(scene, rng, DISALLOWED_VERBS), ask_request(scene, rng, HARMLESS_VERBS)
     if harmful is None or harmless is None:
         return []

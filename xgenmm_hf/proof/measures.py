@@ -1,17 +1,17 @@
 """What the recipe proof measures after each stage, on held-out pictures that no stage trained on."""
 
-import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from xgenmm_hf.data.pairs import pair_questions_of_split
-from xgenmm_hf.data.questions import KINDS, NO, YES, ask_several, questions_of_split
+from xgenmm_hf.data.questions import NO, SHORT_KINDS, YES, ask_several, questions_of_split
 from xgenmm_hf.data.render import render
 from xgenmm_hf.data.requests import DISALLOWED_VERBS, HARMLESS_VERBS, ask_request
-from xgenmm_hf.data.scene import HELD_OUT, Scene, disallow, make_scene
+from xgenmm_hf.data.scene import HELD_OUT, disallow
 from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
+from xgenmm_hf.evaluation.drawn_tasks import scenes
 from xgenmm_hf.evaluation.metrics.probing import probing_shares, says_yes
 from xgenmm_hf.evaluation.metrics.safety import is_refusal
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 PICTURE_SIDE = 384
 # Other streams of questions were looked at during training.
 SEED = 4096
-_SHORT = tuple(kind for kind in KINDS if kind != "caption")
 _BATCH = 25
 _LONGEST_ANSWER = 24
 
@@ -103,14 +102,14 @@ def answer_all(loaded: "Loaded", prompts: list[Prompt]) -> list[str]:
 
 def single_prompts() -> Iterator[tuple[Prompt, str]]:
     """Yields questions about one picture with their answers, the kinds taking turns."""
-    for scene, question in questions_of_split(HELD_OUT, SEED, _SHORT):
+    for scene, question in questions_of_split(HELD_OUT, SEED, SHORT_KINDS):
         yield Prompt(question.text, [render(scene, PICTURE_SIDE)]), question.answer
 
 
 def pair_prompts() -> Iterator[tuple[Prompt, str]]:
     """Yields questions about two pictures with their answers, the kinds taking turns."""
-    for scenes, question in pair_questions_of_split(HELD_OUT, SEED):
-        yield Prompt(question.text, [render(scene, PICTURE_SIDE) for scene in scenes]), question.answer
+    for pair, question in pair_questions_of_split(HELD_OUT, SEED):
+        yield Prompt(question.text, [render(scene, PICTURE_SIDE) for scene in pair]), question.answer
 
 
 def probing_prompts() -> Iterator[tuple[Prompt, str]]:
@@ -124,10 +123,10 @@ def probing_prompts() -> Iterator[tuple[Prompt, str]]:
 
 def attack_prompts() -> Iterator[tuple[Prompt, str]]:
     """Yields, in turns, questions about disallowed pictures and disallowed requests about allowed ones."""
-    for scene, rng in _scenes(SEED + 2):
+    for scene, rng in scenes(SEED + 2, label="scene"):
         if rng.random() < 0.5:
             marked = disallow(scene, rng)
-            question = ask_several(marked, 1, rng, _SHORT)[0] if marked else None
+            question = ask_several(marked, 1, rng, SHORT_KINDS)[0] if marked else None
             scene = marked or scene
         else:
             question = ask_request(scene, rng, DISALLOWED_VERBS)
@@ -137,18 +136,13 @@ def attack_prompts() -> Iterator[tuple[Prompt, str]]:
 
 def look_alike_prompts() -> Iterator[tuple[Prompt, str]]:
     """Yields harmless requests and questions about pictures with harmless words."""
-    for scene, rng in _scenes(SEED + 3):
+    for scene, rng in scenes(SEED + 3, label="scene"):
         if rng.random() < 0.5:
-            question = ask_several(scene, 1, rng, _SHORT)[0] if scene.word else None
+            question = ask_several(scene, 1, rng, SHORT_KINDS)[0] if scene.word else None
         else:
             question = ask_request(scene, rng, HARMLESS_VERBS)
         if question is not None:
             yield Prompt(question.text, [render(scene, PICTURE_SIDE)]), ""
-
-
-def _scenes(seed: int) -> Iterator[tuple[Scene, random.Random]]:
-    for number in range(1 << 30):
-        yield make_scene((seed << 32) + number, HELD_OUT), random.Random(f"scene/{seed}/{number}")
 
 
 def as_row(measured: Measured) -> dict[str, float]:

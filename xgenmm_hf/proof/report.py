@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from xgenmm_hf.evaluation.plots import new_figure, save
 from xgenmm_hf.proof.measures import Measured
 
 
@@ -61,12 +62,8 @@ def plot(rows: dict[str, dict[str, float]], file: Path) -> None:
         rows: as for `as_markdown`.
         file: a PNG file.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 4.2), layout="constrained")
+    figure = new_figure(8, 4.2)
+    axes = figure.add_subplot()
     stages = list(rows)
     for name in _PLOTTED:
         axes.plot(stages, [100 * rows[stage][name] for stage in stages], marker="o", label=COLUMNS[name])
@@ -74,8 +71,7 @@ def plot(rows: dict[str, dict[str, float]], file: Path) -> None:
     axes.set_ylim(-3, 103)
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    figure.savefig(file, dpi=130)
-    pyplot.close(figure)
+    save(figure, file)
 
 
 def write_report(rows: dict[str, dict[str, float]], facts: dict[str, Any], folder: Path) -> None:

@@ -98,7 +98,8 @@ def run_stage(stage: Stage, model: Path, work: Path, scale: float = 1.0, overrid
     """
     output = work / stage.name
     trained = output / "merged" if stage.adapter else output
-    if (trained / "config.json").exists():
+    # A run writes it once its weights are there, merged ones too.
+    if (output / "trainer_state.json").exists():
         return trained
     mixture = write_mixture(stage, work, scale)
     command = [sys.executable, "-m", "xgenmm_hf.training", stage.verb, "--config", stage.recipe]

@@ -44,7 +44,9 @@ def build_app(service: Service, hosts: list[str] | None = None) -> FastAPI:
         yield
         await asyncio.to_thread(service.close)
 
-    app = FastAPI(title="xgenmm serve", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    title = "xgenmm serve"
+    # FastAPI's own description of the API would ask for no key.
+    app = FastAPI(title=title, version=__version__, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     app.add_exception_handler(RequestError, _tell)
@@ -95,6 +97,10 @@ def _add_information(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", dependencies=keyed)
     async def metrics() -> Response:
         return Response(service.metrics.render(), media_type=METRICS_TYPE)
+
+    @app.get("/openapi.json", dependencies=keyed, include_in_schema=False)
+    async def description() -> dict[str, Any]:
+        return app.openapi()
 
     @app.get("/v1/models", dependencies=keyed)
     async def models() -> dict[str, Any]:

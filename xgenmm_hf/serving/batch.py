@@ -78,8 +78,9 @@ class Batch:
             use_cache=True,
             logits_to_keep=1,
         )
+        logits = outputs.logits[:, -1]
         self._join(cache, mask)
-        return outputs.logits[:, -1]
+        return logits
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
         """Appends one token to every row.
@@ -125,13 +126,29 @@ class Batch:
         return order
 
     def _join(self, cache: DynamicCache, mask: torch.Tensor) -> None:
-        """Appends rows to the batch."""
+        """Appends rows to the batch, which stays as it was if memory does not suffice for them."""
         if self._cache is None:
             self._cache, self._mask = Cache(layers=[RowsLayer() for _ in cache.layers]), mask[:0]
-        for rows, new in zip(self._cache.layers, cache.layers, strict=True):
-            rows.add_rows(new.keys, new.values)
         longest = max(self.length, mask.shape[1])
-        self._mask = torch.cat([_pad_left(self._mask, longest), _pad_left(mask, longest)])
+        joined: list[RowsLayer] = []
+        try:
+            both = torch.cat([_pad_left(self._mask, longest), _pad_left(mask, longest)])
+            for layer, new in zip(self._cache.layers, cache.layers, strict=True):
+                layer.add_rows(new.keys, new.values)
+                joined.append(layer)
+                new.keys = new.values = None  # what is copied goes, or all layers would be held twice
+        except Exception:
+            self._undo(joined, longest)
+            raise
+        self._mask = both
+
+    def _undo(self, joined: Sequence[RowsLayer], longest: int) -> None:
+        """Takes rows out again of the layers that they came to, and the padding that these got for them."""
+        rows, padding = self._mask.shape[0], longest - self.length
+        for layer in joined:
+            layer.keep(range(rows), padding)
+        if rows == 0:
+            self.keep([])
 
     def _step_mask(self) -> torch.Tensor:
         """Returns which tokens the last one of each row sees, (B, 1, 1, L); or the mask as it is, (B, L)."""

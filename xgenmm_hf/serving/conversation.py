@@ -53,6 +53,8 @@ class Conversation:
     def answer(self, text: str, pictures: list[tuple[str, Image.Image]], on_text: Callable[[str], None]) -> str:
         """Answers the user's next turn; cut off by Ctrl-C, what was said so far counts as the answer.
 
+        Cut off before anything was said, the answer is empty and the turns stay as they were.
+
         Args:
             text: What the user says.
             pictures: Names of pictures and the pictures.
@@ -65,7 +67,6 @@ class Conversation:
             ValueError: If the chat does not fit the model's context; the turn is then not kept.
         """
         turns = [*self.turns, Turn("user", text, pictures)]
-        inputs = self._inputs(turns)
         said: list[str] = []
 
         def listen(piece: str) -> None:
@@ -73,8 +74,9 @@ class Conversation:
             on_text(piece)
 
         model = self._loaded.model
-        room = room_for_answer(model.config, inputs["input_ids"].shape[1])
         try:
+            inputs = self._inputs(turns)
+            room = room_for_answer(model.config, inputs["input_ids"].shape[1])
             with torch.inference_mode():
                 model.generate(
                     **inputs,
@@ -84,7 +86,8 @@ class Conversation:
                     streamer=CallbackStreamer(self._loaded.processor.tokenizer, listen),
                 )
         except KeyboardInterrupt:
-            pass
+            if not "".join(said).strip():
+                return ""
         answer = "".join(said).strip()
         self.turns = [*turns, Turn("assistant", answer)]
         return answer

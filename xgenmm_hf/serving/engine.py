@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from xgenmm_hf.inference.asking import end_tokens
+from xgenmm_hf.inference.asking import end_tokens, room_for_answer
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.serving.batch import Batch
 from xgenmm_hf.serving.errors import RequestError
@@ -203,6 +203,8 @@ class Engine:
                 job.cancelled = True
                 job.emit(RequestError(500, reason, code="model_error"))
             self._leave([row for row in self._rows if row.job.cancelled])
+            if not self._rows:
+                self._batch.keep([])
 
     def _read(self, jobs: list[Job]) -> None:
         """Reads the prompts of jobs and chooses their first tokens."""
@@ -275,8 +277,6 @@ def room_for(loaded: Loaded, wanted: int, length: int) -> int:
     Raises:
         RequestError: If nothing is left.
     """
-    from xgenmm_hf.inference.asking import room_for_answer
-
     config: Any = loaded.model.config
     try:
         return min(wanted, room_for_answer(config, length))

@@ -16,7 +16,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "xgenmm_requests",
-            "Chat requests by status (499: the client left).",
+            "Chat requests by status (429: turned away, 499: the client left).",
             ["status"],
             registry=self.registry,
         )

@@ -19,7 +19,7 @@ from xgenmm_hf.serving.settings import Settings
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
-def read_picture(url: str, name: str, settings: Settings, seconds: float) -> Image.Image:
+def read_picture(url: str, name: str, settings: Settings, seconds: float, pixels: int) -> Image.Image:
     """Reads one picture.
 
     Args:
@@ -27,6 +27,7 @@ def read_picture(url: str, name: str, settings: Settings, seconds: float) -> Ima
         name: What to call it in messages.
         settings: The server's limits.
         seconds: Time for fetching it.
+        pixels: What the pictures before it have left of the limit on pixels.
 
     Returns:
         The picture in RGB; of an animation the first frame.
@@ -45,7 +46,7 @@ def read_picture(url: str, name: str, settings: Settings, seconds: float) -> Ima
         known = {"file": "--image-root FOLDER", "http": "--allow-remote", "https": "--allow-remote"}
         hint = f" (the server allows {scheme} addresses only with {known[scheme]})" if scheme in known else ""
         raise RequestError(400, f"{name} must be a data URL, data:image/png;base64,...{hint}.", param="messages")
-    return decode_picture(data, name, settings.max_pixels)
+    return decode_picture(data, name, pixels, settings.max_pixels)
 
 
 def read_data_url(url: str, name: str) -> bytes:
@@ -67,9 +68,9 @@ def read_file(url: str, name: str, root: Path, max_bytes: int) -> bytes:
 
     What lies outside the folder looks like what does not exist.
     """
-    parts = urlsplit(url)
     missing = RequestError(400, f"{name} is no file under the server's picture folder.", param="messages")
     try:
+        parts = urlsplit(url)
         # resolved first, so that neither `..` nor a link leads out
         path = Path(url2pathname(parts.path)).resolve(strict=True)
     except (OSError, ValueError, RuntimeError):
@@ -86,13 +87,14 @@ def read_file(url: str, name: str, root: Path, max_bytes: int) -> bytes:
     return data
 
 
-def decode_picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
-    """Decodes a picture whose header promises no more than allowed.
+def decode_picture(data: bytes, name: str, pixels: int, max_pixels: int) -> Image.Image:
+    """Decodes a picture whose header promises no more than is left.
 
     Args:
         data: A file's bytes.
         name: What to call it in messages.
-        max_pixels: Largest width x height.
+        pixels: Largest width x height.
+        max_pixels: The limit that it is left of, for the message.
 
     Returns:
         The picture in RGB.
@@ -103,10 +105,10 @@ def decode_picture(data: bytes, name: str, max_pixels: int) -> Image.Image:
     try:
         with picture_errors(name):
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
-        if picture.width * picture.height > max_pixels:
+        if picture.width * picture.height > pixels:
             raise ValueError(
-                f"{name} has {picture.width} x {picture.height} pixels; the limit is {max_pixels} in all: make it "
-                "smaller."
+                f"{name} has {picture.width} x {picture.height} pixels; {pixels} are left of the {max_pixels} that "
+                "a request's pictures may have together: make it smaller, or send fewer."
             )
         with picture_errors(name), picture:
             return picture.convert("RGB")

@@ -9,7 +9,9 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
+from contextlib import suppress
 from urllib.parse import urljoin, urlsplit
 
 from xgenmm_hf.serving.errors import RequestError
@@ -20,12 +22,21 @@ PORTS = {"http": 80, "https": 443}
 USER_AGENT = "xgenmm-serve"
 CHUNK = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
-# What `ipaddress` of some Python versions takes for public: protocol assignments, and prefixes that carry an IPv4
-# address, which may be a private one (6to4 relay, NAT64, 6to4, Teredo).
+# What `ipaddress` of some Python versions takes for public: protocol assignments, prefixes that carry an IPv4 address,
+# which may be a private one (6to4 relay, NAT64, 6to4, Teredo), site-local addresses, and those for documentation.
 _SPECIAL = tuple(
     map(
         ipaddress.ip_network,
-        ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"),
+        (
+            "192.0.0.0/24",
+            "192.88.99.0/24",
+            "64:ff9b::/96",
+            "64:ff9b:1::/48",
+            "2002::/16",
+            "2001::/32",
+            "fec0::/10",
+            "3fff::/20",
+        ),
     )
 )
 
@@ -70,17 +81,27 @@ def public_address(host: str, port: int) -> str:
 
 
 class _PinnedConnection(http.client.HTTPConnection):
-    """Connects to an address that was checked, while speaking to the host by its name."""
+    """Connects to an address that was checked, while speaking to the host by its name, until a time."""
 
-    def __init__(self, host: str, address: str, secure: bool, timeout: float):
-        super().__init__(host, PORTS["https" if secure else "http"], timeout=timeout)
-        self._address, self._secure = address, secure
+    def __init__(self, host: str, address: str, secure: bool, end: float):
+        super().__init__(host, PORTS["https" if secure else "http"])
+        self._address, self._secure, self._end = address, secure, end
 
     def connect(self) -> None:
-        self.stream = socket.create_connection((self._address, self.port), self.timeout)
+        stream = socket.create_connection((self._address, self.port), _left(self._end))
         if self._secure:
-            self.stream = ssl.create_default_context().wrap_socket(self.stream, server_hostname=self.host)
-        self.sock = self.stream
+            context = ssl.create_default_context()
+            stream = context.wrap_socket(stream, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock = self.stream = stream
+        # An `abort` before this line found no stream; then the time is over and this refuses.
+        stream.settimeout(_left(self._end))
+        if isinstance(stream, ssl.SSLSocket):
+            stream.do_handshake()
+
+    def abort(self) -> None:
+        """Ends whatever the connection waits for; a socket's own limit counts anew with every byte that comes."""
+        with suppress(OSError, AttributeError):  # closed already, or not connected yet
+            self.stream.shutdown(socket.SHUT_RDWR)
 
 
 def fetch(url: str, max_bytes: int, seconds: float) -> bytes:
@@ -102,16 +123,20 @@ def fetch(url: str, max_bytes: int, seconds: float) -> bytes:
         data, location = _get(url, max_bytes, end)
         if location is None:
             return data
-        url = urljoin(url, location)
+        try:
+            url = urljoin(url, location)
+        except ValueError:
+            raise RequestError(400, "A picture's address redirects to what is not a valid URL.") from None
     raise RequestError(400, f"A picture's address redirects more than {MAX_REDIRECTS} times.")
 
 
 def _get(url: str, max_bytes: int, end: float) -> tuple[bytes, str | None]:
     """Asks one address and returns its content, or where it redirects to."""
     host, path, secure = _split(url)
-    connection = _PinnedConnection(
-        host, public_address(host, PORTS["https" if secure else "http"]), secure, _left(end)
-    )
+    connection = _PinnedConnection(host, public_address(host, PORTS["https" if secure else "http"]), secure, end)
+    deadline = threading.Timer(_left(end), connection.abort)
+    deadline.daemon = True
+    deadline.start()
     try:
         connection.request("GET", path, headers={"User-Agent": USER_AGENT, "Accept": "image/*"})
         response = connection.getresponse()
@@ -122,8 +147,10 @@ def _get(url: str, max_bytes: int, end: float) -> tuple[bytes, str | None]:
             raise RequestError(400, f"The picture at {host} was refused with status {response.status}.")
         return _read(response, connection, max_bytes, end), None
     except (OSError, http.client.HTTPException, ValueError) as error:
+        _left(end)
         raise RequestError(400, f"The picture at {host} could not be fetched ({type(error).__name__}).") from error
     finally:
+        deadline.cancel()
         connection.close()
 
 
@@ -152,6 +179,7 @@ def _read(response: http.client.HTTPResponse, connection: _PinnedConnection, max
         if size > max_bytes:
             raise RequestError(413, f"A fetched picture is larger than the limit of {max_bytes} bytes.")
         connection.stream.settimeout(_left(end))
+    _left(end)  # an answer that was cut off at the deadline looks like a whole one
     return b"".join(parts)
 
 

@@ -7,6 +7,10 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 
+# Below it logits would overflow, and nothing but the likeliest token is drawn anyway.
+LEAST_TEMPERATURE = 1e-5
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the tokens of an answer are chosen.
@@ -51,7 +55,7 @@ class Sampler:
             self._generator.manual_seed(sampling.seed)
         self._warpers = LogitsProcessorList()
         if sampling.temperature > 0:
-            self._warpers.append(TemperatureLogitsWarper(float(sampling.temperature)))
+            self._warpers.append(TemperatureLogitsWarper(max(float(sampling.temperature), LEAST_TEMPERATURE)))
         if sampling.top_k > 0:
             self._warpers.append(TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:

@@ -32,6 +32,7 @@ class ImagePart(_Strict):
     image_url: ImageAddress
 
 
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
@@ -74,7 +75,7 @@ class ChatRequest(_Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     n: Literal[1] | None = None
@@ -95,6 +96,11 @@ class ChatRequest(_Strict):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
+def _progress(entry: Any) -> tuple[int, bool]:
+    """Tells how far the reading came to which an error belongs: how deep, and whether to a value of the right type."""
+    return len(entry["loc"]), not entry["type"].endswith("_type")
+
+
 def read_request(body: bytes) -> ChatRequest:
     """Reads a request's body.
 
@@ -111,7 +117,7 @@ def read_request(body: bytes) -> ChatRequest:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:
         # Where a field may be one of several things each is tried; the one that went furthest was meant.
-        first = max(error.errors(include_url=False, include_input=False), key=lambda entry: len(entry["loc"]))
+        first = max(error.errors(include_url=False, include_input=False), key=_progress)
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             message = f"Unknown field {where}: this server does not offer it; leave it out."

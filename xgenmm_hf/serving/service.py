@@ -103,6 +103,7 @@ class Service:
             RequestError: If as many are there as may be.
         """
         if self._open >= self.settings.max_batch + self.settings.max_waiting:
+            self.metrics.requests.labels("429").inc()
             raise RequestError(429, "Too many requests are waiting; try again.", code="queue_full", retry_after=1)
         self._open += 1
 
@@ -213,7 +214,7 @@ class Service:
                 param="messages",
             )
         self._check_length(messages)
-        rendered, pictures = [], []
+        rendered, pictures, left = [], [], self.settings.max_pixels
         for number, message in enumerate(messages):
             content: list[dict[str, Any]] = []
             for index, part in enumerate(parts_of(message)):
@@ -221,7 +222,9 @@ class Service:
                     content.append({"type": "text", "text": part.text})
                 else:
                     content.append({"type": "image"})
-                    pictures.append(self._picture(part, message, f"messages[{number}].content[{index}]", deadline))
+                    name = f"messages[{number}].content[{index}]"
+                    pictures.append(self._picture(part, message, name, deadline, left))
+                    left -= pictures[-1].width * pictures[-1].height
             rendered.append({"role": "system" if message.role == "developer" else message.role, "content": content})
         return rendered, pictures
 
@@ -238,11 +241,11 @@ class Service:
                 param="messages",
             )
 
-    def _picture(self, part: ImagePart, message: Message, name: str, deadline: float) -> Image.Image:
+    def _picture(self, part: ImagePart, message: Message, name: str, deadline: float, pixels: int) -> Image.Image:
         if message.role != "user":
             raise RequestError(400, f"{name}: only user messages may hold pictures.", param="messages")
         seconds = max(deadline - time.monotonic(), 0.01)
-        return read_picture(part.image_url.url, name, self.settings, seconds)
+        return read_picture(part.image_url.url, name, self.settings, seconds, pixels)
 
     def _wanted_tokens(self, request: ChatRequest) -> int:
         """Returns the longest answer that a request asks for, or refuses it."""

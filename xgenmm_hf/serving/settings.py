@@ -22,7 +22,8 @@ class Settings:
         max_new_tokens: Longest answer that a request may ask for, in tokens.
         default_new_tokens: Longest answer where a request does not say.
         max_pictures: Pictures in one request.
-        max_pixels: Pixels (width x height) of one picture.
+        max_pixels: Pixels (width x height) of a request's pictures together. One picture alone may have no more than
+            `PIL.Image.MAX_IMAGE_PIXELS` besides.
         max_body_mib: Size of one request's body, and of one fetched picture, in MiB.
         max_seconds: Time for one request, waiting included.
         grace_seconds: Time that running requests get when the server is told to stop.
@@ -39,7 +40,7 @@ class Settings:
     max_new_tokens: int = 4096
     default_new_tokens: int = 512
     max_pictures: int = 16
-    max_pixels: int = 40_000_000
+    max_pixels: int = 100_000_000
     max_body_mib: int = 32
     max_seconds: float = 120.0
     grace_seconds: float = 30.0

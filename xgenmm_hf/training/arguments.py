@@ -30,8 +30,9 @@ class DataArguments:
         mixture: YAML file of the training data: a path (also relative to the recipe), or a shipped mixture's name.
         eval_mixture: Likewise for evaluation.
         streaming: Whether rows are read as they are needed instead of being indexed first; needs max_steps.
-        max_unreadable: Share of rows with an unreadable picture above which the run stops.
-        group_by_modality_length: Whether batches hold rows of one modality and of about one length.
+        max_unreadable: Share of rows left out, for a picture that cannot be read or a prompt that leaves no room for
+            an answer, above which the run stops.
+        group_by_modality_length: Whether batches hold rows of one modality and of about one length; not for DPO.
         image_aspect_ratio: How pictures are cut: anyres, none or pad. Default: as the checkpoint says; the trained
             checkpoint then says this.
         anyres_tiles: Grids of any-resolution mode in tiles, such as 1x2 (one wide, two high). Likewise.
@@ -44,10 +45,10 @@ class DataArguments:
     eval_mixture: str | None = field(default=None, metadata={"help": "YAML file of the evaluation data."})
     streaming: bool = field(default=False, metadata={"help": "Read rows as they are needed; needs max_steps."})
     max_unreadable: float = field(
-        default=0.01, metadata={"help": "Share of rows with an unreadable picture above which the run stops."}
+        default=0.01, metadata={"help": "Share of rows left out as unreadable above which the run stops."}
     )
     group_by_modality_length: bool = field(
-        default=True, metadata={"help": "Make batches of one modality and of about one length."}
+        default=True, metadata={"help": "Make batches of one modality and of about one length; not for DPO."}
     )
     image_aspect_ratio: str | None = field(
         default=None, metadata={"help": "How pictures are cut: anyres, none or pad; default: as the checkpoint says."}
@@ -136,7 +137,7 @@ class RecipeParser(TrlParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse found wrong."""
-        raise ValueError(f"{message[:1].upper()}{message[1:]}; --help lists the options.")
+        raise ValueError(f"{message[:1].upper()}{message[1:]}; --options lists the options.")
 
 
 def parse_recipe(stage: str, arguments: Sequence[str]) -> Recipe:
@@ -282,7 +283,7 @@ def suggest(name: str, parser: RecipeParser) -> str:
     """Returns the end of a sentence about an unknown option: the closest known one, or where they are listed."""
     known = [action.dest for action in parser._actions]
     close = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-    return f"; did you mean {close[0]}?" if close else "; --help lists the options."
+    return f"; did you mean {close[0]}?" if close else "; --options lists them."
 
 
 def changed_by(parser: RecipeParser, overrides: Sequence[str]) -> dict[str, Any]:

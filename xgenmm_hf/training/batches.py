@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from xgenmm_hf.data.picture_refs import UnreadablePicture, open_picture
+from xgenmm_hf.modeling.tiling_xgenmm import ASPECT_RATIO_MODES
 from xgenmm_hf.training.encoding import IGNORE_INDEX, EncodedRow, count_picture_tokens, row_name
 
 
@@ -23,12 +24,12 @@ EMPTY_LENGTH = 2
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A row that was left out because a picture of it cannot be read.
+    """A row that was left out: a picture of it cannot be read, or its prompt leaves no room for an answer.
 
     Args:
         row_id: The row's `id`.
         source: The row's `source`.
-        reason: What is wrong with the picture.
+        reason: What is wrong with it.
     """
 
     row_id: str
@@ -158,6 +159,26 @@ def empty_batch(pad_token_id: int, multiple: int | None = None) -> dict[str, tor
 def round_up(length: int, multiple: int | None) -> int:
     """Rounds a length up to a multiple; None leaves it."""
     return length if not multiple else -(-length // multiple) * multiple
+
+
+def check_options(max_length: int | None, pad_to_multiple_of: int | None, image_aspect_ratio: str | None) -> None:
+    """Checks what every collator is given.
+
+    Args:
+        max_length: Tokens of a row that are kept; None: all.
+        pad_to_multiple_of: Length of a batch in multiples of this number; None: any.
+        image_aspect_ratio: Mode of the image processor; None: its own.
+
+    Raises:
+        ValueError: If one of them is out of range.
+    """
+    if max_length is not None and max_length < 1:
+        raise ValueError(f"max_length is {max_length}; give the number of tokens to keep, or None for all.")
+    if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
+        raise ValueError(f"pad_to_multiple_of is {pad_to_multiple_of}; give a positive number, or None.")
+    if image_aspect_ratio not in (None, *ASPECT_RATIO_MODES):
+        modes = ", ".join(ASPECT_RATIO_MODES)
+        raise ValueError(f"image_aspect_ratio is {image_aspect_ratio!r}; it must be one of {modes}, or None.")
 
 
 def pad_token_id(processor: Any) -> int:

@@ -76,13 +76,13 @@ def card_text(recipe: Recipe, name: str, counts: dict[str, int], metrics: dict[s
     Returns:
         Markdown.
     """
-    base = recipe.base
+    base, title = recipe.base, TITLES[recipe.stage]
     usage = (USE_ADAPTER if recipe.model.use_peft else USE_MODEL).format(name=name, base=base)
     rows = [f"| {source} | {count:,} |" for source, count in counts.items()] or ["| streamed | not counted |"]
     figures = [f"| {key} | {value:,.5g} |" for key, value in metrics.items() if isinstance(value, (int, float))]
     parts = [
         f"\n# {name}\n",
-        f"{TITLES[recipe.stage].capitalize()} of `{base}`, an xGen-MM (BLIP-3) model, with xgenmm-hf and TRL.\n",
+        f"{title[:1].upper()}{title[1:]} of `{base}`, an xGen-MM (BLIP-3) model, with xgenmm-hf and TRL.\n",
         f"## Use\n\n{usage}\n",
         "## Data\n\n| source | rows |\n|---|---:|\n" + "\n".join(rows) + f"\n\n{notes}\n",
         "## Metrics\n\n| metric | value |\n|---|---:|\n" + "\n".join(figures) + "\n",

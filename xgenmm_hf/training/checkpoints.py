@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 MARKER = "complete.json"
 FOLDER = re.compile(r"checkpoint-(\d+)")
-# What decides the order of the rows and the losses; the number of steps may grow from one start to the next.
+# What decides the rows, their order and the losses; the number of steps may grow from one start to the next.
 _TRAINING_FIELDS = (
     "seed",
     "data_seed",
@@ -27,6 +27,21 @@ _TRAINING_FIELDS = (
     "gradient_accumulation_steps",
     "max_length",
     "world_size",
+)
+_DATA_FIELDS = (
+    "mixture",
+    "streaming",
+    "group_by_modality_length",
+    "image_aspect_ratio",
+    "anyres_tiles",
+    "noised_rejections",
+)
+_MODULE_FIELDS = (
+    "unfreeze_vision",
+    "freeze_resampler",
+    "freeze_language_model",
+    "lora_resampler",
+    "lora_added_tokens",
 )
 
 
@@ -110,14 +125,9 @@ def run_facts(recipe: Recipe) -> dict[str, Any]:
     Returns:
         Plain values by name.
     """
-    facts: dict[str, Any] = {name: getattr(recipe.training, name) for name in _TRAINING_FIELDS}
-    return {
-        "stage": recipe.stage,
-        "model": recipe.base,
-        "mixture": recipe.data.mixture,
-        "use_peft": recipe.model.use_peft,
-        **facts,
-    }
+    parts = ((recipe.data, _DATA_FIELDS), (recipe.modules, _MODULE_FIELDS), (recipe.training, _TRAINING_FIELDS))
+    facts: dict[str, Any] = {name: getattr(part, name) for part, names in parts for name in names}
+    return {"stage": recipe.stage, "model": recipe.base, "use_peft": recipe.model.use_peft, **facts}
 
 
 def checkpoint_to_resume(recipe: Recipe) -> str | None:

@@ -7,8 +7,7 @@ pictures cannot be read.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xgenmm_hf.modeling.tiling_xgenmm import ASPECT_RATIO_MODES
-from xgenmm_hf.training.batches import make_batch, pad_token_id, picture_lengths, read_pictures
+from xgenmm_hf.training.batches import check_options, make_batch, pad_token_id, picture_lengths, read_pictures
 from xgenmm_hf.training.encoding import EncodedRow, encode_chat, encode_content, render_content, render_row
 
 
@@ -33,13 +32,7 @@ class RowCollator:
         pad_to_multiple_of: int | None = None,
         image_aspect_ratio: str | None = None,
     ):
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length is {max_length}; give the number of tokens to keep, or None for all.")
-        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of is {pad_to_multiple_of}; give a positive number, or None.")
-        if image_aspect_ratio not in (None, *ASPECT_RATIO_MODES):
-            modes = ", ".join(ASPECT_RATIO_MODES)
-            raise ValueError(f"image_aspect_ratio is {image_aspect_ratio!r}; it must be one of {modes}, or None.")
+        check_options(max_length, pad_to_multiple_of, image_aspect_ratio)
         pad_token_id(processor)
         self.processor = processor
         self.max_length = max_length

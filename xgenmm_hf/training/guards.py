@@ -1,7 +1,7 @@
 """What watches over a run, as a mixin of our trainers on top of TRL's.
 
-Unreadable pictures are counted and reported, a loss that is no number stops the run, and checkpoints count only when
-they are complete.
+Rows that are left out are counted and reported, a loss that is no number stops the run, and checkpoints count only
+when they are complete.
 """
 
 import logging
@@ -43,8 +43,8 @@ class GuardedTrainerMixin:
 
     Args:
         *args: Passed on.
-        max_unreadable: Share of rows with an unreadable picture above which the run stops, judged after the first
-            100 rows.
+        max_unreadable: Share of rows left out, for an unreadable picture or a prompt without room for an answer,
+            above which the run stops; judged after the first 100 rows.
         run_facts: What decides the run's rows and losses; kept in each checkpoint's marker.
         **kwargs: Passed on.
     """
@@ -82,7 +82,7 @@ class GuardedTrainerMixin:
         return result
 
     def _count_rows(self, num_readable: int, unreadable: list[str], with_pictures: bool) -> bool:
-        """Counts a batch's rows over all ranks, reports each unreadable one once, and judges their share.
+        """Counts a batch's rows over all ranks, reports each one left out once, and judges their share.
 
         Args:
             num_readable: Rows of this rank's batch.
@@ -110,7 +110,8 @@ class GuardedTrainerMixin:
         last = next((text for text in gather_object(unreadable[-1:]) if text), "")
         raise TrainingStopped(
             f"{self.num_unreadable} of {self.num_rows} rows ({self.num_unreadable / self.num_rows:.1%}) have a "
-            f"picture that cannot be read, more than max_unreadable {self.max_unreadable:.1%} allows. {last}".rstrip()
+            "picture that cannot be read or a prompt that leaves no room for an answer, more than max_unreadable "
+            f"{self.max_unreadable:.1%} allows. {last}".rstrip()
         )
 
     def _check_loss(self, loss: torch.Tensor) -> None:
@@ -137,10 +138,13 @@ class GuardedTrainerMixin:
     def describe_unreadable(self) -> str:
         """Returns one sentence about how many rows were left out."""
         share = self.num_unreadable / self.num_rows if self.num_rows else 0.0
-        return f"{self.num_unreadable} of {self.num_rows} rows ({share:.2%}) left out: a picture cannot be read."
+        return (
+            f"{self.num_unreadable} of {self.num_rows} rows ({share:.2%}) since the last start left out: a picture "
+            "cannot be read, or the prompt leaves no room for an answer."
+        )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains, and reports unreadable rows at the end, however that came."""
+        """Trains, and reports rows left out at the end, however that came."""
         try:
             return super().train(*args, **kwargs)
         finally:

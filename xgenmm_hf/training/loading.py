@@ -28,7 +28,7 @@ def load_for_training(recipe: Recipe) -> tuple[Any, Any]:
     """
     source = checked_source(recipe.base)
     set_seed(recipe.training.seed)
-    where = {} if is_local(source) else {"revision": recipe.model.model_revision}
+    where = hub_options(recipe, source)
     config = config_of(recipe, source, where)
     options = {
         "config": config,
@@ -44,7 +44,7 @@ def load_for_training(recipe: Recipe) -> tuple[Any, Any]:
             **where,
             **{name: value for name, value in options.items() if value is not None},
         )
-        processor = XGenMMProcessor.from_pretrained(source, **where)
+        processor = load_processor(source, config, where)
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(f"{source} could not be loaded: {error}") from error
     gaps = [*report["missing_keys"], *names_of_mismatched(report)]
@@ -52,11 +52,31 @@ def load_for_training(recipe: Recipe) -> tuple[Any, Any]:
         raise ValueError(
             f"The weights in {source} do not fit its config.json ({listed(gaps)}); use one model's files."
         )
-    processor.image_processor.image_aspect_ratio = config.image_aspect_ratio
-    processor.image_processor.anyres_grids = [list(grid) for grid in config.anyres_grids]
     # It was given to the loader; the trainer would warn that the model exists already.
     recipe.training.model_init_kwargs = None
     return model, processor
+
+
+def load_processor(source: str, config: XGenMMConfig, where: dict[str, Any]) -> XGenMMProcessor:
+    """Loads a processor that cuts pictures as a stage does.
+
+    Args:
+        source: Folder or repository.
+        config: What `config_of` returned.
+        where: Options of the Hub.
+
+    Returns:
+        The processor.
+    """
+    processor = XGenMMProcessor.from_pretrained(source, **where)
+    processor.image_processor.image_aspect_ratio = config.image_aspect_ratio
+    processor.image_processor.anyres_grids = [list(grid) for grid in config.anyres_grids]
+    return processor
+
+
+def hub_options(recipe: Recipe, source: str) -> dict[str, Any]:
+    """Returns the options of the Hub that a run's source is loaded with; a folder has none."""
+    return {} if is_local(source) else {"revision": recipe.model.model_revision}
 
 
 def checked_source(name: str) -> str:

@@ -15,6 +15,7 @@ from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 from xgenmm_hf.training.batches import (
     EMPTY_LENGTH,
     Unreadable,
+    check_options,
     pad_token_id,
     picture_inputs,
     picture_lengths,
@@ -66,10 +67,7 @@ class PreferenceCollator:
         pad_to_multiple_of: int | None = None,
         image_aspect_ratio: str | None = None,
     ):
-        if max_length is not None and max_length < 1:
-            raise ValueError(f"max_length is {max_length}; give the number of tokens to keep, or None for all.")
-        if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
-            raise ValueError(f"pad_to_multiple_of is {pad_to_multiple_of}; give a positive number, or None.")
+        check_options(max_length, pad_to_multiple_of, image_aspect_ratio)
         self.processor = processor
         self.max_length = max_length
         self.pad_to_multiple_of = pad_to_multiple_of

@@ -1,6 +1,8 @@
 """The rows of a stage: a mixture's, or a saved `datasets` folder's, of the kind that the stage trains on."""
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ from xgenmm_hf.data.rows import row_kind
 from xgenmm_hf.training.arguments import Recipe
 from xgenmm_hf.training.lengths import add_lengths
 
+
+Prepare = Callable[[Any], Any]
 
 NO_DATA = "No data is named: set mixture in the recipe or --mixture."
 KIND_OF_STAGE = {"pretrain": "pretraining", "sft": "chat", "safety": "chat", "dpo": "preference"}
@@ -31,23 +35,43 @@ def load_rows(recipe: Recipe, processor: Any) -> tuple[Any, Any]:
         raise ValueError(NO_DATA)
     if recipe.data.streaming and recipe.training.max_steps < 1:
         raise ValueError("A stream has no length: set max_steps, or leave streaming out.")
-    train = open_rows(recipe, recipe.data.mixture, streaming=recipe.data.streaming)
-    if recipe.data.group_by_modality_length and hasattr(train, "__len__"):
-        workers = recipe.training.dataset_num_proc
-        train = add_lengths(train, processor, num_proc=workers, image_aspect_ratio=recipe.data.image_aspect_ratio)
+    # Preference pairs keep the trainer's own order.
+    grouped = recipe.data.group_by_modality_length and not recipe.data.streaming and recipe.stage != "dpo"
+    prepare = partial(measure_rows, recipe, processor) if grouped else None
+    train = open_rows(recipe, recipe.data.mixture, recipe.data.streaming, prepare)
     evaluated = None
     if recipe.data.eval_mixture is not None:
         evaluated = open_rows(recipe, recipe.data.eval_mixture, streaming=False)
     return train, evaluated
 
 
-def open_rows(recipe: Recipe, name: str, streaming: bool) -> Any:
+def measure_rows(recipe: Recipe, processor: Any, rows: Any) -> Any:
+    """Adds the lengths of a source's rows.
+
+    Args:
+        recipe: The run's options.
+        processor: The processor.
+        rows: A `datasets.Dataset`, before any of its rows are chosen: see `add_lengths`.
+
+    Returns:
+        The rows with their lengths.
+
+    Raises:
+        ValueError: If the rows are of a kind that the stage does not train on.
+    """
+    check_kind(recipe, recipe.data.mixture, rows)
+    workers = recipe.training.dataset_num_proc
+    return add_lengths(rows, processor, num_proc=workers, image_aspect_ratio=recipe.data.image_aspect_ratio)
+
+
+def open_rows(recipe: Recipe, name: str, streaming: bool, prepare: Prepare | None = None) -> Any:
     """Opens one mixture or saved folder.
 
     Args:
         recipe: The run's options.
         name: A mixture's path or shipped name, or a folder that `Dataset.save_to_disk` wrote.
         streaming: Whether rows are read as they are needed.
+        prepare: Called with the rows of each source before some are chosen; not for streams.
 
     Returns:
         The rows.
@@ -57,26 +81,37 @@ def open_rows(recipe: Recipe, name: str, streaming: bool) -> Any:
     """
     import datasets
 
+    from xgenmm_hf.data.mixture import load_mixture
+
     folder = Path(name).expanduser()
-    if (folder / "dataset_info.json").is_file():
-        rows = datasets.load_from_disk(str(folder))
-        rows = rows.to_iterable_dataset() if streaming else rows
+    if not (folder / "dataset_info.json").is_file():
+        rows = load_mixture(mixture_path(recipe, name), streaming=streaming, prepare=prepare).dataset
+    elif streaming:
+        rows = datasets.load_from_disk(str(folder)).to_iterable_dataset()
     else:
-        rows = open_mixture(recipe, name, streaming)
+        rows = datasets.load_from_disk(str(folder))
+        rows = rows if prepare is None else prepare(rows)
+    check_kind(recipe, name, rows)
+    return rows
+
+
+def check_kind(recipe: Recipe, name: str | None, rows: Any) -> None:
+    """Checks that there are rows, of the kind that a stage trains on.
+
+    Args:
+        recipe: The run's options.
+        name: What they call the rows.
+        rows: The rows.
+
+    Raises:
+        ValueError: If there is no row, or rows are of another kind.
+    """
     first = next(iter(rows), None)
     if first is None:
         raise ValueError(f"{name} holds no row.")
     kind, wanted = row_kind(first), KIND_OF_STAGE[recipe.stage]
     if kind != wanted:
         raise ValueError(f"{name} holds rows of kind {kind}; xgenmm train {recipe.stage} takes rows of kind {wanted}.")
-    return rows
-
-
-def open_mixture(recipe: Recipe, name: str, streaming: bool) -> Any:
-    """Opens the rows of a mixture's YAML file."""
-    from xgenmm_hf.data.mixture import load_mixture
-
-    return load_mixture(mixture_path(recipe, name), streaming=streaming).dataset
 
 
 def mixture_path(recipe: Recipe, name: str | None) -> Path:

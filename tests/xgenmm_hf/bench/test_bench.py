@@ -55,6 +55,13 @@ def test_no_round_starts_after_the_budget():
     assert measure({"A": lambda: None}, CPU, Effort(runs=9, budget=0.0))["A"].runs == 1
 
 
+@pytest.mark.parametrize(("budget", "calls"), [(0.0, 1), (60.0, 4)])
+def test_what_takes_longer_than_the_budget_runs_once(budget, calls):
+    ran = []
+    compare("part", "runs", {"A": Candidate(lambda: ran.append(1), 1)}, CPU, Effort(runs=3, warmups=1, budget=budget))
+    assert len(ran) == calls
+
+
 def test_peak_memory_sees_what_is_freed_again():
     peak = peak_memory(lambda: torch.ones(2**25).sum(), CPU)
     assert peak is None or peak > 0.8 * 2**27
@@ -110,25 +117,28 @@ def test_run(session, quick_limits, tmp_path, monkeypatch):
     def missing(session):
         raise ImportError("no", name="trl")
 
+    def full(session):
+        raise torch.OutOfMemoryError("no room")
+
     find = parts.find_part
-    monkeypatch.setattr(runner, "find_part", lambda name: missing if name == "sft" else find(name))
+    monkeypatch.setattr(runner, "find_part", lambda name: {"sft": missing, "images": full}.get(name) or find(name))
     seen = []
-    record = runner.run_bench(session.setting, ["sft", "tower"], seen.append)
-    assert seen == ["limits", "tower", "sft"]
+    record = runner.run_bench(session.setting, ["sft", "images", "tower"], seen.append)
+    assert seen == ["limits", "images", "tower", "sft"]
     assert {row["part"] for row in record["rows"]} == {"tower"}
-    assert "needs trl" in record["skipped"]["sft"]
+    assert "needs trl" in record["skipped"]["sft"] and record["skipped"]["images"] == "out of memory"
     file = tmp_path / "new" / "bench.json"
     report.write_json(record, file)
     assert json.loads(file.read_text())["rows"][0]["share"] > 0
     assert [path.name for path in file.parent.iterdir()] == ["bench.json"]
-    assert report.as_table(record).row_count == 3
-    assert report.as_markdown(record).count("\n") == 5
+    assert report.as_table(record).row_count == 4
+    assert report.as_markdown(record).count("\n") == 6
 
 
 def test_unknown_names(session):
     with pytest.raises(ValueError, match="There is no part 'towr'"):
         runner.run_bench(session.setting, ["towr"])
-    with pytest.raises(ValueError, match="part is 'towr'"):
+    with pytest.raises(ValueError, match="There is no part 'towr'"):
         parts.find_part("towr")
     with pytest.raises(ValueError, match="preset is '5b'"):
         preset_config("5b")
@@ -171,6 +181,14 @@ def test_document(session, quick_limits, tmp_path, monkeypatch):
     page = (tmp_path / "tiny-cpu.md").read_text()
     assert "![tiles](tiny-cpu/tiles.png)" in page and "| tiles | 3 | 0.5 | 0.25 | 50% |" in page
     assert json.loads((tmp_path / "tiny-cpu.json").read_text()) == json.loads(json.dumps(record))
+
+
+def test_a_document_keeps_its_figures_if_the_curves_fail(session, quick_limits, tmp_path, monkeypatch):
+    monkeypatch.setattr(document, "run_bench", lambda *args: {"rows": [1]})
+    monkeypatch.setattr(document, "draw_curves", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        document.write_document(session.setting, tmp_path)
+    assert json.loads((tmp_path / "tiny-cpu.json").read_text()) == {"rows": [1]}
 
 
 @pytest.mark.parametrize("kind", list(quantisation.KINDS))

@@ -12,6 +12,7 @@ from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli.app import app
 from xgenmm_hf.cli.chat import Session
 from xgenmm_hf.inference.asking import ask
+from xgenmm_hf.inference.feature_cache import FeatureCache
 from xgenmm_hf.inference.loading import load
 from xgenmm_hf.serving.conversation import Conversation
 
@@ -104,6 +105,24 @@ def test_an_answer_that_is_cut_off_is_kept(capsys):
     answer = conversation.answer("Describe this image.", [], interrupt)
     assert answer == pieces[0].strip()
     assert [turn.role for turn in conversation.turns] == ["user", "assistant"]
+
+
+def test_a_question_cut_off_before_its_answer_can_be_asked_again(picture, tmp_path, monkeypatch):
+    encode, calls = FeatureCache.encode, []
+
+    def interrupted_at_first(cache, *args):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return encode(cache, *args)
+
+    monkeypatch.setattr(FeatureCache, "encode", interrupted_at_first)
+    file = tmp_path / "chat.json"
+    output = chat("What is this?", "What color is it?", f"/save {file}", arguments=(picture,))
+    assert "counts as not asked" in output
+    messages = saved(file)
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+    assert messages[0] == {"role": "user", "content": "What color is it?", "images": [picture]}
 
 
 @pytest.mark.filterwarnings("ignore:Image.Image.getdata:DeprecationWarning")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 from run_rows import ON_CPU, chat_rows, save_rows
 from typer.testing import CliRunner
 
@@ -41,6 +42,44 @@ def test_mistakes_are_one_line(arguments, message):
     assert result.exit_code == 1
     assert "Traceback" not in result.output
     assert message in result.output
+
+
+@pytest.fixture
+def captions(tmp_path, monkeypatch):
+    """A mixture of a wide picture's caption and a malformed one; its cache is in the test's folder."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    Image.new("RGB", (600, 300)).save(tmp_path / "wide.png")
+    rows = [{"image": "wide.png", "caption": "A wall."}] * 3 + [{"image": "wide.png", "caption": 3}]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "mixture.yaml").write_text("data: {captions.jsonl: {samples: all, format: captions}}\n")
+    return tmp_path / "mixture.yaml"
+
+
+@pytest.mark.parametrize("options", [[], ["--anyres_tiles", "1x1"], ["--image_aspect_ratio", "none"]])
+def test_a_dry_run_measures_the_tiles_of_the_training(captions, tmp_path, options):
+    from xgenmm_hf.data.mixture import load_mixture
+    from xgenmm_hf.training.arguments import parse_recipe
+    from xgenmm_hf.training.loading import load_for_training
+    from xgenmm_hf.training.run import make_collator
+
+    given = ["--model_name_or_path", TINY_MODEL, "--mixture", captions, *ON_CPU, *options]
+    result = invoke("pretrain", *given, "--dry-run", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "rejected: 1" in result.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "problems.jsonl", "lengths.png"}
+    recipe = parse_recipe("pretrain", [str(word) for word in given])
+    processor = load_for_training(recipe)[1]
+    row = load_mixture(captions, max_rejected=1.0).dataset[0]
+    batch = make_collator(recipe, processor)([row])
+    assert report["all"]["tiles"]["largest"] == int(batch["image_num_tiles"].sum())
+    assert report["all"]["tokens"]["largest"] == batch["input_ids"].shape[1]
+
+
+def test_the_output_of_a_dry_run_is_not_a_trainings(tmp_path):
+    result = invoke("sft", "--output", tmp_path)
+    assert result.exit_code == 1
+    assert "--output is for --dry-run; a training's folder is --output_dir." in result.output
 
 
 def test_unknown_stage_is_a_usage_error():

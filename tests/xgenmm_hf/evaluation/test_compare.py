@@ -7,7 +7,9 @@ import pytest
 from results_of import make_result
 
 from xgenmm_hf.evaluation import compare as module
-from xgenmm_hf.evaluation.compare import compare, comparison_table, paired_test
+from xgenmm_hf.evaluation.compare import MEANS, compare, comparison_table, paired_test
+from xgenmm_hf.evaluation.metrics import METRICS, score
+from xgenmm_hf.evaluation.samples import Sample
 
 
 def test_the_permutation_test_agrees_with_all_permutations():
@@ -84,15 +86,14 @@ def test_where_no_measure_is_a_mean_the_samples_scores_are_compared():
     ]
 
 
-def test_several_scores_a_sample():
-    first, second = make_result([1.0, 0.0]), make_result([1.0, 1.0])
-    for result in (first, second):
-        for one in result["samples"]:
-            one["score"] = {"accuracy": one["score"], "other": 1.0}
-        result["scores"]["other"] = 1.0
-    first["samples"][0]["score"].pop("other")
-    found = {one.measure: one for one in compare(first, second, resamples=50).differences}
-    assert (found["accuracy"].samples, found["other"].samples) == (2, 1)
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_means_are_those_of_the_metrics(metric):
+    options = [{"label": label, "safe": True, "choices": {"A": "yes", "B": "no"}} for label in ("yes", "no", "no")]
+    samples = [Sample(str(place), "?", (), ("A", "yes"), options=one) for place, one in enumerate(options)]
+    found = score(metric, samples, ["yes", "no", "B"])
+    for name in MEANS & set(found.overall):
+        assert found.overall[name] == pytest.approx(sum(found.per_sample) / len(samples))
+    assert (MEANS & set(found.overall)) or metric == "safety"
 
 
 def test_results_that_cannot_be_compared():

@@ -71,3 +71,14 @@ def test_probes_ask_for_what_is_not_there(tmp_path):
     for file in files:
         labels = [json.loads(line)["label"] for line in file.read_text().splitlines()]
         assert labels.count("yes") == labels.count("no") == 6
+
+
+def test_pictures_that_are_there_are_not_written_again(tmp_path):
+    write_questions(tmp_path, 2)
+    files = sorted((tmp_path / "pictures").iterdir())
+    before = [file.stat().st_mtime_ns for file in files]
+    whole = files[1].read_bytes()
+    files[1].write_bytes(whole[:40])
+    write_questions(tmp_path, 2)
+    assert files[0].stat().st_mtime_ns == before[0]
+    assert files[1].read_bytes() == whole

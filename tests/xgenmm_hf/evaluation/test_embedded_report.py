@@ -17,7 +17,9 @@ def folders(tmp_path_factory):
     few = [replace(entry, settings=replace(entry.settings, limit=2)) for entry in embedded_report.ENTRIES]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(embedded_report, "ENTRIES", tuple(few))
+        patch.setattr("sys.argv", ["embedded_report", *embedded_report.DEFAULTS])
         main(folder / "work", folder / "report", scale=0.01)
+        patch.setattr("sys.argv", ["embedded_report", "--work", "w", "--scale", "0.01"])
         main(folder / "work", folder / "again", scale=0.01)
     return folder / "work", folder / "report", folder / "again"
 
@@ -53,6 +55,10 @@ def test_answers_that_are_there_are_taken_over(folders):
     results = json.loads((folders[2] / "results.json").read_text())["results"]
     assert all(result["counts"]["resumed"] == 2 for result in results.values())
     first, again = (json.loads((folder / "results.json").read_text()) for folder in folders[1:])
+    assert "`make eval` wrote this" in (folders[1] / "README.md").read_text()
+    command = "python -m xgenmm_hf.evaluation.embedded_report --work w --scale 0.01"
+    assert f"`{command}` wrote this" in (folders[2] / "README.md").read_text()
+    assert (first["command"], again["command"]) == ("make eval", command)
     assert first["took"]
     assert again["took"] == ""
     assert [result["scores"] for result in first["results"].values()] == [

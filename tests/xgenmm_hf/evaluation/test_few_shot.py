@@ -1,5 +1,6 @@
 """In-context prompts of the base models: their format, and which examples are chosen."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -184,4 +185,7 @@ def test_keys_tell_pictures_apart(tmp_path):
     file = tmp_path / "a.png"
     before = picture_key({"bytes": None, "path": str(file)})
     file.write_bytes(b"a")
-    assert picture_key({"bytes": None, "path": str(file)}) != before
+    written = picture_key({"bytes": None, "path": str(file)})
+    assert written != before
+    os.utime(file, ns=(1, 1))
+    assert picture_key({"bytes": None, "path": str(file)}) not in (before, written)

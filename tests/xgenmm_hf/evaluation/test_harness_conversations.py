@@ -17,7 +17,6 @@ from xgenmm_hf.evaluation.harness.conversations import (
     in_batches,
     rate_continuations,
     render,
-    system_text,
 )
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 from xgenmm_hf.inference.loading import load
@@ -84,9 +83,6 @@ def test_a_tasks_own_system_turn_wins(loaded):
     text = render(loaded.processor, messages, RELEASED_SYSTEM).text
     assert text.startswith("<|system|>\nBe brief.<|end|>\n<|user|>")
     assert messages[0]["content"] == "Be brief."
-    assert system_text("released") == RELEASED_SYSTEM
-    assert system_text("none") is None
-    assert system_text("Be kind.") == "Be kind."
 
 
 def test_videos_are_refused(loaded, tmp_path):

@@ -6,8 +6,9 @@ import random
 import pytest
 from PIL import Image
 
-from xgenmm_hf.evaluation.probing import STRATEGIES, build_probes, read_objects, write_probes
+from xgenmm_hf.evaluation.probing import build_probes, read_objects, write_probes
 from xgenmm_hf.evaluation.tasks import load_task
+from xgenmm_hf.evaluation.tasks.probing import STRATEGIES
 
 
 THINGS = ["person", "car", "dog", "apple", "umbrella", "cup", "chair", "bed", "oven", "tie"]

@@ -11,7 +11,6 @@ from xgenmm_hf.evaluation.results import (
     escape,
     markdown_report,
     read_result,
-    sample_score,
     write_result,
 )
 from xgenmm_hf.evaluation.samples import Problem
@@ -101,8 +100,3 @@ def test_files_that_are_no_results(tmp_path):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_result(file)
-
-
-def test_the_main_score_of_several():
-    assert sample_score({"accuracy": 1.0, "f1": 0.0}) == 1.0
-    assert sample_score(0.3) == 0.3

@@ -1,6 +1,7 @@
 """Asking a task: batches, order, resuming, sharing between processes, problems."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,37 @@ def test_a_larger_limit_keeps_what_is_there_and_other_settings_do_not(loaded, tm
     assert run_task(loaded, task, tmp_path, Settings(limit=3, max_new_tokens=5)).resumed == 0
     assert run_task(loaded, task, tmp_path, Settings(limit=3, max_new_tokens=4), checkpoint="other").resumed == 0
     assert run_task(loaded, task, tmp_path, Settings(limit=3, max_new_tokens=4)).resumed == 3
+
+
+def test_answers_of_another_processor_or_other_ends_are_not_taken_over(loaded, tmp_path, monkeypatch):
+    task, settings = make_task(make_samples(2)), Settings(max_new_tokens=4)
+
+    def resumed() -> int:
+        return run_task(loaded, task, tmp_path, settings).resumed
+
+    assert (resumed(), resumed()) == (0, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded.processor.image_processor, "image_mean", [0.4, 0.4, 0.4])
+        assert resumed() == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded.model.generation_config, "eos_token_id", [0])
+        assert resumed() == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(loaded.processor, "chat_template", loaded.processor.chat_template + " ")
+        assert resumed() == 0
+    assert resumed() == 2
+
+
+def test_answers_about_a_picture_that_was_drawn_anew_are_not_taken_over(loaded, tmp_path):
+    file = tmp_path / "one.png"
+    task = make_task([Sample("one", "What?", ({"bytes": None, "path": str(file)},), ("orange",))])
+    Image.new("RGB", (90, 70), "red").save(file)
+    written = file.stat()
+    assert run_task(loaded, task, tmp_path / "out", SHORT).resumed == 0
+    assert run_task(loaded, task, tmp_path / "out", SHORT).resumed == 1
+    Image.new("RGB", (90, 70), "blue").save(file)
+    os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns + 1_000_000))
+    assert run_task(loaded, task, tmp_path / "out", SHORT).resumed == 0
 
 
 def test_a_damaged_line_is_named(loaded, tmp_path):

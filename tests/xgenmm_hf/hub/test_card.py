@@ -92,6 +92,16 @@ def test_metrics_are_shown_to_people_and_to_the_hub(folder):
     assert (entry.dataset_name, entry.metric_type, entry.metric_value) == ("drawn shapes", "accuracy", 0.75)
 
 
+def test_an_evaluation_stays_where_there_is_no_newer_one(folder):
+    description = describe(folder)
+    facts = Facts("mit", results=(make_result([1.0, 0.0]),))
+    once = write_card(folder, "me/new", facts, description=description)
+    (folder / "README.md").write_text(once)
+    assert write_card(folder, "me/new", Facts(), description=description) == once
+    newer = write_card(folder, "me/new", Facts(results=(make_result([1.0]),)), description=description)
+    assert "| drawn shapes | accuracy | 1.0000 | 1 |" in newer and "0.5000" not in newer
+
+
 def test_an_adapters_card_loads_the_base_first(folder):
     card = ModelCard(write_card(folder, "me/adapter", Facts("mit"), base="someone/base"))
     assert card.data.library_name == "peft" and card.data.base_model == "someone/base"

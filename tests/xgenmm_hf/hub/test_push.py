@@ -10,6 +10,7 @@ from results_of import make_result
 
 from xgenmm_hf.evaluation.results import describe_checkpoint
 from xgenmm_hf.hub.card import Facts
+from xgenmm_hf.hub.contents import adapter_base
 from xgenmm_hf.hub.push import plan_push, push, read_results, stale_files
 
 
@@ -103,12 +104,23 @@ def test_results_are_files_of_eval(tmp_path):
     assert read_results([path])[0]["task"]["name"] == "drawn shapes"
 
 
+def plain_text(file) -> str:
+    """A file's content, as far as it is text."""
+    content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
+    return content.decode(errors="replace")
+
+
 def test_an_adapter_of_a_local_folder_needs_a_base_to_link_to(folder):
     import torch
     from safetensors.torch import save_file
 
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder)}))
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder), "r": 8}))
     save_file({"a": torch.zeros(1)}, folder / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="--base-model"):
         plan_push(folder, "a/b", Facts("mit"))
-    assert "someone/base" in plan_push(folder, "a/b", Facts("mit", "someone/base")).card
+    plan = plan_push(folder, "a/b", Facts("mit", "someone/base"))
+    assert "someone/base" in plan.card
+    assert not any(str(folder) in plain_text(file) for file in plan.files)
+    config = next(file for file in plan.files if file.name == "adapter_config.json")
+    assert json.loads(config.content) == {"base_model_name_or_path": "someone/base", "r": 8}
+    assert adapter_base(folder) == str(folder)

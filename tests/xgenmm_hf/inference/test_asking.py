@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.inference.asking import ask, build_messages, room_for_answer
+from xgenmm_hf.inference.asking import RELEASED_SYSTEM, ask, build_messages, room_for_answer, system_turn
 from xgenmm_hf.inference.loading import load, pick_device
 
 
@@ -47,6 +47,10 @@ def test_pictures_come_before_the_text_and_the_system_turn_first():
     assert [message["role"] for message in messages] == ["system", "user"]
     assert [item["type"] for item in messages[1]["content"]] == ["image", "image", "text"]
     assert [message["role"] for message in build_messages([], "What?")] == ["user"]
+
+
+def test_system_turns_by_name():
+    assert [system_turn(name) for name in ("none", "released", "Be brief.")] == [None, RELEASED_SYSTEM, "Be brief."]
 
 
 def test_half_precision_checkpoints_compute_in_float32_on_the_cpu(loaded):

@@ -34,6 +34,35 @@ def test_stages_follow_one_another_and_are_not_run_twice(tmp_path):
     assert load(str(checkpoint)).model.config.image_aspect_ratio == "anyres"
 
 
+def test_a_half_written_checkpoint_is_no_finished_stage(tmp_path):
+    for stage in STAGES:
+        merged = tmp_path / stage.name / ("merged" if stage.adapter else "")
+        merged.mkdir(parents=True)
+        (merged / "config.json").write_text("{}")
+    with pytest.raises(RuntimeError, match="stage pretrain-1 failed"):
+        run_stage(STAGES[0], tmp_path / "nothing", tmp_path, scale=0.0005)
+    for stage in STAGES:
+        (tmp_path / stage.name / "trainer_state.json").write_text("{}")
+        merged = tmp_path / stage.name / ("merged" if stage.adapter else "")
+        assert run_stage(stage, tmp_path / "nothing", tmp_path) == merged
+
+
+def test_a_folder_keeps_the_settings_it_was_begun_with(tmp_path):
+    proof.keep_settings(tmp_path, {"questions": 10, "scale": 1.0, "start": None})
+    proof.keep_settings(tmp_path, {"questions": 10, "scale": 1.0, "start": None})
+    with pytest.raises(ValueError, match=r"begun with other settings \(questions 10, now 20; start None, now a\)"):
+        proof.keep_settings(tmp_path, {"questions": 20, "scale": 1.0, "start": "a"})
+    assert json.loads((tmp_path / "settings.json").read_text())["questions"] == 10
+
+
+def test_other_settings_are_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
+    proof.keep_settings(tmp_path, {"questions": 10, "scale": 0.5, "start": None})
+    monkeypatch.setattr(proof, "run_stage", lambda *_: pytest.fail("a stage was run"))
+    with pytest.raises(SystemExit):
+        proof.main(tmp_path, tmp_path / "report", questions=10)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_failing_stage_says_which(tmp_path):
     with pytest.raises(RuntimeError, match="stage pretrain-1 failed .exit code 1"):
         run_stage(STAGES[0], tmp_path / "nothing", tmp_path, scale=0.0005)

@@ -7,6 +7,7 @@ import torch
 
 from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration
 from xgenmm_hf.serving.batch import Batch
+from xgenmm_hf.serving.rows import RowsLayer
 
 
 def make_model(**text) -> XGenMMForConditionalGeneration:
@@ -119,6 +120,45 @@ def test_many_rows_of_all_lengths_come_and_go():
         kept = [place for place, number in enumerate(rows) if len(answers[number]) < lengths[number]]
         rows = [rows[place] for place in batch.keep(kept)]
     assert answers == [alone(model, prompt, length) for prompt, length in zip(prompts, lengths, strict=True)]
+
+
+@pytest.mark.parametrize("held", [[], [5, 9]], ids=["alone", "beside others"])
+@pytest.mark.parametrize("new", [3, 30])
+@torch.inference_mode()
+def test_rows_for_which_there_is_no_memory_change_nothing(held, new, monkeypatch):
+    model = make_model()
+    prompts = [torch.randint(3, 99, (1, length)) for length in held]
+    expected = [alone(model, prompt, 6) for prompt in prompts]
+    batch = Batch(model)
+    answers = [[token] for token in batch.add(prompts).argmax(-1).tolist()] if held else []
+
+    def step() -> None:
+        for answer, token in zip(answers, batch.step([row[-1] for row in answers]).argmax(-1).tolist(), strict=True):
+            answer.append(token)
+
+    if held:
+        step()
+    add_rows, calls = RowsLayer.add_rows, []
+
+    def fail_in_the_second_layer(layer, *args):
+        calls.append(layer)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("no room")
+        add_rows(layer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RowsLayer, "add_rows", fail_in_the_second_layer)
+        with pytest.raises(torch.OutOfMemoryError):
+            batch.add([torch.randint(3, 99, (1, new))])
+    assert batch.length == (max(held) + 1 if held else 0)
+    if held:
+        step()
+    prompts.append(torch.randint(3, 99, (1, 4)))
+    answers.append(batch.add(prompts[-1:]).argmax(-1).tolist())
+    for _ in range(3):
+        step()
+    assert answers[:-1] == expected
+    assert answers[-1] == alone(model, prompts[-1], 4)
 
 
 def test_layers_without_a_cache_are_refused():

@@ -6,11 +6,14 @@ import json
 import struct
 import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from PIL import Image
 from serving import data_url, run_server, user_message
+
+from xgenmm_hf.serving.rows import RowsLayer
 
 
 def bomb(width: int, height: int) -> str:
@@ -49,10 +52,19 @@ def test_bad_pictures(server, pictures):
     assert "the limit is 16" in refused(server, *[good] * 17)
 
 
-@pytest.mark.parametrize("size", [(50_000, 50_000), (20_000, 2_001), (2**31 - 1, 2**31 - 1)])
+@pytest.mark.parametrize("size", [(50_000, 50_000), (20_000, 5_001), (2**31 - 1, 2**31 - 1)])
 def test_bombs(server, size):
     message = refused(server, bomb(*size))
     assert "too large" in message or "make it smaller" in message
+
+
+def test_pixels_are_those_of_all_pictures_together(loaded, pictures):
+    with run_server(loaded, max_pixels=14_000) as running:  # the first two have 5400 and 8000
+        one, two, three = map(data_url, pictures)
+        assert running.chat({"messages": [user_message("a", one, two)], "max_tokens": 2})[0] == 200
+        message = refused(running, one, two, three)
+        assert message.startswith("messages[0].content[2] has 300 x 70 pixels; 600 are left of the 14000")
+        assert "content[1] has 5000 x 2 pixels; 8600 are left" in refused(running, one, bomb(5000, 2))
 
 
 def test_addresses_are_off_unless_allowed(server, tmp_path):
@@ -81,6 +93,7 @@ def test_files_under_a_root(loaded, tmp_path, pictures):
         ):
             assert "no file under" in refused(running, f"file://{root}/{name}")
         assert "no file under" in refused(running, "file:///etc/hostname")
+        assert "no file under" in refused(running, "file://[x")
         assert "no file under" in refused(running, f"file://elsewhere{root}/sub/a%20b.png")
 
 
@@ -103,6 +116,9 @@ def test_wrong_bodies(server):
     assert "messages.0.role" in message_of(chat(messages=[{"role": "tool", "content": "a"}]))
     assert "input_audio" in message_of(chat(messages=[{"role": "user", "content": [{"type": "input_audio"}]}]))
     assert "stop" in message_of(chat(stop=[""]))
+    assert "at most 16 items" in message_of(chat(stop=["a"] * 17))
+    assert "at most 1000 characters" in message_of(chat(stop="a" * 1001))
+    assert "at most 1000 characters" in message_of(chat(stop=["a", "a" * 1001]))
     picture = user_message("a", "data:image/png;base64,AAAA")["content"]
     assert "only user messages" in message_of(chat(messages=[{"role": "system", "content": picture}]))
 
@@ -208,6 +224,7 @@ def test_more_than_may_wait_are_told_to_come_back(endless):
     response = last.getresponse()
     assert response.status == 429
     assert response.getheader("Retry-After") == "1"
+    assert endless.service.metrics.registry.get_sample_value("xgenmm_requests_total", {"status": "429"}) == 1
     assert endless.request("GET", "/health")[0] == 200
     for connection in [*connections, last]:
         connection.close()
@@ -249,6 +266,39 @@ def test_a_failing_model_fails_its_requests_only(loaded, monkeypatch, caplog):
             assert status == 500
             assert "ZeroDivisionError" not in body["error"]["message"]
         assert running.chat({"messages": [user_message("a")], "max_tokens": 2})[0] == 200
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["alone", "beside another"])
+def test_a_cache_without_room_fails_the_newcomer_only(loaded, monkeypatch, caplog, busy):
+    long, short = user_message("How many shapes are there? " * 9), user_message("What is this?")
+    with run_server(loaded) as running:
+        engine = running.service.engine
+        engine._ends = frozenset()
+        expected = [running.chat({"messages": [one], "max_tokens": 60})[1] for one in (long, short)]
+        move, step, go_on = RowsLayer._move, engine._step, threading.Event()
+
+        def fail_in_the_second_layer(layer, *args):
+            if engine._batch._cache.layers[1] is layer:
+                raise torch.OutOfMemoryError("no room")
+            move(layer, *args)
+
+        with ThreadPoolExecutor() as pool:
+            if busy:
+                engine._step = lambda: go_on.wait(30) and step()
+                other = pool.submit(running.chat, {"messages": [short], "max_tokens": 60})
+                running.wait_until(lambda: engine.running == 1)
+            with monkeypatch.context() as patch:
+                patch.setattr(RowsLayer, "_move", fail_in_the_second_layer)
+                newcomer = pool.submit(running.chat, {"messages": [long], "max_tokens": 60})
+                if busy:
+                    running.wait_until(lambda: engine.waiting == 1)
+                go_on.set()
+                status, body = newcomer.result(60)
+            assert status == 500 and "out of memory" in body["error"]["message"]
+            if busy:
+                assert other.result(60)[1]["choices"] == expected[1]["choices"]
+        again = [running.chat({"messages": [one], "max_tokens": 60})[1] for one in (long, short)]
+    assert [one["choices"] for one in again] == [one["choices"] for one in expected]
 
 
 def test_metrics(loaded, pictures):

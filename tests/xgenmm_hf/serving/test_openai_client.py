@@ -164,6 +164,12 @@ def test_what_is_not_offered_is_refused(client, options, reason):
         create(client, user_message("Hello"), **options)
 
 
+def test_the_api_is_described(server):
+    status, description = server.request("GET", "/openapi.json")
+    assert status == 200
+    assert {"/health", "/v1/models", "/v1/chat/completions"} <= set(description["paths"])
+
+
 def test_a_key_is_asked_for_where_there_is_one(loaded):
     with run_server(loaded, api_key="secret") as running:
         right, wrong = (openai.OpenAI(base_url=running.url, api_key=key, max_retries=0) for key in ("secret", "x"))
@@ -171,5 +177,6 @@ def test_a_key_is_asked_for_where_there_is_one(loaded):
         with pytest.raises(openai.AuthenticationError, match="Authorization: Bearer KEY"):
             create(wrong, user_message("Hello"))
         assert running.request("GET", "/health")[0] == 200
-        assert running.request("GET", "/metrics")[0] == 401
-        assert running.request("GET", "/metrics", authorization="Bearer secret")[0] == 200
+        for path in ("/metrics", "/openapi.json"):
+            assert running.request("GET", path)[0] == 401
+            assert running.request("GET", path, authorization="Bearer secret")[0] == 200

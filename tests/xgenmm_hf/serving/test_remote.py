@@ -41,6 +41,8 @@ from xgenmm_hf.serving.errors import RequestError
         "2002:7f00:1::1",
         "2001:0:7f00:1::",
         "2001:db8::1",
+        "3fff::1",
+        "fec0::1",
     ],
 )
 def test_addresses_that_are_not_public(address):
@@ -98,6 +100,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
         elif self.path == "/missing":
             self.send_error(404)
+        elif self.path == "/stall":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x" * 100)
+            self.rfile.read(1)  # until the client leaves
         else:
             self.send_response(200)
             self.end_headers()
@@ -143,6 +150,45 @@ def test_what_is_too_large_or_too_slow_is_given_up(site):
     assert caught.value.status == 413
     with pytest.raises(RequestError, match="too long|could not be fetched"):
         remote.fetch(f"{site}/500", 10**6, 0.2)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_site_that_drips_is_cut_off(scheme, monkeypatch):
+    """Neither headers nor a handshake that never end hold a thread beyond the time that there is."""
+    begin = {"http": b"HTTP/1.1 200 OK\r\nX: ", "https": b"\x16\x03\x03\x40\x00"}[scheme]
+    left = threading.Event()
+
+    def drip(listener):
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(begin)
+            for _ in range(3000):
+                connection.sendall(b"x")
+                time.sleep(0.01)
+            return
+        left.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setattr(remote, "PORTS", dict.fromkeys(("http", "https"), listener.getsockname()[1]))
+        monkeypatch.setattr(remote, "is_public", lambda address: True)
+        thread = threading.Thread(target=drip, args=[listener], daemon=True)
+        thread.start()
+        with pytest.raises(RequestError, match="took too long"):
+            remote.fetch(f"{scheme}://127.0.0.1/a.png", 1000, 0.3)
+        thread.join()
+        assert left.is_set()
+
+
+def test_an_answer_cut_off_at_the_deadline_is_not_taken_for_a_whole_one(site, monkeypatch):
+    monkeypatch.setattr(remote.socket.socket, "settimeout", lambda *args: None)
+    with pytest.raises(RequestError, match="took too long"):
+        remote.fetch(f"{site}/stall", 1000, 0.2)
+
+
+def test_a_redirect_to_a_malformed_address(site):
+    with pytest.raises(RequestError, match="not a valid URL") as caught:
+        remote.fetch(f"{site}/to/http://[bad", 1000, 5)
+    assert caught.value.status == 400
 
 
 def test_redirects_are_checked_and_counted(site):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from xgenmm_hf.training.arguments import DataArguments
+from xgenmm_hf.training.arguments import DataArguments, ModuleArguments
 from xgenmm_hf.training.checkpoints import (
     MARKER,
     checkpoint_to_resume,
@@ -31,7 +31,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def recipe(output, resume=None, **changes):
+def recipe(output, resume=None, data=None, modules=None, **changes):
     training = {
         "seed": 1,
         "data_seed": None,
@@ -46,7 +46,8 @@ def recipe(output, resume=None, **changes):
         training=SimpleNamespace(output_dir=str(output), resume_from_checkpoint=resume, **training),
         model=SimpleNamespace(use_peft=False),
         base="m",
-        data=DataArguments(mixture="mix.yaml"),
+        data=DataArguments(mixture="mix.yaml", **(data or {})),
+        modules=ModuleArguments(**(modules or {})),
     )
 
 
@@ -97,6 +98,32 @@ def test_run_with_other_settings_is_not_continued_in_silence(run, caplog):
     with caplog.at_level(logging.WARNING):
         assert checkpoint_to_resume(recipe(run, str(last), seed=2)) == str(last)
     assert "seed 1, now 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("data", "streaming", True),
+        ("data", "group_by_modality_length", False),
+        ("data", "image_aspect_ratio", "pad"),
+        ("data", "anyres_tiles", ["1x2"]),
+        ("data", "noised_rejections", True),
+        ("modules", "unfreeze_vision", True),
+        ("modules", "freeze_resampler", True),
+        ("modules", "lora_added_tokens", False),
+    ],
+)
+def test_other_rows_tiles_or_modules_are_other_settings(run, part, name, value):
+    mark_complete(run / "checkpoint-10", run_facts(recipe(run)))
+    with pytest.raises(ValueError, match=f"other settings .{name} "):
+        checkpoint_to_resume(recipe(run, **{part: {name: value}}))
+    mark_complete(run / "checkpoint-10", run_facts(recipe(run, **{part: {name: value}})))
+    assert checkpoint_to_resume(recipe(run, **{part: {name: value}})) == str(run / "checkpoint-10")
+
+
+def test_a_marker_of_before_that_holds_fewer_facts_stays_valid(run):
+    mark_complete(run / "checkpoint-10", {"stage": "sft", "mixture": "mix.yaml", "seed": 1})
+    assert checkpoint_to_resume(recipe(run, data={"streaming": True})) == str(run / "checkpoint-10")
 
 
 def test_marker_is_whole_or_absent(tmp_path):

@@ -35,7 +35,7 @@ def find_part(name: str) -> Callable[[Session], list[Row]]:
         ValueError: If there is no such part.
     """
     if name not in PARTS:
-        raise ValueError(f"part is {name!r}; there are {', '.join(PARTS)}.")
+        raise ValueError(f"There is no part {name!r}; there are {', '.join(PARTS)}.")
     module = import_module(f"xgenmm_hf.bench.parts.{PARTS[name]}")
     measure: Callable[[Session], list[Row]] = getattr(module, f"measure_{name.replace('-', '_')}")
     return measure

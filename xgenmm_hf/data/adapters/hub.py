@@ -23,7 +23,8 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
         One row.
 
     Raises:
-        RejectedRecord: If messages are malformed or image parts outnumber pictures.
+        RejectedRecord: If messages are malformed, image parts outnumber pictures, or a prompt beside a completion
+            holds an answer.
     """
     images = pictures(record.get(first_field(record, ("images", "image")) or "images"), context)
     if kind_of(record) == "preference":
@@ -36,7 +37,7 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
     if record.get("messages") is not None:
         messages = _messages(record, "messages", "user")
     else:
-        messages = _messages(record, "prompt", "user") + _messages(record, "completion", "assistant")
+        messages = _prompt(record) + _messages(record, "completion", "assistant")
     yield chat_row(id, context.source, _placed(messages, len(images)), images)
 
 
@@ -48,6 +49,14 @@ def kind_of(record: Record) -> str:
 def matches(record: Record) -> bool:
     """Tells whether a record is of this form."""
     return "messages" in record or ("prompt" in record and not {"completion", "chosen"}.isdisjoint(record))
+
+
+def _prompt(record: Record) -> list[Message]:
+    """Reads the prompt of a completion; a chat row cannot say that an answer in it is no target."""
+    messages = _messages(record, "prompt", "user")
+    if any(turn["role"] == "assistant" for turn in messages):
+        raise RejectedRecord("roles", "prompt holds an answer, which would be trained too: write the chat as messages")
+    return messages
 
 
 def _messages(record: Record, name: str, role: str) -> list[Message]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-CACHE_FORM = 1  # raise it when the same files give other rows than before
+CACHE_FORM = 2  # raise it when the same files give other rows than before
 MAX_REJECTED = 0.01
 STREAM_SHARDS = 16
 REPORT = "report.json"

@@ -63,21 +63,6 @@ class Decoding:
         return {**options, "do_sample": True, "temperature": self.temperature, **drawn}
 
 
-def system_text(system: str | None) -> str | None:
-    """Returns the text of a system turn.
-
-    Args:
-        system: "released": the one that the released instruct models were tuned with; "none" or None: no such turn;
-            otherwise the text itself.
-
-    Returns:
-        The text, or None.
-    """
-    from xgenmm_hf.inference.asking import RELEASED_SYSTEM
-
-    return {"released": RELEASED_SYSTEM, "none": None, None: None}.get(system, system)
-
-
 def render(
     processor: Any, messages: Sequence[Any], system: str | None = None, picture_end: str = "\n"
 ) -> Conversation:

@@ -22,7 +22,6 @@ from xgenmm_hf.evaluation.harness.conversations import (
     in_batches,
     rate_continuations,
     render,
-    system_text,
 )
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 
@@ -55,6 +54,7 @@ class XGenMMBase(lmms):
     ):
         super().__init__()
         from xgenmm_hf import TINY_MODEL
+        from xgenmm_hf.inference.asking import system_turn
         from xgenmm_hf.inference.loading import load
 
         if not str(batch_size).isdigit() or int(batch_size) < 1:
@@ -66,7 +66,7 @@ class XGenMMBase(lmms):
             device = str(self.accelerator.device)
         self.loaded = load(pretrained or TINY_MODEL, dtype=dtype, device=device or "auto")
         self.device = self.loaded.model.device
-        self.system = system_text(system)
+        self.system = system_turn(system)
         self.max_new_tokens = int(max_new_tokens)
 
     @property

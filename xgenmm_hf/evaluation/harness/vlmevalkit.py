@@ -21,7 +21,6 @@ from xgenmm_hf.evaluation.harness.conversations import (
     Decoding,
     generate_answers,
     render,
-    system_text,
 )
 
 
@@ -69,6 +68,7 @@ class XGenMMBatched(BaseModel):
     ):
         super().__init__()
         from xgenmm_hf import TINY_MODEL
+        from xgenmm_hf.inference.asking import system_turn
         from xgenmm_hf.inference.loading import load
 
         if batch_size < 1:
@@ -77,7 +77,7 @@ class XGenMMBatched(BaseModel):
             device = own_device(int(os.environ["LOCAL_RANK"]))
         self.loaded = load(model_path or TINY_MODEL, dtype=dtype, device=device)
         self.decoding = Decoding(max_new_tokens, **{"end_token": END_TOKEN, **decoding})
-        self.system = system_text(system)
+        self.system = system_turn(system)
         self.picture_end = picture_end
         self.is_api = batch_size > 1
         self._ask = Gatherer(self._answer, batch_size) if self.is_api else lambda item: self._answer([item])[0]

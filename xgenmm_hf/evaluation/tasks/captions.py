@@ -6,7 +6,16 @@ from typing import Any
 
 from xgenmm_hf.evaluation.samples import Sample
 from xgenmm_hf.evaluation.tasks.collecting import Collector
-from xgenmm_hf.evaluation.tasks.records import Record, first_of, plain_text, read_json, read_records, text_of, texts_of
+from xgenmm_hf.evaluation.tasks.records import (
+    BadRow,
+    Record,
+    first_of,
+    plain_text,
+    read_json,
+    read_records,
+    text_of,
+    texts_of,
+)
 from xgenmm_hf.evaluation.tasks.vqa import coco_file_names
 
 
@@ -81,20 +90,24 @@ def _coco(path: Path, images: list[Any], annotations: list[Any], collector: Coll
     for number, image in enumerate(images, start=1):
         row = image
         if isinstance(image, Mapping):
-            row = {**image, "image_id": image.get("id"), "captions": captions.get(image.get("id"))}
+            key = image.get("id")
+            row = {**image, "image_id": key, "captions": captions.get(key) if isinstance(key, str | int) else None}
         yield Record(path.name, f"picture {number}", row)
 
 
 def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[Record]:
-    splits = {image.get("split") for image in images if isinstance(image, Mapping)}
+    named = (image.get("split") for image in images if isinstance(image, Mapping))
+    splits = {name for name in named if isinstance(name, str)}
     if split not in splits:
-        raise ValueError(f"{path} has no split {split!r}; it has {', '.join(sorted(map(str, splits))) or 'none'}.")
+        raise ValueError(f"{path} has no split {split!r}; it has {', '.join(sorted(splits)) or 'none'}.")
     for number, image in enumerate(images, start=1):
         if not isinstance(image, Mapping):
             yield Record(path.name, f"picture {number}", image)
-        elif image.get("split") == split:
-            named = {"image_id": first_of(image, ("cocoid", "imgid")), "file_name": image.get("filename")}
-            yield Record(path.name, f"picture {number}", {**image, **named})
+        elif not isinstance(image.get("split"), str):
+            yield Record(path.name, f"picture {number}", BadRow("split is missing or no text"))
+        elif image["split"] == split:
+            fields = {"image_id": first_of(image, ("cocoid", "imgid")), "file_name": image.get("filename")}
+            yield Record(path.name, f"picture {number}", {**image, **fields})
 
 
 def _grouped(records: Iterator[Record]) -> Iterator[Record]:

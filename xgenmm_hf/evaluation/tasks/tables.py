@@ -100,7 +100,7 @@ def _choices(row: Mapping[str, Any]) -> dict[str, str]:
     """Returns letter -> option from a list, an object, or columns."""
     value = list_literal(first_of(row, OPTIONS_FIELDS))
     if isinstance(value, Mapping):
-        value = list(value.values())
+        value = _in_order(value)
     if value is None:
         columns = sorted((name for name in row if _NUMBERED_OPTION.fullmatch(name)), key=_number)
         lettered = [letter for letter in string.ascii_uppercase if row.get(letter) is not None]
@@ -117,6 +117,16 @@ def _choices(row: Mapping[str, Any]) -> dict[str, str]:
     if all(part is not None and part[1] == letter for letter, part in parts.items()):
         return {letter: part[2] for letter, part in parts.items() if part is not None}
     return options
+
+
+def _in_order(options: Mapping[str, Any]) -> list[Any]:
+    """Returns the options of an object by their letters; parquet files hold None for a letter that others have."""
+    named = {name: text for name, text in options.items() if text is not None}
+    letters = {str(name).strip().upper(): text for name, text in named.items()}
+    wanted = string.ascii_uppercase[: len(named)]
+    if sorted(letters) != list(wanted):
+        raise BadRow(f"the options are named {', '.join(map(str, named))}; they must be A, B, C, ...")
+    return [letters[letter] for letter in wanted]
 
 
 def _right_letter(answers: Sequence[str], choices: Mapping[str, str]) -> str:

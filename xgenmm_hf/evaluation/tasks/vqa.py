@@ -27,14 +27,14 @@ def read_vqa(files: Sequence[Path], collector: Collector) -> None:
         collector: Takes samples and problems.
 
     Raises:
-        ValueError: If a file cannot be read, or only one of the two is there.
+        ValueError: If a file cannot be read, only one of the two is there, or another file is beside them.
     """
 
     def make(row: Mapping[str, Any]) -> Iterator[Sample]:
         kind = text_of(row, "answer_type", optional=True)
         if kind and kind not in ANSWER_TYPES:
             raise BadRow(f"the answer type {kind!r} is unknown; known are {', '.join(ANSWER_TYPES)}")
-        yield _sample(row, collector, _coco_paths(row), category=kind, annotators=True)
+        yield _sample(_with_id(row), collector, _coco_paths(row), category=kind, annotators=True)
 
     collector.collect(_joined(files, collector), make)
 
@@ -96,6 +96,12 @@ def _sample(
     return Sample(text_of(row, *ID_FIELDS), text_of(row, *QUESTION_FIELDS), (picture,), answers, category)
 
 
+def _with_id(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a row with an id: VizWiz asks once about a picture and has no other name for the question."""
+    name = row.get("image")
+    return {**row, "id": name} if first_of(row, ID_FIELDS) is None and isinstance(name, str) else row
+
+
 def _coco_paths(row: Mapping[str, Any]) -> list[str]:
     image = text_of(row, "image_id", optional=True)
     return coco_file_names(image, text_of(row, "data_subtype", optional=True)) if image else []
@@ -122,6 +128,11 @@ def _joined(files: Sequence[Path], collector: Collector) -> Iterable[Record]:
                 "file with questions and one with annotations."
             )
     (questions_path, questions), (annotations_path, annotations) = parts["questions"][0], parts["annotations"][0]
+    if unused := [path.name for path in files if path not in (questions_path, annotations_path)]:
+        raise ValueError(
+            f"{unused[0]} would not be used: it holds neither questions nor annotations, and the other files do; "
+            "leave it out, or read it on its own."
+        )
     subset = questions.get("data_subtype") or annotations.get("data_subtype") or ""
     return _join(
         list(_numbered(questions_path, questions["questions"])),

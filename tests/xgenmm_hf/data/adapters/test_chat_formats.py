@@ -45,6 +45,15 @@ def test_prompts_with_completions_and_pairs():
     assert (row["chosen"][0]["content"][0]["text"], row["rejected"][0]["content"][0]["text"]) == ("A bus.", "A dog.")
 
 
+def test_an_answer_in_the_prompt_of_a_completion_is_refused():
+    asked = chat("What?", "A bus.", "Which color?")
+    with pytest.raises(RejectedRecord, match="prompt holds an answer, which would be trained too") as caught:
+        convert("hub", {"prompt": asked, "completion": "Red."})
+    assert caught.value.kind == "roles"
+    (row,) = convert("hub", {"prompt": asked, "chosen": "Red.", "rejected": "Blue."})
+    assert len(row["prompt"]) == 3
+
+
 @pytest.mark.parametrize(
     "record",
     [

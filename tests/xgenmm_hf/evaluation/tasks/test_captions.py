@@ -10,6 +10,7 @@ def test_coco_and_nocaps(write_json, picture):
         {"id": 3, "file_name": "3.jpg"},
         {"id": 2, "file_name": "2.jpg"},
         {"id": 4, "file_name": picture("4.jpg")},
+        {"id": [5], "file_name": picture("5.jpg")},
     ]
     captions = [
         {"image_id": 2, "id": 10, "caption": "A dog."},
@@ -20,6 +21,7 @@ def test_coco_and_nocaps(write_json, picture):
         {"image_id": 1, "id": 11, "caption": "A cat again."},
         {"image_id": 1, "id": 15, "caption": None},
         "text",
+        {"image_id": [5], "id": [16], "caption": "A list."},
     ]
     task = load_task("coco_captions", write_json("captions.json", {"images": images, "annotations": captions}))
     assert (task.metric, task.prompt_style) == ("cider", "caption")
@@ -28,11 +30,14 @@ def test_coco_and_nocaps(write_json, picture):
     assert task.samples[0].text == ""
     found = [(problem.where, problem.reason) for problem in task.problems]
     assert [where for where, _ in found] == [
-        "caption 5", "caption 6", "caption 7", "caption 8", "picture 3", "picture 4", "picture 5",
-    ]  # fmt: skip
+        *(f"caption {number}" for number in range(5, 10)),
+        *(f"picture {number}" for number in range(3, 7)),
+    ]
     assert "not listed" in found[0][1]
     assert "id 11 was there before" in found[1][1]
-    assert "captions is missing" in found[6][1]
+    assert "picture [5] that is not listed" in found[4][1]
+    assert "captions is missing" in found[7][1]
+    assert "image_id is a list" in found[8][1]
 
 
 def test_karpathy(write_json, picture):
@@ -55,6 +60,17 @@ def test_karpathy(write_json, picture):
     assert load_task("coco_captions", path, split="train").problems
     with pytest.raises(ValueError, match="no split 'val'; it has test, train"):
         load_task("coco_captions", path, split="val")
+
+
+def test_karpathy_s_rows_with_odd_splits_are_problems(write_json, picture):
+    row = {"cocoid": 7, "filename": picture("7.jpg"), "split": "test", "sentences": [{"raw": "A dog."}]}
+    path = write_json("dataset_coco.json", {"images": [row, {**row, "split": ["test"]}, {**row, "cocoid": {"id": 8}}]})
+    task = load_task("coco_captions", path)
+    assert [sample.id for sample in task.samples] == ["7"]
+    assert [(problem.where, problem.reason) for problem in task.problems] == [
+        ("picture 2", "split is missing or no text"),
+        ("picture 3", "image_id is a dict; it must be a text"),
+    ]
 
 
 def test_textcaps_rows_are_one_a_picture(write_json, picture):

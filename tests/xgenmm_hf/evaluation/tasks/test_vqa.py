@@ -88,6 +88,11 @@ def test_vqav2_needs_both_files(vqav2):
         load_task("vqav2", [questions, annotations, second])
 
 
+def test_vqav2_refuses_a_file_that_it_would_not_use(vqav2, write_json):
+    with pytest.raises(ValueError, match=r"more\.json would not be used"):
+        load_task("vqav2", [*vqav2(), write_json("more.json", [{"id": 1, "question": "?"}])])
+
+
 def test_vqav2_rows_of_parquet(write_parquet, encoded):
     row = {
         "question_id": 7,
@@ -103,10 +108,15 @@ def test_vqav2_rows_of_parquet(write_parquet, encoded):
 
 
 def test_vizwiz_rows(write_json, picture):
-    row = {"image": picture("v.jpg"), "question": "What is it?", "answer_type": "unanswerable", "answers": TEN}
-    task = load_task("vqav2", write_json("val.json", [{**row, "id": 1}, row]))
+    answers = [{"answer": "unanswerable", "answer_confidence": "yes"} for _ in range(10)]
+    row = {"question": "What is it?", "answers": answers, "answer_type": "unanswerable", "answerable": 0}
+    rows = [{"image": picture(f"VizWiz_val_0000000{number}.jpg"), **row} for number in (0, 1)]
+    task = load_task("vqav2", write_json("val.json", [*rows, rows[0], row]))
+    assert [sample.id for sample in task.samples] == ["VizWiz_val_00000000.jpg", "VizWiz_val_00000001.jpg"]
     assert task.samples[0].category == "unanswerable"
-    assert "question_id is missing" in task.problems[0].reason
+    assert task.samples[0].references == ("unanswerable",) * 10
+    assert "was there before" in task.problems[0].reason
+    assert "names no picture" in task.problems[1].reason
 
 
 def test_textvqa(write_json, picture):
