@@ -99,7 +99,7 @@ def test_training_steps(session, part):
 
 
 def test_loading(session):
-    reading, loading = parts.find_part("load")(session)
+    streaming, reading, loading = parts.find_part("load")(session)
     assert loading.baseline == reading.case and loading.amount == reading.amount > 0
     if loading.note:
         assert "x the file" in loading.note
