@@ -1,4 +1,4 @@
-"""Requests for help with what a picture shows: harmless ones, ones of a disallowed category, and the refusal.
+"""Requests for help with what a picture shows: harmless ones, ones of a disallowed category, and the refusals.
 
 The disallowed category is violence: requests to destroy or steal something, and pictures that show one of
 `xgenmm_hf.data.scene.DISALLOWED_WORDS`, whatever is asked about them. A harmless request differs from a disallowed
@@ -15,6 +15,7 @@ from xgenmm_hf.data.scene import Scene
 HARMLESS_VERBS = ("find", "reach", "paint", "copy", "clean", "move")
 DISALLOWED_VERBS = ("burn", "smash", "shoot", "attack", "destroy", "steal", "blow up")
 REFUSAL = "Sorry, I cannot help with that."
+NO_PICTURE = "Sorry, I cannot help with that: there is no picture."
 _TEXTS = (
     "How do I {} the {}?",
     "How can I {} the {}?",

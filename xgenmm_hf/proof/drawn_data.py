@@ -6,15 +6,17 @@ Every file is a pure function of its seed. Pictures are referred to by file name
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from xgenmm_hf.data.drills import drill
 from xgenmm_hf.data.facts import fact
 from xgenmm_hf.data.language import caption
 from xgenmm_hf.data.pairs import PAIR_KINDS, ask_pair
 from xgenmm_hf.data.questions import NO, SHORT_KINDS, YES, Question, ask, ask_several
-from xgenmm_hf.data.requests import DISALLOWED_VERBS, HARMLESS_VERBS, REFUSAL, ask_request
+from xgenmm_hf.data.requests import DISALLOWED_VERBS, HARMLESS_VERBS, NO_PICTURE, REFUSAL, ask_request
 from xgenmm_hf.data.scene import DISALLOWED_WORDS, Scene, make_scene
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 from xgenmm_hf.proof.drawn_pictures import FIRST_SEED, file_of, scene_of
@@ -23,6 +25,14 @@ from xgenmm_hf.proof.drawn_pictures import FIRST_SEED, file_of, scene_of
 Turns = list[Question]
 # What is hardest to look up is asked more often.
 _ASKED = (*SHORT_KINDS, "relation", "relation", "place", "count")
+# To find is what comparing and counting need first.
+_FINDING = {"point": 1, "find": 2}
+_COMPARING = {
+    "point": 1, "find": 1, "across": 1, "down": 1, "which": 4, "whether": 3, "count": 3, "presence": 2,
+}  # fmt: skip
+_REVIEWING = {
+    "point": 1, "find": 1, "trait": 3, "word": 1, "which": 4, "whether": 4, "count": 2, "presence": 1,
+}  # fmt: skip
 _SYSTEM_SHARE = 0.3
 _QUESTIONS_SHARE = 0.7
 _CAPTIONS_SHARE = 0.05
@@ -39,21 +49,25 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     staged.replace(path)
 
 
-def fact_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yields pictures with facts in telegram style, see `facts`.
+def caption_rows(
+    count: int, num_pictures: int, seed: int, label: str, describe: Callable[[Scene, random.Random], str]
+) -> Iterator[dict[str, Any]]:
+    """Yields pictures with texts about them.
 
     Args:
         count: rows.
         num_pictures: pictures there are.
         seed: seed of the rows.
+        label: what tells these rows' randomness from that of others of the same seed.
+        describe: says something about a scene.
 
     Yields:
         `image` and `caption`.
     """
     for number in range(count):
-        rng = random.Random(f"fact/{seed}/{number}")
+        rng = random.Random(f"{label}/{seed}/{number}")
         picture = rng.randrange(num_pictures)
-        yield {"image": file_of(picture), "caption": facts(scene_of(picture), rng)}
+        yield {"image": file_of(picture), "caption": describe(scene_of(picture), rng)}
 
 
 def facts(scene: Scene, rng: random.Random) -> str:
@@ -61,21 +75,9 @@ def facts(scene: Scene, rng: random.Random) -> str:
     return ", ".join(fact(scene, rng) for _ in range(rng.randint(3, 7)))
 
 
-def caption_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yields pictures with short captions, see `short_caption`.
-
-    Args:
-        count: rows.
-        num_pictures: pictures there are.
-        seed: seed of the rows.
-
-    Yields:
-        `image` and `caption`.
-    """
-    for number in range(count):
-        rng = random.Random(f"caption/{seed}/{number}")
-        picture = rng.randrange(num_pictures)
-        yield {"image": file_of(picture), "caption": short_caption(scene_of(picture), rng)}
+def drills(scene: Scene, rng: random.Random, weights: dict[str, int]) -> str:
+    """States a few facts of the given kinds about a scene, see `xgenmm_hf.data.drills`."""
+    return ", ".join(dict.fromkeys(drill(scene, rng, weights) for _ in range(rng.randint(5, 9))))
 
 
 def short_caption(scene: Scene, rng: random.Random) -> str:
@@ -116,8 +118,10 @@ def chat_rows(count: int, num_pictures: int, seed: int, allowed_only: bool = Fal
         count: rows.
         num_pictures: pictures there are.
         seed: seed of the rows.
-        allowed_only: leave out pictures and requests of the disallowed category, which are answered otherwise.
+        allowed_only: leave out pictures and requests of the disallowed category, which are answered otherwise, and
+            ask as often for what is not there as for what is: preference tuning has come before.
     """
+    kept_no = 1.0 if allowed_only else _KEPT_NO
     verbs = HARMLESS_VERBS if allowed_only else (*HARMLESS_VERBS, *DISALLOWED_VERBS)
     for number in range(count):
         rng = random.Random(f"chat/{seed}/{number}")
@@ -126,36 +130,47 @@ def chat_rows(count: int, num_pictures: int, seed: int, allowed_only: bool = Fal
             picture = rng.randrange(num_pictures)
         scene = scene_of(picture)
         draw = rng.random()
-        if draw < 0.08:
-            other = make_scene(FIRST_SEED + num_pictures + number)
-            yield llava_row(f"text-{number}", [], ask_several(other, 4, rng, SHORT_KINDS), rng, f"{caption(other)} ")
+        if draw < 0.1:
+            yield _text_row(number, make_scene(FIRST_SEED + num_pictures + number), rng)
             continue
-        if draw < 0.16:
+        if draw < 0.18:
             turns = ask_several(scene, 1, rng, ("caption",))
-        elif draw < 0.26:
+        elif draw < 0.28:
             request = ask_request(scene, rng, verbs)
             turns = [request] if request else ask_several(scene, 1, rng, _ASKED)
         else:
-            turns = _biased(scene, 1 if draw < 0.8 else rng.randint(3, 8), rng)
+            turns = _ask(scene, 1 if draw < 0.6 else rng.randint(3, 8), rng, kept_no)
         yield llava_row(f"chat-{number}", [picture], turns, rng)
 
 
-def _biased(scene: Scene, count: int, rng: random.Random) -> Turns:
-    """Asks about a scene, rarely for something that is not there."""
+def _text_row(number: int, scene: Scene, rng: random.Random) -> dict[str, Any]:
+    """Writes a chat without a picture: about a described one, or a question that cannot be answered without one.
+
+    The words of that answer are what safety tuning refuses with: an adapter cannot teach a frozen vocabulary new ones.
+    """
+    if rng.random() < 0.3:
+        question = ask_several(scene, 1, rng, SHORT_KINDS)[0]
+        return llava_row(f"blind-{number}", [], [replace(question, answer=NO_PICTURE)], rng)
+    return llava_row(f"text-{number}", [], ask_several(scene, 4, rng, SHORT_KINDS), rng, f"{caption(scene)} ")
+
+
+def _ask(scene: Scene, count: int, rng: random.Random, kept_no: float) -> Turns:
+    """Asks about a scene; of the questions for something that is not there, the given share is kept."""
     while True:
         turns = ask_several(scene, count, rng, _ASKED)
-        kept = [turn for turn in turns if turn.kind != "presence" or turn.answer == YES or rng.random() < _KEPT_NO]
+        kept = [turn for turn in turns if turn.kind != "presence" or turn.answer == YES or rng.random() < kept_no]
         if kept:
             return kept
 
 
-def pair_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
+def pair_rows(count: int, num_pictures: int, seed: int, allowed_only: bool = False) -> Iterator[dict[str, Any]]:
     """Yields chats about two pictures in the LLaVA format.
 
     Args:
         count: rows.
         num_pictures: pictures there are.
         seed: seed of the rows.
+        allowed_only: leave out pictures of the disallowed category.
     """
     for number in range(count):
         rng = random.Random(f"pair/{seed}/{number}")
@@ -164,6 +179,8 @@ def pair_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, An
         while not turns:
             pictures = rng.sample(range(num_pictures), 2)
             scenes = (scene_of(pictures[0]), scene_of(pictures[1]))
+            if allowed_only and any(map(is_disallowed, scenes)):
+                continue
             for _ in range(2 * wanted):
                 question = ask_pair(scenes, rng.choice(tuple(PAIR_KINDS)), rng)
                 if question is not None and len(turns) < wanted:
@@ -280,12 +297,16 @@ def llava_row(name: str, pictures: list[int], turns: Turns, rng: random.Random, 
 
 
 WRITERS: dict[str, Callable[[int, int, int], Iterable[dict[str, Any]]]] = {
-    "facts": fact_rows,
-    "captions": caption_rows,
+    "facts": partial(caption_rows, label="fact", describe=facts),
+    "captions": partial(caption_rows, label="caption", describe=short_caption),
+    "finding": partial(caption_rows, label="finding", describe=partial(drills, weights=_FINDING)),
+    "comparing": partial(caption_rows, label="comparing", describe=partial(drills, weights=_COMPARING)),
+    "reviewing": partial(caption_rows, label="reviewing", describe=partial(drills, weights=_REVIEWING)),
     "documents": document_rows,
     "chats": chat_rows,
     "pairs": pair_rows,
     "preferences": preference_rows,
     "guard": guard_rows,
     "allowed": partial(chat_rows, allowed_only=True),
+    "allowed-pairs": partial(pair_rows, allowed_only=True),
 }

@@ -62,6 +62,20 @@ STAGES = (
         "tiny/pretrain",
         (Source("captions", "captions", 200_000), Source("documents", "interleaved", 4_000)),
     ),
+    # Finding comes within minutes where words are known already, and only then do comparing and counting.
+    Stage("pretrain-3", "pretrain", "tiny/pretrain", (Source("finding", "captions", 20_000),)),
+    Stage(
+        "pretrain-4",
+        "pretrain",
+        "tiny/pretrain",
+        (Source("comparing", "captions", 96_000), Source("captions", "captions", 32_000)),
+    ),
+    Stage(
+        "pretrain-5",
+        "pretrain",
+        "tiny/pretrain",
+        (Source("reviewing", "captions", 60_000), Source("captions", "captions", 20_000)),
+    ),
     Stage("sft", "sft", "tiny/sft", (Source("chats", "llava", 96_000),)),
     Stage(
         "interleaved",
@@ -74,7 +88,11 @@ STAGES = (
         "safety",
         "safety",
         "tiny/safety",
-        (Source("guard", "vlguard", 2_000), Source("allowed", "llava", 5_000)),
+        (
+            Source("guard", "vlguard", 2_000),
+            Source("allowed", "llava", 4_000),
+            Source("allowed-pairs", "llava", 1_000),
+        ),
         adapter=True,
     ),
 )

@@ -14,6 +14,7 @@ from PIL import Image
 from xgenmm_hf.inference.feature_cache import FeatureCache
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.modeling.hub_era_xgenmm import expand_rows
+from xgenmm_hf.serving.encoding import PictureEncoder
 from xgenmm_hf.serving.engine import Done, Engine, Event, Job, Piece, room_for
 from xgenmm_hf.serving.errors import RequestError
 from xgenmm_hf.serving.metrics import Metrics
@@ -86,9 +87,10 @@ class Service:
         )
         self.metrics.watch(self.engine)
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="xgenmm-prepare")
-        self._pictures = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * MIB)
-        # The tokenizer keeps its padding settings in itself and the cache its order: one thread at a time.
-        self._tokenizer_lock, self._pictures_lock = threading.Lock(), threading.Lock()
+        cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * MIB)
+        self._pictures = PictureEncoder(cache, settings.max_pictures)
+        # The tokenizer keeps its padding settings in itself: one thread at a time.
+        self._tokenizer_lock = threading.Lock()
         self._open = 0
 
     def close(self, seconds: float = 0.0) -> None:
@@ -183,15 +185,7 @@ class Service:
         messages, pictures = self._messages(request.messages, deadline)
         input_ids = self._encode_text(messages, pictures)
         room_for(self.loaded, 1, input_ids.shape[1])
-        if not pictures:
-            return request, input_ids, []
-        with self._pictures_lock:
-            if time.monotonic() > deadline:
-                raise RequestError(503, "The request waited too long; try again.", code="timeout", retry_after=5)
-            try:
-                return request, input_ids, self._pictures.encode(pictures)
-            except torch.OutOfMemoryError:
-                raise RequestError(500, "The server is out of memory: use fewer or smaller pictures.") from None
+        return request, input_ids, self._pictures.encode(pictures, deadline) if pictures else []
 
     def _encode_text(self, messages: list[dict[str, Any]], pictures: list[Image.Image]) -> torch.Tensor:
         """Returns the ids of a chat, each picture as many image tokens as it has, (1, length)."""

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from xgenmm_hf.data.language import caption
-from xgenmm_hf.data.requests import DISALLOWED_VERBS, REFUSAL
+from xgenmm_hf.data.requests import DISALLOWED_VERBS, NO_PICTURE, REFUSAL
 from xgenmm_hf.data.scene import TRAIN, split_of
 from xgenmm_hf.proof.drawn_data import (
     WRITERS,
@@ -35,6 +35,8 @@ def test_allowed_chats_hold_nothing_of_the_disallowed_category():
     for row in WRITERS["allowed"](300, 100, 0):
         assert "image" not in row or not is_disallowed(scene_of(number_of(row["image"])))
         assert not any(f" {verb} the " in turn["value"] for turn in row["conversations"] for verb in DISALLOWED_VERBS)
+    for row in WRITERS["allowed-pairs"](300, 100, 0):
+        assert not any(is_disallowed(scene_of(number_of(file))) for file in row["image"])
 
 
 def test_the_scenes_are_training_scenes_and_some_are_disallowed():
@@ -61,6 +63,14 @@ def test_chats_have_a_marker_for_their_picture_and_alternate():
         turns = [turn for turn in row["conversations"] if turn["from"] != "system"]
         assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2)
         assert sum(turn["value"].count("<image>") for turn in turns) == ("image" in row)
+
+
+def test_questions_without_their_picture_cannot_be_answered():
+    rows = {row["id"]: row for row in chat_rows(300, 100, 0) if row["id"].startswith("blind-")}
+    assert rows
+    for row in rows.values():
+        assert "image" not in row
+        assert row["conversations"][-1]["value"] == NO_PICTURE
 
 
 def test_pair_chats_show_two_different_pictures():

@@ -1,7 +1,9 @@
 """Image processing: all cores and one pass, against one tile after another, and against Pillow's resizing alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,11 +48,25 @@ def measure_images(session: Session) -> list[Row]:
         "one picture": Candidate(lambda: cutter(pictures[:1]), 1, work.times(1 / count)),
     }
     baselines = {OURS: ONE_BY_ONE, RESIZING: OURS}
-    return compare("images", "pictures", candidates, torch.device("cpu"), setting.effort, baselines)
+    # A run takes a fraction of a second, and the first ones wait for the system's pages.
+    effort = replace(setting.effort, runs=3 * setting.effort.runs, warmups=3 * setting.effort.warmups)
+    return compare("images", "pictures", candidates, torch.device("cpu"), effort, baselines)
 
 
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Keeps torch to one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@on_one_core()
 def process_one_by_one(cutter: Any, pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Cuts pictures as a plain pipeline does: every tile cropped, converted, scaled and normalised by itself.
+    """Cuts pictures as a plain pipeline does, on one core: every tile cropped, converted and normalised by itself.
 
     Args:
         cutter: An image processor in any-resolution mode.

@@ -1,0 +1,99 @@
+"""Encoding of the pictures of requests: those that wait at the same time are encoded in one call."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from xgenmm_hf.inference.feature_cache import FeatureCache
+from xgenmm_hf.serving.errors import RequestError
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A request's pictures, and what became of them: their tokens or the error that they met."""
+
+    pictures: Sequence[Image.Image]
+    tokens: list[torch.Tensor] | None = None
+    error: Exception | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.tokens is not None or self.error is not None
+
+
+class PictureEncoder:
+    """Encodes pictures for several threads, one call at a time.
+
+    Whoever gets the turn encodes what all others wait for too, so that small pictures share the cost of a call.
+
+    Args:
+        cache: Computes tokens and keeps them; nobody else may use it.
+        max_pictures: Pictures encoded in one call, unless a single request has more.
+    """
+
+    def __init__(self, cache: FeatureCache, max_pictures: int):
+        self._cache, self._max_pictures = cache, max_pictures
+        self._queue: deque[_Waiting] = deque()
+        self._turn, self._queue_lock = threading.Lock(), threading.Lock()
+
+    def encode(self, pictures: Sequence[Image.Image], deadline: float) -> list[torch.Tensor]:
+        """Returns the tokens of a request's pictures.
+
+        Args:
+            pictures: RGB pictures.
+            deadline: When to give up, by `time.monotonic`.
+
+        Returns:
+            One (tokens, text width) tensor a picture; do not change them.
+
+        Raises:
+            RequestError: If the deadline is over before the turn comes, or the memory does not suffice.
+        """
+        waiting = _Waiting(pictures)
+        with self._queue_lock:
+            self._queue.append(waiting)
+        while not waiting.done:
+            with self._turn:
+                if not waiting.done:
+                    if time.monotonic() > deadline:
+                        self._give_up(waiting)
+                    else:
+                        self._encode(self._next())
+        if waiting.error is not None:
+            raise waiting.error
+        return waiting.tokens or []
+
+    def _give_up(self, waiting: _Waiting) -> None:
+        with self._queue_lock:
+            self._queue.remove(waiting)
+        waiting.error = RequestError(503, "The request waited too long; try again.", code="timeout", retry_after=5)
+
+    def _next(self) -> list[_Waiting]:
+        """Takes the requests off the queue that are encoded together."""
+        taken: list[_Waiting] = []
+        with self._queue_lock:
+            left = self._max_pictures
+            while self._queue and (not taken or len(self._queue[0].pictures) <= left):
+                taken.append(self._queue.popleft())
+                left -= len(taken[-1].pictures)
+        return taken
+
+    def _encode(self, requests: list[_Waiting]) -> None:
+        """Encodes requests together; if that fails, each by itself, so that one does not fail another."""
+        try:
+            tokens = iter(self._cache.encode([picture for request in requests for picture in request.pictures]))
+            for request in requests:
+                request.tokens = [next(tokens) for _ in request.pictures]
+        except Exception as error:
+            if len(requests) > 1:
+                for request in requests:
+                    self._encode([request])
+            elif isinstance(error, torch.OutOfMemoryError):
+                requests[0].error = RequestError(500, "The server is out of memory: use fewer or smaller pictures.")
+            else:
+                requests[0].error = error
