@@ -6,6 +6,7 @@ Shapes: a call gives all tiles of all pictures flat, (num_tiles, 3, S, S) float3
 Source: the released image processor (Pillow bicubic resizing, black letterbox, (u8 / 255 - mean) / std).
 """
 
+import math
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from transformers.image_transforms import to_pil_image
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, load_image
 
 from .remote_code_xgenmm import AUTO_MAP
+from .tile_memory_xgenmm import borrow
 from .tiling_xgenmm import ASPECT_RATIO_MODES, check_grids, default_grids, fit_into_grid, select_grids
 
 
@@ -154,7 +156,8 @@ class XGenMMImageProcessor(BaseImageProcessor):
         grids = self._grids(sizes, mode)
         num_tiles = np.array([self._count_tiles(grid) for grid in grids])
         side = self.size["height"]
-        pixel_values = np.empty((num_tiles.sum(), 3, side, side), dtype=np.float32)
+        shape = (int(num_tiles.sum()), 3, side, side)
+        pixel_values = borrow(math.prod(shape)).reshape(shape)
         parts = np.split(pixel_values, num_tiles.cumsum()[:-1])
         mean, std = (np.array(values, dtype=np.float32) for values in (self.image_mean, self.image_std))
 
