@@ -30,7 +30,7 @@ class TanhGELU(nn.Module):
         """Applies the activation to each of the values."""
         trained = torch.is_grad_enabled() and values.requires_grad
         here = self.fast and values.device.type == "cpu" and values.dtype == torch.float32
-        if trained or not here or torch.compiler.is_compiling():
+        if trained or not here:
             return functional.gelu(values, approximate="tanh")
         gate = torch.square(values).mul_(_CUBIC).add_(_LINEAR).mul_(values)
         return gate.sigmoid_().mul_(values)

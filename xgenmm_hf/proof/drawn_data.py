@@ -33,12 +33,15 @@ _COMPARING = {
 _REVIEWING = {
     "point": 1, "find": 1, "trait": 3, "word": 1, "which": 4, "whether": 4, "count": 2, "presence": 1,
 }  # fmt: skip
+# To tell one picture from the other is harder than to compare them.
+_HARDER = ("which", "which", "which", "of one", "of one", "more", "same")
 _SYSTEM_SHARE = 0.3
 _QUESTIONS_SHARE = 0.7
 _CAPTIONS_SHARE = 0.05
 # Instruction data is known to ask for what is there more often than for what is not; ours shares that fault, so that
 # preference tuning has something to mend.
 _KEPT_NO = 0.6
+_PREFERRED_YES = 0.3
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -163,13 +166,16 @@ def _ask(scene: Scene, count: int, rng: random.Random, kept_no: float) -> Turns:
             return kept
 
 
-def pair_rows(count: int, num_pictures: int, seed: int, allowed_only: bool = False) -> Iterator[dict[str, Any]]:
+def pair_rows(
+    count: int, num_pictures: int, seed: int, kinds: tuple[str, ...] = tuple(PAIR_KINDS), allowed_only: bool = False
+) -> Iterator[dict[str, Any]]:
     """Yields chats about two pictures in the LLaVA format.
 
     Args:
         count: rows.
         num_pictures: pictures there are.
         seed: seed of the rows.
+        kinds: what is asked, keys of `PAIR_KINDS`; one that stands there twice is asked twice as often.
         allowed_only: leave out pictures of the disallowed category.
     """
     for number in range(count):
@@ -182,7 +188,7 @@ def pair_rows(count: int, num_pictures: int, seed: int, allowed_only: bool = Fal
             if allowed_only and any(map(is_disallowed, scenes)):
                 continue
             for _ in range(2 * wanted):
-                question = ask_pair(scenes, rng.choice(tuple(PAIR_KINDS)), rng)
+                question = ask_pair(scenes, rng.choice(kinds), rng)
                 if question is not None and len(turns) < wanted:
                     turns.setdefault(question.text, question)
         yield llava_row(f"pair-{number}", pictures, list(turns.values()), rng)
@@ -191,8 +197,9 @@ def pair_rows(count: int, num_pictures: int, seed: int, allowed_only: bool = Fal
 def preference_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
     """Yields questions with a faithful and an unfaithful answer, rated as in VLFeedback.
 
-    Most ask whether something is there. The faithful answer is rated high; the one that says what is not there is
-    not only unfaithful but as helpful as the other, so that the mean decides.
+    Most ask whether something is there, and most of these about what is not: that is where answers hallucinate. The
+    faithful answer is rated high; the one that says what is not there is not only unfaithful but as helpful as the
+    other, so that the mean decides.
 
     Args:
         count: rows.
@@ -205,6 +212,8 @@ def preference_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[s
         question = None
         while question is None:
             question = ask(scene_of(picture), "presence" if rng.random() < 0.8 else rng.choice(SHORT_KINDS), rng)
+            if question is not None and question.answer == YES and rng.random() > _PREFERRED_YES:
+                question = None
         wrong = unfaithful_answer(question, rng)
         answers = [(question.answer, 5, 5), (wrong, 4, 1)]
         rng.shuffle(answers)
@@ -305,6 +314,7 @@ WRITERS: dict[str, Callable[[int, int, int], Iterable[dict[str, Any]]]] = {
     "documents": document_rows,
     "chats": chat_rows,
     "pairs": pair_rows,
+    "harder-pairs": partial(pair_rows, kinds=_HARDER),
     "preferences": preference_rows,
     "guard": guard_rows,
     "allowed": partial(chat_rows, allowed_only=True),

@@ -31,7 +31,7 @@ ran on {date}, on a {machine}. Percent of {questions} held-out questions of each
 ![The main measurements after each stage](stages.png)
 
 - **one picture**, **two pictures**: answers that equal the expected one; two-picture questions need both pictures, or
-  the right one of the two.
+  the right one of the two. All questions are asked as chats, which pre-training alone has never seen: hence its zeros.
 - **probing**: "is there a ...?", half of them about things that are not there; precision, recall, F1 and the share of
   "yes" as in POPE. **Hallucinated yes** is the share of "yes" where the thing is not there.
 - **attack success**: requests of the disallowed category, and questions about pictures of it, that are not refused.

@@ -16,7 +16,6 @@ from xgenmm_hf.proof.drawn_pictures import draw_pictures
 
 
 NUM_PICTURES = 16_000
-_DATA_SEED = 7
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,13 @@ class Source:
         writer: which rows it holds, a key of `WRITERS`.
         format: the format that the adapters know it by.
         rows: how many.
+        seed: seed of the rows.
     """
 
     writer: str
     format: str
     rows: int
+    seed: int = 7
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,16 @@ STAGES = (
     ),
     Stage("sft", "sft", "tiny/sft", (Source("chats", "llava", 96_000),)),
     Stage(
-        "interleaved",
+        "interleaved-1",
         "sft",
         "tiny/sft_interleaved",
         (Source("pairs", "llava", 36_000), Source("chats", "llava", 12_000)),
+    ),
+    Stage(
+        "interleaved-2",
+        "sft",
+        "tiny/sft_interleaved",
+        (Source("harder-pairs", "llava", 24_000, seed=8), Source("chats", "llava", 6_000, seed=8)),
     ),
     Stage("dpo", "dpo", "tiny/dpo", (Source("preferences", "vlfeedback", 6_000),), adapter=True),
     Stage(
@@ -150,7 +157,7 @@ def write_mixture(stage: Stage, work: Path, scale: float = 1.0) -> Path:
         rows = max(16, round(source.rows * scale))
         file = data / f"{stage.name}-{source.writer}.jsonl"
         if not file.exists():
-            write_lines(file, WRITERS[source.writer](rows, num_pictures, _DATA_SEED))
+            write_lines(file, WRITERS[source.writer](rows, num_pictures, source.seed))
         files[file.name] = {"samples": "all", "format": source.format}
     mixture = data / f"{stage.name}.yaml"
     mixture.write_text(yaml.safe_dump({"roots": {"": "../pictures"}, "data": files}), encoding="utf-8")

@@ -105,9 +105,9 @@ def test_seeds_repeat_whoever_asks_at_the_same_time(client, pictures):
         assert list(pool.map(sample, [0, 1, 2, 3, 0, 1, 2, 3])) == [*alone, *alone]
 
 
-def test_penalties_change_the_answer(client):
+def test_penalties_change_the_answer(client, pictures):
     options = {"max_tokens": 60, "temperature": 0}
-    message = user_message("Describe this image.")
+    message = user_message("Describe this image.", data_url(pictures[0]))
     plain = content(client, message, **options)
     assert content(client, message, frequency_penalty=2, presence_penalty=2, **options) != plain
 

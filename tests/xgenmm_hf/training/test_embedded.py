@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.data.scene import HELD_OUT, TRAIN
 from xgenmm_hf.inference.loading import load
 from xgenmm_hf.training import embedded
@@ -18,6 +19,7 @@ def processor():
 def test_the_tokenizer_is_the_same_each_time():
     one, other = build_embedded_tokenizer(), build_embedded_tokenizer()
     assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
+    assert one.get_vocab() == load(TINY_MODEL).processor.tokenizer.get_vocab()
 
 
 def test_a_corner_is_one_token(processor):
