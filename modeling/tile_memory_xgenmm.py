@@ -29,7 +29,7 @@ def borrow(count: int) -> np.ndarray:
     if memory is None or memory.size < count:
         memory = np.empty(count, dtype=np.float32)
     # Views of this array hold it and not its memory, because that is given as a memoryview: it lives as long as they.
-    lent = np.frombuffer(memoryview(memory), dtype=np.float32, count=count)
+    lent = np.frombuffer(memory.data, dtype=np.float32, count=count)
     if memory.nbytes <= MOST_BYTES:
         weakref.finalize(lent, _give_back, memory).atexit = False
     return lent
