@@ -109,7 +109,10 @@ def save_checkpoint(model: Any, processor: Any, folder: str | Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         staged = Path(scratch, folder.name)
-        copy.deepcopy(model).to(torch.float16).save_pretrained(staged)
+        halved = copy.deepcopy(model).to(torch.float16)
+        for part in halved.config.sub_configs:
+            getattr(halved.config, part).dtype = None  # stated once, for the whole
+        halved.save_pretrained(staged)
         processor.save_pretrained(staged)
         for code in staged.glob("*.py"):
             code.unlink()
