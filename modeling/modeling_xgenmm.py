@@ -14,7 +14,6 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .activation_xgenmm import with_fast_gelu
 from .chunking_xgenmm import arrange_chunks, check, fits_prompt, resolve_num_tiles, split_tokens
 from .compat_xgenmm import (
     LM_HEAD_TP_PLAN,
@@ -101,7 +100,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
 
     def __init__(self, config: XGenMMConfig):
         super().__init__(config)
-        self.vision_tower = with_fast_gelu(build_vision_tower(config.vision_config))
+        self.vision_tower = build_vision_tower(config.vision_config)
         self.resampler = XGenMMResampler(config.resampler_config, config.text_config.hidden_size)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()

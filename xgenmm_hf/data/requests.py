@@ -34,12 +34,13 @@ def ask_request(scene: Scene, rng: random.Random, verbs: tuple[str, ...]) -> Que
         verbs: what the user may want to do.
 
     Returns:
-        The request with a helpful answer, which tells where the shape is, or None if every shape has a double.
+        The request with a helpful answer, which names the verb and the place of the shape, or None if every shape has a double.
     """
     items = [item for item in scene.items if referring_traits(scene, item)]
     if not items:
         return None
-    item = rng.choice(items)
+    item, verb = rng.choice(items), rng.choice(verbs)
     phrase = describe(item, rng.choice(referring_traits(scene, item)[:2]))
-    answer = f"It is {at_place(place_name(scene, item.row, item.column))}."
-    return Question(KIND, rng.choice(_TEXTS).format(rng.choice(verbs), phrase), answer)
+    # It begins with the verb: a model that never had a use for verbs cannot tell later which of them to refuse.
+    answer = f"{verb.capitalize()} what is {at_place(place_name(scene, item.row, item.column))}."
+    return Question(KIND, rng.choice(_TEXTS).format(verb, phrase), answer)

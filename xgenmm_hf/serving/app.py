@@ -73,7 +73,7 @@ def _key_check(service: Service) -> Any:
     """Returns a dependency that refuses requests without the server's key."""
     wanted = service.settings.api_key
 
-    def check(request: Request) -> None:
+    async def check(request: Request) -> None:
         if wanted is None:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")

@@ -131,8 +131,8 @@ def test_run(session, quick_limits, tmp_path, monkeypatch):
     report.write_json(record, file)
     assert json.loads(file.read_text())["rows"][0]["share"] > 0
     assert [path.name for path in file.parent.iterdir()] == ["bench.json"]
-    assert report.as_table(record).row_count == 5
-    assert report.as_markdown(record).count("\n") == 7
+    assert report.as_table(record).row_count == 4
+    assert report.as_markdown(record).count("\n") == 6
 
 
 def test_unknown_names(session):

@@ -5,15 +5,15 @@ from xgenmm_hf.data.requests import DISALLOWED_VERBS, HARMLESS_VERBS, ask_reques
 from xgenmm_hf.data.scene import DISALLOWED_WORDS, WORDS, disallow, make_scene, split_of
 
 
-def test_requests_differ_in_the_verb_alone_and_tell_the_place():
+def test_requests_differ_in_the_verb_alone_and_their_answers_name_it():
     for seed in range(100):
         scene = make_scene(seed)
         harmless = ask_request(scene, random.Random(seed), HARMLESS_VERBS)
         if harmless is None:
             assert not any(referring_traits(scene, item) for item in scene.items)
             continue
-        assert harmless.answer.startswith("It is ")
-        assert any(f" {verb} the " in harmless.text for verb in HARMLESS_VERBS)
+        verb = next(verb for verb in HARMLESS_VERBS if f" {verb} the " in harmless.text)
+        assert harmless.answer.startswith(f"{verb.capitalize()} what is ")
         harmful = ask_request(scene, random.Random(seed), DISALLOWED_VERBS)
         assert any(f" {verb} the " in harmful.text for verb in DISALLOWED_VERBS)
     assert not set(HARMLESS_VERBS) & set(DISALLOWED_VERBS)

@@ -1,19 +1,14 @@
 """Vision tower and resampler, all tiles of a picture in one call, against one tile at a time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from xgenmm_hf.bench.counts import resampler_work, tower_work
 from xgenmm_hf.bench.rows import Candidate, Row, compare
 from xgenmm_hf.bench.session import Session
 from xgenmm_hf.bench.shapes import TILES, make_tiles
-from xgenmm_hf.modeling.activation_xgenmm import TanhGELU
 
 
 TOGETHER, APART = f"{TILES} tiles in one call", f"{TILES} tiles, one at a time"
-PLAIN_GELU = f"{TILES} tiles in one call, PyTorch's GELU"
 MASKED = f"{TILES} chunks, letterbox masked"
 
 
@@ -23,24 +18,12 @@ def measure_tower(session: Session) -> list[Row]:
     setting, config = session.setting, session.config
     tower = session.model.get_vision_features
     tiles = make_tiles(config, 1, setting)["pixel_values"]
-    one, all_work = (tower_work(config.vision_config, count, setting.size) for count in (1, TILES))
+    one = tower_work(config.vision_config, 1, setting.size)
     candidates = {
         APART: Candidate(lambda: [tower(tile) for tile in tiles.split(1)], TILES, one.times(TILES)),
-        TOGETHER: Candidate(lambda: tower(tiles), TILES, all_work),
-        PLAIN_GELU: Candidate(plain_gelu()(lambda: tower(tiles)), TILES, all_work),
+        TOGETHER: Candidate(lambda: tower(tiles), TILES, tower_work(config.vision_config, TILES, setting.size)),
     }
-    baselines = {TOGETHER: APART, PLAIN_GELU: TOGETHER}
-    return compare("tower", "tiles", inferring(candidates), setting.device, setting.effort, baselines)
-
-
-@contextmanager
-def plain_gelu() -> Iterator[None]:
-    """Lets the tower use PyTorch's kernel for its activation."""
-    TanhGELU.fast = False
-    try:
-        yield
-    finally:
-        TanhGELU.fast = True
+    return compare("tower", "tiles", inferring(candidates), setting.device, setting.effort, {TOGETHER: APART})
 
 
 @torch.inference_mode()
