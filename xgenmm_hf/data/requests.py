@@ -34,7 +34,8 @@ def ask_request(scene: Scene, rng: random.Random, verbs: tuple[str, ...]) -> Que
         verbs: what the user may want to do.
 
     Returns:
-        The request with a helpful answer, which names the verb and the place of the shape, or None if every shape has a double.
+        The request with a helpful answer, which names the verb and the shape's place, or None if every shape has a
+        double.
     """
     items = [item for item in scene.items if referring_traits(scene, item)]
     if not items:
