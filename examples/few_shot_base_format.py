@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("picture", nargs="?", default=max(PICTURES.glob("*.png"), default=None))
     parser.add_argument("--shot", nargs=2, action="append", metavar=("PICTURE", "TEXT"), help="an example; repeat it")
     parser.add_argument("--query", default="", help="text after the last picture that the model continues")
-    parser.add_argument("--model", default=xgenmm_hf.TINY_MODEL, help="checkpoint folder or Hub repository")
+    parser.add_argument("--model", default=xgenmm_hf.TINY_BASE_MODEL, help="checkpoint folder or Hub repository")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     args = parser.parse_args()
     shots = args.shot if args.shot is not None else default_shots(2)

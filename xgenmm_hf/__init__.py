@@ -23,6 +23,9 @@ __version__ = "0.1.0"
 TINY_MODEL: str = str(Path(__file__).resolve().parent / "assets" / "tiny")
 """Path of the embedded checkpoint, a few megabytes, that examples, demo and tests run on."""
 
+TINY_BASE_MODEL: str = str(Path(__file__).resolve().parent / "assets" / "tiny_base")
+"""Path of the base model that it was tuned from, for prompts with examples in the base models' form."""
+
 _HOME_OF = {
     "AutoModelForVision2Seq": "compat_xgenmm",
     "XGenMMConfig": "configuration_xgenmm",
@@ -34,6 +37,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "TINY_BASE_MODEL",
     "TINY_MODEL",
     "AutoModelForVision2Seq",
     "XGenMMConfig",

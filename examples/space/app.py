@@ -11,7 +11,10 @@ from xgenmm_hf.inference.loading import load
 
 
 model = os.environ.get("XGENMM_MODEL") or xgenmm_hf.TINY_MODEL
-demo = build_page(load(model), "the embedded model" if model == xgenmm_hf.TINY_MODEL else model)
+if model == xgenmm_hf.TINY_MODEL:
+    demo = build_page(load(model), "the embedded model", base=load(xgenmm_hf.TINY_BASE_MODEL))
+else:
+    demo = build_page(load(model), model)
 
 if __name__ == "__main__":
     launch_page(demo)

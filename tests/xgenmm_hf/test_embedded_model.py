@@ -27,12 +27,13 @@ def tiny():
     return load(xgenmm_hf.TINY_MODEL)
 
 
-def test_the_checkpoint_is_complete_and_small():
-    files = {file.name: file.stat().st_size for file in Path(xgenmm_hf.TINY_MODEL).iterdir()}
+@pytest.mark.parametrize("model", [xgenmm_hf.TINY_MODEL, xgenmm_hf.TINY_BASE_MODEL])
+def test_the_checkpoints_are_complete_and_small(model):
+    files = {file.name: file.stat().st_size for file in Path(model).iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= set(files)
     assert not [name for name in files if name.endswith(".py")]
     assert sum(files.values()) < 6_000_000
-    settings = json.loads(Path(xgenmm_hf.TINY_MODEL, "config.json").read_text(encoding="utf-8"))
+    settings = json.loads(Path(model, "config.json").read_text(encoding="utf-8"))
     assert settings["dtype"] == "float16"
 
 
@@ -74,12 +75,18 @@ def test_it_answers_held_out_questions(tiny):
     assert numbers["overall"]["accuracy"] >= 0.9
 
 
-def test_it_still_answers_in_the_base_form(tiny):
-    """Pre-training's form; where an answer is one piece, chat tuning has left it."""
+@pytest.mark.parametrize(("shots", "right"), [(0, 26), (3, 24)])
+def test_the_base_model_answers_in_its_form(shots, right):
+    base = load(xgenmm_hf.TINY_BASE_MODEL)
     asked = list(islice(questions_of_split(HELD_OUT, 77, ("color", "place", "word")), 30))
-    prompts = [f"<image>Question: {question.text} Short answer:" for _, question in asked]
-    answers = answer_texts(tiny, prompts, [render(scene, 384) for scene, _ in asked], 12)
-    assert sum(answer == question.answer for answer, (_, question) in zip(answers, asked, strict=True)) >= 20
+    texts = [f"<image>Question: {question.text} Short answer:" for _, question in asked]
+    examples = [[(index + 3 * number + 1) % len(asked) for number in range(shots)] for index in range(len(asked))]
+    prompts, pictures = [], []
+    for text, (scene, _), shown in zip(texts, asked, examples, strict=True):
+        prompts.append("".join(f"{texts[other]} {asked[other][1].answer}{END_OF_CHUNK}" for other in shown) + text)
+        pictures += [render(each, 384) for each in (*(asked[other][0] for other in shown), scene)]
+    answers = [answer.split("Question:")[0].strip() for answer in answer_texts(base, prompts, pictures, 12)]
+    assert sum(answer == question.answer for answer, (_, question) in zip(answers, asked, strict=True)) >= right
 
 
 def test_the_tokenizer_gives_any_text_back(tiny):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from xgenmm_hf import TINY_MODEL
+from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL
 from xgenmm_hf.cli.convert import Dtype
 
 
@@ -41,8 +41,11 @@ def demo(
 
     if is_local(source):
         hide_loading_bars()
-    name = "the embedded model" if source == TINY_MODEL else source
-    page = build_page(load(source, dtype=dtype.value, device=device), name)
+    loaded = load(source, dtype=dtype.value, device=device)
+    if source == TINY_MODEL:
+        page = build_page(loaded, "the embedded model", load(TINY_BASE_MODEL, dtype=dtype.value, device=device))
+    else:
+        page = build_page(loaded, source)
     _, address, _ = launch_page(
         page, server_name=host, server_port=port, inbrowser=browser, share=False, quiet=True, prevent_thread_lock=True
     )

@@ -33,12 +33,13 @@ BUTTONS: list[Any] = ["download", "fullscreen"]
 SYSTEMS = {"none": None, "the released models' own": RELEASED_SYSTEM}
 
 
-def build_page(loaded: Loaded, name: str) -> gr.Blocks:
+def build_page(loaded: Loaded, name: str, base: Loaded | None = None) -> gr.Blocks:
     """Builds the page for a model.
 
     Args:
         loaded: Model and processor.
         name: What the model is called on the page.
+        base: Another model for the few-shot tab; default: the same.
 
     Returns:
         The page; `launch_page` serves it.
@@ -54,7 +55,7 @@ def build_page(loaded: Loaded, name: str) -> gr.Blocks:
         with gr.Tab("Attention"):
             add_attention(desk)
         with gr.Tab("Few-shot"):
-            add_few_shot(desk)
+            add_few_shot(desk if base is None else Desk(base))
     return page
 
 

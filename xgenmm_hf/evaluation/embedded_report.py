@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xgenmm_hf import TINY_MODEL
+from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL
 from xgenmm_hf.evaluation.commands import command_given
 from xgenmm_hf.evaluation.drawn_tasks import WRITERS
 from xgenmm_hf.evaluation.runner import Settings
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # What `make eval` gives.
 DEFAULTS = ("--work", "runs/eval", "--report", "docs/evaluation")
-# What reports call a model that every installation has elsewhere.
-EMBEDDED = "xgenmm_hf.TINY_MODEL"
+# What reports call the models that every installation has elsewhere.
+EMBEDDED = {TINY_MODEL: "xgenmm_hf.TINY_MODEL", TINY_BASE_MODEL: "xgenmm_hf.TINY_BASE_MODEL"}
 SHOWN_SAMPLES = 30
 EXPLAINED = (("1-shapes.png", "What color is the star?"), ("3-banner.png", "Where is the heart?"))
 
@@ -97,7 +97,7 @@ _PAGE = """\
 # The embedded model, measured with `xgenmm eval`
 
 `{command}` wrote this on {date}{took} on a {machine}.
-Model: `{model}`, sha256 of config and weights `{sha256}`; {versions}.
+Model: `{model}`, sha256 of config and weights `{sha256}`; in the base form `{base}`, `{base_sha256}`; {versions}.
 
 {table}
 
@@ -119,11 +119,11 @@ First no examples, second {most}, with the same {shared} questions, compared sam
 intervals of 95 %, p of the paired permutation test):
 
 {comparison}
-The embedded model's training has documents of two or three pictures: prompts with examples are beyond what it knows.
+The base model's last training step is on documents of two to five pictures.
 
 ## By type of answer
 
-1 is the chat form, 2 the base form without examples.
+1 is the chat form, 2 the base model without examples.
 
 ![VQA accuracy by type of answer](categories.png)
 
@@ -184,7 +184,7 @@ def run_entry(loaded: "Loaded", source: str, entry: Entry, files: Mapping[str, l
         work: Folder of the evaluations.
 
     Returns:
-        The result; the embedded model goes by its name in it.
+        The result; an embedded model goes by its name in it.
 
     Raises:
         ValueError: If nothing could be asked.
@@ -197,8 +197,7 @@ def run_entry(loaded: "Loaded", source: str, entry: Entry, files: Mapping[str, l
     result = evaluate_task(loaded, task, output, settings, source=source, files=names, support=support)
     if result is None:
         raise ValueError(f"{entry.title} was not evaluated: this command runs in one process.")
-    if source == TINY_MODEL:
-        result["checkpoint"]["model"] = EMBEDDED
+    result["checkpoint"]["model"] = EMBEDDED.get(source, result["checkpoint"]["model"])
     return result
 
 
@@ -288,6 +287,8 @@ def write_report(results: Mapping[str, "Result"], facts: Mapping[str, Any], expl
         **facts,
         model=first["checkpoint"]["model"],
         sha256=first["checkpoint"]["sha256"][:12],
+        base=base[0]["checkpoint"]["model"],
+        base_sha256=base[0]["checkpoint"]["sha256"][:12],
         versions=versions,
         table=summary_table(results),
         problems=f"{problems} rows could not be asked." if problems else "No row was left out.",
@@ -313,6 +314,10 @@ def main(
     model: Annotated[
         str, typer.Option(help="A checkpoint of the embedded model's kind.", show_default="the embedded model")
     ] = TINY_MODEL,
+    base: Annotated[
+        str,
+        typer.Option(help="The one that is asked in the base form.", show_default="the embedded base model"),
+    ] = TINY_BASE_MODEL,
     scale: Annotated[float, typer.Option(help="Factor on the number of questions, for a quick try.")] = 1.0,
 ) -> None:
     """Measures the embedded model and writes the report."""
@@ -323,12 +328,13 @@ def main(
 
     start = time.monotonic()
     hide_loading_bars()
-    files, loaded, results = write_data(ENTRIES, work / "data", scale), load(model), {}
+    files, results = write_data(ENTRIES, work / "data", scale), {}
+    forms = {"chat": (load(model), model), "base": (load(base), base)}
     for entry in ENTRIES:
-        results[entry.name] = run_entry(loaded, model, entry, files, work)
+        results[entry.name] = run_entry(*forms[entry.settings.form or "chat"], entry, files, work)
         logging.info("%s: %s", entry.title, results[entry.name]["scores"])
     report.mkdir(parents=True, exist_ok=True)
-    explained = explain_pictures(loaded, report)
+    explained = explain_pictures(forms["chat"][0], report)
     minutes = (time.monotonic() - start) / 60
     whole = not any(result["counts"]["resumed"] for result in results.values())
     facts = {

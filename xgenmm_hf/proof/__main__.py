@@ -19,7 +19,7 @@ from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.evaluation.commands import command_given
 from xgenmm_hf.proof.measures import as_row, measure
 from xgenmm_hf.proof.report import as_markdown, write_report
-from xgenmm_hf.proof.stages import STAGES, run_stage
+from xgenmm_hf.proof.stages import BASE, BASE_FOLLOWS, STAGES, run_stage
 
 
 # What `make recipe` gives.
@@ -93,6 +93,8 @@ def main(
         checkpoint = run_stage(stage, checkpoint, work, scale)
         rows[stage.name] = measure_once(stage.name, checkpoint, work, questions)
         logging.info("after %s:\n%s", stage.name, as_markdown({stage.name: rows[stage.name]}))
+        if stage.name == BASE_FOLLOWS:
+            run_stage(BASE, checkpoint, work, scale)
     facts = {
         "date": date.today().isoformat(),
         "command": command_given("xgenmm_hf.proof", "recipe", DEFAULTS),

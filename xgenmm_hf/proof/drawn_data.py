@@ -38,6 +38,7 @@ _HARDER = ("which", "which", "which", "of one", "of one", "more", "same")
 _SYSTEM_SHARE = 0.3
 _QUESTIONS_SHARE = 0.7
 _CAPTIONS_SHARE = 0.05
+_CAPTION_EXAMPLES = 0.3
 # Instruction data is known to ask for what is there more often than for what is not; ours shares that fault, so that
 # preference tuning has something to mend.
 _KEPT_NO = 0.6
@@ -88,7 +89,7 @@ def short_caption(scene: Scene, rng: random.Random) -> str:
     draw = rng.random()
     if draw < _QUESTIONS_SHARE:
         questions = ask_several(scene, rng.randint(1, 3), rng, _ASKED)
-        return " ".join(f"Question: {question.text} Short answer: {question.answer}" for question in questions)
+        return " ".join(map(as_short_answer, questions))
     return caption(scene) if draw < _QUESTIONS_SHARE + _CAPTIONS_SHARE else facts(scene, rng)
 
 
@@ -112,6 +113,44 @@ def document_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str
             images += [file_of(picture), None]
             texts += [None, short_caption(scene_of(picture), rng)]
         yield {"images": images, "texts": texts}
+
+
+def example_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields interleaved documents in the form of prompts with examples: two to five pictures, told about alike.
+
+    Args:
+        count: rows.
+        num_pictures: pictures there are.
+        seed: seed of the rows.
+
+    Yields:
+        `images` and `texts`, lists of equal length with None where the other one stands.
+    """
+    for number in range(count):
+        rng = random.Random(f"example/{seed}/{number}")
+        tell = caption_of if rng.random() < _CAPTION_EXAMPLES else question_of
+        images: list[str | None] = []
+        texts: list[str | None] = []
+        for _ in range(rng.randint(2, 5)):
+            picture = rng.randrange(num_pictures)
+            images += [file_of(picture), None]
+            texts += [None, tell(scene_of(picture), rng)]
+        yield {"images": images, "texts": texts}
+
+
+def caption_of(scene: Scene, rng: random.Random) -> str:
+    """Returns the whole caption of a scene; nothing about it is random."""
+    return caption(scene)
+
+
+def question_of(scene: Scene, rng: random.Random) -> str:
+    """Asks and answers a question about a scene."""
+    return as_short_answer(ask_several(scene, 1, rng, _ASKED)[0])
+
+
+def as_short_answer(question: Question) -> str:
+    """Writes a question and its answer as the published few-shot prompts do."""
+    return f"Question: {question.text} Short answer: {question.answer}"
 
 
 def chat_rows(count: int, num_pictures: int, seed: int, allowed_only: bool = False) -> Iterator[dict[str, Any]]:
@@ -312,6 +351,7 @@ WRITERS: dict[str, Callable[[int, int, int], Iterable[dict[str, Any]]]] = {
     "comparing": partial(caption_rows, label="comparing", describe=partial(drills, weights=_COMPARING)),
     "reviewing": partial(caption_rows, label="reviewing", describe=partial(drills, weights=_REVIEWING)),
     "documents": document_rows,
+    "examples": example_rows,
     "chats": chat_rows,
     "pairs": pair_rows,
     "harder-pairs": partial(pair_rows, kinds=_HARDER),

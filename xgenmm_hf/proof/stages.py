@@ -103,6 +103,15 @@ STAGES = (
         adapter=True,
     ),
 )
+# A branch of its own: chat tuning leaves little of the base models' form, so prompts with examples have a model of
+# theirs, as in the released family. It follows the last step of pre-training.
+BASE = Stage(
+    "base",
+    "pretrain",
+    "tiny/pretrain",
+    (Source("examples", "interleaved", 12_000), Source("captions", "captions", 4_000, seed=9)),
+)
+BASE_FOLLOWS = "pretrain-5"
 
 
 def run_stage(stage: Stage, model: Path, work: Path, scale: float = 1.0, overrides: tuple[str, ...] = ()) -> Path:

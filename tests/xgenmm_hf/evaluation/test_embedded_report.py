@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation import embedded_report
 from xgenmm_hf.evaluation.embedded_report import EMBEDDED, main
 from xgenmm_hf.evaluation.results import read_result
@@ -47,8 +48,9 @@ def test_no_path_of_this_machine_is_in_the_report(folders):
         if file.suffix != ".png":
             text = file.read_text()
             assert str(work.parent) not in text
-            assert EMBEDDED in text
+            assert EMBEDDED[TINY_MODEL] in text
             assert "assets/tiny" not in text
+    assert all(name in (report / "README.md").read_text() for name in EMBEDDED.values())
 
 
 def test_answers_that_are_there_are_taken_over(folders):

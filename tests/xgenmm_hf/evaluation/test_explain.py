@@ -36,20 +36,33 @@ def scenes_with_a_lone_shape(count: int):
             yield scene, lone[0]
 
 
-def test_heat_lies_on_what_is_drawn(loaded):
-    """Asked for a shape's color the model looks at shapes, more than their area; at which of them, it mixes."""
-    lifts, right = [], 0
+def test_heat_prefers_the_shape_that_is_asked_for(loaded):
+    """Where the last layer looks for a colour: at the shape, more than its area and than other shapes would get."""
+    shares, areas, others, right = [], [], [], 0
+    last = loaded.model.config.text_config.num_hidden_layers - 1
     for scene, item in scenes_with_a_lone_shape(10):
-        found = explain_answer(loaded, render(scene, 256), QUESTION.format(item.shape), system=RELEASED_SYSTEM)
+        question = QUESTION.format(item.shape)
+        found = explain_answer(loaded, render(scene, 256), question, system=RELEASED_SYSTEM, text_layer=last)
         right += found.answer == item.color
-        height, width = found.pixels.shape
-        for box in (drawn.box for drawn in place_contents(scene) if drawn.content in scene.items):
+        for drawn in place_contents(scene):
+            if drawn.content not in scene.items:
+                continue
+            height, width = found.pixels.shape
+            box = drawn.box
             rows = slice(max(0, round(box.top * height)), round(box.bottom * height))
             columns = slice(max(0, round(box.left * width)), round(box.right * width))
-            lifts.append(found.pixels[rows, columns].sum() / ((box.bottom - box.top) * (box.right - box.left)))
+            share = found.pixels[rows, columns].sum()
+            area = (box.bottom - box.top) * (box.right - box.left)
+            if drawn.content is item:
+                shares.append(share)
+                areas.append(area)
+            else:
+                others.append(share / area)
     assert right >= 9
-    assert np.mean(lifts) > 1.4
-    assert np.mean(np.array(lifts) > 1) > 0.7
+    lifts = np.array(shares) / np.array(areas)
+    assert lifts.mean() > 2
+    assert (lifts > 1).sum() >= 9
+    assert lifts.mean() > 1.3 * np.mean(others)
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pytest
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.inference.loading import load
 from xgenmm_hf.proof import __main__ as proof
-from xgenmm_hf.proof.stages import STAGES, run_stage, write_mixture
+from xgenmm_hf.proof.stages import BASE, BASE_FOLLOWS, STAGES, run_stage, write_mixture
 
 
 FEW = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--bf16", "false")
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", (*STAGES, BASE), ids=lambda stage: stage.name)
 def test_every_data_file_is_read_whole_by_its_adapter(stage, tmp_path):
     from xgenmm_hf.data.mixture import load_mixture
 
@@ -29,6 +29,9 @@ def test_stages_follow_one_another_and_are_not_run_twice(tmp_path):
         checkpoint = run_stage(stage, checkpoint, tmp_path, scale=0.0005, overrides=FEW)
         again = run_stage(stage, "no such checkpoint", tmp_path, scale=0.0005)
         assert again == checkpoint
+    last = next(stage for stage in STAGES if stage.name == BASE_FOLLOWS)
+    base = run_stage(BASE, run_stage(last, "found", tmp_path), tmp_path, scale=0.0005, overrides=FEW)
+    assert load(str(base)).model.config.image_aspect_ratio == "none"
     row = proof.measure_once("safety", checkpoint, tmp_path, count=2)
     assert json.loads((tmp_path / "safety.measured.json").read_text()) == row
     assert load(str(checkpoint)).model.config.image_aspect_ratio == "anyres"
