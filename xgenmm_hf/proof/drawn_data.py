@@ -93,45 +93,27 @@ def short_caption(scene: Scene, rng: random.Random) -> str:
     return caption(scene) if draw < _QUESTIONS_SHARE + _CAPTIONS_SHARE else facts(scene, rng)
 
 
-def document_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yields interleaved documents of two or three pictures, each with its text after it.
+def document_rows(count: int, num_pictures: int, seed: int, as_examples: bool = False) -> Iterator[dict[str, Any]]:
+    """Yields interleaved documents, each picture with its text after it.
 
     Args:
         count: rows.
         num_pictures: pictures there are.
         seed: seed of the rows.
+        as_examples: two to five pictures that are told about alike, as in prompts with examples; else two or three.
 
     Yields:
         `images` and `texts`, lists of equal length with None where the other one stands.
     """
+    label, most = ("example", 5) if as_examples else ("document", 3)
     for number in range(count):
-        rng = random.Random(f"document/{seed}/{number}")
+        rng = random.Random(f"{label}/{seed}/{number}")
+        tell = short_caption
+        if as_examples:
+            tell = caption_of if rng.random() < _CAPTION_EXAMPLES else question_of
         images: list[str | None] = []
         texts: list[str | None] = []
-        for _ in range(rng.randint(2, 3)):
-            picture = rng.randrange(num_pictures)
-            images += [file_of(picture), None]
-            texts += [None, short_caption(scene_of(picture), rng)]
-        yield {"images": images, "texts": texts}
-
-
-def example_rows(count: int, num_pictures: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yields interleaved documents in the form of prompts with examples: two to five pictures, told about alike.
-
-    Args:
-        count: rows.
-        num_pictures: pictures there are.
-        seed: seed of the rows.
-
-    Yields:
-        `images` and `texts`, lists of equal length with None where the other one stands.
-    """
-    for number in range(count):
-        rng = random.Random(f"example/{seed}/{number}")
-        tell = caption_of if rng.random() < _CAPTION_EXAMPLES else question_of
-        images: list[str | None] = []
-        texts: list[str | None] = []
-        for _ in range(rng.randint(2, 5)):
+        for _ in range(rng.randint(2, most)):
             picture = rng.randrange(num_pictures)
             images += [file_of(picture), None]
             texts += [None, tell(scene_of(picture), rng)]
@@ -351,7 +333,7 @@ WRITERS: dict[str, Callable[[int, int, int], Iterable[dict[str, Any]]]] = {
     "comparing": partial(caption_rows, label="comparing", describe=partial(drills, weights=_COMPARING)),
     "reviewing": partial(caption_rows, label="reviewing", describe=partial(drills, weights=_REVIEWING)),
     "documents": document_rows,
-    "examples": example_rows,
+    "examples": partial(document_rows, as_examples=True),
     "chats": chat_rows,
     "pairs": pair_rows,
     "harder-pairs": partial(pair_rows, kinds=_HARDER),
