@@ -3,6 +3,7 @@
 import importlib.util
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from xgenmm_hf import TINY_MODEL
@@ -46,10 +47,16 @@ def test_it_listens_on_loopback_unless_told_otherwise(monkeypatch, capsys):
         page.is_running = False
         return None, "http://127.0.0.1:1/", None
 
-    monkeypatch.setattr(page_module, "build_page", lambda loaded, name: seen.update(name=name) or Page())
+    def build(loaded, name, base=None):
+        seen.update(name=name, models=(loaded.model, base.model))
+        return Page()
+
+    monkeypatch.setattr(page_module, "build_page", build)
     monkeypatch.setattr(page_module, "launch_page", launch)
     result = CliRunner().invoke(app, ["demo", "--model", TINY_MODEL, "--device", "cpu"])
     assert result.exit_code == 0, result.output
     assert "Open http://127.0.0.1:1/" in result.output
     assert seen["server_name"] == "127.0.0.1" and seen["share"] is False and seen["closed"]
     assert seen["name"] == "the embedded model"
+    heads = [model.lm_head.weight for model in seen["models"]]
+    assert not torch.equal(*heads)
