@@ -1,4 +1,4 @@
-# Two commands for a fresh clone:   make demo   (ask the embedded model about a picture)   and   make test
+# Two commands for a fresh clone:   make demo   (ask the embedded model about an image)   and   make test
 # Each target makes its virtual environment by itself; a second call finds it ready.
 #
 #   PYTHON=python3.12            the interpreter the environment is made with (3.10 or newer)
@@ -35,11 +35,11 @@ test: $(READY_DEV) $(COMMON_TESTS)/test_modeling_common.py
 
 # The embedded model through the whole recipe, from nothing: hours on two cores. What is done is found again.
 recipe: $(READY_DEV)
-	$(BIN)/python -m xgenmm_hf.proof --work runs/recipe --report docs/recipe
+	$(BIN)/python -m embedded_model --work runs/recipe --report examples/embedded_model/results
 
 # Every measurement of `xgenmm eval` on the embedded model: minutes. Answers that are there already are taken over.
 eval: $(READY_DEV)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m xgenmm_hf.evaluation.embedded_report --work runs/eval --report docs/evaluation
+	HF_HUB_OFFLINE=1 $(BIN)/python -m embedded_model.measure.tables --work runs/eval --report docs/evaluation
 
 # Speed and memory of every part against the machine's limits, in under ten minutes on two cores.
 bench: $(READY_DEV)

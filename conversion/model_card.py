@@ -41,7 +41,7 @@ path = "."  # this folder, or the repo that holds it
 processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
 model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True, dtype="auto")
 {prompt}
-inputs = processor(images=[Image.open("picture.jpg")], text=prompt, return_tensors="pt")
+inputs = processor(images=[Image.open("image.jpg")], text=prompt, return_tensors="pt")
 output = model.generate(**inputs, max_new_tokens=128)
 print(processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
 ```
@@ -49,10 +49,10 @@ print(processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_spe
 Paper: [xGen-MM (BLIP-3): A Family of Open Large Multimodal Models](https://arxiv.org/abs/2408.08872).
 """
 _CHAT = """messages = [
-    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in this picture?"}]}
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in this image?"}]}
 ]
 prompt = processor.apply_chat_template(messages, add_generation_prompt=True)"""
-_BASE = 'prompt = "<image>A picture of"'
+_BASE = 'prompt = "<image>An image of"'
 _MODES = {
     "anyres": "any resolution: an overview tile and up to {tiles} grid tiles an image",
     "none": "one tile an image, squashed to a square",

@@ -1,9 +1,9 @@
-"""Answer the same question about many pictures, a batch at a time.
+"""Answer the same question about many images, a batch at a time.
 
 python examples/batch_inference.py
 python examples/batch_inference.py photos/*.jpg --prompt "Is there a person?" --batch-size 8 --model path/to/checkpoint
 
-Prompts of one batch may hold different numbers of pictures; padding on the left keeps the answers those of one by one.
+Prompts of one batch may hold different numbers of images; padding on the left keeps the answers those of one by one.
 """
 
 import argparse
@@ -16,19 +16,19 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import xgenmm_hf.auto  # registers xGen-MM with the Auto classes
 
 
-PICTURES = Path(xgenmm_hf.__file__).parent / "assets" / "pictures"
+IMAGES = Path(xgenmm_hf.__file__).parent / "assets" / "images"
 
 
 def main() -> None:
-    """Reads the arguments, asks batch by batch and prints a line a picture."""
+    """Reads the arguments, asks batch by batch and prints a line an image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pictures", nargs="*")
+    parser.add_argument("images", nargs="*")
     parser.add_argument("--prompt", default="Describe this image.")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--model", default=xgenmm_hf.TINY_MODEL, help="checkpoint folder or Hub repository")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     args = parser.parse_args()
-    paths = [Path(path) for path in args.pictures] or sorted(PICTURES.glob("*.png"))
+    paths = [Path(path) for path in args.images] or sorted(IMAGES.glob("*.png"))
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -37,12 +37,12 @@ def main() -> None:
 
     for start in range(0, len(paths), args.batch_size):
         batch = paths[start : start + args.batch_size]
-        pictures = [Image.open(path).convert("RGB") for path in batch]
+        images = [Image.open(path).convert("RGB") for path in batch]
         chats = [
             [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": args.prompt}]}] for _ in batch
         ]
         prompts = processor.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-        inputs = processor(images=pictures, text=prompts, padding=True, padding_side="left", return_tensors="pt").to(
+        inputs = processor(images=images, text=prompts, padding=True, padding_side="left", return_tensors="pt").to(
             device, dtype
         )
         with torch.inference_mode():

@@ -1,10 +1,10 @@
-"""Tune a checkpoint on preferred and dispreferred answers about pictures (DPO), through LoRA.
+"""Tune a checkpoint on preferred and dispreferred answers about images (DPO), through LoRA.
 
 python examples/dpo.py --model path/to/checkpoint --data vlfeedback.parquet --output runs/dpo
-python examples/dpo.py          # three steps of the embedded model on a few drawn pictures
+python examples/dpo.py          # three steps of the embedded model on a few drawn images
 
 Of each prompt's rated answers the one with the highest mean is preferred and the one with the lowest dispreferred. The
-vision tower runs once for a picture, not for both answers of both models. The same run without a script:
+vision tower runs once for an image, not for both answers of both models. The same run without a script:
 xgenmm train dpo --config dpo_4b --mixture mixture.yaml
 """
 
@@ -19,18 +19,18 @@ from trl import DPOConfig
 import xgenmm_hf
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.data.adapters import load_rows
-from xgenmm_hf.proof.drawn_data import preference_rows, write_lines
-from xgenmm_hf.proof.drawn_pictures import draw_pictures
+from embedded_model.rows import preference_rows, write_lines
+from embedded_model.drawn_images import draw_images
 from xgenmm_hf.training.dpo import XGenMMDPOTrainer
 from xgenmm_hf.training.modules import lora_targets
 from xgenmm_hf.training.preference import PreferenceCollator
 
 
 def draw_data(folder: Path) -> tuple[Path, Path]:
-    """Draws 24 pictures with rated answers, in VLFeedback's form; returns the file and the pictures' folder."""
-    draw_pictures(folder / "pictures", 24)
-    write_lines(folder / "answers.jsonl", preference_rows(count=24, num_pictures=24, seed=0))
-    return folder / "answers.jsonl", folder / "pictures"
+    """Draws 24 images with rated answers, in VLFeedback's form; returns the file and the images' folder."""
+    draw_images(folder / "images", 24)
+    write_lines(folder / "answers.jsonl", preference_rows(count=24, num_images=24, seed=0))
+    return folder / "answers.jsonl", folder / "images"
 
 
 def main() -> None:
@@ -38,14 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=xgenmm_hf.TINY_MODEL, help="checkpoint folder or Hub repository")
     parser.add_argument("--data", type=Path, help="prompts with rated answers, in VLFeedback's form")
-    parser.add_argument("--pictures", type=Path, help="folder that the pictures' paths are relative to")
+    parser.add_argument("--images", type=Path, help="folder that the images' paths are relative to")
     parser.add_argument("--output", default="runs/dpo", help="where the adapter goes")
     parser.add_argument("--epochs", type=float, default=1)
     parser.add_argument("--batch-size", type=int, default=8)
     args = parser.parse_args()
-    data, pictures = args.data, args.pictures
+    data, images = args.data, args.images
     if data is None:
-        data, pictures = draw_data(Path(tempfile.mkdtemp()))
+        data, images = draw_data(Path(tempfile.mkdtemp()))
 
     processor = XGenMMProcessor.from_pretrained(args.model)
     model = XGenMMForConditionalGeneration.from_pretrained(args.model, dtype="float32")
@@ -57,12 +57,12 @@ def main() -> None:
             per_device_train_batch_size=args.batch_size,
             learning_rate=5e-6,
             beta=0.1,
-            max_length=4096,  # five tiles of a picture take 640 tokens; TRL's default of 1024 is short
+            max_length=4096,  # five tiles of an image take 640 tokens; TRL's default of 1024 is short
             bf16=torch.cuda.is_available(),
             logging_steps=1,
             report_to="none",
         ),
-        train_dataset=load_rows("vlfeedback", data, roots={"": pictures} if pictures else None).dataset,
+        train_dataset=load_rows("vlfeedback", data, roots={"": images} if images else None).dataset,
         data_collator=PreferenceCollator(processor, max_length=4096),
         processing_class=processor,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules=lora_targets(model)),

@@ -1,6 +1,6 @@
-"""Draws how a picture becomes tokens: picture -> tiles -> strips -> latents -> tokens of the prompt.
+"""Draws how an image becomes tokens: image -> tiles -> strips -> latents -> tokens of the prompt.
 
-    python examples/draw_anatomy.py [PICTURE] [--model PATH] [--output anatomy.png]
+    python examples/draw_anatomy.py [IMAGE] [--model PATH] [--output anatomy.png]
 
 Everything drawn is computed: tiles by the model's image processor, strips and the letterbox by the model's geometry.
 """
@@ -18,11 +18,11 @@ import xgenmm_hf
 from xgenmm_hf.modeling.tiling_xgenmm import select_grids, tile_layout
 
 
-PICTURE = Path(xgenmm_hf.TINY_MODEL).parent / "pictures" / "2-cafe.png"
+IMAGE = Path(xgenmm_hf.TINY_MODEL).parent / "images" / "2-cafe.png"
 COLORS = ("#8c8c8c", "#3b6ea5", "#d1783a", "#4e9a52", "#8e5ba6")
 CAPTIONS = (
-    "picture",
-    "tiles: the whole picture,\nthen the cells of the best grid",
+    "image",
+    "tiles: the whole image,\nthen the cells of the best grid",
     "chunks: the grid's feature map is cut\ninto strips; letterbox (dark) is unseen",
     "latents: the resampler makes\n{latents} tokens of each chunk",
 )
@@ -31,28 +31,28 @@ CAPTIONS = (
 def main() -> None:
     """Reads the arguments and writes the drawing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("picture", nargs="?", default=str(PICTURE))
+    parser.add_argument("image", nargs="?", default=str(IMAGE))
     parser.add_argument("--model", default=xgenmm_hf.TINY_MODEL, help="checkpoint folder or Hub repository")
     parser.add_argument("--output", default="anatomy.png")
     args = parser.parse_args()
-    figure = draw(Image.open(args.picture).convert("RGB"), args.model)
+    figure = draw(Image.open(args.image).convert("RGB"), args.model)
     figure.savefig(args.output)
     print(f"Wrote {args.output}")
 
 
-def draw(picture: Image.Image, model: str) -> Figure:
-    """Returns the drawing of a picture's way through a model."""
+def draw(image: Image.Image, model: str) -> Figure:
+    """Returns the drawing of an image's way through a model."""
     config = xgenmm_hf.XGenMMConfig.from_pretrained(model)
-    inputs = xgenmm_hf.XGenMMImageProcessor.from_pretrained(model)(images=[picture], return_tensors="pt")
+    inputs = xgenmm_hf.XGenMMImageProcessor.from_pretrained(model)(images=[image], return_tensors="pt")
     columns, rows = (select_grids(inputs["image_sizes"], config.anyres_grids)[0] // config.tile_size).tolist()
     pixels = (inputs["pixel_values"].permute(0, 2, 3, 1).numpy() + 1) / 2
     latents = config.resampler_config.num_latents
     figure = Figure(figsize=(13, 4.6), dpi=110)
     figure.text(
-        0.01, 0.95, f"{picture.width} x {picture.height} pixels, a grid of {columns} x {rows} tiles", fontsize=11
+        0.01, 0.95, f"{image.width} x {image.height} pixels, a grid of {columns} x {rows} tiles", fontsize=11
     )
     axes = [figure.add_axes((0.02 + 0.25 * index, 0.34, 0.2, 0.5)) for index in range(4)]
-    axes[0].imshow(picture)
+    axes[0].imshow(image)
     show_tiles(axes[1], pixels, columns, rows)
     show_chunks(axes[2], inputs, config, columns, rows)
     show_latents(axes[3], len(pixels), latents)
@@ -114,7 +114,7 @@ def show_latents(axis, num_tiles: int, latents: int) -> None:
 
 
 def show_prompt(axis, num_tiles: int, latents: int) -> None:
-    """Shows the prompt with the picture's tokens in it."""
+    """Shows the prompt with the image's tokens in it."""
     words = ["<|user|>", *[""] * num_tiles, "What", "is", "this", "?", "<|end|>", "<|assistant|>"]
     width = 1 / len(words)
     for index, word in enumerate(words):

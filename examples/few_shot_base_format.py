@@ -1,9 +1,9 @@
-"""Few-shot prompting in the base models' format: examples in the prompt, then the picture to describe.
+"""Few-shot prompting in the base models' format: examples in the prompt, then the image to describe.
 
 python examples/few_shot_base_format.py
 python examples/few_shot_base_format.py new.jpg --shot one.jpg "A dog." --shot two.jpg "A cat." --model path/to/base
 
-The base models were trained on running text with pictures in it: every example is `<image>`, its text and
+The base models were trained on running text with images in it: every example is `<image>`, its text and
 `<|endofchunk|>`, and the model continues after the last `<image>`. There are no chat turns.
 """
 
@@ -18,22 +18,22 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import xgenmm_hf.auto  # registers xGen-MM with the Auto classes
 
 
-PICTURES = Path(xgenmm_hf.__file__).parent / "assets" / "pictures"
+IMAGES = Path(xgenmm_hf.__file__).parent / "assets" / "images"
 END_OF_CHUNK = "<|endofchunk|>"
 
 
 def default_shots(count: int) -> list[tuple[Path, str]]:
-    """Returns the first pictures that ship with the package, each with its caption."""
-    rows = json.loads((PICTURES / "pictures.json").read_text(encoding="utf-8"))
-    return [(PICTURES / row["picture"], row["caption"]) for row in rows[:count]]
+    """Returns the first images that ship with the package, each with its caption."""
+    rows = json.loads((IMAGES / "images.json").read_text(encoding="utf-8"))
+    return [(IMAGES / row["image"], row["caption"]) for row in rows[:count]]
 
 
 def main() -> None:
     """Reads the arguments, builds the prompt, and prints its continuation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("picture", nargs="?", default=max(PICTURES.glob("*.png"), default=None))
-    parser.add_argument("--shot", nargs=2, action="append", metavar=("PICTURE", "TEXT"), help="an example; repeat it")
-    parser.add_argument("--query", default="", help="text after the last picture that the model continues")
+    parser.add_argument("image", nargs="?", default=max(IMAGES.glob("*.png"), default=None))
+    parser.add_argument("--shot", nargs=2, action="append", metavar=("IMAGE", "TEXT"), help="an example; repeat it")
+    parser.add_argument("--query", default="", help="text after the last image that the model continues")
     parser.add_argument("--model", default=xgenmm_hf.TINY_BASE_MODEL, help="checkpoint folder or Hub repository")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     args = parser.parse_args()
@@ -44,9 +44,9 @@ def main() -> None:
     processor = AutoProcessor.from_pretrained(args.model)
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=dtype).to(device).eval()
 
-    pictures = [Image.open(path).convert("RGB") for path in [*(path for path, _ in shots), args.picture]]
+    images = [Image.open(path).convert("RGB") for path in [*(path for path, _ in shots), args.image]]
     prompt = "".join(f"<image>{text}{END_OF_CHUNK}" for _, text in shots) + f"<image>{args.query}"
-    inputs = processor(images=pictures, text=prompt, return_tensors="pt").to(device, dtype)
+    inputs = processor(images=images, text=prompt, return_tensors="pt").to(device, dtype)
     # An example ends with the chunk token, and so does the answer.
     ends = [processor.tokenizer.convert_tokens_to_ids(END_OF_CHUNK), processor.tokenizer.eos_token_id]
     with torch.inference_mode():

@@ -1,7 +1,7 @@
-"""Fine-tune a checkpoint on chats about several pictures, through LoRA, with single-picture chats mixed back in.
+"""Fine-tune a checkpoint on chats about several images, through LoRA, with single-image chats mixed back in.
 
 python examples/sft_interleaved.py --model path/to/checkpoint --mixture mixture.yaml --output runs/interleaved
-python examples/sft_interleaved.py          # three steps of the embedded model on a few drawn pictures
+python examples/sft_interleaved.py          # three steps of the embedded model on a few drawn images
 
 The mixture names the files and how many samples each gives; the adapter sits in the language model alone and is saved
 by itself. The same run without a script: xgenmm train sft --config sft_interleaved_lora_4b --mixture mixture.yaml
@@ -18,8 +18,8 @@ from trl import SFTConfig
 import xgenmm_hf
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.data.mixture import load_mixture
-from xgenmm_hf.proof.drawn_data import chat_rows, pair_rows, write_lines
-from xgenmm_hf.proof.drawn_pictures import draw_pictures
+from embedded_model.rows import chat_rows, pair_rows, write_lines
+from embedded_model.drawn_images import draw_images
 from xgenmm_hf.training.collators import SupervisedCollator
 from xgenmm_hf.training.lengths import add_lengths
 from xgenmm_hf.training.modules import lora_targets
@@ -28,7 +28,7 @@ from xgenmm_hf.training.sft import XGenMMSFTTrainer
 
 MIXTURE = """\
 roots:
-  "": pictures
+  "": images
 data:
   pairs.jsonl: all
   chats.jsonl: 8
@@ -36,10 +36,10 @@ data:
 
 
 def draw_mixture(folder: Path) -> Path:
-    """Draws 24 pictures, writes chats about one and about two of them, and the mixture that names both files."""
-    draw_pictures(folder / "pictures", 24)
-    write_lines(folder / "pairs.jsonl", pair_rows(count=16, num_pictures=24, seed=0))
-    write_lines(folder / "chats.jsonl", chat_rows(count=24, num_pictures=24, seed=0))
+    """Draws 24 images, writes chats about one and about two of them, and the mixture that names both files."""
+    draw_images(folder / "images", 24)
+    write_lines(folder / "pairs.jsonl", pair_rows(count=16, num_images=24, seed=0))
+    write_lines(folder / "chats.jsonl", chat_rows(count=24, num_images=24, seed=0))
     (folder / "mixture.yaml").write_text(MIXTURE, encoding="utf-8")
     return folder / "mixture.yaml"
 
@@ -57,7 +57,7 @@ def main() -> None:
     processor = XGenMMProcessor.from_pretrained(args.model)
     model = XGenMMForConditionalGeneration.from_pretrained(args.model, dtype="float32")
 
-    # Pictures need room: cut where the longest prompts end, not where text-only models do.
+    # Images need room: cut where the longest prompts end, not where text-only models do.
     max_length = 4096
     rows = load_mixture(args.mixture or draw_mixture(Path(tempfile.mkdtemp()))).dataset
     trainer = XGenMMSFTTrainer(

@@ -1,7 +1,7 @@
-"""Features of tiles -> the chunks that the resampler samples, for all pictures of a batch at once.
+"""Features of tiles -> the chunks that the resampler samples, for all images of a batch at once.
 
-Shapes: num_images pictures in num_tiles tiles of num_patches patches. A chunk is a tile, in any-resolution mode a
-strip of the merged feature map (`tiling_xgenmm.tile_layout`), and with fixed sampling a whole picture.
+Shapes: num_images images in num_tiles tiles of num_patches patches. A chunk is a tile, in any-resolution mode a
+strip of the merged feature map (`tiling_xgenmm.tile_layout`), and with fixed sampling a whole image.
 """
 
 from collections.abc import Callable
@@ -25,19 +25,19 @@ def resolve_num_tiles(
     mask: torch.Tensor | None = None,
     repeats: int = 1,
 ) -> torch.Tensor:
-    """Fills in the default of `image_num_tiles` and checks all picture inputs, waiting for the device once.
+    """Fills in the default of `image_num_tiles` and checks all image inputs, waiting for the device once.
 
     Args:
         config: The model's config.
         num_tiles: Tiles in the batch.
-        image_sizes: Picture sizes as (height, width), (num_images, 2), or None.
-        image_num_tiles: Tiles a picture, (num_images,), or None: counted from the sizes, or one a picture.
+        image_sizes: Image sizes as (height, width), (num_images, 2), or None.
+        image_num_tiles: Tiles an image, (num_images,), or None: counted from the sizes, or one per image.
         device: Where a default is made.
         mask: True at the prompts' image tokens, (B, L); None where there is no prompt.
-        repeats: How often the prompts show all pictures.
+        repeats: How often the prompts show all images.
 
     Returns:
-        Tiles a picture, (num_images,).
+        Tiles an image, (num_images,).
 
     Raises:
         ValueError: If tiles, sizes, counts and image tokens do not fit each other.
@@ -67,24 +67,24 @@ def resolve_num_tiles(
 
 
 def fits_grids(config: XGenMMConfig, image_sizes: torch.Tensor, image_num_tiles: torch.Tensor) -> Condition:
-    """Returns the condition that every picture is one tile, or has the tiles of its grid."""
+    """Returns the condition that every image is one tile, or has the tiles of its grid."""
     expected = count_tiles(image_sizes.to(image_num_tiles.device), config.anyres_grids, config.tile_size)
     return (
         ((image_num_tiles == 1) | (image_num_tiles == expected)).all(),
         lambda: (
-            f"image_num_tiles is {image_num_tiles.tolist()}, but on the model's anyres_grids these pictures take "
+            f"image_num_tiles is {image_num_tiles.tolist()}, but on the model's anyres_grids these images take "
             f"{expected.tolist()} tiles; use the processor that belongs to the model."
         ),
     )
 
 
 def fits_prompt(num_tokens: int, mask: torch.Tensor) -> Condition:
-    """Returns the condition that the prompts hold as many image tokens as the pictures give."""
+    """Returns the condition that the prompts hold as many image tokens as the images give."""
     return (
         mask.sum() == num_tokens,
         lambda: (
-            f"Image features and image tokens do not match: the pictures give {num_tokens} tokens, the prompt holds "
-            f"{mask.sum()}. Prepare both in one processor call, and do not truncate a prompt inside a picture."
+            f"Image features and image tokens do not match: the images give {num_tokens} tokens, the prompt holds "
+            f"{mask.sum()}. Prepare both in one processor call, and do not truncate a prompt inside an image."
         ),
     )
 
@@ -97,8 +97,8 @@ def arrange_chunks(
     Args:
         config: The model's config.
         features: (num_tiles, num_patches, width).
-        image_sizes: Picture sizes as (height, width), (num_images, 2); may be None if every picture is one tile.
-        image_num_tiles: Tiles a picture, (num_images,), checked by `resolve_num_tiles`.
+        image_sizes: Image sizes as (height, width), (num_images, 2); may be None if every image is one tile.
+        image_num_tiles: Tiles an image, (num_images,), checked by `resolve_num_tiles`.
 
     Returns:
         Chunks (num_chunks, patches of a chunk, width), and False on patches that must not be seen (num_chunks, patches
@@ -108,7 +108,7 @@ def arrange_chunks(
         ValueError: If sizes are missing.
     """
     if config.image_aspect_ratio != "anyres" or image_sizes is None:
-        missing = "image_sizes is missing; pass the processor's image_sizes with pictures of more than one tile."
+        missing = "image_sizes is missing; pass the processor's image_sizes with images of more than one tile."
         check((image_num_tiles.shape[0] == features.shape[0], lambda: missing))
         return features, None
     # the parts of a model may lie on different devices
@@ -125,12 +125,12 @@ def arrange_chunks(
 def join_tiles(
     chunks: torch.Tensor, visible: torch.Tensor, image_num_tiles: torch.Tensor, most_tiles: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Joins the tiles of each picture into one chunk, padded with unseen features.
+    """Joins the tiles of each image into one chunk, padded with unseen features.
 
     Args:
         chunks: (num_tiles, num_patches, width).
         visible: (num_tiles, num_patches).
-        image_num_tiles: Tiles a picture, (num_images,).
+        image_num_tiles: Tiles an image, (num_images,).
         most_tiles: Tiles to pad to; a fixed number, so that no count has to be read back from the device.
 
     Returns:
@@ -144,15 +144,15 @@ def join_tiles(
 
 
 def split_tokens(config: XGenMMConfig, tokens: torch.Tensor, image_num_tiles: torch.Tensor) -> list[torch.Tensor]:
-    """Splits the sampled tokens by picture.
+    """Splits the sampled tokens by image.
 
     Args:
         config: The model's config.
         tokens: (total image tokens, text width).
-        image_num_tiles: Tiles a picture, (num_images,).
+        image_num_tiles: Tiles an image, (num_images,).
 
     Returns:
-        One (tokens, text width) tensor a picture.
+        One (tokens, text width) tensor per image.
     """
     num_latents = config.resampler_config.num_latents
     lengths = [

@@ -120,7 +120,7 @@ def build_vision_tower(config: PretrainedConfig) -> nn.Module:
 
 
 class MultimodalGenerationMixin(GenerationMixin):
-    """Generation that encodes the pictures once a prompt, before beams or return sequences multiply it.
+    """Generation that encodes the images once a prompt, before beams or return sequences multiply it.
 
     5.x does this itself (`mm_encoder_outputs`); on 4.57 this class does, under the same name. A subclass states in
     `prompt_inputs` which inputs belong to the prompt, and has `get_image_features` and `image_token_mask`.
@@ -129,7 +129,7 @@ class MultimodalGenerationMixin(GenerationMixin):
     prompt_inputs: tuple[str, ...] = ()
 
     def prepare_inputs_for_generation(self, input_ids: torch.Tensor, inputs_embeds=None, **kwargs: Any):
-        """Prepares a step's inputs; the prompt's pictures go only into the first, or into all without a cache."""
+        """Prepares a step's inputs; the prompt's images go only into the first, or into all without a cache."""
         model_inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         if is_prefill(kwargs) or kwargs.get("use_cache") is False:
             return model_inputs
@@ -139,20 +139,20 @@ class MultimodalGenerationMixin(GenerationMixin):
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs: Any
     ):
         if not IS_V5:
-            self._encode_pictures(model_kwargs)
-            self._repeat_pictures(expand_size, input_ids, model_kwargs)
+            self._encode_images(model_kwargs)
+            self._repeat_images(expand_size, input_ids, model_kwargs)
         return super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
 
-    def _encode_pictures(self, model_kwargs: dict[str, Any]) -> None:
+    def _encode_images(self, model_kwargs: dict[str, Any]) -> None:
         inputs = {name: model_kwargs.pop(name, None) for name in self.prompt_inputs if name != "mm_encoder_outputs"}
         if inputs["pixel_values"] is None:
             return
         model_kwargs["mm_encoder_outputs"] = {"image": self.get_image_features(**inputs, return_dict=True)}
 
-    def _repeat_pictures(self, expand_size: int, input_ids, model_kwargs: dict[str, Any]) -> None:
-        """Repeats the pictures of each sample as a group: [A1 A2, B] becomes [A1 A2, A1 A2, B, B]."""
+    def _repeat_images(self, expand_size: int, input_ids, model_kwargs: dict[str, Any]) -> None:
+        """Repeats the images of each sample as a group: [A1 A2, B] becomes [A1 A2, A1 A2, B, B]."""
         outputs = (model_kwargs.get("mm_encoder_outputs") or {}).get("image")
         if outputs is None or expand_size == 1:
             return

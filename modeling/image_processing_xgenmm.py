@@ -1,6 +1,6 @@
-"""Pictures -> tiles, pixel by pixel as the original does, with Pillow and numpy alone.
+"""Images -> tiles, pixel by pixel as the original does, with Pillow and numpy alone.
 
-Shapes: a call gives all tiles of all pictures flat, (num_tiles, 3, S, S) float32 in [-1, 1]. Sizes are
+Shapes: a call gives all tiles of all images flat, (num_tiles, 3, S, S) float32 in [-1, 1]. Sizes are
 (height, width) in pixels.
 
 Source: the released image processor (Pillow bicubic resizing, black letterbox, (u8 / 255 - mean) / std).
@@ -26,10 +26,10 @@ from .tiling_xgenmm import ASPECT_RATIO_MODES, check_grids, default_grids, fit_i
 
 
 class XGenMMImageProcessor(BaseImageProcessor):
-    """Cuts pictures into tiles.
+    """Cuts images into tiles.
 
     Args:
-        image_aspect_ratio: `"anyres"` (the picture squashed to a tile, then the tiles of its grid row by row),
+        image_aspect_ratio: `"anyres"` (the image squashed to a tile, then the tiles of its grid row by row),
             `"none"` (squash to one tile) or `"pad"` (square canvas filled with int(255 * mean), then one tile).
         anyres_grids: Grid resolutions as (width, height) in pixels, multiples of the tile size; the order decides
             ties. Default: the released models' (1, 2), (2, 1), (2, 2), (3, 1) and (1, 3) tiles.
@@ -66,7 +66,7 @@ class XGenMMImageProcessor(BaseImageProcessor):
             check_grids(self.anyres_grids, self.size["height"])
 
     def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
-        """Cuts pictures into tiles; see `process`."""
+        """Cuts images into tiles; see `process`."""
         return self.process(images, **kwargs)
 
     def process(
@@ -76,11 +76,11 @@ class XGenMMImageProcessor(BaseImageProcessor):
         return_tensors: str | None = "pt",
         **kwargs: Any,
     ) -> BatchFeature:
-        """Cuts pictures into tiles, several pictures at once on all cores.
+        """Cuts images into tiles, several images at once on all cores.
 
         Args:
-            images: A picture or a (nested) list of them: PIL images, arrays and tensors of uint8 values (channels
-                first or last), or paths, URLs and base64 strings. Pictures that are not RGB are converted.
+            images: An image or a (nested) list of them: PIL images, arrays and tensors of uint8 values (channels
+                first or last), or paths, URLs and base64 strings. Images that are not RGB are converted.
             image_aspect_ratio: Mode of this call; default: the processor's.
             return_tensors: `"pt"` or `"np"`.
             **kwargs: Ignored, as other image processors' options are.
@@ -90,13 +90,13 @@ class XGenMMImageProcessor(BaseImageProcessor):
             `image_num_tiles` (num_images,).
 
         Raises:
-            ValueError: If something is not a picture or cannot be read.
+            ValueError: If something is not an image or cannot be read.
         """
         mode = checked_mode(image_aspect_ratio or self.image_aspect_ratio)
-        pictures = [to_rgb(image, index) for index, image in enumerate(flatten(images))]
-        if not pictures:
-            raise ValueError("images is empty; pass at least one picture, or leave images out for a text-only prompt.")
-        pixel_values, image_sizes, image_num_tiles = self._cut_all(pictures, mode)
+        images = [to_rgb(image, index) for index, image in enumerate(flatten(images))]
+        if not images:
+            raise ValueError("images is empty; pass at least one image, or leave images out for a text-only prompt.")
+        pixel_values, image_sizes, image_num_tiles = self._cut_all(images, mode)
         data = {"pixel_values": pixel_values, "image_sizes": image_sizes, "image_num_tiles": image_num_tiles}
         return BatchFeature(data, tensor_type=return_tensors)
 
@@ -106,32 +106,32 @@ class XGenMMImageProcessor(BaseImageProcessor):
         """The Hub-era call, with the original's shapes.
 
         Args:
-            images: A picture or a list of them.
-            image_aspect_ratio: `"anyres"` tiles the pictures; None gives one tile a picture.
+            images: An image or a list of them.
+            image_aspect_ratio: `"anyres"` tiles the images; None gives one tile per image.
             return_tensors: Ignored: the original always gave torch tensors.
             **kwargs: Ignored.
 
         Returns:
-            `pixel_values`: with `"anyres"` (pictures, tiles, 3, S, S), or a list of (tiles, 3, S, S) where the
-            pictures have different numbers of tiles; else (1, pictures, 1, 3, S, S).
+            `pixel_values`: with `"anyres"` (images, tiles, 3, S, S), or a list of (tiles, 3, S, S) where the
+            images have different numbers of tiles; else (1, images, 1, 3, S, S).
 
         Raises:
-            ValueError: If something is not a picture or cannot be read.
+            ValueError: If something is not an image or cannot be read.
         """
         one_tile = "none" if self.image_aspect_ratio == "anyres" else self.image_aspect_ratio
         batch = self.process(images, image_aspect_ratio=image_aspect_ratio or one_tile)
         if image_aspect_ratio != "anyres":
             return BatchFeature({"pixel_values": batch["pixel_values"][None, :, None]})
-        pictures = list(batch["pixel_values"].split(batch["image_num_tiles"].tolist()))
-        same = len({picture.shape[0] for picture in pictures}) == 1
-        return BatchFeature({"pixel_values": torch.stack(pictures) if same else pictures})
+        images = list(batch["pixel_values"].split(batch["image_num_tiles"].tolist()))
+        same = len({image.shape[0] for image in images}) == 1
+        return BatchFeature({"pixel_values": torch.stack(images) if same else images})
 
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
-        """Counts the tiles of a picture (called patches by other models' processors).
+        """Counts the tiles of an image (called patches by other models' processors).
 
         Args:
-            height: Height of the picture in pixels.
-            width: Width of the picture in pixels.
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
             images_kwargs: Options of the call; `image_aspect_ratio` counts.
 
         Returns:
@@ -141,7 +141,7 @@ class XGenMMImageProcessor(BaseImageProcessor):
         return self._count_tiles(self._grids([(height, width)], mode)[0])
 
     def _grids(self, sizes: list[tuple[int, int]], mode: str) -> list[list[int] | None]:
-        """Returns the grid of each picture as [width, height] in pixels; None in the one-tile modes."""
+        """Returns the grid of each image as [width, height] in pixels; None in the one-tile modes."""
         if mode != "anyres":
             return [None] * len(sizes)
         check_grids(self.anyres_grids, self.size["height"])
@@ -150,9 +150,9 @@ class XGenMMImageProcessor(BaseImageProcessor):
     def _count_tiles(self, grid: list[int] | None) -> int:
         return 1 if grid is None else 1 + grid[0] * grid[1] // self.size["height"] ** 2
 
-    def _cut_all(self, pictures: list[Image.Image], mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cuts all pictures, each into its own part of one array."""
-        sizes = [(picture.height, picture.width) for picture in pictures]
+    def _cut_all(self, images: list[Image.Image], mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cuts all images, each into its own part of one array."""
+        sizes = [(image.height, image.width) for image in images]
         grids = self._grids(sizes, mode)
         num_tiles = np.array([self._count_tiles(grid) for grid in grids])
         side = self.size["height"]
@@ -161,15 +161,15 @@ class XGenMMImageProcessor(BaseImageProcessor):
         parts = np.split(pixel_values, num_tiles.cumsum()[:-1])
         mean, std = (np.array(values, dtype=np.float32) for values in (self.image_mean, self.image_std))
 
-        def cut(picture: Image.Image, grid: list[int] | None, part: np.ndarray) -> None:
-            fill_tiles(part[:1], self._one_tile(picture, mode), 1, (0, 0), mean, std)
+        def cut(image: Image.Image, grid: list[int] | None, part: np.ndarray) -> None:
+            fill_tiles(part[:1], self._one_tile(image, mode), 1, (0, 0), mean, std)
             if grid is not None:
-                height, width, top, left = fit_into_grid(picture.height, picture.width, *grid)
-                resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+                height, width, top, left = fit_into_grid(image.height, image.width, *grid)
+                resized = image.resize((width, height), Image.Resampling.BICUBIC)
                 fill_tiles(part[1:], resized, grid[0] // side, (top, left), mean, std)
 
-        jobs = (pictures, grids, parts)
-        workers = min(len(pictures), usable_cores())
+        jobs = (images, grids, parts)
+        workers = min(len(images), usable_cores())
         if workers == 1:
             for job in zip(*jobs, strict=True):
                 cut(*job)
@@ -178,13 +178,13 @@ class XGenMMImageProcessor(BaseImageProcessor):
                 list(pool.map(cut, *jobs))
         return pixel_values, np.array(sizes), num_tiles
 
-    def _one_tile(self, picture: Image.Image, mode: str) -> Image.Image:
-        if mode == "pad" and picture.width != picture.height:
-            side = max(picture.size)
+    def _one_tile(self, image: Image.Image, mode: str) -> Image.Image:
+        if mode == "pad" and image.width != image.height:
+            side = max(image.size)
             canvas = Image.new("RGB", (side, side), tuple(int(255 * mean) for mean in self.image_mean))
-            canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-            picture = canvas
-        return picture.resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
+            canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+            image = canvas
+        return image.resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
 
 
 def checked_mode(mode: str) -> str:
@@ -206,7 +206,7 @@ def checked_size(size: dict[str, int] | int | None) -> dict[str, int]:
 
 
 def flatten(images: Any) -> Iterable[Any]:
-    """Yields the pictures of a picture, a list or nested lists."""
+    """Yields the images of an image, a list or nested lists."""
     if isinstance(images, (list, tuple)):
         for item in images:
             yield from flatten(item)
@@ -217,17 +217,17 @@ def flatten(images: Any) -> Iterable[Any]:
 
 
 def to_rgb(image: Any, index: int) -> Image.Image:
-    """Returns a picture as an RGB PIL image; EXIF rotation is not applied to files, as in the original.
+    """Returns an image as an RGB PIL image; EXIF rotation is not applied to files, as in the original.
 
     Args:
         image: PIL image, array or tensor of uint8 values, or path, URL or base64 string.
         index: Position in the call, for the message.
 
     Returns:
-        The picture.
+        The image.
 
     Raises:
-        ValueError: If it is not a picture or cannot be read.
+        ValueError: If it is not an image or cannot be read.
     """
     if isinstance(image, (np.ndarray, torch.Tensor)):
         image = array_to_image(np.asarray(image), index)
@@ -269,27 +269,27 @@ def array_to_image(array: np.ndarray, index: int) -> Image.Image:
 
 
 def fill_tiles(
-    tiles: np.ndarray, picture: Image.Image, cols: int, corner: tuple[int, int], mean: np.ndarray, std: np.ndarray
+    tiles: np.ndarray, image: Image.Image, cols: int, corner: tuple[int, int], mean: np.ndarray, std: np.ndarray
 ) -> None:
-    """Lays a picture on a black canvas and writes the canvas' tiles, in the original's order of operations.
+    """Lays an image on a black canvas and writes the canvas' tiles, in the original's order of operations.
 
     Args:
         tiles: Where to write, (num_tiles, 3, S, S), row by row.
-        picture: An RGB picture.
+        image: An RGB image.
         cols: Tiles in a row of the canvas.
-        corner: The picture's (top, left) on the canvas, in pixels.
+        corner: The image's (top, left) on the canvas, in pixels.
         mean: Mean of each channel, (3,) float32.
         std: Standard deviation of each channel, (3,) float32.
     """
     side = tiles.shape[-1]
     black = (np.float32(0) - mean) / std
-    for channel, plane in enumerate(picture.split()):
+    for channel, plane in enumerate(image.split()):
         pixels = np.asarray(plane)
         # One plane of one tile at a time: it stays in the core's cache for all steps.
         for index, values in enumerate(tiles[:, channel]):
             row, col = divmod(index, cols)
-            top, bottom = overlap(row * side, side, corner[0], picture.height)
-            left, right = overlap(col * side, side, corner[1], picture.width)
+            top, bottom = overlap(row * side, side, corner[0], image.height)
+            left, right = overlap(col * side, side, corner[1], image.width)
             if (bottom - top, right - left) != (side, side):
                 values[:] = black[channel]
             inside = values[top:bottom, left:right]

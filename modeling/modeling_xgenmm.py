@@ -1,6 +1,6 @@
-"""xGen-MM (BLIP-3): pictures -> tiles -> features -> latents -> token stream -> logits.
+"""xGen-MM (BLIP-3): images -> tiles -> features -> latents -> token stream -> logits.
 
-Shapes: a batch of B prompts of L tokens holds num_images pictures in num_tiles tiles, (num_tiles, 3, S, S) flat, in
+Shapes: a batch of B prompts of L tokens holds num_images images in num_tiles tiles, (num_tiles, 3, S, S) flat, in
 the order of the prompts. A tile has num_patches patches; a sampled chunk has num_latents tokens.
 """
 
@@ -23,7 +23,7 @@ from .compat_xgenmm import (
     merge_with_config_defaults,
 )
 from .configuration_xgenmm import XGenMMConfig, is_original_checkpoint
-from .hub_era_xgenmm import HubEraMixin
+from .legacy_api_xgenmm import HubEraMixin
 from .resampler_xgenmm import XGenMMResampler
 
 
@@ -35,7 +35,7 @@ class XGenMMModelOutputWithPast(BaseModelOutputWithPast):
     """Output of `XGenMMModel`.
 
     Args:
-        image_hidden_states: The pictures' tokens, (total image tokens, text width).
+        image_hidden_states: The images' tokens, (total image tokens, text width).
     """
 
     image_hidden_states: torch.FloatTensor | None = None
@@ -46,7 +46,7 @@ class XGenMMCausalLMOutputWithPast(CausalLMOutputWithPast):
     """Output of `XGenMMForConditionalGeneration`.
 
     Args:
-        image_hidden_states: The pictures' tokens, (total image tokens, text width).
+        image_hidden_states: The images' tokens, (total image tokens, text width).
     """
 
     image_hidden_states: torch.FloatTensor | None = None
@@ -129,18 +129,18 @@ class XGenMMModel(XGenMMPreTrainedModel):
         image_num_tiles: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Computes the tokens that pictures take in the prompt.
+        """Computes the tokens that images take in the prompt.
 
         Args:
-            pixel_values: All tiles of all pictures, (num_tiles, channels, S, S).
-            image_sizes: Picture sizes in pixels as (height, width), (num_images, 2). Needed for pictures of more
+            pixel_values: All tiles of all images, (num_tiles, channels, S, S).
+            image_sizes: Image sizes in pixels as (height, width), (num_images, 2). Needed for images of more
                 than one tile.
-            image_num_tiles: Tiles a picture, (num_images,). Default: counted from `image_sizes`, or one a picture.
+            image_num_tiles: Tiles an image, (num_images,). Default: counted from `image_sizes`, or one per image.
             **kwargs: Passed to the vision tower (`output_hidden_states`, `output_attentions`, ...).
 
         Returns:
             `last_hidden_state` of the vision tower, (num_tiles, patches, width), and in `pooler_output` a list of one
-            (tokens, text width) tensor a picture.
+            (tokens, text width) tensor per image.
 
         Raises:
             ValueError: If tiles, sizes and counts do not fit each other.
@@ -157,7 +157,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
         """Runs the vision tower; a frozen one keeps no graph, also where a hook made its embeddings differentiable.
 
         Args:
-            pixel_values: All tiles of all pictures, (num_tiles, channels, S, S).
+            pixel_values: All tiles of all images, (num_tiles, channels, S, S).
             **kwargs: Passed to the vision tower.
 
         Returns:
@@ -213,13 +213,13 @@ class XGenMMModel(XGenMMPreTrainedModel):
         image_repeats: int = 1,
         **kwargs: Any,
     ) -> XGenMMModelOutputWithPast:
-        """Reads prompts with pictures.
+        """Reads prompts with images.
 
         Args:
-            input_ids: Prompts with every `<image>` expanded to the picture's tokens, (B, L).
-            pixel_values: All tiles of all pictures, (num_tiles, channels, S, S).
-            image_sizes: Picture sizes in pixels as (height, width), (num_images, 2).
-            image_num_tiles: Tiles a picture, (num_images,).
+            input_ids: Prompts with every `<image>` expanded to the image's tokens, (B, L).
+            pixel_values: All tiles of all images, (num_tiles, channels, S, S).
+            image_sizes: Image sizes in pixels as (height, width), (num_images, 2).
+            image_num_tiles: Tiles an image, (num_images,).
             attention_mask: 1 on real tokens, (B, L).
             position_ids: (B, L).
             past_key_values: The cache.
@@ -227,11 +227,11 @@ class XGenMMModel(XGenMMPreTrainedModel):
             use_cache: Whether to return a cache.
             mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`; without a
                 `pooler_output` its `last_hidden_state` is sampled, and `image_sizes` and `image_num_tiles` are needed.
-            image_repeats: How often all pictures are shown; 2 where chosen and rejected rows share them.
+            image_repeats: How often all images are shown; 2 where chosen and rejected rows share them.
             **kwargs: Passed to the language model.
 
         Returns:
-            The language model's output and the pictures' tokens.
+            The language model's output and the images' tokens.
 
         Raises:
             ValueError: If the inputs do not fit each other.
@@ -240,10 +240,10 @@ class XGenMMModel(XGenMMPreTrainedModel):
             raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        pictures = (pixel_values, image_sizes, image_num_tiles, mm_encoder_outputs)
+        images = (pixel_values, image_sizes, image_num_tiles, mm_encoder_outputs)
         shown = pixel_values is not None or mm_encoder_outputs is not None
         mask = self.image_token_mask(input_ids, inputs_embeds) if shown else None
-        tokens = self._image_tokens(*pictures, mask, image_repeats)
+        tokens = self._image_tokens(*images, mask, image_repeats)
         if tokens is not None:
             repeated = tokens.repeat(image_repeats, 1).to(inputs_embeds)
             inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1), repeated)
@@ -273,7 +273,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
         mask: torch.Tensor | None = None,
         repeats: int = 1,
     ) -> torch.Tensor | None:
-        """Returns the pictures' tokens, (total image tokens, text width), computed or given.
+        """Returns the images' tokens, (total image tokens, text width), computed or given.
 
         Everything is checked before the tower runs, so that the host never waits for the tower.
         """
@@ -353,7 +353,7 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
         image_num_tiles: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
-        """Computes the tokens that pictures take in the prompt; see `XGenMMModel.get_image_features`."""
+        """Computes the tokens that images take in the prompt; see `XGenMMModel.get_image_features`."""
         return self.model.get_image_features(pixel_values, image_sizes, image_num_tiles, **kwargs)
 
     def get_vision_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
@@ -382,13 +382,13 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Any,
     ) -> XGenMMCausalLMOutputWithPast:
-        """Predicts the next tokens of prompts with pictures.
+        """Predicts the next tokens of prompts with images.
 
         Args:
-            input_ids: Prompts with every `<image>` expanded to the picture's tokens, (B, L).
-            pixel_values: All tiles of all pictures, (num_tiles, channels, S, S).
-            image_sizes: Picture sizes in pixels as (height, width), (num_images, 2).
-            image_num_tiles: Tiles a picture, (num_images,).
+            input_ids: Prompts with every `<image>` expanded to the image's tokens, (B, L).
+            pixel_values: All tiles of all images, (num_tiles, channels, S, S).
+            image_sizes: Image sizes in pixels as (height, width), (num_images, 2).
+            image_num_tiles: Tiles an image, (num_images,).
             attention_mask: 1 on real tokens, (B, L).
             position_ids: (B, L).
             past_key_values: The cache.
@@ -400,7 +400,7 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
             **kwargs: Passed on to `XGenMMModel` (`image_repeats`, ...) and the loss (`num_items_in_batch`, ...).
 
         Returns:
-            Loss (if `labels`), logits (B, kept positions, vocabulary), cache, and the pictures' tokens.
+            Loss (if `labels`), logits (B, kept positions, vocabulary), cache, and the images' tokens.
 
         Raises:
             ValueError: If the inputs do not fit each other.

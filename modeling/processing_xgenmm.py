@@ -1,6 +1,6 @@
-"""Pictures and prompts -> model inputs: every `<image>` becomes as many tokens as its picture has.
+"""Images and prompts -> model inputs: every `<image>` becomes as many tokens as its image has.
 
-Shapes: B prompts of L tokens; num_images pictures in num_tiles tiles, flat, in the order of the prompts.
+Shapes: B prompts of L tokens; num_images images in num_tiles tiles, flat, in the order of the prompts.
 """
 
 import re
@@ -18,19 +18,19 @@ from .tiling_xgenmm import count_image_tokens
 
 
 IMAGE_OPTIONS = ("image_aspect_ratio",)
-# a picture in a prompt: the image token, and in the base models' form the placeholders after it
-PICTURE = re.compile(f"{re.escape(IMAGE_TOKEN)}(?:{re.escape(IMAGE_PLACEHOLDER_TOKEN)})*")
+# an image in a prompt: the image token, and in the base models' form the placeholders after it
+IMAGE = re.compile(f"{re.escape(IMAGE_TOKEN)}(?:{re.escape(IMAGE_PLACEHOLDER_TOKEN)})*")
 TURN_TOKEN = re.compile(r"<\|(?:system|user|assistant|end)\|>")
 
 
 class XGenMMProcessor(ImageTextProcessorMixin):
-    """Prepares pictures and prompts for xGen-MM.
+    """Prepares images and prompts for xGen-MM.
 
     Args:
         image_processor: An `XGenMMImageProcessor`.
         tokenizer: An `XGenMMTokenizer`.
-        chat_template: Jinja template of chats; default: Phi-3 turns, a picture renders `<image>` and a newline.
-        num_latents: Tokens of one sampling (of a tile, or with fixed sampling of a picture).
+        chat_template: Jinja template of chats; default: Phi-3 turns, an image renders `<image>` and a newline.
+        num_latents: Tokens of one sampling (of a tile, or with fixed sampling of an image).
         anyres_patch_sampling: Whether each tile is sampled on its own.
     """
 
@@ -54,7 +54,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
 
     @property
     def image_ids(self) -> list[int]:
-        """Ids that stand for pictures."""
+        """Ids that stand for images."""
         return [self.image_token_id]
 
     @property
@@ -68,8 +68,8 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         """Prepares model inputs.
 
         Args:
-            images: A picture, a list of pictures, or a list of lists, one a prompt.
-            text: A prompt or a list of prompts. `<image>` stands for a picture, alone or followed by
+            images: An image, a list of images, or a list of lists, one a prompt.
+            text: A prompt or a list of prompts. `<image>` stands for an image, alone or followed by
                 `<image placeholder>` tokens (the base models' form).
             videos: Not supported; only None or empty.
             audio: Not supported; only None or empty.
@@ -78,14 +78,14 @@ class XGenMMProcessor(ImageTextProcessorMixin):
                 `return_text_replacement_offsets`; also nested as `text_kwargs`, `images_kwargs`, `common_kwargs`.
 
         Returns:
-            `input_ids` and `attention_mask` (B, L); with pictures also `pixel_values` (num_tiles, 3, S, S),
+            `input_ids` and `attention_mask` (B, L); with images also `pixel_values` (num_tiles, 3, S, S),
             `image_sizes` (num_images, 2) as (height, width) and `image_num_tiles` (num_images,).
 
         Raises:
-            ValueError: If prompts and pictures do not fit each other, or truncation cuts a picture's tokens.
+            ValueError: If prompts and images do not fit each other, or truncation cuts an image's tokens.
         """
         if videos or audio:
-            raise ValueError("xGen-MM reads pictures and text only; leave videos and audio out.")
+            raise ValueError("xGen-MM reads images and text only; leave videos and audio out.")
         if text is None and images is None:
             raise ValueError("Nothing to prepare; pass text, images or both.")
         text_options, image_options = split_options(kwargs)
@@ -100,14 +100,14 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         replacements = data.pop("text_replacement_offsets", None)
         features = BatchFeature(data, tensor_type=return_tensors)
         if replacements is not None:
-            # Engines that ask for this take pictures one by one: they cut tensors by tiles, and lists by pictures.
+            # Engines that ask for this take images one by one: they cut tensors by tiles, and lists by images.
             sizes = ("image_sizes", "image_num_tiles")
             features.update({name: list(features[name]) for name in sizes if name in features})
             features["text_replacement_offsets"] = replacements
         return features
 
     def _encode(self, prompts: list[str], image_num_tiles: Any, options: dict[str, Any]) -> dict[str, Any]:
-        """Expands the pictures in the prompts and tokenises them."""
+        """Expands the images in the prompts and tokenises them."""
         with_types = options.pop("return_mm_token_type_ids", False)
         # 5.x asks for these beside the tokens' offsets, to move those back to the prompt as it was passed: ours count
         # from there.
@@ -115,13 +115,13 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         with_replacements = with_replacements and not options.get("return_offsets_mapping")
         lengths = [self._image_length(int(num_tiles)) for num_tiles in image_num_tiles]
         remaining = iter(lengths)
-        expanded = [PICTURE.sub(lambda match: IMAGE_TOKEN * next(remaining), prompt) for prompt in prompts]
+        expanded = [IMAGE.sub(lambda match: IMAGE_TOKEN * next(remaining), prompt) for prompt in prompts]
         is_rest = [options.get("add_special_tokens") is False and ends_a_turn(prompt) for prompt in prompts]
         marked = [ESCAPE_MARK + prompt if rest else prompt for prompt, rest in zip(expanded, is_rest, strict=True)]
         encoding = dict(self.tokenizer(marked, **options))
         if "offset_mapping" in encoding:
             remaining = iter(lengths)
-            groups = [[next(remaining) for _ in PICTURE.finditer(prompt)] for prompt in prompts]
+            groups = [[next(remaining) for _ in IMAGE.finditer(prompt)] for prompt in prompts]
             samples = encoding.get("overflow_to_sample_mapping", range(len(prompts)))
             encoding["offset_mapping"] = [
                 offsets_in_prompt(prompts[sample], groups[sample], move_back(offsets, is_rest[sample]))
@@ -130,9 +130,9 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         found = sum(list(row).count(self.image_token_id) for row in encoding["input_ids"])
         if found != sum(lengths):
             raise ValueError(
-                f"Image features and image tokens do not match: the pictures take {sum(lengths)} tokens, the prompts "
+                f"Image features and image tokens do not match: the images take {sum(lengths)} tokens, the prompts "
                 f"hold {found} after truncation to max_length={options.get('max_length')}; raise max_length, pass "
-                "fewer pictures, or use smaller ones."
+                "fewer images, or use smaller ones."
             )
         if with_replacements:
             encoding["text_replacement_offsets"] = replacements_in(prompts, lengths)
@@ -145,7 +145,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
     def apply_chat_template(
         self, conversation: Any, chat_template: str | None = None, *, escape_special_tokens: bool = True, **kwargs: Any
     ):
-        """Renders chats, and with `tokenize=True, return_dict=True` prepares them and their pictures.
+        """Renders chats, and with `tokenize=True, return_dict=True` prepares them and their images.
 
         Args:
             conversation: Messages, or a list of them: `{"role", "content"}`, the content a string or items
@@ -199,14 +199,14 @@ class XGenMMProcessor(ImageTextProcessorMixin):
     def _get_num_multimodal_tokens(
         self, image_sizes: list[tuple[int, int]] | None = None, **kwargs: Any
     ) -> MultiModalData:
-        """Counts tokens and tiles of pictures of given sizes; serving engines ask this.
+        """Counts tokens and tiles of images of given sizes; serving engines ask this.
 
         Args:
             image_sizes: Sizes in pixels as (height, width).
             **kwargs: Options of the call.
 
         Returns:
-            `num_image_tokens` and, as `num_image_patches`, the tiles a picture.
+            `num_image_tokens` and, as `num_image_patches`, the tiles per image.
         """
         if image_sizes is None:
             return MultiModalData()
@@ -233,21 +233,21 @@ def ends_a_turn(text: str) -> bool:
 
 
 def replacements_in(prompts: list[str], lengths: list[int]) -> list[list[dict[str, Any]]]:
-    """Tells what each picture in prompts is replaced by; serving engines repeat it in prompts of their own.
+    """Tells what each image in prompts is replaced by; serving engines repeat it in prompts of their own.
 
     Args:
-        prompts: Prompts; `<image>`, alone or followed by placeholders, stands for a picture.
-        lengths: Tokens of each picture.
+        prompts: Prompts; `<image>`, alone or followed by placeholders, stands for an image.
+        lengths: Tokens of each image.
 
     Returns:
-        For each prompt and picture its `type`, the `replacement`, and where it stood (`span`) and stands (`new_span`).
+        For each prompt and image its `type`, the `replacement`, and where it stood (`span`) and stands (`new_span`).
     """
     remaining = iter(lengths)
     found = []
     for prompt in prompts:
         entries: list[dict[str, Any]] = []
         grown = 0
-        for match in PICTURE.finditer(prompt):
+        for match in IMAGE.finditer(prompt):
             replacement = IMAGE_TOKEN * next(remaining)
             start = match.start() + grown
             span = (match.start(), match.end())
@@ -265,31 +265,31 @@ def move_back(offsets: list, is_marked: bool) -> list:
 
 
 def offsets_in_prompt(prompt: str, lengths: list[int], offsets: Any) -> list[tuple[int, int]]:
-    """Counts the positions of tokens from a prompt as it was before its pictures became as many tokens as they have.
+    """Counts the positions of tokens from a prompt as it was before its images became as many tokens as they have.
 
     Args:
-        prompt: The prompt; `<image>`, alone or followed by placeholders, stands for a picture.
-        lengths: Tokens of each of its pictures.
+        prompt: The prompt; `<image>`, alone or followed by placeholders, stands for an image.
+        lengths: Tokens of each of its images.
         offsets: Spans of the tokens in the expanded prompt, as (start, end) characters.
 
     Returns:
-        Spans in the prompt. A picture's tokens get (0, 0), as padding does: they stand for pixels and belong to no
+        Spans in the prompt. An image's tokens get (0, 0), as padding does: they stand for pixels and belong to no
         text, so that a mask of what the assistant says never holds them.
     """
     start = 0
     origins: list[np.ndarray] = []  # for each character of the expanded prompt, where it comes from
-    for match, length in zip(PICTURE.finditer(prompt), lengths, strict=True):
+    for match, length in zip(IMAGE.finditer(prompt), lengths, strict=True):
         origins += [np.arange(start, match.start()), np.full(length * len(IMAGE_TOKEN), -1)]
         start = match.end()
     origin = np.concatenate([*origins, np.arange(start, len(prompt) + 1)])
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
-    # a text token before a picture ends where the picture begins
+    # a text token before an image ends where the image begins
     spans = np.stack([origin[starts], origin[starts] + ends - starts], axis=1) * (origin[starts] >= 0)[:, None]
     return [(start, end) for start, end in spans.tolist()]
 
 
 def content_as_items(conversation: Any) -> list:
-    """Writes string contents as one text item, the only form that 4.57 takes when it looks for pictures.
+    """Writes string contents as one text item, the only form that 4.57 takes when it looks for images.
 
     Args:
         conversation: Messages, or a list of conversations.
@@ -319,7 +319,7 @@ def split_options(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def is_empty(images: Any) -> bool:
-    """Tells whether a (nested) list holds no picture."""
+    """Tells whether a (nested) list holds no image."""
     return isinstance(images, (list, tuple)) and all(is_empty(item) for item in images)
 
 
@@ -333,21 +333,21 @@ def checked_prompts(text: Any) -> list[str]:
 
 
 def check_counts(prompts: list[str], images: Any, num_images: int) -> None:
-    """Checks that prompts and pictures fit each other.
+    """Checks that prompts and images fit each other.
 
     Args:
         prompts: The prompts.
-        images: The pictures as they were passed.
-        num_images: How many pictures they are.
+        images: The images as they were passed.
+        num_images: How many images they are.
 
     Raises:
-        ValueError: If there are more or fewer `<image>` than pictures, in all or in one prompt.
+        ValueError: If there are more or fewer `<image>` than images, in all or in one prompt.
     """
-    found = [len(PICTURE.findall(prompt)) for prompt in prompts]
+    found = [len(IMAGE.findall(prompt)) for prompt in prompts]
     if sum(found) != num_images:
         raise ValueError(
-            f"The text holds {sum(found)} {IMAGE_TOKEN} for {num_images} pictures; "
-            f"write one {IMAGE_TOKEN} for each picture."
+            f"The text holds {sum(found)} {IMAGE_TOKEN} for {num_images} images; "
+            f"write one {IMAGE_TOKEN} for each image."
         )
     nested = isinstance(images, (list, tuple)) and len(images) == len(prompts) > 1
     if not nested or not all(isinstance(group, (list, tuple)) for group in images):
@@ -355,5 +355,5 @@ def check_counts(prompts: list[str], images: Any, num_images: int) -> None:
     for index, (count, group) in enumerate(zip(found, images, strict=True)):
         if count != len(group):
             raise ValueError(
-                f"text[{index}] holds {count} {IMAGE_TOKEN} for {len(group)} pictures in images[{index}]."
+                f"text[{index}] holds {count} {IMAGE_TOKEN} for {len(group)} images in images[{index}]."
             )

@@ -1,7 +1,7 @@
 """The perceiver resampler: a tile's features become a fixed number of tokens of the language model's width.
 
 Shapes: (num_chunks, num_patches, hidden_size) features and (num_chunks, num_latents, hidden_size) latents; a chunk is
-what is sampled together: a tile, or with fixed sampling a whole picture.
+what is sampled together: a tile, or with fixed sampling a whole image.
 
 Source: BLIP-3 report, section 2 (token sampling); Flamingo (arXiv 2204.14198), appendix A.1.1.
 """

@@ -2,7 +2,7 @@
 
 Image processor, processor and model all ask here; nothing in this module touches pixels or features.
 
-Shapes: num_images pictures become num_tiles tiles of num_patches = side * side patches each. Pixel sizes are
+Shapes: num_images images become num_tiles tiles of num_patches = side * side patches each. Pixel sizes are
 (height, width) except the grids, which are (width, height) in the order that decides ties.
 
 Source: BLIP-3 report, section 2 (any-resolution encoding), and the released inference code.
@@ -65,12 +65,12 @@ def check_grids(anyres_grids: list[list[int]], tile_size: int) -> None:
 
 
 def select_grids(image_sizes: torch.Tensor, anyres_grids: list[list[int]]) -> torch.Tensor:
-    """Chooses the grid resolution of every picture.
+    """Chooses the grid resolution of every image.
 
     The largest effective resolution wins, ties go to the least waste, then to the first grid.
 
     Args:
-        image_sizes: Picture sizes as (height, width), (num_images, 2), integer.
+        image_sizes: Image sizes as (height, width), (num_images, 2), integer.
         anyres_grids: Grids as (width, height) in pixels.
 
     Returns:
@@ -91,24 +91,24 @@ def select_grids(image_sizes: torch.Tensor, anyres_grids: list[list[int]]) -> to
 
 
 def count_tiles(image_sizes: torch.Tensor, anyres_grids: list[list[int]], tile_size: int) -> torch.Tensor:
-    """Counts the tiles of every picture in any-resolution mode: the overview and the grid's.
+    """Counts the tiles of every image in any-resolution mode: the overview and the grid's.
 
     Args:
-        image_sizes: Picture sizes as (height, width), (num_images, 2).
+        image_sizes: Image sizes as (height, width), (num_images, 2).
         anyres_grids: Grids as (width, height) in pixels.
         tile_size: Side of a tile in pixels.
 
     Returns:
-        Tiles a picture, (num_images,).
+        Tiles an image, (num_images,).
     """
     return 1 + (select_grids(image_sizes, anyres_grids) // tile_size).prod(dim=1)
 
 
 def count_image_tokens(num_tiles: int, num_latents: int, patch_sampling: bool = True) -> int:
-    """Counts the tokens that a picture of `num_tiles` tiles takes in the prompt.
+    """Counts the tokens that an image of `num_tiles` tiles takes in the prompt.
 
     Args:
-        num_tiles: Tiles of the picture.
+        num_tiles: Tiles of the image.
         num_latents: Tokens of one sampling.
         patch_sampling: Whether each tile is sampled on its own, or all of them together.
 
@@ -119,11 +119,11 @@ def count_image_tokens(num_tiles: int, num_latents: int, patch_sampling: bool = 
 
 
 def fit_into_grid(height: int, width: int, grid_width: int, grid_height: int) -> tuple[int, int, int, int]:
-    """Computes where a picture lies on its grid's black canvas: resized to fit, centred.
+    """Computes where an image lies on its grid's black canvas: resized to fit, centred.
 
     Args:
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
         grid_width: Width of the canvas in pixels.
         grid_height: Height of the canvas in pixels.
 
@@ -147,15 +147,15 @@ def tile_layout(
 ) -> TileLayout:
     """Computes the strip order and the letterbox mask of all tiles at once.
 
-    The original merges the feature maps of a picture's grid tiles into one (rows * side, cols * side) map and reshapes
+    The original merges the feature maps of an image's grid tiles into one (rows * side, cols * side) map and reshapes
     that row-major map into rows * cols chunks: a chunk is a horizontal strip of the merged map, not a tile. The
     released weights were trained with this order. The overview (tile 0) stays as it is and is never masked.
 
     Args:
-        image_sizes: Picture sizes as (height, width), (num_images, 2).
-        image_num_tiles: Tiles a picture, (num_images,); 1 means the overview alone.
+        image_sizes: Image sizes as (height, width), (num_images, 2).
+        image_num_tiles: Tiles an image, (num_images,); 1 means the overview alone.
         num_tiles: Sum of `image_num_tiles`.
-        grids: Grid of every picture as (cols, rows) in tiles, (num_images, 2).
+        grids: Grid of every image as (cols, rows) in tiles, (num_images, 2).
         side: Patches along one side of a tile.
 
     Returns:
@@ -184,12 +184,12 @@ def tile_layout(
 
 
 def letterbox_margins(image_sizes: torch.Tensor, map_sizes: torch.Tensor) -> torch.Tensor:
-    """Computes how many rows above and columns left of the picture are letterbox in its merged feature map.
+    """Computes how many rows above and columns left of the image are letterbox in its merged feature map.
 
     As many lie below and to the right.
 
     Args:
-        image_sizes: Picture sizes as (height, width), (num_images, 2).
+        image_sizes: Image sizes as (height, width), (num_images, 2).
         map_sizes: Sizes of the merged maps as (width, height) in patches, (num_images, 2).
 
     Returns:

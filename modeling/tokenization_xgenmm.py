@@ -143,7 +143,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
 
     @property
     def image_token(self) -> str:
-        """The token that stands for a picture."""
+        """The token that stands for an image."""
         return IMAGE_TOKEN
 
     @property

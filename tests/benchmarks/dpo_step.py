@@ -6,7 +6,7 @@ Each side runs in a process of its own; the parent lets them take steps in turn,
 step is what a training loop does without workers: collate the rows, forward and backward, optimizer. LoRA on the
 language model, tower and resampler frozen, weights random.
 
-The default shapes are vision-heavy: by the count below a picture costs the tower about four times what a sequence
+The default shapes are vision-heavy: by the count below an image costs the tower about four times what a sequence
 costs the language model. `--text-layers 60` gives about the proportion of SigLIP so400m to Phi-3-mini. On a machine
 that others use, too, processor time says more than the clock.
 """
@@ -76,7 +76,7 @@ def build_processor():
 
 
 def make_rows(count: int) -> list[dict]:
-    """Rows with one picture of five tiles each."""
+    """Rows with one image of five tiles each."""
     import numpy as np
     from PIL import Image
 
@@ -84,12 +84,12 @@ def make_rows(count: int) -> list[dict]:
     answers = ("a red disc above a blue square", "two green stars and a dog")
     return [
         {
-            "images": [Image.fromarray(picture)],
-            "prompt": [{"role": "user", "content": "What does the picture show?"}],
+            "images": [Image.fromarray(image)],
+            "prompt": [{"role": "user", "content": "What does the image show?"}],
             "chosen": [{"role": "assistant", "content": answers[index % 2]}],
             "rejected": [{"role": "assistant", "content": answers[1 - index % 2]}],
         }
-        for index, picture in enumerate(pixels)
+        for index, image in enumerate(pixels)
     ]
 
 
@@ -110,7 +110,7 @@ def build_trainer(options: argparse.Namespace, folder: str):
         peft_config=LoraConfig(r=8, target_modules=r".*language_model.*(qkv_proj|o_proj)", task_type="CAUSAL_LM"),
     )
     generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():  # away from the reference, or the first losses would be log 2 whatever the pictures are
+    with torch.no_grad():  # away from the reference, or the first losses would be log 2 whatever the images are
         for _, weight in sorted(trainer.model.named_parameters()):
             if weight.requires_grad:
                 weight += (0.01 * torch.randn(weight.shape, generator=generator)).to(weight)
@@ -156,7 +156,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def vision_share(options: argparse.Namespace) -> float:
-    """Multiplications of the tower for a picture over those of the language model for a sequence (no attention)."""
+    """Multiplications of the tower for an image over those of the language model for a sequence (no attention)."""
     layer = 4 * VISION["hidden_size"] ** 2 + 2 * VISION["hidden_size"] * VISION["intermediate_size"]
     tower = VISION["num_hidden_layers"] * layer * (TILE // PATCH) ** 2 * NUM_TILES
     layer = 4 * TEXT["hidden_size"] ** 2 + 3 * TEXT["hidden_size"] * TEXT["intermediate_size"]
@@ -191,7 +191,7 @@ def main() -> None:
 
 def report(options: argparse.Namespace, records: dict[str, list[dict]]) -> None:
     """Prints medians without the first step, which warms up."""
-    print(f"tower for a picture / language model for a sequence: {vision_share(options):.2f}")
+    print(f"tower for an image / language model for a sequence: {vision_share(options):.2f}")
     medians = {}
     for side, steps in records.items():
         names = ("step", "collate", "processor")

@@ -1,8 +1,8 @@
 """Measures how much of a batch is padding in random order and in batches grouped by modality and length.
 
-Rows are drawn, not read: pictures of the sizes that instruction data holds (photographs, screens, pages, charts,
+Rows are drawn, not read: images of the sizes that instruction data holds (photographs, screens, pages, charts,
 thumbnails) on the released grids of 384 pixels and 128 tokens a tile, log-normal texts, text-only rows, and rows with
-several pictures. Run it with
+several images. Run it with
 
     python tests/benchmarks/padding_gain.py [--rows 40000] [--per-device 8] [--devices 8] [--seed 0]
 """
@@ -19,8 +19,8 @@ from xgenmm_hf.training.sampler import ModalityLengthSampler
 
 
 TILE, LATENTS, MAX_TEXT = 384, 128, 2048
-# (share, width, height): sizes are scaled by up to a fifth and pictures turned upright or lying at random.
-PICTURES = [
+# (share, width, height): sizes are scaled by up to a fifth and images turned upright or lying at random.
+IMAGES = [
     (0.40, 640, 480),
     (0.12, 640, 426),
     (0.08, 1024, 768),
@@ -31,7 +31,7 @@ PICTURES = [
     (0.05, 512, 512),
     (0.03, 1600, 500),
 ]
-# (share, how many pictures, median of the text's tokens, spread of its logarithm)
+# (share, how many images, median of the text's tokens, spread of its logarithm)
 ROWS = [(0.70, 1, 130, 0.9), (0.18, 0, 320, 1.0), (0.08, 2, 180, 0.9), (0.04, 5, 220, 0.9)]
 
 
@@ -41,7 +41,7 @@ def draw_rows(num_rows: int, seed: int) -> list[RowLength]:
     kinds = rng.choices(ROWS, [kind[0] for kind in ROWS], k=num_rows)
     texts = [min(int(rng.lognormvariate(0, kind[3]) * kind[2]) + 20, MAX_TEXT) for kind in kinds]
     sizes = []
-    for share in rng.choices(PICTURES, [picture[0] for picture in PICTURES], k=sum(kind[1] for kind in kinds)):
+    for share in rng.choices(IMAGES, [image[0] for image in IMAGES], k=sum(kind[1] for kind in kinds)):
         scale = rng.uniform(0.8, 1.2)
         size = [int(share[1] * scale), int(share[2] * scale)]
         sizes.append(size if rng.random() < 0.5 else size[::-1])

@@ -28,7 +28,7 @@ from typing import Any
 from PIL import Image
 
 
-PICTURES = Path(__file__).resolve().parents[2] / "xgenmm_hf" / "assets" / "pictures"
+IMAGES = Path(__file__).resolve().parents[2] / "xgenmm_hf" / "assets" / "images"
 START = "from xgenmm_hf.cli.app import main; main()"
 
 
@@ -55,12 +55,12 @@ def call(port: int, method: str, path: str, body: Any = None) -> tuple[int, byte
         connection.close()
 
 
-def distinct_pictures(count: int) -> list[str]:
-    """Returns data URLs of pictures that all differ, made from the shipped ones."""
+def distinct_images(count: int) -> list[str]:
+    """Returns data URLs of images that all differ, made from the shipped ones."""
     urls = []
     for number in range(count):
-        with Image.open(sorted(PICTURES.glob("*.png"))[number % 5]) as picture:
-            changed = picture.convert("RGB").crop((number, 0, picture.width, picture.height))
+        with Image.open(sorted(IMAGES.glob("*.png"))[number % 5]) as image:
+            changed = image.convert("RGB").crop((number, 0, image.width, image.height))
         buffer = io.BytesIO()
         changed.save(buffer, "PNG")
         urls.append(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
@@ -105,8 +105,8 @@ def one_round(port: int, bodies: list[dict[str, Any]], clients: int) -> dict[str
 
 
 def load(rounds: int, count: int, known: bool) -> None:
-    """Prints throughput by number of clients, for pictures that the server has seen or not."""
-    bodies = [request(url) for url in distinct_pictures(count)]
+    """Prints throughput by number of clients, for images that the server has seen or not."""
+    bodies = [request(url) for url in distinct_images(count)]
     levels = (1, 4, 16, 32)
     with server("--kept-mib", "1024" if known else "0", "--max-batch", "32") as (port, _):
         one_round(port, bodies if known else bodies[:8], 8)
@@ -115,7 +115,7 @@ def load(rounds: int, count: int, known: bool) -> None:
             for clients in levels:
                 results[clients].append(one_round(port, bodies, clients))
     alone = results[1][0]["texts"]
-    print(f"{'Known' if known else 'New'} pictures:\n")
+    print(f"{'Known' if known else 'New'} images:\n")
     print("| clients | requests/s | tokens/s | median latency, s | against one | same answers |")
     print("|---|---|---|---|---|---|")
     for clients in levels:
@@ -133,12 +133,12 @@ def load(rounds: int, count: int, known: bool) -> None:
 
 
 def again() -> None:
-    """Prints what a picture costs the second time it is asked about."""
+    """Prints what an image costs the second time it is asked about."""
     with server() as (port, _):
-        one_round(port, [request(url, max_tokens=1) for url in distinct_pictures(25)[20:]], 1)
-        bodies = [request(url, max_tokens=1) for url in distinct_pictures(20)]
+        one_round(port, [request(url, max_tokens=1) for url in distinct_images(25)[20:]], 1)
+        bodies = [request(url, max_tokens=1) for url in distinct_images(20)]
         first, second = (one_round(port, bodies, 1)["latency"] for _ in range(2))
-    print(f"First token of a new picture after {first * 1000:.0f} ms, of a known one after {second * 1000:.0f} ms.")
+    print(f"First token of a new image after {first * 1000:.0f} ms, of a known one after {second * 1000:.0f} ms.")
 
 
 def metric(port: int, name: str) -> float:
@@ -194,7 +194,7 @@ def overload() -> str:
 
 
 def refusals() -> str:
-    """Bodies and pictures that are too large."""
+    """Bodies and images that are too large."""
     with server() as (port, _):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         start = time.perf_counter()
@@ -208,10 +208,10 @@ def refusals() -> str:
         Image.new("1", (30_000, 30_000)).save(buffer, "PNG")
         bomb = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
         start = time.perf_counter()
-        picture = call(port, "POST", "/v1/chat/completions", request(bomb))[0], time.perf_counter() - start
+        image = call(port, "POST", "/v1/chat/completions", request(bomb))[0], time.perf_counter() - start
     return (
-        f"1 GiB announced: {body[0]} after {body[1] * 1000:.0f} ms; picture of 900 million pixels in "
-        f"{len(buffer.getvalue()) >> 10} KiB: {picture[0]} after {picture[1] * 1000:.0f} ms"
+        f"1 GiB announced: {body[0]} after {body[1] * 1000:.0f} ms; image of 900 million pixels in "
+        f"{len(buffer.getvalue()) >> 10} KiB: {image[0]} after {image[1] * 1000:.0f} ms"
     )
 
 

@@ -21,7 +21,7 @@ TOLERANCE = 1e-5
 
 
 def logits_of(model: XGenMMForConditionalGeneration, sample: dict, pixels: list[torch.Tensor]) -> torch.Tensor:
-    """Runs one golden sample alone; `<image>` (and placeholders after it) stand for all tokens of a picture."""
+    """Runs one golden sample alone; `<image>` (and placeholders after it) stand for all tokens of an image."""
     config = model.config
     lengths = iter(config.resampler_config.num_latents * len(tiles) for tiles in pixels)
     ids = []
@@ -46,7 +46,7 @@ def assert_golden(folder: Path, case: Path) -> None:
     inputs, expected = load_file(case / "inputs.safetensors"), load_file(case / "expected.safetensors")
     for number, sample in enumerate(samples):
         count = len(sample["image_sizes"])
-        pixels = [inputs[f"pixels.{number}.{picture}"] for picture in range(count)]
+        pixels = [inputs[f"pixels.{number}.{image}"] for image in range(count)]
         logits = logits_of(model, sample, pixels)
         torch.testing.assert_close(logits, expected[f"logits.{number}"], atol=TOLERANCE, rtol=0)
 

@@ -27,8 +27,8 @@ processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
 assert type(model).__name__ == "XGenMMForConditionalGeneration", type(model)
 assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
 from PIL import Image
-picture = {"type": "image", "image": Image.new("RGB", (64, 48))}
-turn = {"role": "user", "content": [picture, {"type": "text", "text": "Hi"}]}
+image = {"type": "image", "image": Image.new("RGB", (64, 48))}
+turn = {"role": "user", "content": [image, {"type": "text", "text": "Hi"}]}
 inputs = processor.apply_chat_template([turn], tokenize=True, return_dict=True, return_tensors="pt")
 with torch.no_grad():
     assert model(**inputs).logits.isfinite().all()
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 def options(processes: int, rows: Path, output: Path) -> list[str]:
     run = ["--model_name_or_path", TINY_MODEL, "--mixture", str(rows), "--output_dir", str(output)]
-    # Two rows a step. Not grouped: in some steps one rank has a picture and the other has none, in one neither has.
+    # Two rows a step. Not grouped: in some steps one rank has an image and the other has none, in one neither has.
     size = ["--max_steps", str(STEPS), "--per_device_train_batch_size", str(2 // processes), "--save_steps", "2"]
     rest = ["--group_by_modality_length", "false", "--learning_rate", "1e-4", "--seed", "1"]
     return [*run, *size, *rest, *ON_CPU]

@@ -97,9 +97,9 @@ def workspace(tmp_path, monkeypatch, converted):
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def furnish(page: Path) -> None:
-        picture = Image.open(ROOT / "xgenmm_hf/assets/pictures/1-shapes.png").convert("RGB").resize((120, 90))
-        for name in ("photo.png", "photo.jpg", "picture.png", "picture.jpg", "a.png", "b.png"):
-            picture.save(name)
+        image = Image.open(ROOT / "xgenmm_hf/assets/images/1-shapes.png").convert("RGB").resize((120, 90))
+        for name in ("photo.png", "photo.jpg", "image.png", "image.jpg", "a.png", "b.png"):
+            image.save(name)
         Path("xgenmm_hf").mkdir()
         Path("xgenmm_hf/assets").symlink_to(ROOT / "xgenmm_hf/assets")
         Path("examples").symlink_to(ROOT / "examples")
@@ -108,18 +108,18 @@ def workspace(tmp_path, monkeypatch, converted):
             for name in (word.removeprefix("file=") for word in block.info if word.startswith("file=")):
                 Path(name).write_text(block.body, encoding="utf-8")
         things = [{"id": index, "name": name} for index, name in enumerate("abcdefgh")]
-        pictures = [{"id": index, "file_name": f"{index}.jpg"} for index in range(500)]
+        images = [{"id": index, "file_name": f"{index}.jpg"} for index in range(500)]
         found = [{"image_id": index, "category_id": (index + step) % 8} for index in range(500) for step in (0, 1, 3)]
-        content = {"categories": things, "images": pictures, "annotations": found}
+        content = {"categories": things, "images": images, "annotations": found}
         Path("instances_val2014.json").write_text(json.dumps(content), encoding="utf-8")
 
     return furnish
 
 
 def names_for(page: Path) -> dict:
-    """Returns what blocks take for granted: a picture, a prompt, a loaded model."""
-    picture, prompt = Image.open("photo.png").convert("RGB"), "<image>\nWhat is this?"
-    names = {"picture": picture, "pictures": [picture], "prompt": prompt, "text": prompt}
+    """Returns what blocks take for granted: an image, a prompt, a loaded model."""
+    image, prompt = Image.open("photo.png").convert("RGB"), "<image>\nWhat is this?"
+    names = {"image": image, "images": [image], "prompt": prompt, "text": prompt}
     if re.search(r"\bloaded\.model\b", page.read_text(encoding="utf-8")):
         from xgenmm_hf.inference.loading import load
 

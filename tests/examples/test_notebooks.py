@@ -55,7 +55,7 @@ def test_stored_without_outputs_and_ready_for_colab(notebook):
 
 def test_inference(run):
     said = run("01_inference.ipynb")
-    assert " -> " in said and "tokens are the picture" in said
+    assert " -> " in said and "tokens are the image" in said
 
 
 def test_batches_answer_as_one_by_one(run):
@@ -66,7 +66,7 @@ def test_batches_answer_as_one_by_one(run):
 
 def test_interleaved_and_few_shot(run):
     said = run("03_interleaved_and_few_shot.ipynb")
-    assert "tiles of each picture: [" in said
+    assert "tiles of each image: [" in said
     assert len(said.strip().splitlines()) >= 3
 
 

@@ -30,8 +30,8 @@ def run(monkeypatch, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> list[str]:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("images")
     paths = [folder / f"{color}.png" for color in ("red", "green", "blue")]
     for index, path in enumerate(paths):
         Image.new("RGB", (80 + 40 * index, 60), path.stem).save(path)
@@ -43,20 +43,20 @@ def test_with_nothing_but_defaults(run, script):
     assert run(script.name).strip()
 
 
-def test_one_picture(run, pictures):
-    assert run("describe_picture.py", pictures[0], "--prompt", "What is this?", "--max-new-tokens", "4").strip()
+def test_one_image(run, images):
+    assert run("describe_image.py", images[0], "--prompt", "What is this?", "--max-new-tokens", "4").strip()
 
 
-def test_several_pictures(run, pictures):
-    assert run("several_pictures.py", *pictures, "--max-new-tokens", "4").strip()
+def test_several_images(run, images):
+    assert run("several_images.py", *images, "--max-new-tokens", "4").strip()
 
 
-def test_batches_answer_as_one_by_one(run, pictures):
-    together = run("batch_inference.py", *pictures, "--batch-size", "3", "--max-new-tokens", "6")
-    assert together == run("batch_inference.py", *pictures, "--batch-size", "1", "--max-new-tokens", "6")
+def test_batches_answer_as_one_by_one(run, images):
+    together = run("batch_inference.py", *images, "--batch-size", "3", "--max-new-tokens", "6")
+    assert together == run("batch_inference.py", *images, "--batch-size", "1", "--max-new-tokens", "6")
     assert re.findall(r"^(\w+)\.png: ", together, flags=re.MULTILINE) == ["red", "green", "blue"]
 
 
-def test_few_shots(run, pictures):
-    shots = ["--shot", pictures[0], "A red picture.", "--shot", pictures[1], "A green picture."]
-    assert run("few_shot_base_format.py", pictures[2], *shots, "--query", "A", "--max-new-tokens", "4").strip()
+def test_few_shots(run, images):
+    shots = ["--shot", images[0], "A red image.", "--shot", images[1], "A green image."]
+    assert run("few_shot_base_format.py", images[2], *shots, "--query", "A", "--max-new-tokens", "4").strip()

@@ -64,8 +64,8 @@ def make_model(make_config):
 
 
 @pytest.fixture
-def pictures():
-    """Returns two pictures of five and three tiles and their sizes as (height, width)."""
+def images():
+    """Returns two images of five and three tiles and their sizes as (height, width)."""
     torch.manual_seed(1)
     return {
         "pixel_values": torch.rand(8, 3, 16, 16) * 2 - 1,
@@ -75,7 +75,7 @@ def pictures():
 
 
 @pytest.fixture
-def prompt(pictures):
-    """Returns one prompt with both pictures, 32 image tokens."""
+def prompt(images):
+    """Returns one prompt with both images, 32 image tokens."""
     input_ids = torch.cat([torch.arange(5, 9), torch.full((32,), 100), torch.arange(9, 14)])[None]
-    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **pictures}
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), **images}

@@ -50,8 +50,8 @@ for use_fast in (True, False):
 model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
 assert "transformers_modules" in type(model).__module__, type(model).__module__
 base = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
-picture = Image.linear_gradient("L").resize((90, 60))
-inputs = processor(images=picture, text="<image>What?", return_tensors="pt")
+image = Image.linear_gradient("L").resize((90, 60))
+inputs = processor(images=image, text="<image>What?", return_tensors="pt")
 with torch.no_grad():
     logits = model(**inputs).logits
     assert torch.equal(model.lm_head(base(**inputs).last_hidden_state), logits)
@@ -74,8 +74,8 @@ def saved(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected_logits(saved):
     model = XGenMMForConditionalGeneration.from_pretrained(saved, dtype=torch.float32).eval()
-    picture = Image.linear_gradient("L").resize((90, 60))
-    inputs = XGenMMProcessor.from_pretrained(saved)(images=picture, text="<image>What?", return_tensors="pt")
+    image = Image.linear_gradient("L").resize((90, 60))
+    inputs = XGenMMProcessor.from_pretrained(saved)(images=image, text="<image>What?", return_tensors="pt")
     with torch.no_grad():
         return model(**inputs).logits
 
@@ -112,8 +112,8 @@ def test_every_auto_class_of_this_line():
 
 def test_pipeline():
     ask = pipeline("image-text-to-text", model=TINY_MODEL)
-    picture = Image.new("RGB", (90, 60), "red")
-    message = {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]}
+    image = Image.new("RGB", (90, 60), "red")
+    message = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]}
     answer = ask(text=[message], max_new_tokens=3, return_full_text=False)
     assert isinstance(answer[0]["generated_text"], str) and "<|end|>" not in answer[0]["generated_text"]
 
@@ -143,8 +143,8 @@ def test_without_the_package_bit_identical_and_again(saved, expected_logits, tmp
     assert {path.name for path in again.iterdir()} == {path.name for path in saved.iterdir()}
     assert torch.equal(run_without_the_package(tmp_path, again), expected_logits)
     model = XGenMMForConditionalGeneration.from_pretrained(again, dtype=torch.float32).eval()
-    picture = Image.linear_gradient("L").resize((90, 60))
-    inputs = XGenMMProcessor.from_pretrained(again)(images=picture, text="<image>What?", return_tensors="pt")
+    image = Image.linear_gradient("L").resize((90, 60))
+    inputs = XGenMMProcessor.from_pretrained(again)(images=image, text="<image>What?", return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(model(**inputs).logits, expected_logits)
 

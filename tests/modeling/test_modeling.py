@@ -8,9 +8,9 @@ from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration, XGenMMModel
 from xgenmm_hf.modeling.tiling_xgenmm import tile_layout
 
 
-def picture_tokens(model, pictures) -> list[torch.Tensor]:
+def image_tokens(model, images) -> list[torch.Tensor]:
     with torch.no_grad():
-        return model.get_image_features(**pictures).pooler_output
+        return model.get_image_features(**images).pooler_output
 
 
 def attention_over_a_padding_mask(module, query, key, value, attention_mask, scaling, **kwargs):
@@ -22,12 +22,12 @@ def attention_over_a_padding_mask(module, query, key, value, attention_mask, sca
 
 
 @pytest.mark.parametrize("attention", ["eager", "flash_attention_2"])
-def test_attention_implementations_agree(make_model, pictures, attention, monkeypatch):
-    expected = picture_tokens(make_model(), pictures)
+def test_attention_implementations_agree(make_model, images, attention, monkeypatch):
+    expected = image_tokens(make_model(), images)
     monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "flash_attention_2", attention_over_a_padding_mask)
     model = make_model()
     model.config.resampler_config._attn_implementation = attention
-    for tokens, reference in zip(picture_tokens(model, pictures), expected, strict=True):
+    for tokens, reference in zip(image_tokens(model, images), expected, strict=True):
         torch.testing.assert_close(tokens, reference, rtol=0, atol=1e-5)
 
 
@@ -38,12 +38,12 @@ def test_attention_is_set_part_by_part(make_model):
     assert [part._attn_implementation for part in parts] == ["eager", "sdpa", "eager"]
 
 
-def test_masked_patches_change_nothing(make_model, pictures):
+def test_masked_patches_change_nothing(make_model, images):
     """A letterbox patch of the feature map is never read."""
     model = make_model()
-    pictures["image_sizes"] = torch.tensor([(20, 40), (60, 14)])
-    pictures["image_num_tiles"] = torch.tensor([3, 3])
-    layout = tile_layout(pictures["image_sizes"], pictures["image_num_tiles"], 6, torch.tensor([(2, 1), (1, 2)]), 4)
+    images["image_sizes"] = torch.tensor([(20, 40), (60, 14)])
+    images["image_num_tiles"] = torch.tensor([3, 3])
+    layout = tile_layout(images["image_sizes"], images["image_num_tiles"], 6, torch.tensor([(2, 1), (1, 2)]), 4)
     assert not layout.visible.all()
     features = torch.rand(6, 16, 16)
     noisy = features.flatten(0, 1).clone()
@@ -51,17 +51,17 @@ def test_masked_patches_change_nothing(make_model, pictures):
     noisy[hidden] += 100
     with torch.no_grad():
         clean, changed = (
-            model.model.sample_tokens(value, pictures["image_sizes"], pictures["image_num_tiles"])
+            model.model.sample_tokens(value, images["image_sizes"], images["image_num_tiles"])
             for value in (features, noisy.view_as(features))
         )
     torch.testing.assert_close(clean, changed)
 
 
-def test_fixed_sampling_reads_all_tiles_together(make_model, pictures):
-    """Each picture is one chunk: its unpadded grid map and its overview, in any order."""
+def test_fixed_sampling_reads_all_tiles_together(make_model, images):
+    """Each image is one chunk: its unpadded grid map and its overview, in any order."""
     model = make_model(anyres_patch_sampling=False)
     with torch.no_grad():
-        features = model.vision_tower(pictures["pixel_values"]).last_hidden_state
+        features = model.vision_tower(images["pixel_values"]).last_hidden_state
         expected = []
         for start, (height, width), (cols, rows) in ((0, (20, 21), (2, 2)), (5, (30, 14), (1, 2))):
             grid = features[start + 1 : start + 1 + rows * cols].view(rows, cols, 4, 4, -1)
@@ -74,21 +74,21 @@ def test_fixed_sampling_reads_all_tiles_together(make_model, pictures):
                 merged = merged[:, margin : cols * 4 - margin]
             chunk = torch.cat([features[start], merged.flatten(0, 1)])
             expected.append(model.model.resampler(chunk[None])[0])
-    tokens = picture_tokens(model, pictures)
-    assert [len(picture) for picture in tokens] == [4, 4]
+    tokens = image_tokens(model, images)
+    assert [len(image) for image in tokens] == [4, 4]
     for got, reference in zip(tokens, expected, strict=True):
         torch.testing.assert_close(got, reference, rtol=0, atol=1e-5)
 
 
-def test_clip_tower_gives_normalised_patches_without_the_class_token(make_model, pictures):
+def test_clip_tower_gives_normalised_patches_without_the_class_token(make_model, images):
     model = make_model(vision={"model_type": "clip_vision_model", "hidden_act": "quick_gelu"})
     with torch.no_grad():
-        raw = model.vision_tower(pictures["pixel_values"]).last_hidden_state
+        raw = model.vision_tower(images["pixel_values"]).last_hidden_state
         features = model.model._patch_features(raw)
     assert raw.shape[1] == 17 and features.shape[1] == 16
     norm = model.vision_tower.vision_model.post_layernorm
     torch.testing.assert_close(features, norm(raw)[:, 1:])
-    assert [len(picture) for picture in picture_tokens(model, pictures)] == [20, 12]
+    assert [len(image) for image in image_tokens(model, images)] == [20, 12]
     names = [name for name in model.state_dict() if name.startswith("model.vision_tower")]
     assert all(name.startswith("model.vision_tower.vision_model.") for name in names)
 
@@ -105,24 +105,24 @@ def test_other_decoders(make_model, prompt):
 def test_one_tile_modes(make_model, mode):
     model = make_model(image_aspect_ratio=mode)
     pixel_values = torch.rand(3, 3, 16, 16)
-    tokens = picture_tokens(model, {"pixel_values": pixel_values})
-    assert [picture.shape for picture in tokens] == [(4, 32)] * 3
+    tokens = image_tokens(model, {"pixel_values": pixel_values})
+    assert [image.shape for image in tokens] == [(4, 32)] * 3
     sized = {"pixel_values": pixel_values, "image_sizes": torch.tensor([(9, 300)] * 3)}
-    for got, reference in zip(picture_tokens(model, sized), tokens, strict=True):
+    for got, reference in zip(image_tokens(model, sized), tokens, strict=True):
         assert torch.equal(got, reference)
 
 
-def test_tile_counts_default_to_the_sizes(make_model, pictures):
+def test_tile_counts_default_to_the_sizes(make_model, images):
     model = make_model()
-    counted = picture_tokens(model, {name: pictures[name] for name in ("pixel_values", "image_sizes")})
-    for got, reference in zip(counted, picture_tokens(model, pictures), strict=True):
+    counted = image_tokens(model, {name: images[name] for name in ("pixel_values", "image_sizes")})
+    for got, reference in zip(counted, image_tokens(model, images), strict=True):
         assert torch.equal(got, reference)
 
 
 def test_twelve_tiles(make_model):
     model = make_model(anyres_grids=[[48, 64], [64, 48]])
-    pictures = {"pixel_values": torch.rand(13, 3, 16, 16), "image_sizes": torch.tensor([(500, 700)])}
-    assert [len(picture) for picture in picture_tokens(model, pictures)] == [13 * 4]
+    images = {"pixel_values": torch.rand(13, 3, 16, 16), "image_sizes": torch.tensor([(500, 700)])}
+    assert [len(image) for image in image_tokens(model, images)] == [13 * 4]
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_resized_vocabulary(make_model, prompt):
     assert outputs.logits.shape[-1] == 110 and outputs.loss.isfinite()
 
 
-def test_torch_export_of_the_vision_part(make_model, pictures):
+def test_torch_export_of_the_vision_part(make_model, images):
     class Vision(torch.nn.Module):
         def __init__(self, model):
             super().__init__()
@@ -240,7 +240,7 @@ def test_torch_export_of_the_vision_part(make_model, pictures):
             return self.model._image_tokens(pixel_values, image_sizes, image_num_tiles, None)
 
     vision = Vision(make_model().model)
-    inputs = (pictures["pixel_values"], pictures["image_sizes"], pictures["image_num_tiles"])
+    inputs = (images["pixel_values"], images["image_sizes"], images["image_num_tiles"])
     exported = torch.export.export(vision, inputs)
     with torch.no_grad():
         torch.testing.assert_close(exported.module()(*inputs), vision(*inputs))

@@ -1,4 +1,4 @@
-"""The processor: expansion of pictures, chats, truncation, what must be refused."""
+"""The processor: expansion of images, chats, truncation, what must be refused."""
 
 import copy
 
@@ -28,7 +28,7 @@ def image_tokens(processor, batch) -> list[int]:
     return (batch["input_ids"] == processor.image_token_id).sum(1).tolist()
 
 
-def test_every_picture_takes_its_tokens(processor, wide, square):
+def test_every_image_takes_its_tokens(processor, wide, square):
     batch = processor(
         images=[wide, square, wide],
         text=["<image> or <image>?", "What is <image>?"],
@@ -44,7 +44,7 @@ def test_every_picture_takes_its_tokens(processor, wide, square):
     assert set(batch) == {"input_ids", "attention_mask", "pixel_values", "image_sizes", "image_num_tiles"}
 
 
-def test_placeholders_after_an_image_count_as_one_picture(processor, square):
+def test_placeholders_after_an_image_count_as_one_image(processor, square):
     plain = processor(images=square, text="<image>a", return_tensors="pt")
     base_form = processor(images=square, text="<image>" + "<image placeholder>" * 127 + "a", return_tensors="pt")
     assert torch.equal(plain["input_ids"], base_form["input_ids"])
@@ -55,10 +55,10 @@ def test_one_tile_call(processor, wide):
     assert batch["image_num_tiles"].tolist() == [1] and image_tokens(processor, batch) == [processor.num_latents]
 
 
-def test_nested_pictures_and_nested_options(processor, wide, square):
+def test_nested_images_and_nested_options(processor, wide, square):
     batch = processor(
         images=[[wide], [], [square]],
-        text=["<image>", "no picture", "<image>"],
+        text=["<image>", "no image", "<image>"],
         text_kwargs={"padding": True},
         images_kwargs={"image_aspect_ratio": "none"},
         common_kwargs={"return_tensors": "pt"},
@@ -66,13 +66,13 @@ def test_nested_pictures_and_nested_options(processor, wide, square):
     assert image_tokens(processor, batch) == [processor.num_latents, 0, processor.num_latents]
 
 
-def test_text_alone_and_pictures_alone(processor, square):
+def test_text_alone_and_images_alone(processor, square):
     assert set(processor(text="hello")) == {"input_ids", "attention_mask"}
     assert set(processor(images=square)) == {"pixel_values", "image_sizes", "image_num_tiles"}
     assert "pixel_values" not in processor(text="hello", images=[])
 
 
-def test_chat_with_pictures(processor, square):
+def test_chat_with_images(processor, square):
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "image", "image": square}, {"type": "text", "text": "What colour?"}]},
@@ -87,11 +87,11 @@ def test_chat_with_pictures(processor, square):
     assert [message["content"][1:] for message in messages] == before
 
 
-def test_chats_in_one_batch_and_pictures_by_path(processor, square, tmp_path):
+def test_chats_in_one_batch_and_images_by_path(processor, square, tmp_path):
     square.save(tmp_path / "square.png")
-    picture = {"type": "image", "path": str(tmp_path / "square.png")}
+    image = {"type": "image", "path": str(tmp_path / "square.png")}
     chats = [
-        [{"role": "user", "content": [picture, {"type": "text", "text": "Colour?"}]}],
+        [{"role": "user", "content": [image, {"type": "text", "text": "Colour?"}]}],
         [{"role": "user", "content": "Hello."}],
     ]
     batch = processor.apply_chat_template(
@@ -117,7 +117,7 @@ def test_answers_decode_without_control_tokens(processor):
 
 
 def test_counts_for_serving_engines(processor, wide, square):
-    sizes = [(picture.height, picture.width) for picture in (wide, square)]
+    sizes = [(image.height, image.width) for image in (wide, square)]
     counted = processor._get_num_multimodal_tokens(image_sizes=sizes)
     assert counted["num_image_patches"] == [4, 5]
     assert counted["num_image_tokens"] == [4 * processor.num_latents, 5 * processor.num_latents]
@@ -129,19 +129,19 @@ def test_counts_for_serving_engines(processor, wide, square):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (lambda image: {"text": "<image>"}, "holds 1 <image> for 0 pictures"),
-        (lambda image: {"text": "none", "images": [image]}, "holds 0 <image> for 1 pictures"),
-        (lambda image: {"text": ["<image><image>", "x"], "images": [image]}, "holds 2 <image> for 1 pictures"),
+        (lambda image: {"text": "<image>"}, "holds 1 <image> for 0 images"),
+        (lambda image: {"text": "none", "images": [image]}, "holds 0 <image> for 1 images"),
+        (lambda image: {"text": ["<image><image>", "x"], "images": [image]}, "holds 2 <image> for 1 images"),
         (
             lambda image: {"text": ["<image><image>", "x"], "images": [[image], [image]]},
-            r"text\[0\] holds 2 <image> for 1 pictures",
+            r"text\[0\] holds 2 <image> for 1 images",
         ),
         (
             lambda image: {"text": "<image>" + "a" * 50, "images": image, "truncation": True, "max_length": 20},
             "Image features and image tokens do not match",
         ),
         (lambda image: {}, "Nothing to prepare"),
-        (lambda image: {"text": "x", "videos": [1]}, "pictures and text only"),
+        (lambda image: {"text": "x", "videos": [1]}, "images and text only"),
         (lambda image: {"text": [["x"]]}, r"text\[0\] is a list"),
     ],
 )
@@ -150,7 +150,7 @@ def test_what_does_not_fit(processor, square, arguments, message):
         processor(**arguments(square))
 
 
-def test_truncation_of_text_behind_the_pictures(processor, square):
+def test_truncation_of_text_behind_the_images(processor, square):
     length = 5 * processor.num_latents + 3
     batch = processor(
         images=square, text="<image>" + "a b c d e f g", truncation=True, max_length=length, return_tensors="pt"
@@ -165,8 +165,8 @@ def test_positions_count_from_the_prompt_as_it_was_passed(processor, wide, squar
         spans = [offset for token, offset in zip(ids, offsets, strict=True) if token != processor.image_token_id]
         read = "".join(prompt[start:end] for start, end in spans)
         assert read == prompt.replace("<image>", "").replace("<image placeholder>", "")
-        pictures = [offset for token, offset in zip(ids, offsets, strict=True) if token == processor.image_token_id]
-        assert set(pictures) == {(0, 0)}
+        images = [offset for token, offset in zip(ids, offsets, strict=True) if token == processor.image_token_id]
+        assert set(images) == {(0, 0)}
 
 
 def test_an_answer_read_apart_has_the_ids_it_has_behind_its_prompt(processor):

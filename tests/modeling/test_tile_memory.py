@@ -79,10 +79,10 @@ def test_one_block_is_kept_however_many_were_lent():
 
 def test_tiles_of_one_call_are_safe_from_the_next():
     cut = XGenMMImageProcessor(size=32)
-    pictures = [Image.effect_noise((40 + 9 * number, 50), 90) for number in range(4)]
-    first = cut(pictures[0])["pixel_values"]
+    images = [Image.effect_noise((40 + 9 * number, 50), 90) for number in range(4)]
+    first = cut(images[0])["pixel_values"]
     before, tile = first.clone(), first[-1]
     del first
-    for picture in pictures:
-        cut(picture)
+    for image in images:
+        cut(image)
     assert torch.equal(tile, before[-1])

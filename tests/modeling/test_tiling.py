@@ -1,4 +1,4 @@
-"""The geometry equals a plain one-picture-at-a-time reading of the original."""
+"""The geometry equals a plain one-image-at-a-time reading of the original."""
 
 import random
 
@@ -21,7 +21,7 @@ SIDE = 5
 
 
 def plain_grid(width: int, height: int, grids) -> tuple[int, int]:
-    """The best grid of one picture, in Python numbers."""
+    """The best grid of one image, in Python numbers."""
     ranking = []
     for order, (grid_width, grid_height) in enumerate(grids):
         scale = min(grid_width / width, grid_height / height)
@@ -31,7 +31,7 @@ def plain_grid(width: int, height: int, grids) -> tuple[int, int]:
 
 
 def plain_layout(width: int, height: int, cols: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Source indices and mask of one picture: merge the tiles' maps, mask the letterbox, cut the flat map."""
+    """Source indices and mask of one image: merge the tiles' maps, mask the letterbox, cut the flat map."""
     overview = torch.arange(SIDE * SIDE)
     tiles = torch.arange(SIDE * SIDE, (1 + rows * cols) * SIDE * SIDE).view(rows, cols, SIDE, SIDE)
     merged = tiles.permute(0, 2, 1, 3).reshape(rows * SIDE, cols * SIDE)
@@ -67,12 +67,12 @@ def test_grids_and_tile_counts(grids):
 
 
 @pytest.mark.parametrize("grids", [DEFAULT_ANYRES_GRIDS, TWELVE_TILE_GRIDS], ids=["released", "twelve"])
-def test_strip_order_and_mask_of_many_pictures_at_once(grids):
+def test_strip_order_and_mask_of_many_images_at_once(grids):
     sizes = random_sizes(200)
     chosen = [plain_grid(width, height, grids) for width, height in sizes]
     tiles = torch.tensor([(width // 384, height // 384) for width, height in chosen])
     counts = 1 + tiles.prod(1)
-    counts[3] = 1  # a picture that was not tiled
+    counts[3] = 1  # an image that was not tiled
     layout = tile_layout(
         torch.tensor([(height, width) for width, height in sizes]), counts, int(counts.sum()), tiles, SIDE
     )

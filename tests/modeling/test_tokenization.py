@@ -226,7 +226,7 @@ def test_names_of_tokens(tokenizer):
     assert (tokenizer.pad_token, tokenizer.eos_token, tokenizer.padding_side) == ("<pad>", "<|endoftext|>", "left")
 
 
-def test_hub_era_additions_change_nothing(tokenizer):
+def test_legacy_api_additions_change_nothing(tokenizer):
     added = tokenizer.add_special_tokens(
         {"additional_special_tokens": ["<image>", "<image placeholder>", "<|endofchunk|>"]}
     )
@@ -395,8 +395,8 @@ def test_typed_tokens_do_not_count_in_a_chat(tokenizer):
 
 
 def test_escaping_leaves_everything_else(tokenizer):
-    picture = {"type": "image", "url": "<|end|>"}
-    messages = [{"role": "user", "content": [picture, {"type": "text", "text": "is"}], "tools": ["<|end|>"]}]
+    image = {"type": "image", "url": "<|end|>"}
+    messages = [{"role": "user", "content": [image, {"type": "text", "text": "is"}], "tools": ["<|end|>"]}]
     assert escape_messages(messages, tokenizer) == messages
     assert escape_messages([messages], tokenizer) == [messages]
     assert escape_messages([{"role": "assistant", "content": None}], tokenizer) == [

@@ -134,7 +134,7 @@ class CommonModelTest(common.ModelTesterMixin, common.GenerationTesterMixin, uni
     _is_composite = True
     test_pruning = False  # 4.57 asks for head pruning and masking; none of the three parts has them
     test_head_masking = False
-    skip_test_image_features_output_shape = True  # a picture's tokens are as many as its tiles say
+    skip_test_image_features_output_shape = True  # an image's tokens are as many as its tiles say
 
     def setUp(self):
         self.model_tester = ModelTester(self)

@@ -1,7 +1,7 @@
 """What vLLM's Transformers backend asks of a multimodal model, without vLLM.
 
 The calls are the ones it makes: the model comes from `AutoModel.from_config`, gets one flat sequence with its own
-attention function, and pictures item by item; the processor tells where a picture's tokens are and how many.
+attention function, and images item by item; the processor tells where an image's tokens are and how many.
 """
 
 import inspect
@@ -102,7 +102,7 @@ def test_plans_for_several_devices(make_model):
     assert {name.split(".")[1] for name in base.pp_plan} == {"embed_tokens", "layers", "norm"}
 
 
-def test_the_processor_counts_tokens_and_tiles_before_it_sees_a_picture(processor, images):
+def test_the_processor_counts_tokens_and_tiles_before_it_sees_a_image(processor, images):
     counted = processor._get_num_multimodal_tokens(image_sizes=SIZES)
     inputs = processor(images=images, text=processor.image_token * 3, return_tensors="pt")
     assert counted["num_image_patches"] == inputs["image_num_tiles"].tolist()
@@ -110,12 +110,12 @@ def test_the_processor_counts_tokens_and_tiles_before_it_sees_a_picture(processo
     assert sum(counted["num_image_patches"]) == inputs["pixel_values"].shape[0]
     one_tile = processor._get_num_multimodal_tokens(image_sizes=SIZES, image_aspect_ratio="none")
     assert one_tile["num_image_patches"] == [1, 1, 1]
-    # the memory of the largest picture is reserved by asking for a very large one
+    # the memory of the largest image is reserved by asking for a very large one
     largest = processor._get_num_multimodal_tokens(image_sizes=([10_000, 10_000],))
     assert largest["num_image_tokens"][0] >= max(counted["num_image_tokens"])
 
 
-def test_the_processor_says_which_tokens_are_pictures(processor, images):
+def test_the_processor_says_which_tokens_are_images(processor, images):
     text = f"Compare {processor.image_token} with {processor.image_token} and {processor.image_token}."
     inputs = processor(
         text=text,
@@ -129,20 +129,20 @@ def test_the_processor_says_which_tokens_are_pictures(processor, images):
     counts = processor._get_num_multimodal_tokens(image_sizes=SIZES)["num_image_tokens"]
     assert len(places) == sum(counts)
     for part in places.split(counts):
-        # each picture's tokens stand together
+        # each image's tokens stand together
         assert (part.diff() == 1).all()
         assert (inputs["input_ids"][0, part] == processor.image_token_id).all()
 
 
-def test_pictures_are_encoded_item_by_item(processor, images):
+def test_images_are_encoded_item_by_item(processor, images):
     model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32).model.eval()
     whole = processor(images=images, text=processor.image_token * 3, return_tensors="pt")
     counts = processor._get_num_multimodal_tokens(image_sizes=SIZES)
     tiles = whole["pixel_values"].split(counts["num_image_patches"])
     with torch.no_grad():
-        for number, picture in enumerate(tiles):
+        for number, image in enumerate(tiles):
             features = model.get_image_features(
-                picture,
+                image,
                 image_sizes=whole["image_sizes"][number : number + 1],
                 image_num_tiles=whole["image_num_tiles"][number : number + 1],
             )
@@ -156,7 +156,7 @@ def test_pictures_are_encoded_item_by_item(processor, images):
 
 
 def items_of(fields: dict, tiles: list[int]) -> list[dict]:
-    """Splits fields as the engine does: lists have an entry a picture, tensors are cut by tiles."""
+    """Splits fields as the engine does: lists have an entry an image, tensors are cut by tiles."""
     places = torch.tensor([0, *tiles]).cumsum(0).tolist()
     return [
         {
@@ -169,7 +169,7 @@ def items_of(fields: dict, tiles: list[int]) -> list[dict]:
 
 def test_placeholders_are_found_from_the_replacements(processor, images):
     prompt = f"<|user|>\n{processor.image_token}\n{processor.image_token}\n{processor.image_token}\nWhich?<|end|>\n"
-    # pictures are processed on their own, with a text that holds nothing else, ...
+    # images are processed on their own, with a text that holds nothing else, ...
     fields = processor(
         text=processor.image_token * 3,
         images=images,
@@ -196,7 +196,7 @@ def test_placeholders_are_found_from_the_replacements(processor, images):
     assert entries[-1]["new_span"][1] == len(spelled)
 
 
-def test_fields_of_a_picture_can_be_kept_and_used_alone(processor, images):
+def test_fields_of_a_image_can_be_kept_and_used_alone(processor, images):
     model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32).model.eval()
     options = {"return_tensors": "pt", "return_text_replacement_offsets": True}
     together = dict(processor(text=processor.image_token * 3, images=images, **options))

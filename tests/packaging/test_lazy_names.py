@@ -25,9 +25,9 @@ def test_importing_the_package_loads_nothing_heavy():
     assert {"torch", "transformers", "numpy", "PIL", "xgenmm_hf.auto"}.isdisjoint(loaded)
 
 
-def test_importing_every_cli_and_picture_module_loads_nothing_heavy():
+def test_importing_every_cli_and_image_module_loads_nothing_heavy():
     code = (
-        "import json, sys, xgenmm_hf.cli.app, xgenmm_hf.inference.source, xgenmm_hf.inference.pictures;"
+        "import json, sys, xgenmm_hf.cli.app, xgenmm_hf.inference.source, xgenmm_hf.inference.images;"
         "print(json.dumps(sorted(sys.modules)))"
     )
     assert {"torch", "transformers", "safetensors", "huggingface_hub", "xgenmm_hf.auto"}.isdisjoint(

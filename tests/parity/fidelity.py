@@ -27,12 +27,12 @@ from xgenmm_hf.conversion.tokenizer import build_tokenizer  # noqa: E402
 
 
 def pixel_difference() -> int:
-    """Returns the largest difference of a pixel, of 255, over all pictures and modes."""
+    """Returns the largest difference of a pixel, of 255, over all images and modes."""
     largest = 0
     for case in json.loads((GOLDEN / "images" / "images.json").read_text())["cases"]:
         for mode in ("anyres", "none", "pad"):
-            picture = Image.open(GOLDEN / "images" / case["file"])
-            values = XGenMMImageProcessor(image_aspect_ratio=mode)(images=picture)["pixel_values"]
+            image = Image.open(GOLDEN / "images" / case["file"])
+            values = XGenMMImageProcessor(image_aspect_ratio=mode)(images=image)["pixel_values"]
             expected = np.array(Image.open(GOLDEN / "images" / case[mode]["file"])).reshape(-1, 384, 384, 3)
             pixels = ((values.double() + 1) * 127.5).round().permute(0, 2, 3, 1).numpy()
             largest = max(largest, int(np.abs(pixels - expected).max()))
@@ -57,7 +57,7 @@ def model_differences(case: GoldenCase) -> tuple[float, float, str]:
         logits = max(logits, float((outputs.logits[0] - case.expected[f"logits.{index}"]).abs().max()))
         if "pixel_values" in batch:
             expected = torch.cat(
-                [case.expected[f"vision_tokens.{index}.{picture}"] for picture in range(len(case.pictures(index)))]
+                [case.expected[f"vision_tokens.{index}.{image}"] for image in range(len(case.images(index)))]
             )
             tokens = max(tokens, float((outputs.image_hidden_states - expected).abs().max()))
     agreeing = total = 0

@@ -1,4 +1,4 @@
-"""`generate` with pictures: batches, beams, caches and precomputed pictures give what one prompt alone gives."""
+"""`generate` with images: batches, beams, caches and precomputed images give what one prompt alone gives."""
 
 from functools import wraps
 
@@ -37,7 +37,7 @@ def new_tokens(model, prompt: dict, **options) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1], [2, 2, 0]])
-def test_batches_of_different_numbers_of_pictures(anyres, model, alone, order):
+def test_batches_of_different_numbers_of_images(anyres, model, alone, order):
     assert new_tokens(model, anyres.prompt(order)) == [alone[index] for index in order]
 
 
@@ -56,9 +56,9 @@ def test_greedy_answers_do_not_depend_on_how(anyres, model, alone, options):
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 2, "num_return_sequences": 2}, {"num_beams": 3}])
-def test_pictures_are_encoded_once_a_prompt(anyres, model, tower_calls, options):
+def test_images_are_encoded_once_a_prompt(anyres, model, tower_calls, options):
     together = new_tokens(model, anyres.prompt([2, 1, 3]), **options)
-    assert tower_calls == [sum(len(tiles) for index in (2, 1) for tiles in anyres.pictures(index))]
+    assert tower_calls == [sum(len(tiles) for index in (2, 1) for tiles in anyres.images(index))]
     apart = [row for index in (2, 1, 3) for row in new_tokens(model, anyres.prompt([index]), **options)]
     assert together == apart
 
@@ -69,23 +69,23 @@ def test_sampled_return_sequences(anyres, model, tower_calls):
     assert len(tower_calls) == 1
 
 
-def test_same_prompt_with_other_pictures(anyres, model, alone):
+def test_same_prompt_with_other_images(anyres, model, alone):
     pair, other = anyres.prompt([0, 0]), anyres.prompt([0])
     other["pixel_values"] = -other["pixel_values"]
     pair["pixel_values"][len(other["pixel_values"]) :] *= -1
     assert new_tokens(model, pair) == [alone[0], new_tokens(model, other)[0]]
 
 
-def test_classifier_free_guidance_runs_with_pictures(anyres, model, tower_calls):
+def test_classifier_free_guidance_runs_with_images(anyres, model, tower_calls):
     options = {"guidance_scale": 1.5, "negative_prompt_ids": torch.tensor([[1, 5, 6]])}
     assert len(new_tokens(model, anyres.prompt([0]), **options)[0]) == NEW_TOKENS
     assert len(tower_calls) == 1
 
 
-def test_precomputed_pictures(anyres, model, alone, tower_calls):
+def test_precomputed_images(anyres, model, alone, tower_calls):
     prompt = anyres.prompt([2, 1])
-    pictures = {name: prompt.pop(name) for name in ("pixel_values", "image_sizes", "image_num_tiles")}
-    encoded = {"image": model.get_image_features(**pictures)}
+    images = {name: prompt.pop(name) for name in ("pixel_values", "image_sizes", "image_num_tiles")}
+    encoded = {"image": model.get_image_features(**images)}
     del tower_calls[:]
     assert new_tokens(model, {**prompt, "mm_encoder_outputs": encoded}) == [alone[2], alone[1]]
     assert not tower_calls

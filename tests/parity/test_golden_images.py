@@ -25,25 +25,25 @@ def expected_tiles(case: dict, mode: str) -> torch.Tensor:
 @pytest.mark.parametrize("mode", ["anyres", "none", "pad"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["file"])
 def test_tiles_are_identical(case, mode):
-    picture = Image.open(FOLDER / case["file"])
-    batch = XGenMMImageProcessor(image_aspect_ratio=mode)(images=[picture], return_tensors="pt")
+    image = Image.open(FOLDER / case["file"])
+    batch = XGenMMImageProcessor(image_aspect_ratio=mode)(images=[image], return_tensors="pt")
     assert batch["image_num_tiles"].tolist() == [case[mode]["num_tiles"]]
     assert torch.equal(batch["pixel_values"], expected_tiles(case, mode))
 
 
-def test_pictures_of_one_call_keep_their_order():
-    pictures = [Image.open(FOLDER / case["file"]) for case in CASES]
-    batch = XGenMMImageProcessor()(images=pictures, return_tensors="pt")
+def test_images_of_one_call_keep_their_order():
+    images = [Image.open(FOLDER / case["file"]) for case in CASES]
+    batch = XGenMMImageProcessor()(images=images, return_tensors="pt")
     expected = torch.cat([expected_tiles(case, "anyres") for case in CASES])
     assert torch.equal(batch["pixel_values"], expected)
-    assert batch["image_sizes"].tolist() == [[picture.height, picture.width] for picture in pictures]
+    assert batch["image_sizes"].tolist() == [[image.height, image.width] for image in images]
 
 
-def test_hub_era_shapes():
+def test_legacy_api_shapes():
     processor = XGenMMImageProcessor()
-    picture = Image.open(FOLDER / CASES[0]["file"])
-    tiled = processor.preprocess([picture], image_aspect_ratio="anyres", return_tensors="pt")["pixel_values"]
+    image = Image.open(FOLDER / CASES[0]["file"])
+    tiled = processor.preprocess([image], image_aspect_ratio="anyres", return_tensors="pt")["pixel_values"]
     assert torch.equal(tiled[0], expected_tiles(CASES[0], "anyres"))
-    flat = processor.preprocess([picture, picture], return_tensors="pt")["pixel_values"]
+    flat = processor.preprocess([image, image], return_tensors="pt")["pixel_values"]
     assert flat.shape == (1, 2, 1, 3, SIDE, SIDE)
     assert torch.equal(flat[0, 0], expected_tiles(CASES[0], "none"))

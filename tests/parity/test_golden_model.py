@@ -41,8 +41,8 @@ def test_vision_tokens(golden):
             outputs = model.get_image_features(
                 batch["pixel_values"], batch["image_sizes"], image_num_tiles=batch["image_num_tiles"]
             )
-        for picture, tokens in enumerate(outputs.pooler_output):
-            expected = golden.expected[f"vision_tokens.{index}.{picture}"]
+        for image, tokens in enumerate(outputs.pooler_output):
+            expected = golden.expected[f"vision_tokens.{index}.{image}"]
             torch.testing.assert_close(tokens, expected, rtol=0, atol=LOGIT_TOLERANCE)
 
 
@@ -56,8 +56,8 @@ def test_generated_tokens(golden, num_beams):
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_hub_era_generate(golden, num_beams):
-    """Nested pictures, (width, height) sizes, unexpanded ids: the new tokens alone come back."""
+def test_legacy_api_generate(golden, num_beams):
+    """Nested images, (width, height) sizes, unexpanded ids: the new tokens alone come back."""
     model, samples = golden.model(), golden.case["samples"]
     longest = max(len(sample["input_ids"]) for sample in samples)
     padding = [longest - len(sample["input_ids"]) for sample in samples]
@@ -65,7 +65,7 @@ def test_hub_era_generate(golden, num_beams):
     rows = [[pad_token] * pad + sample["input_ids"] for pad, sample in zip(padding, samples, strict=True)]
     masks = [[0] * pad + [1] * (longest - pad) for pad in padding]
     output = model.generate(
-        pixel_values=[[tiles.unsqueeze(0) for tiles in golden.pictures(index)] for index in golden.everything],
+        pixel_values=[[tiles.unsqueeze(0) for tiles in golden.images(index)] for index in golden.everything],
         image_size=[[tuple(size) for size in sample["image_sizes"]] for sample in samples],
         input_ids=torch.tensor(rows),
         attention_mask=torch.tensor(masks),

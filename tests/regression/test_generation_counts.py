@@ -60,7 +60,7 @@ def test_waits_while_a_prompt_is_read(golden, model):
     assert len(counter.waits) <= WAITS_IN_PREFILL, counter.waits
 
 
-def test_waits_do_not_grow_with_pictures_and_rows(golden, model):
+def test_waits_do_not_grow_with_images_and_rows(golden, model):
     counts = []
     for samples in ([1], [2, 1, 2, 1]):
         with torch.no_grad(), OperatorCounter() as counter:
@@ -69,8 +69,8 @@ def test_waits_do_not_grow_with_pictures_and_rows(golden, model):
     assert counts[0] == counts[1]
 
 
-def test_operators_do_not_grow_with_pictures_and_rows(golden, model):
-    """Nothing on the way from pixels to logits loops over pictures, tiles or rows."""
+def test_operators_do_not_grow_with_images_and_rows(golden, model):
+    """Nothing on the way from pixels to logits loops over images, tiles or rows."""
     counts = []
     for samples in ([2, 1], [2, 1, 2, 1]):
         with torch.no_grad(), OperatorCounter() as counter:

@@ -17,7 +17,7 @@ IGNORE = -100
 TOKENS = Path(__file__).resolve().parents[1] / "fixtures" / "tokens" / "source"
 # Tiles of 8 pixels: sizes (height, width) that give 3, 3, 5, 4 and 4 tiles.
 SIZES = [(16, 8), (8, 16), (16, 16), (8, 24), (24, 8)]
-WORDS = ["red", " square", "what is in the picture?", "left of", "Zürich", "👩‍👧", "日本語", "3.14", "isn't", "a", "."]
+WORDS = ["red", " square", "what is in the image?", "left of", "Zürich", "👩‍👧", "日本語", "3.14", "isn't", "a", "."]
 BREAKS = ["\n", "\n\n", " ", "   ", "\t", "\r\n", "\u00a0", "\u3000", "\x85", "\x1c", "▁", "", "\x00"]
 SPELLED = ["<|end|>", "<image>", "<|assistant|>\n", "<|user|>", "<image placeholder>", "<|endofchunk|>", "<pad>"]
 SPELLED += ["<|system|> ", "<|endoftext|>", "</s>", "<s>", "<|end", "|>", "<", "<image", "age>", "<|e", "nd|>"]
@@ -29,8 +29,8 @@ def small_processor() -> XGenMMProcessor:
     return XGenMMProcessor(XGenMMImageProcessor(size=8), build_tokenizer(TOKENS), num_latents=3)
 
 
-def picture(index: int) -> Image.Image:
-    """Returns a small picture; equal indices give equal pictures."""
+def image(index: int) -> Image.Image:
+    """Returns a small image; equal indices give equal images."""
     height, width = SIZES[index % len(SIZES)]
     return Image.new("RGB", (width, height), (index * 37 % 256, index * 91 % 256, 80))
 
@@ -45,14 +45,14 @@ def texts(spelled: bool = True) -> st.SearchStrategy[str]:
 
 @st.composite
 def conversations(draw, spelled: bool = True, in_answers: bool = True) -> dict:
-    """Draws a row of `messages`: system turns, empty answers, pictures in any turn, odd turn orders."""
+    """Draws a row of `messages`: system turns, empty answers, images in any turn, odd turn orders."""
     images: list[Image.Image] = []
 
     def content(may_show: bool) -> list[dict]:
         parts = []
         for _ in range(draw(st.integers(0, 3))):
             if may_show and draw(st.integers(0, 2)) == 0:
-                images.append(picture(draw(st.integers(0, 9))))
+                images.append(image(draw(st.integers(0, 9))))
                 parts.append({"type": "image", "text": None})
             else:
                 parts.append({"type": "text", "text": draw(texts(spelled))})
@@ -67,7 +67,7 @@ def conversations(draw, spelled: bool = True, in_answers: bool = True) -> dict:
 
 
 def with_images(row: dict) -> list[dict]:
-    """Returns a row's messages with the pictures in their parts, as `apply_chat_template` takes them."""
+    """Returns a row's messages with the images in their parts, as `apply_chat_template` takes them."""
     remaining = iter(row["images"])
     return [
         {
@@ -89,10 +89,10 @@ def plain_tokenizer() -> Tokenizer:
 
 
 class SlowEncoder:
-    """Encodes a row token by token; every token is (id, is target, number of its picture or None)."""
+    """Encodes a row token by token; every token is (id, is target, number of its image or None)."""
 
     def __init__(self, row: dict):
-        """Writes the row down as control tokens, pictures and plain texts."""
+        """Writes the row down as control tokens, images and plain texts."""
         self.vocabulary = small_processor().tokenizer.get_vocab()
         self.tokens: list[tuple[int, bool, int | None]] = []
         self.answers: list[str] = []
@@ -114,7 +114,7 @@ class SlowEncoder:
             self._plain(text, target)
             answer += text
             if part["type"] == "image":
-                self._picture()
+                self._image()
                 text, after_control = "\n", False
         self._control("<|end|>", target)
         if target:
@@ -126,7 +126,7 @@ class SlowEncoder:
     def _control(self, token: str, target: bool) -> None:
         self.tokens.append((self.vocabulary[token], target, None))
 
-    def _picture(self) -> None:
+    def _image(self) -> None:
         number, image = next(self.remaining)
         tiles = 1 + max(image.height // 8, 1) * max(image.width // 8, 1)
         self.tokens += [(self.vocabulary["<image>"], False, number)] * (3 * tiles)

@@ -47,20 +47,20 @@ class GoldenCase:
         model.load_state_dict(convert_state_dict(weights, config))
         return model.eval()
 
-    def pictures(self, index: int) -> list[torch.Tensor]:
+    def images(self, index: int) -> list[torch.Tensor]:
         sizes = self.case["samples"][index]["image_sizes"]
-        return [self.inputs[f"pixels.{index}.{picture}"] for picture in range(len(sizes))]
+        return [self.inputs[f"pixels.{index}.{image}"] for image in range(len(sizes))]
 
     def expand(self, index: int) -> tuple[list[int], list[int]]:
-        """Returns a sample's ids and labels with every picture expanded to its tokens."""
-        sample, pictures = self.case["samples"][index], iter(self.pictures(index))
+        """Returns a sample's ids and labels with every image expanded to its tokens."""
+        sample, images = self.case["samples"][index], iter(self.images(index))
         ids, labels = [], []
         for token, label in zip(sample["input_ids"], sample["labels"], strict=True):
             if token == self.case["placeholder_token_id"]:
                 continue
             repeats = 1
             if token == self.case["image_token_id"]:
-                repeats = len(next(pictures)) * self.case["num_vision_tokens"]
+                repeats = len(next(images)) * self.case["num_vision_tokens"]
             ids += [token] * repeats
             labels += [label] * repeats
         return ids, labels
@@ -79,12 +79,12 @@ class GoldenCase:
             "attention_mask": torch.tensor([pad([1] * len(ids), 0) for ids, _ in rows]),
             "labels": torch.tensor([pad(labels, -100) for _, labels in rows]),
         }
-        pictures = [picture for index in indices for picture in self.pictures(index)]
+        images = [image for index in indices for image in self.images(index)]
         sizes = [size for index in indices for size in self.case["samples"][index]["image_sizes"]]
-        if pictures:
-            batch["pixel_values"] = torch.cat(pictures)
+        if images:
+            batch["pixel_values"] = torch.cat(images)
             batch["image_sizes"] = torch.tensor([(height, width) for width, height in sizes])
-            batch["image_num_tiles"] = torch.tensor([len(picture) for picture in pictures])
+            batch["image_num_tiles"] = torch.tensor([len(image) for image in images])
         return batch
 
     def prompt(self, indices: list[int]) -> dict[str, torch.Tensor]:

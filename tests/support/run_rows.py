@@ -36,14 +36,14 @@ ON_CPU = [
 
 
 def png(colour, size=(40, 64)) -> dict:
-    """Returns a reference to a picture of one colour, (height, width) in pixels."""
+    """Returns a reference to an image of one colour, (height, width) in pixels."""
     buffer = io.BytesIO()
     Image.fromarray(np.full((*size, 3), colour, dtype=np.uint8)).save(buffer, format="PNG")
     return {"bytes": buffer.getvalue(), "path": None}
 
 
 def chat_rows(count: int, text_only_every: int = 4) -> list[dict]:
-    """Returns chats about one-coloured pictures, every n-th without a picture."""
+    """Returns chats about one-coloured images, every n-th without an image."""
     choice, rows = random.Random(0), []
     for index in range(count):
         name = choice.choice(list(COLOURS))
@@ -63,7 +63,7 @@ def chat_rows(count: int, text_only_every: int = 4) -> list[dict]:
 
 
 def pretraining_rows(count: int) -> list[dict]:
-    """Returns captions of one-coloured pictures."""
+    """Returns captions of one-coloured images."""
     names = list(COLOURS)
     return [
         pretraining_row(

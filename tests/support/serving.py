@@ -18,15 +18,15 @@ from xgenmm_hf.serving.service import Service
 from xgenmm_hf.serving.settings import Settings
 
 
-def data_url(picture: Image.Image, kind: str = "PNG") -> str:
-    """Returns a picture as a data URL."""
+def data_url(image: Image.Image, kind: str = "PNG") -> str:
+    """Returns an image as a data URL."""
     buffer = io.BytesIO()
-    picture.save(buffer, kind)
+    image.save(buffer, kind)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def user_message(text: str, *urls: str) -> dict[str, Any]:
-    """Returns a user's message with pictures before the text."""
+    """Returns a user's message with images before the text."""
     parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 

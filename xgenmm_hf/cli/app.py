@@ -47,7 +47,7 @@ def prepare(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """xGen-MM (BLIP-3) models: ask about pictures, inspect, convert, export and train checkpoints."""
+    """xGen-MM (BLIP-3) models: ask about images, inspect, convert, export and train checkpoints."""
     quiet_libraries()
 
 

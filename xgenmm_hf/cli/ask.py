@@ -1,4 +1,4 @@
-"""``xgenmm ask``: a question about pictures, the answer streamed as it is generated."""
+"""``xgenmm ask``: a question about images, the answer streamed as it is generated."""
 
 import json
 from dataclasses import asdict
@@ -18,7 +18,7 @@ SystemTurn = Annotated[
 
 def ask(
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="IMAGE...", help="Pictures, in the order the question counts them.")
+        list[str] | None, typer.Argument(metavar="IMAGE...", help="Images, in the order the question counts them.")
     ] = None,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")] = "Describe this image.",
     model: Annotated[
@@ -30,12 +30,12 @@ def ask(
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of streaming.")] = False,
 ) -> None:
-    """Ask a model about one or several pictures."""
-    from xgenmm_hf.inference.pictures import open_pictures
+    """Ask a model about one or several images."""
+    from xgenmm_hf.inference.images import open_images
     from xgenmm_hf.inference.source import is_local, resolve_model
 
     # Cheap checks first: a wrong path should not wait for torch to load.
-    pictures = open_pictures(images or [])
+    opened = open_images(images or [])
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
@@ -49,7 +49,7 @@ def ask(
     turn = system_turn(system)
     answer = ask_model(
         loaded,
-        pictures,
+        opened,
         prompt,
         system=turn,
         max_new_tokens=max_new_tokens,

@@ -1,4 +1,4 @@
-"""``xgenmm chat``: a chat about pictures in the terminal."""
+"""``xgenmm chat``: a chat about images in the terminal."""
 
 import shlex
 import sys
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from xgenmm_hf.serving.conversation import Conversation
 
 HELP = """\
-/image FILE...   show pictures with what you say next
+/image FILE...   show images with what you say next
 /reset           start over
 /save FILE       write the chat as JSON
 /quit            leave (or Ctrl-D); Ctrl-C cuts an answer off"""
-PICTURE_WIDTH = 40
+IMAGE_WIDTH = 40
 
 
 def chat(
-    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Pictures to begin with.")] = None,
+    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Images to begin with.")] = None,
     model: Annotated[
         str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
     ] = TINY_MODEL,
@@ -37,19 +37,19 @@ def chat(
     system: SystemTurn = "none",
     kept_mib: Annotated[
         int,
-        typer.Option(min=0, help="MiB of pictures' tokens kept from turn to turn; 0: none."),
+        typer.Option(min=0, help="MiB of images' tokens kept from turn to turn; 0: none."),
     ] = 1024,
     dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
 ) -> None:
-    """Chat with a model about pictures in the terminal."""
+    """Chat with a model about images in the terminal."""
     from rich.console import Console
 
-    from xgenmm_hf.inference.pictures import open_pictures
+    from xgenmm_hf.inference.images import open_images
     from xgenmm_hf.inference.source import is_local, resolve_model
 
     paths = images or []
-    pictures = list(zip(paths, open_pictures(paths), strict=True))
+    images = list(zip(paths, open_images(paths), strict=True))
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
@@ -62,7 +62,7 @@ def chat(
     loaded = load(source, dtype=dtype.value, device=device)
     conversation = Conversation(loaded, system_turn(system), max_new_tokens, kept_mib << 20)
     session = Session(conversation, Console(highlight=False))
-    session.show(pictures)
+    session.show(images)
     session.run()
 
 
@@ -76,7 +76,7 @@ class Session:
 
     def __init__(self, conversation: "Conversation", console: "Console"):
         self._conversation, self._console = conversation, console
-        self._pictures: list[tuple[str, Image.Image]] = []
+        self._images: list[tuple[str, Image.Image]] = []
 
     def run(self) -> None:
         """Reads lines until the user leaves."""
@@ -97,12 +97,12 @@ class Session:
             except (ValueError, OSError) as error:
                 self._note(f"error: {one_line(error)}")
 
-    def show(self, pictures: "list[tuple[str, Image.Image]]") -> None:
-        """Adds pictures to the next turn and shows them where the terminal can."""
-        for name, picture in pictures:
-            self._pictures.append((name, picture))
-            self._draw(picture)
-            self._note(f"{name}, {picture.width} x {picture.height}: shown with what you say next.")
+    def show(self, images: "list[tuple[str, Image.Image]]") -> None:
+        """Adds images to the next turn and shows them where the terminal can."""
+        for name, image in images:
+            self._images.append((name, image))
+            self._draw(image)
+            self._note(f"{name}, {image.width} x {image.height}: shown with what you say next.")
 
     def _take(self, line: str) -> None:
         """Takes one line: a command, or something to say."""
@@ -115,7 +115,7 @@ class Session:
             self._open(shlex.split(rest))
         elif command == "/reset":
             self._conversation.reset()
-            self._pictures = []
+            self._images = []
             self._note("A new chat.")
         elif command == "/save":
             self._save(rest.strip())
@@ -126,19 +126,19 @@ class Session:
 
     def _say(self, text: str) -> None:
         before = self._conversation.turns
-        self._conversation.answer(text, self._pictures, self._write)
+        self._conversation.answer(text, self._images, self._write)
         self._console.print()
         if self._conversation.turns is before:
             self._note("Cut off before anything was said: it counts as not asked.")
         else:
-            self._pictures = []
+            self._images = []
 
     def _open(self, paths: list[str]) -> None:
-        from xgenmm_hf.inference.pictures import open_pictures
+        from xgenmm_hf.inference.images import open_images
 
         if not paths:
-            raise ValueError("/image needs the path of a picture.")
-        self.show(list(zip(paths, open_pictures(paths), strict=True)))
+            raise ValueError("/image needs the path of an image.")
+        self.show(list(zip(paths, open_images(paths), strict=True)))
 
     def _save(self, path: str) -> None:
         if not path:
@@ -154,11 +154,11 @@ class Session:
     def _note(self, text: str) -> None:
         self._console.print(text, style="dim", markup=False, soft_wrap=True)
 
-    def _draw(self, picture: "Image.Image") -> None:
-        """Draws a picture in the terminal's best way; without a terminal or textual-image there is none."""
+    def _draw(self, image: "Image.Image") -> None:
+        """Draws an image in the terminal's best way; without a terminal or textual-image there is none."""
         if not self._console.is_terminal:
             return
         with suppress(ImportError):
             from textual_image.renderable import Image
 
-            self._console.print(Image(picture, width=min(PICTURE_WIDTH, self._console.width)))
+            self._console.print(Image(image, width=min(IMAGE_WIDTH, self._console.width)))

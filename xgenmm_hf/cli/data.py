@@ -89,7 +89,7 @@ def show_mixture(
 
     Args:
         mixture: The YAML file.
-        processor: What cuts pictures and counts tokens.
+        processor: What cuts images and counts tokens.
         output: Folder for the report, the rejected rows and the histogram; None: none.
         limit: Measure only so many rows; None: all.
         max_length: Count the rows with more tokens; None: do not.
@@ -144,15 +144,15 @@ def render(preview: "Preview", max_rejected: float, max_length: int | None) -> I
     total = preview.all
     if total.tokens is not None and total.text_tokens is not None and total.image_tokens is not None:
         kinds = ", ".join(f"{number:,} {name}" for name, number in sorted(total.modalities.items()))
-        yield f"measured {total.rows:,} rows with {total.pictures:,} pictures ({kinds}):"
+        yield f"measured {total.rows:,} rows with {total.images:,} images ({kinds}):"
         yield (
             f"  {total.tokens.total:,} tokens = {total.text_tokens.total:,} of text "
-            f"+ {total.image_tokens.total:,} of pictures"
+            f"+ {total.image_tokens.total:,} of images"
         )
     if total.too_long is not None:
         yield f"  {total.too_long:,} rows have more than {max_length:,} tokens"
     if preview.unreadable:
-        yield f"  {preview.unreadable:,} row(s) have a picture that cannot be read"
+        yield f"  {preview.unreadable:,} row(s) have an image that cannot be read"
 
 
 def render_source(part: dict[str, Any], max_rejected: float) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""``xgenmm demo``: a page in the browser to talk with a model about pictures."""
+"""``xgenmm demo``: a page in the browser to talk with a model about images."""
 
 import importlib.util
 import time
@@ -27,7 +27,7 @@ def demo(
     dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
 ) -> None:
-    """Talk with a model about pictures on a web page."""
+    """Talk with a model about images on a web page."""
     from xgenmm_hf.inference.source import is_local, resolve_model
 
     # Cheap checks first: a wrong path should not wait for torch to load.

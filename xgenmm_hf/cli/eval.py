@@ -44,7 +44,7 @@ Model = Annotated[
     str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
 ]
 Images = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder of the pictures; default: that of the first file.")
+    str | None, typer.Option(metavar="DIR", help="Folder of the images; default: that of the first file.")
 ]
 Name = Annotated[str | None, typer.Option(help="What reports call the task; default: its kind.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts computed at a time; changes no answer.")]
@@ -63,17 +63,17 @@ Support = Annotated[
     typer.Option(metavar="FILE", help="Where examples come from (repeat it); default: the task's other samples."),
 ]
 SupportImages = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder of the support's pictures; default: as --images.")
+    str | None, typer.Option(metavar="DIR", help="Folder of the support's images; default: as --images.")
 ]
 Retrieval = Annotated[
-    bool, typer.Option("--retrieval", help="Take the examples with the nearest pictures, not random ones.")
+    bool, typer.Option("--retrieval", help="Take the examples with the nearest images, not random ones.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Ask only the first N samples.")]
 Seed = Annotated[int, typer.Option(help="Seed of the choice of examples.")]
 ImageMode = Annotated[ImageModeChoice | None, typer.Option(help="Image mode; default: the checkpoint's.")]
 KeptMib = Annotated[
     int,
-    typer.Option(min=0, help="MiB of pictures' tokens kept, where many questions are about one picture; 0: none."),
+    typer.Option(min=0, help="MiB of images' tokens kept, where many questions are about one image; 0: none."),
 ]
 ComputeDtype = Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")]
 Device = Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")]
@@ -160,10 +160,10 @@ def load_tasks(
     Args:
         kind: What the files are.
         files: The task's files.
-        images: Folder of its pictures.
+        images: Folder of its images.
         name: What reports call it.
         support: Files of the examples, of the same kind.
-        support_images: Folder of their pictures.
+        support_images: Folder of their images.
         shots: How many examples a prompt has.
 
     Returns:

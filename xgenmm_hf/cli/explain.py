@@ -1,4 +1,4 @@
-"""``xgenmm explain``: which parts of a picture an answer rests on, as a picture and as numbers."""
+"""``xgenmm explain``: which parts of an image an answer rests on, as an image and as numbers."""
 
 import json
 import os
@@ -20,7 +20,7 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def explain(
-    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="The picture.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")] = "Describe this image.",
     model: Annotated[
         str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
@@ -43,13 +43,13 @@ def explain(
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print shares of tiles and patches as JSON.")] = False,
 ) -> None:
-    """Show which parts of a picture an answer rests on."""
-    from xgenmm_hf.inference.pictures import open_picture
+    """Show which parts of an image an answer rests on."""
+    from xgenmm_hf.inference.images import open_image
     from xgenmm_hf.inference.source import is_local, resolve_model
 
     # Cheap checks first: a wrong path should not wait for torch to load.
     check_output(output)
-    opened = open_picture(picture)
+    opened = open_image(image)
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
@@ -71,27 +71,27 @@ def explain(
         text_layer=text_layer,
         max_new_tokens=max_new_tokens,
     )
-    write_picture(draw_overlay(opened, found.pixels, found.cut), output)
+    write_image(draw_overlay(opened, found.pixels, found.cut), output)
     record = found.as_record()
     if as_json:
-        asked = {"model": source, "image": picture, "prompt": prompt, "system": turn}
+        asked = {"model": source, "image": image, "prompt": prompt, "system": turn}
         looked = {"layer": layer, "text_layer": text_layer, "output": os.fspath(output)}
         print(json.dumps({**asked, **looked, **record}, ensure_ascii=False))
         return
     print(found.answer)
     for tile in record["tiles"]:
         print(f"{tile['share']:6.1%}  {tile['name']}")
-    print(f"{output}: {found.image_share:.1%} of the answer's attention goes to the picture")
+    print(f"{output}: {found.image_share:.1%} of the answer's attention goes to the image")
 
 
 def check_output(output: Path) -> None:
-    """Checks that a picture can be written to a path.
+    """Checks that an image can be written to a path.
 
     Args:
         output: The path.
 
     Raises:
-        ValueError: If its folder is missing, it is a folder, or its ending is no format of pictures.
+        ValueError: If its folder is missing, it is a folder, or its ending is no format of images.
     """
     if output.suffix.lower() not in _FORMATS:
         raise ValueError(f"{output} does not end in {', '.join(_FORMATS)}: give the overlay such a name.")
@@ -101,14 +101,14 @@ def check_output(output: Path) -> None:
         raise ValueError(f"{output} is a folder: give the name of a file.")
 
 
-def write_picture(picture: "Image.Image", output: Path) -> None:
-    """Writes a picture beside its place and moves it there, so that a failure leaves no half file.
+def write_image(image: "Image.Image", output: Path) -> None:
+    """Writes an image beside its place and moves it there, so that a failure leaves no half file.
 
     Args:
-        picture: The picture.
+        image: The image.
         output: Where it goes; its ending says the format.
     """
     with tempfile.TemporaryDirectory(dir=output.absolute().parent) as folder:
         file = Path(folder) / output.name
-        picture.save(file, format=_FORMATS[output.suffix.lower()])
+        image.save(file, format=_FORMATS[output.suffix.lower()])
         file.replace(output)

@@ -1,4 +1,4 @@
-"""``xgenmm info``: what a checkpoint is and what a picture costs, without loading its weights."""
+"""``xgenmm info``: what a checkpoint is and what an image costs, without loading its weights."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def info(
         str, typer.Argument(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
     ] = TINY_MODEL,
     image_size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Also say what a picture of this size costs.")
+        str | None, typer.Option(metavar="WxH", help="Also say what an image of this size costs.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -97,9 +97,9 @@ def render_images(images: dict[str, Any]) -> Iterator[str]:
     if images["grids"]:
         grids = ", ".join(f"{width}x{height}" for width, height in images["grids"])
         yield f"                 grids {grids}; sampled {images['sampled']}"
-    if "picture" in images:
-        cost = images["picture"]
+    if "image" in images:
+        cost = images["image"]
         yield (
-            f"                 a {cost['width']}x{cost['height']} picture is {cost['tiles']} tile(s) and costs "
+            f"                 a {cost['width']}x{cost['height']} image is {cost['tiles']} tile(s) and costs "
             f"{cost['tokens']} tokens"
         )

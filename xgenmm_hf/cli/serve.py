@@ -30,18 +30,18 @@ def serve(
         str | None, typer.Option(envvar="XGENMM_API_KEY", help="Key that requests must bear.", show_envvar=True)
     ] = None,
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Fetch pictures from public http(s) addresses.")
+        bool, typer.Option("--allow-remote", help="Fetch images from public http(s) addresses.")
     ] = False,
     image_root: Annotated[Path | None, typer.Option(help="Folder whose files file:// addresses may name.")] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Requests that are computed together.")] = 16,
     max_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of context held for them together.")] = 65536,
     kept_mib: Annotated[
-        int, typer.Option(min=0, help="MiB of pictures' tokens kept for when they come again.")
+        int, typer.Option(min=0, help="MiB of images' tokens kept for when they come again.")
     ] = 1024,
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait beyond those.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer that may be asked for.")] = 4096,
-    max_pictures: Annotated[int, typer.Option(min=0, help="Pictures in one request.")] = 16,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of a request's pictures together.")] = 100_000_000,
+    max_images: Annotated[int, typer.Option(min=0, help="Images in one request.")] = 16,
+    max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of a request's images together.")] = 100_000_000,
     max_body_mib: Annotated[int, typer.Option(min=1, help="Size of one request in MiB.")] = 32,
     max_seconds: Annotated[float, typer.Option(min=1, help="Time for one request, waiting included.")] = 120,
     grace_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests when told to stop.")] = 30,
@@ -65,7 +65,7 @@ def serve(
         kept_mib=kept_mib,
         max_waiting=max_waiting,
         max_new_tokens=max_new_tokens,
-        max_pictures=max_pictures,
+        max_images=max_images,
         max_pixels=max_pixels,
         max_body_mib=max_body_mib,
         max_seconds=max_seconds,

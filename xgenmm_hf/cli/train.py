@@ -68,7 +68,7 @@ def print_options(stage: str) -> None:
 
 
 def preview(stage: str, given: list[str], output: str | None = None) -> None:
-    """Shows what a stage would train on, as `xgenmm data` does, with pictures cut as the training cuts them.
+    """Shows what a stage would train on, as `xgenmm data` does, with images cut as the training cuts them.
 
     Args:
         stage: The stage.

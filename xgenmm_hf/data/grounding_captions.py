@@ -21,7 +21,7 @@ def grounded(name: str, box: Box, form: str) -> str:
 
     Args:
         name: The object as the caption has it.
-        box: Its box, in fractions of the picture.
+        box: Its box, in fractions of the image.
         form: "place", "tags" or "extent".
 
     Returns:

@@ -51,7 +51,7 @@ class Source:
         format: Name of the format, or "auto".
         name: Name, default: the first file's.
         options: Options of the format.
-        roots: Its own table of picture roots; None: the mixture's.
+        roots: Its own table of image roots; None: the mixture's.
     """
 
     path: tuple[str, ...]
@@ -70,7 +70,7 @@ class MixtureConfig:
         file: The YAML file.
         sources: Its data sets.
         by_weight: Whether shares are weights.
-        roots: First components of pictures' paths -> folders; None: pictures are beside their data file.
+        roots: First components of images' paths -> folders; None: images are beside their data file.
         seed: Seed of sampling, mixing and shuffling.
         max_rejected: Largest share of malformed records of a source.
         stopping: When a mixture by weights ends: with the first data set that is used up, or once all are (those used
@@ -339,7 +339,7 @@ def _roots(table: Any, file: Path) -> dict[str, str] | None:
     if table is None:
         return None
     if not isinstance(table, dict) or not all(isinstance(folder, str) for folder in table.values()):
-        raise ValueError(f"{file}: `roots` must map first components of pictures' paths to folders.")
+        raise ValueError(f"{file}: `roots` must map first components of images' paths to folders.")
     return {str(prefix or ""): os.path.join(file.parent, folder) for prefix, folder in table.items()}
 
 

@@ -1,4 +1,4 @@
-"""Captions that say which text stands where in a picture, in the six granularities of BLIP3-OCR.
+"""Captions that say which text stands where in an image, in the six granularities of BLIP3-OCR.
 
 Source: the xGen-MM (BLIP-3) report, v4, figure 4. For a box with the text MACK SHOP they are
 
@@ -29,11 +29,11 @@ FILLERS = re.compile(
 
 
 def ocr_phrase(text: str, box: Box, granularity: int) -> str:
-    """Says one text of a picture and where it stands.
+    """Says one text of an image and where it stands.
 
     Args:
         text: The text.
-        box: Where it stands, in fractions of the picture.
+        box: Where it stands, in fractions of the image.
         granularity: 1 (the text alone) to 6 (tags and three decimals).
 
     Returns:
@@ -64,7 +64,7 @@ def ocr_phrase(text: str, box: Box, granularity: int) -> str:
 
 
 def ocr_caption(texts: Iterable[tuple[str, Box]], granularity: int = 1, fillers: bool = False) -> str:
-    """Says all texts of a picture in one caption.
+    """Says all texts of an image in one caption.
 
     Args:
         texts: Texts with their boxes, in reading order.

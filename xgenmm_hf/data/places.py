@@ -1,6 +1,6 @@
-"""Where a box lies in its picture, in words and numbers: shared by the OCR and the grounding captions.
+"""Where a box lies in its image, in words and numbers: shared by the OCR and the grounding captions.
 
-A box is (x0, y0, x1, y1), its upper left and lower right corner as fractions of the picture's width and height.
+A box is (x0, y0, x1, y1), its upper left and lower right corner as fractions of the image's width and height.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def checked_box(values: Sequence[Any]) -> Box:
         values: (x0, y0, x1, y1), or the two corners as pairs.
 
     Raises:
-        ValueError: If they are no box inside the picture.
+        ValueError: If they are no box inside the image.
     """
     flat = [number for value in values for number in (value if isinstance(value, (list, tuple)) else [value])]
     numbers = all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in flat)
@@ -32,12 +32,12 @@ def checked_box(values: Sequence[Any]) -> Box:
         raise ValueError(f"A box is four numbers x0, y0, x1, y1; got {values!r:.80}.")
     x0, y0, x1, y1 = (float(number) for number in flat)
     if not (0 <= x0 <= x1 <= 1 and 0 <= y0 <= y1 <= 1):
-        raise ValueError(f"A box is x0 <= x1, y0 <= y1 in fractions (0-1) of the picture; got {values!r:.80}.")
+        raise ValueError(f"A box is x0 <= x1, y0 <= y1 in fractions (0-1) of the image; got {values!r:.80}.")
     return x0, y0, x1, y1
 
 
 def place(box: Box) -> str:
-    """Returns the ninth of the picture in which the middle of a box lies, such as "at the top left corner"."""
+    """Returns the ninth of the image in which the middle of a box lies, such as "at the top left corner"."""
     row, column = _ROWS[_third((box[1] + box[3]) / 2)], _COLUMNS[_third((box[0] + box[2]) / 2)]
     if row and column:
         return f"at the {row} {column} corner"

@@ -1,4 +1,4 @@
-"""A dry run of a mixture: what it holds and what its rows take, without decoding a picture or loading a model."""
+"""A dry run of a mixture: what it holds and what its rows take, without decoding an image or loading a model."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xgenmm_hf.data.mixture import Mixture, sample_indices
-from xgenmm_hf.data.picture_refs import UnreadablePicture, picture_size
+from xgenmm_hf.data.image_refs import UnreadableImage, image_size
 from xgenmm_hf.data.rows import Row
 
 
@@ -28,17 +28,17 @@ class Measure(NamedTuple):
 
     Args:
         text_tokens: Tokens of its text.
-        image_tokens: Tokens of its pictures.
-        tiles: Tiles of its pictures.
-        modality: text, image (one picture) or images (several).
-        pictures: Its pictures.
+        image_tokens: Tokens of its images.
+        tiles: Tiles of its images.
+        modality: text, image (one image) or images (several).
+        images: Its images.
     """
 
     text_tokens: int
     image_tokens: int
     tiles: int
     modality: str
-    pictures: int
+    images: int
 
 
 @dataclass
@@ -66,17 +66,17 @@ class Measured:
 
     Args:
         rows: Rows measured.
-        pictures: Their pictures.
+        images: Their images.
         text_tokens: Text tokens a row.
         image_tokens: Image tokens a row.
         tokens: All tokens a row.
         tiles: Tiles a row.
-        modalities: Rows by modality: text, image (one picture), images (several).
+        modalities: Rows by modality: text, image (one image), images (several).
         too_long: Rows with more tokens than the limit; None without one.
     """
 
     rows: int = 0
-    pictures: int = 0
+    images: int = 0
     text_tokens: Spread | None = None
     image_tokens: Spread | None = None
     tokens: Spread | None = None
@@ -96,7 +96,7 @@ class Preview:
         rows: Rows of the mixture, counting repeats.
         counts: Rows by source; a source may be tagged (VLGuard's example kinds).
         sources: What became of each file's records, and how many samples it gives.
-        unreadable: Measured rows with a picture whose header cannot be read, repeats counted once.
+        unreadable: Measured rows with an image whose header cannot be read, repeats counted once.
         all: What the measured rows take.
         by_source: The same for each source.
     """
@@ -176,7 +176,7 @@ def preview_mixture(
 def measure_rows(
     rows: Any, processor: Any, image_aspect_ratio: str | None, progress: Progress | None
 ) -> tuple[dict[str, list[Measure]], list[dict[str, str]]]:
-    """Measures rows; those with an unreadable picture are set apart.
+    """Measures rows; those with an unreadable image are set apart.
 
     Args:
         rows: A `datasets.Dataset`.
@@ -202,18 +202,18 @@ def measure_rows(
             measures.setdefault(row["source"], []).append(measure)
         else:
             entry = {"source": row["source"], "file": "", "id": row["id"], "outcome": "unreadable"}
-            unreadable[row["source"], row["id"]] = {**entry, "kind": "picture", "reason": problem}
+            unreadable[row["source"], row["id"]] = {**entry, "kind": "image", "reason": problem}
         if progress is not None:
             progress(done, len(rows))
     return measures, list(unreadable.values())
 
 
 def first_unreadable(row: Row) -> str | None:
-    """Returns why the first unreadable picture of a row is so, or None; only headers are read."""
+    """Returns why the first unreadable image of a row is so, or None; only headers are read."""
     for image in row["images"]:
         try:
-            picture_size(image)
-        except UnreadablePicture as error:
+            image_size(image)
+        except UnreadableImage as error:
             return str(error)
     return None
 
@@ -237,11 +237,11 @@ def summarise(values: Sequence[Measure], max_length: int | None) -> Measured:
     """
     if not values:
         return Measured()
-    text, image, tiles, modalities, pictures = zip(*values, strict=True)
+    text, image, tiles, modalities, images = zip(*values, strict=True)
     tokens = [one + other for one, other in zip(text, image, strict=True)]
     return Measured(
         rows=len(values),
-        pictures=sum(pictures),
+        images=sum(images),
         text_tokens=spread(text),
         image_tokens=spread(image),
         tokens=spread(tokens),
@@ -300,5 +300,5 @@ def draw_lengths(lengths: Sequence[int], file: Path, title: str) -> None:
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.hist(lengths, bins=min(BINS, max(1, len(set(lengths)))), color="#3b6ea5")
-    axes.set(title=title, xlabel="tokens (text and pictures)", ylabel="rows")
+    axes.set(title=title, xlabel="tokens (text and images)", ylabel="rows")
     figure.savefig(file)

@@ -1,12 +1,12 @@
 """Training rows: the one form that every data adapter yields and every collator takes.
 
-A row is a plain dict with `id`, `source`, `images` (picture references, see `picture_refs`) and one of
+A row is a plain dict with `id`, `source`, `images` (image references, see `image_refs`) and one of
 
 - `messages`: a chat, for supervised tuning (kind "chat");
 - `prompt`, `chosen`, `rejected`: a preference pair (kind "preference");
 - `content`: parts of a document or a caption, for pre-training (kind "pretraining").
 
-Contents are lists of parts `{"type", "text"}`. Image parts stand where a picture belongs; the k-th one is the k-th of
+Contents are lists of parts `{"type", "text"}`. Image parts stand where an image belongs; the k-th one is the k-th of
 `images`. Text is raw: control tokens that it spells out are escaped by the collators.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Part = dict[str, str | None]
 Message = dict[str, Any]
-PictureRef = dict[str, Any]
+ImageRef = dict[str, Any]
 
 KINDS = {"chat": ("messages",), "preference": ("prompt", "chosen", "rejected"), "pretraining": ("content",)}
 ROLES = ("system", "user", "assistant")
@@ -36,12 +36,12 @@ def text_part(text: str) -> Part:
 
 
 def image_part() -> Part:
-    """Returns the part that stands for the next picture."""
+    """Returns the part that stands for the next image."""
     return {"type": "image", "text": None}
 
 
 def end_of_chunk_part() -> Part:
-    """Returns the part that ends a picture's text in a pre-training row."""
+    """Returns the part that ends an image's text in a pre-training row."""
     return {"type": "end_of_chunk", "text": None}
 
 
@@ -58,7 +58,7 @@ def message(role: str, *content: str | Part) -> Message:
     return {"role": role, "content": [text_part(part) if isinstance(part, str) else part for part in content]}
 
 
-def chat_row(id: str, source: str, messages: Sequence[Message], images: Iterable[PictureRef] = ()) -> Row:
+def chat_row(id: str, source: str, messages: Sequence[Message], images: Iterable[ImageRef] = ()) -> Row:
     """Builds a row for supervised tuning."""
     return {"id": id, "source": source, "images": list(images), "messages": list(messages)}
 
@@ -69,7 +69,7 @@ def preference_row(
     prompt: Sequence[Message],
     chosen: str,
     rejected: str,
-    images: Iterable[PictureRef] = (),
+    images: Iterable[ImageRef] = (),
 ) -> Row:
     """Builds a preference row from a prompt and two answers in plain text."""
     return {
@@ -82,7 +82,7 @@ def preference_row(
     }
 
 
-def pretraining_row(id: str, source: str, content: Sequence[Part], images: Iterable[PictureRef] = ()) -> Row:
+def pretraining_row(id: str, source: str, content: Sequence[Part], images: Iterable[ImageRef] = ()) -> Row:
     """Builds a pre-training row."""
     return {"id": id, "source": source, "images": list(images), "content": list(content)}
 
@@ -122,7 +122,7 @@ def features_of(kind: str) -> "datasets.Features":
     parts = [{"type": string, "text": string}]
     messages = [{"role": string, "content": parts}]
     content = {name: parts if name == "content" else messages for name in KINDS[kind]}
-    # large_binary: a batch of pictures may pass the two gigabytes that Arrow's binary can address.
+    # large_binary: a batch of images may pass the two gigabytes that Arrow's binary can address.
     images = [{"bytes": Value("large_binary"), "path": string}]
     return Features({"id": string, "source": string, "images": images, **content})
 
@@ -144,9 +144,9 @@ def validate_row(row: Mapping[str, Any]) -> str:
             raise InvalidRow(f"{name} is {row.get(name)!r}; it must be a non-empty string")
     images = row.get("images")
     if not isinstance(images, list):
-        raise InvalidRow(f"images is a {type(images).__name__}; it must be a list, empty for rows without pictures")
+        raise InvalidRow(f"images is a {type(images).__name__}; it must be a list, empty for rows without images")
     for index, image in enumerate(images):
-        _check_picture(image, f"images[{index}]")
+        _check_image(image, f"images[{index}]")
     kind = row_kind(row)
     if kind == "pretraining":
         found = _check_content(row["content"])
@@ -157,17 +157,17 @@ def validate_row(row: Mapping[str, Any]) -> str:
         for name in ("chosen", "rejected"):
             _check_answer(row.get(name), name)
     if found != len(images):
-        raise InvalidRow(f"{found} image part(s) for {len(images)} picture(s)")
+        raise InvalidRow(f"{found} image part(s) for {len(images)} image(s)")
     return kind
 
 
-def _check_picture(image: Any, where: str) -> None:
-    """Checks one picture reference; a picture in memory counts as one."""
+def _check_image(image: Any, where: str) -> None:
+    """Checks one image reference; an image in memory counts as one."""
     if isinstance(image, Mapping):
         if image.get("bytes") is None and not image.get("path"):
             raise InvalidRow(f"{where} names neither bytes nor a path")
     elif not hasattr(image, "convert"):
-        raise InvalidRow(f"{where} is a {type(image).__name__}; it must be a reference or a picture")
+        raise InvalidRow(f"{where} is a {type(image).__name__}; it must be a reference or an image")
 
 
 def _check_messages(messages: Any, where: str, last: str) -> int:
@@ -186,7 +186,7 @@ def _check_messages(messages: Any, where: str, last: str) -> int:
             if role != expected:
                 raise InvalidRow(f"{place} is a turn of the {role} where one of the {expected} belongs")
             expected = "assistant" if role == "user" else "user"
-        found += _check_parts(turn.get("content"), place, pictures=role == "user", may_be_empty=role == "assistant")
+        found += _check_parts(turn.get("content"), place, images=role == "user", may_be_empty=role == "assistant")
     if messages[-1]["role"] != last:
         raise InvalidRow(f"{where} ends with a turn of the {messages[-1]['role']}; it must end with the {last}'s")
     return found
@@ -196,21 +196,21 @@ def _check_answer(messages: Any, where: str) -> None:
     """Checks an answer of a preference row."""
     if not isinstance(messages, list) or [turn.get("role") for turn in messages] != ["assistant"]:
         raise InvalidRow(f"{where} must be one message of the assistant")
-    _check_parts(messages[0].get("content"), where, pictures=False)
+    _check_parts(messages[0].get("content"), where, images=False)
 
 
-def _check_parts(content: Any, where: str, pictures: bool, may_be_empty: bool = False) -> int:
-    """Checks the parts of one message; returns how many are pictures."""
+def _check_parts(content: Any, where: str, images: bool, may_be_empty: bool = False) -> int:
+    """Checks the parts of one message; returns how many are images."""
     found = _count_parts(content, where, {"text", "image"})
-    if found and not pictures:
-        raise InvalidRow(f"{where} holds a picture; only turns of the user may")
+    if found and not images:
+        raise InvalidRow(f"{where} holds an image; only turns of the user may")
     if not found and not may_be_empty and not any(part["text"] for part in content):
-        raise InvalidRow(f"{where} has neither text nor a picture")
+        raise InvalidRow(f"{where} has neither text nor an image")
     return found
 
 
 def _check_content(content: Any) -> int:
-    """Checks the parts of a pre-training row; returns how many are pictures."""
+    """Checks the parts of a pre-training row; returns how many are images."""
     found = _count_parts(content, "content", {"text", "image", "end_of_chunk"})
     if not any(part["type"] == "text" and part["text"] for part in content):
         raise InvalidRow("content has no text to learn from")
@@ -218,7 +218,7 @@ def _check_content(content: Any) -> int:
 
 
 def _count_parts(content: Any, where: str, types: set[str]) -> int:
-    """Checks the types of parts; returns how many are pictures."""
+    """Checks the types of parts; returns how many are images."""
     if not isinstance(content, list):
         raise InvalidRow(f"{where} has a {type(content).__name__} as content; it must be a list of parts")
     for index, part in enumerate(content):

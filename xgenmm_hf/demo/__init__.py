@@ -1,1 +1,1 @@
-"""A web page to talk with a model about pictures; the only part that needs Gradio is ``page``."""
+"""A web page to talk with a model about images; the only part that needs Gradio is ``page``."""

@@ -1,6 +1,6 @@
-"""What the model sees of a picture: how it is cut into tiles, and what that costs in tokens.
+"""What the model sees of an image: how it is cut into tiles, and what that costs in tokens.
 
-Shapes: a picture of height x width pixels in num_tiles tiles of S x S pixels; tile 0 shows the whole picture.
+Shapes: an image of height x width pixels in num_tiles tiles of S x S pixels; tile 0 shows the whole image.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ _THICKNESS = 3
 
 @dataclass(frozen=True)
 class CutView:
-    """A picture as the model sees it.
+    """An image as the model sees it.
 
     Attributes:
-        drawn: The picture as it is laid on its grid, with the tiles' borders; or as a whole, where it is not cut.
-        tiles: What the model gets, (name, S x S picture) each.
+        drawn: The image as it is laid on its grid, with the tiles' borders; or as a whole, where it is not cut.
+        tiles: What the model gets, (name, S x S image) each.
         columns: Tiles along the grid's width; 0 without a grid.
         rows: Tiles along the grid's height; 0 without a grid.
-        num_tokens: Tokens that the picture takes in a prompt.
+        num_tokens: Tokens that the image takes in a prompt.
         summary: All of that in a sentence.
     """
 
@@ -38,22 +38,22 @@ class CutView:
     summary: str
 
 
-def view_cut(config: Any, processor: Any, picture: Image.Image) -> CutView:
-    """Cuts a picture as the model does and shows it.
+def view_cut(config: Any, processor: Any, image: Image.Image) -> CutView:
+    """Cuts an image as the model does and shows it.
 
     Args:
         config: The model's config.
         processor: Its processor.
-        picture: The picture, RGB.
+        image: The image, RGB.
 
     Returns:
         The view.
     """
-    prepared = processor.image_processor([picture], return_tensors="np")
-    tiles = [tile_as_picture(values, processor.image_processor) for values in prepared["pixel_values"]]
+    prepared = processor.image_processor([image], return_tensors="np")
+    tiles = [tile_as_image(values, processor.image_processor) for values in prepared["pixel_values"]]
     columns = rows = 0
     if len(tiles) > 1:
-        size = torch.tensor([[picture.height, picture.width]])
+        size = torch.tensor([[image.height, image.width]])
         columns, rows = (select_grids(size, config.anyres_grids)[0] // config.tile_size).tolist()
     names = ["overview"] + [
         f"row {index // columns + 1}, column {index % columns + 1}" for index in range(rows * columns)
@@ -65,13 +65,13 @@ def view_cut(config: Any, processor: Any, picture: Image.Image) -> CutView:
     else:
         cut = f"becomes an overview and {columns} x {rows} tiles of {config.tile_size} x {config.tile_size}"
     sampled = f"{len(tiles)} x {latents}" if each else "sampled together"
-    summary = f"{picture.width} x {picture.height} pixels: the picture {cut} pixels, {num_tokens} tokens ({sampled})."
-    drawn = draw_grid(picture, columns, rows, config.tile_size) if columns else picture
+    summary = f"{image.width} x {image.height} pixels: the image {cut} pixels, {num_tokens} tokens ({sampled})."
+    drawn = draw_grid(image, columns, rows, config.tile_size) if columns else image
     return CutView(drawn, tuple(zip(names, tiles, strict=True)), columns, rows, num_tokens, summary)
 
 
-def tile_as_picture(values: np.ndarray, image_processor: Any) -> Image.Image:
-    """Turns a tile's values back into a picture.
+def tile_as_image(values: np.ndarray, image_processor: Any) -> Image.Image:
+    """Turns a tile's values back into an image.
 
     Args:
         values: (3, S, S), normalised.
@@ -87,11 +87,11 @@ def tile_as_picture(values: np.ndarray, image_processor: Any) -> Image.Image:
     return Image.fromarray(pixels.transpose(1, 2, 0))
 
 
-def draw_grid(picture: Image.Image, columns: int, rows: int, tile_size: int) -> Image.Image:
-    """Draws a picture on its grid's black canvas with the borders between the tiles.
+def draw_grid(image: Image.Image, columns: int, rows: int, tile_size: int) -> Image.Image:
+    """Draws an image on its grid's black canvas with the borders between the tiles.
 
     Args:
-        picture: The picture.
+        image: The image.
         columns: Tiles along the grid's width.
         rows: Tiles along the grid's height.
         tile_size: Side of a tile in pixels.
@@ -101,9 +101,9 @@ def draw_grid(picture: Image.Image, columns: int, rows: int, tile_size: int) -> 
     """
     # Small tiles are drawn large enough to be looked at; proportions stay.
     side = max(tile_size, 192)
-    height, width, top, left = fit_into_grid(picture.height, picture.width, columns * side, rows * side)
+    height, width, top, left = fit_into_grid(image.height, image.width, columns * side, rows * side)
     canvas = Image.new("RGB", (columns * side, rows * side))
-    canvas.paste(picture.resize((width, height), Image.Resampling.BICUBIC), (left, top))
+    canvas.paste(image.resize((width, height), Image.Resampling.BICUBIC), (left, top))
     draw = ImageDraw.Draw(canvas)
     for column in range(1, columns):
         draw.line((column * side, 0, column * side, canvas.height), fill=_LINE, width=_THICKNESS)

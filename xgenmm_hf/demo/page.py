@@ -24,7 +24,7 @@ from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 from xgenmm_hf.inference.loading import Loaded
 
 
-PICTURES = Path(xgenmm_hf.__file__).parent / "assets" / "pictures"
+IMAGES = Path(xgenmm_hf.__file__).parent / "assets" / "images"
 NUM_SHOTS = 4
 NUM_FILLED = 2
 MAX_FILE_SIZE = "20mb"
@@ -76,7 +76,7 @@ def launch_page(page: gr.Blocks, **options: Any) -> Any:
 
 
 def add_chat(desk: Desk) -> None:
-    """Adds the tab for chats about any number of pictures, over any number of turns."""
+    """Adds the tab for chats about any number of images, over any number of turns."""
 
     @shown_errors
     def answer(message: dict, history: list, system: str, max_new_tokens: int, temperature: float) -> Iterator[str]:
@@ -91,7 +91,7 @@ def add_chat(desk: Desk) -> None:
         textbox=gr.MultimodalTextbox(
             file_types=["image"],
             file_count="multiple",
-            placeholder="Drop pictures here, then ask about them",
+            placeholder="Drop images here, then ask about them",
             show_label=False,
             elem_id="question",
             render=False,
@@ -111,7 +111,7 @@ def add_chat(desk: Desk) -> None:
 
 
 def add_tiles(desk: Desk) -> None:
-    """Adds the tab that shows how a picture is cut and what it costs."""
+    """Adds the tab that shows how an image is cut and what it costs."""
 
     @shown_errors
     def cut(path: str | None) -> tuple[Any, ...]:
@@ -120,16 +120,16 @@ def add_tiles(desk: Desk) -> None:
         view = view_cut(desk.loaded.model.config, desk.loaded.processor, open_upload(path))
         return view.drawn, [(tile, name) for name, tile in view.tiles], view.summary
 
-    gr.Markdown("How the model sees a picture: cut into tiles, each of which becomes the same number of tokens.")
+    gr.Markdown("How the model sees an image: cut into tiles, each of which becomes the same number of tokens.")
     with gr.Row():
-        picture = picture_input("picture", elem_id="tiles-picture")
+        image = image_input("image", elem_id="tiles-image")
         drawn = gr.Image(label="on its grid", buttons=BUTTONS, interactive=False, format="png", elem_id="tiles-grid")
     cost = gr.Textbox(label="cost", interactive=False, elem_id="tiles-cost")
     tiles = gr.Gallery(
         label="tiles", buttons=BUTTONS, columns=5, interactive=False, format="png", object_fit="contain"
     )
-    picture.change(cut, picture, [drawn, tiles, cost], api_name="tiles")
-    add_picture_examples(picture)
+    image.change(cut, image, [drawn, tiles, cost], api_name="tiles")
+    add_image_examples(image)
 
 
 def add_attention(desk: Desk) -> None:
@@ -138,21 +138,21 @@ def add_attention(desk: Desk) -> None:
     @shown_errors
     def look(path: str | None, prompt: str) -> tuple[Any, ...]:
         if path is None or not prompt.strip():
-            raise ValueError("Add a picture and write a question first.")
+            raise ValueError("Add an image and write a question first.")
         from xgenmm_hf.evaluation.overlay import draw_overlay
 
-        picture = open_upload(path)
-        found = desk.explain(picture, prompt)
+        image = open_upload(path)
+        found = desk.explain(image, prompt)
         rows = [[tile["name"], f"{tile['share']:.1%}"] for tile in found.as_record()["tiles"]]
-        summary = f"{found.answer}\n\n{found.image_share:.1%} of the answer's attention goes to the picture."
-        return draw_overlay(picture, found.pixels, found.cut), summary, rows
+        summary = f"{found.answer}\n\n{found.image_share:.1%} of the answer's attention goes to the image."
+        return draw_overlay(image, found.pixels, found.cut), summary, rows
 
     gr.Markdown(
-        "Which parts of the picture the answer was read from, by the model's attention. Attention says where a model "
+        "Which parts of the image the answer was read from, by the model's attention. Attention says where a model "
         "looked, not why it answered so."
     )
     with gr.Row():
-        picture = picture_input("picture", elem_id="attention-picture")
+        image = image_input("image", elem_id="attention-image")
         overlay = gr.Image(
             label="attention", buttons=BUTTONS, interactive=False, format="png", elem_id="attention-overlay"
         )
@@ -160,24 +160,24 @@ def add_attention(desk: Desk) -> None:
     go = gr.Button("Show attention", variant="primary", elem_id="attention-go")
     summary = gr.Textbox(label="answer", lines=3, interactive=False, elem_id="attention-answer")
     shares = gr.Dataframe(headers=["tile", "share of the attention"], interactive=False, type="array")
-    gr.on([go.click, prompt.submit], look, [picture, prompt], [overlay, summary, shares], api_name="attention")
-    add_picture_examples(picture)
+    gr.on([go.click, prompt.submit], look, [image, prompt], [overlay, summary, shares], api_name="attention")
+    add_image_examples(image)
 
 
 def add_few_shot(desk: Desk) -> None:
-    """Adds the tab for prompts in the base models' form: examples, then a picture to go on with."""
+    """Adds the tab for prompts in the base models' form: examples, then an image to go on with."""
 
     @shown_errors
     def go_on(path: str | None, query: str, *shots: Any) -> Iterator[str]:
         given = [(shot, text) for shot, text in zip(shots[::2], shots[1::2], strict=True) if shot is not None]
         if path is None:
-            raise ValueError("Add the picture to go on with.")
+            raise ValueError("Add the image to go on with.")
         if any(not text.strip() for _, text in given):
             raise ValueError("Every example needs its text.")
         yield from desk.continue_shots(given, path, query)
 
     gr.Markdown(
-        "Base models go on with running text: each example is a picture and its text, the last picture is the one "
+        "Base models go on with running text: each example is an image and its text, the last image is the one "
         "asked about. Instruct models were not trained on this form."
     )
     rows = shipped_examples()
@@ -186,15 +186,15 @@ def add_few_shot(desk: Desk) -> None:
         for index in range(NUM_SHOTS):
             row = rows[index] if index < NUM_FILLED else {}
             with gr.Column(min_width=160):
-                inputs.append(picture_input(f"example {index + 1}", value=row.get("file"), height=160))
+                inputs.append(image_input(f"example {index + 1}", value=row.get("file"), height=160))
                 inputs.append(gr.Textbox(row.get("caption", ""), label="its text", lines=2, max_lines=4))
     with gr.Row():
-        picture = picture_input("picture to go on with", value=rows[NUM_FILLED]["file"], height=200)
+        image = image_input("image to go on with", value=rows[NUM_FILLED]["file"], height=200)
         with gr.Column():
             query = gr.Textbox(label="beginning of its text (may be empty)")
             go = gr.Button("Go on", variant="primary", elem_id="few-shot-go")
             text = gr.Textbox(label="continuation", lines=3, interactive=False, elem_id="few-shot-text")
-    gr.on([go.click, query.submit], go_on, [picture, query, *inputs], text, api_name="few_shot")
+    gr.on([go.click, query.submit], go_on, [image, query, *inputs], text, api_name="few_shot")
 
 
 def shown_errors(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -227,8 +227,8 @@ def shown_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     return guarded_stream if inspect.isgeneratorfunction(function) else guarded
 
 
-def picture_input(label: str, value: str | None = None, **options: Any) -> gr.Image:
-    """Returns a place for a picture, which handlers get as a path: Gradio's own opening would turn it by EXIF."""
+def image_input(label: str, value: str | None = None, **options: Any) -> gr.Image:
+    """Returns a place for an image, which handlers get as a path: Gradio's own opening would turn it by EXIF."""
     return gr.Image(
         value,
         label=label,
@@ -240,12 +240,12 @@ def picture_input(label: str, value: str | None = None, **options: Any) -> gr.Im
     )
 
 
-def add_picture_examples(picture: gr.Image) -> None:
-    """Adds the shipped pictures below a place for one."""
-    gr.Examples([[row["file"]] for row in shipped_examples()], picture, cache_examples=False)
+def add_image_examples(image: gr.Image) -> None:
+    """Adds the shipped images below a place for one."""
+    gr.Examples([[row["file"]] for row in shipped_examples()], image, cache_examples=False)
 
 
 def shipped_examples() -> list[dict[str, Any]]:
-    """Returns the pictures that ship with the package: `file`, `question`, `answer`, `caption`."""
-    rows = json.loads((PICTURES / "pictures.json").read_text(encoding="utf-8"))
-    return [{**row, "file": str(PICTURES / row["picture"])} for row in rows]
+    """Returns the images that ship with the package: `file`, `question`, `answer`, `caption`."""
+    rows = json.loads((IMAGES / "images.json").read_text(encoding="utf-8"))
+    return [{**row, "file": str(IMAGES / row["image"])} for row in rows]

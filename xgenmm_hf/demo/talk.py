@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.demo.streaming import stream_tokens
 from xgenmm_hf.inference.loading import Loaded
-from xgenmm_hf.inference.pictures import open_picture
+from xgenmm_hf.inference.images import open_image
 from xgenmm_hf.modeling.chat_xgenmm import END_OF_CHUNK_TOKEN, IMAGE_TOKEN, escape_special_tokens
 
 
@@ -38,7 +38,7 @@ class Desk:
         """Answers the last message of a chat.
 
         Args:
-            messages: The chat so far, with opened pictures.
+            messages: The chat so far, with opened images.
             max_new_tokens: Upper limit of the answer in tokens.
             temperature: 0 for the most likely answer, above for a draw.
 
@@ -51,13 +51,13 @@ class Desk:
         yield from self._continue(inputs, max_new_tokens=max_new_tokens, **sampling(temperature))
 
     def continue_shots(
-        self, shots: Sequence[Shot], picture: str, query: str = "", *, max_new_tokens: int = 64
+        self, shots: Sequence[Shot], image: str, query: str = "", *, max_new_tokens: int = 64
     ) -> Iterator[str]:
         """Continues examples in the base models' form.
 
         Args:
-            shots: Path of a picture and its text, each.
-            picture: Path of the picture to continue behind.
+            shots: Path of an image and its text, each.
+            image: Path of the image to continue behind.
             query: Text behind it that the model goes on with.
             max_new_tokens: Upper limit of the continuation in tokens.
 
@@ -65,21 +65,21 @@ class Desk:
             The continuation as far as it is known, longer each time.
         """
         tokenizer = self.loaded.processor.tokenizer
-        pictures = [open_upload(path) for path in (*(path for path, _ in shots), picture)]
+        images = [open_upload(path) for path in (*(path for path, _ in shots), image)]
         prompt = shots_prompt([text for _, text in shots], query, tokenizer)
-        inputs = self.loaded.processor(images=pictures, text=prompt, return_tensors="pt")
+        inputs = self.loaded.processor(images=images, text=prompt, return_tensors="pt")
         # An example ends with the chunk token, and so does the answer.
         ends = [tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN), tokenizer.eos_token_id]
         yield from self._continue(
             inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
         )
 
-    def explain(self, picture: "Image.Image", prompt: str) -> "Explanation":
-        """Asks about a picture and finds where the answer's attention lies; see `explain_answer`."""
+    def explain(self, image: "Image.Image", prompt: str) -> "Explanation":
+        """Asks about an image and finds where the answer's attention lies; see `explain_answer`."""
         from xgenmm_hf.evaluation.explain import explain_answer
 
         with self._turn:
-            return explain_answer(self.loaded, picture, prompt)
+            return explain_answer(self.loaded, image, prompt)
 
     def _continue(self, inputs: Any, **options: Any) -> Iterator[str]:
         """Streams what follows a prompt while nobody else uses the model."""
@@ -102,7 +102,7 @@ def shots_prompt(texts: Sequence[str], query: str, tokenizer: Any) -> str:
 
     Args:
         texts: The examples' texts.
-        query: Text behind the last picture.
+        query: Text behind the last image.
         tokenizer: The tokenizer that will read it; tokens that a text spells out stay plain text.
 
     Returns:
@@ -115,22 +115,22 @@ def shots_prompt(texts: Sequence[str], query: str, tokenizer: Any) -> str:
 def messages_of_page(
     history: Sequence[Mapping[str, Any]], message: Mapping[str, Any], system: str | None = None
 ) -> list[Message]:
-    """Turns Gradio's chat into messages: what belongs to one turn is put together, pictures before the text.
+    """Turns Gradio's chat into messages: what belongs to one turn is put together, images before the text.
 
     Args:
-        history: Gradio's messages; a turn with pictures is several of them.
+        history: Gradio's messages; a turn with images is several of them.
         message: What the user has just sent: `text`, and `files` as paths.
         system: Text of a system turn; None or empty leaves the turn out.
 
     Returns:
-        Messages with opened pictures.
+        Messages with opened images.
 
     Raises:
-        ValueError: If a picture cannot be opened, or nothing was sent.
+        ValueError: If an image cannot be opened, or nothing was sent.
     """
     files, text = list(message.get("files") or []), str(message.get("text") or "").strip()
     if not files and not text:
-        raise ValueError("Nothing was sent: write a question, or add a picture.")
+        raise ValueError("Nothing was sent: write a question, or add an image.")
     new = [*({"type": "file", "file": {"path": path}} for path in files), {"type": "text", "text": text}]
     turns: list[tuple[str, list[Any]]] = []
     for one in (*history, {"role": "user", "content": new}):
@@ -143,8 +143,8 @@ def messages_of_page(
 
 
 def _as_content(items: Sequence[Any]) -> list[dict[str, Any]]:
-    """Opens the pictures of a turn and puts them before its text."""
-    pictures: list[dict[str, Any]] = []
+    """Opens the images of a turn and puts them before its text."""
+    images: list[dict[str, Any]] = []
     texts: list[str] = []
     for item in items:
         if isinstance(item, str):
@@ -152,23 +152,23 @@ def _as_content(items: Sequence[Any]) -> list[dict[str, Any]]:
         elif item["type"] == "text":
             texts.append(item["text"])
         else:
-            pictures.append({"type": "image", "image": open_upload(item["file"]["path"])})
-    return [*pictures, {"type": "text", "text": "\n".join(text for text in texts if text)}]
+            images.append({"type": "image", "image": open_upload(item["file"]["path"])})
+    return [*images, {"type": "text", "text": "\n".join(text for text in texts if text)}]
 
 
 def open_upload(path: str) -> "Image.Image":
-    """Opens an uploaded picture; an error names the file alone, not where the server keeps it.
+    """Opens an uploaded image; an error names the file alone, not where the server keeps it.
 
     Args:
         path: Where the upload lies.
 
     Returns:
-        The picture in RGB.
+        The image in RGB.
 
     Raises:
         ValueError: If it cannot be opened.
     """
     try:
-        return open_picture(path)
+        return open_image(path)
     except ValueError as error:
         raise ValueError(str(error).replace(path, Path(path).name)) from error

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked: a text, and the pictures it is about (PIL images)."""
+    """What a model is asked: a text, and the images it is about (PIL images)."""
 
     text: str
-    pictures: list["Image.Image"] = field(default_factory=list)
+    images: list["Image.Image"] = field(default_factory=list)
 
 
 def answer_prompts(loaded: "Loaded", prompts: list[Prompt], max_new_tokens: int = 112) -> list[str]:
@@ -35,17 +35,17 @@ def answer_prompts(loaded: "Loaded", prompts: list[Prompt], max_new_tokens: int 
 
     texts = [
         loaded.processor.apply_chat_template(
-            build_messages(prompt.pictures, prompt.text, RELEASED_SYSTEM), add_generation_prompt=True
+            build_messages(prompt.images, prompt.text, RELEASED_SYSTEM), add_generation_prompt=True
         )
         for prompt in prompts
     ]
-    return answer_texts(loaded, texts, [picture for prompt in prompts for picture in prompt.pictures], max_new_tokens)
+    return answer_texts(loaded, texts, [image for prompt in prompts for image in prompt.images], max_new_tokens)
 
 
 def answer_texts(
     loaded: "Loaded",
     texts: Sequence[str],
-    pictures: Sequence["Image.Image"],
+    images: Sequence["Image.Image"],
     max_new_tokens: int,
     image_mode: str | None = None,
     cache: "FeatureCache | None" = None,
@@ -55,10 +55,10 @@ def answer_texts(
     Args:
         loaded: The model and its processor.
         texts: Rendered prompts of any lengths; all are computed together.
-        pictures: The pictures of all prompts, in order.
+        images: The images of all prompts, in order.
         max_new_tokens: Longest answer in tokens.
         image_mode: Mode of the image processor; None: its own.
-        cache: What knows the tokens of pictures that were asked about before.
+        cache: What knows the tokens of images that were asked about before.
 
     Returns:
         An answer a prompt.
@@ -70,9 +70,9 @@ def answer_texts(
 
     model, processor = loaded.model, loaded.processor
     if cache is not None:
-        inputs = cache.prepare(list(texts), list(pictures), image_mode)
+        inputs = cache.prepare(list(texts), list(images), image_mode)
     else:
-        options: dict[str, Any] = {"images": list(pictures)} if pictures else {}
+        options: dict[str, Any] = {"images": list(images)} if images else {}
         if image_mode is not None:
             options["image_aspect_ratio"] = image_mode
         inputs = processor(text=list(texts), padding=True, padding_side="left", return_tensors="pt", **options)

@@ -1,6 +1,6 @@
-"""Which tiles and patches of a picture an answer rests on, by the model's attention.
+"""Which tiles and patches of an image an answer rests on, by the model's attention.
 
-The heat of a patch p of the picture is
+The heat of a patch p of the image is
 
     heat(p) = sum over image tokens i of  text(i) * look(i, p)
 
@@ -27,7 +27,7 @@ import torch
 from transformers import DynamicCache
 
 from xgenmm_hf.evaluation.answering import before_control
-from xgenmm_hf.evaluation.heat import Cut, box_in_picture, cut_of, heat_of_patches, heat_of_pixels
+from xgenmm_hf.evaluation.heat import Cut, box_in_image, cut_of, heat_of_patches, heat_of_pixels
 from xgenmm_hf.inference.asking import build_messages, room_for_answer
 from xgenmm_hf.modeling.chat_xgenmm import escape_special_tokens
 
@@ -45,10 +45,10 @@ class Explanation:
     Attributes:
         answer: The answer.
         patches: Heat of patches, (num_tiles, side, side), summing to one.
-        pixels: Heat of the picture's pixels, (height, width), summing to one.
+        pixels: Heat of the image's pixels, (height, width), summing to one.
         outside: Share of the patches' heat on padding.
         image_share: Share of the answer's attention that goes to image tokens, before it is scaled to one.
-        cut: How the picture was cut.
+        cut: How the image was cut.
     """
 
     answer: str
@@ -66,18 +66,18 @@ class Explanation:
 
         Returns:
             `answer`, `image_share`, `outside`, `tiles` (share and box of each) and `patches` (the hottest). Boxes are
-            (left, top, right, bottom) in pixels of the picture.
+            (left, top, right, bottom) in pixels of the image.
         """
         tiles, side = [], self.cut.side
         for tile, heat in enumerate(self.patches):
             name = "overview" if tile == 0 else "grid row {}, column {}".format(*divmod(tile - 1, self.cut.columns))
-            box = box_in_picture(self.cut, *self.cut.patch_edges(tile))
+            box = box_in_image(self.cut, *self.cut.patch_edges(tile))
             tiles.append({"tile": tile, "name": name, "box": box, "share": float(heat.sum())})
         patches = []
         for index in np.argsort(-self.patches, axis=None, kind="stable")[:top].tolist():
             tile, row, column = index // side**2, index // side % side, index % side
             rows, columns = self.cut.patch_edges(tile)
-            box = box_in_picture(self.cut, rows[row : row + 1], columns[column : column + 1])
+            box = box_in_image(self.cut, rows[row : row + 1], columns[column : column + 1])
             share = float(self.patches[tile, row, column])
             patches.append({"tile": tile, "row": row, "column": column, "box": box, "share": share})
         return {
@@ -92,7 +92,7 @@ class Explanation:
 @torch.inference_mode()
 def explain_answer(
     loaded: "Loaded",
-    picture: "Image.Image",
+    image: "Image.Image",
     prompt: str,
     *,
     answer: str | None = None,
@@ -101,11 +101,11 @@ def explain_answer(
     text_layer: int | None = None,
     max_new_tokens: int = 128,
 ) -> Explanation:
-    """Asks about a picture and finds where the answer's attention lies.
+    """Asks about an image and finds where the answer's attention lies.
 
     Args:
         loaded: Model and processor.
-        picture: The picture.
+        image: The image.
         prompt: The question.
         answer: The answer to explain; None: the model's own, greedy.
         system: Text of a system turn; None leaves the turn out.
@@ -123,13 +123,13 @@ def explain_answer(
     resampler_config, text_config = model.config.resampler_config, model.config.text_config
     check_layer("layer", layer, resampler_config.depth)
     check_layer("text_layer", text_layer, text_config.num_hidden_layers)
-    text = processor.apply_chat_template(build_messages([picture], prompt, system), add_generation_prompt=True)
-    inputs = processor(images=[picture], text=text, return_tensors="pt").to(model.device, model.dtype)
+    text = processor.apply_chat_template(build_messages([image], prompt, system), add_generation_prompt=True)
+    inputs = processor(images=[image], text=text, return_tensors="pt").to(model.device, model.dtype)
     room = room_for_answer(model.config, inputs["input_ids"].shape[1])
     if answer is None:
         answer_ids = own_answer(loaded, inputs, min(max_new_tokens, room))
     else:
-        answer_ids = encode_answer(loaded, inputs, picture, text, answer)[:room]
+        answer_ids = encode_answer(loaded, inputs, image, text, answer)[:room]
     if not answer_ids:
         raise ValueError("The answer is empty, so there is nothing to explain; ask something else or pass an answer.")
     text_attention, layers = read_attention(model, inputs, answer_ids)
@@ -175,13 +175,13 @@ def own_answer(loaded: "Loaded", inputs: Any, max_new_tokens: int) -> list[int]:
     return before_control(loaded.processor.tokenizer, output[0, inputs["input_ids"].shape[1] :].tolist())
 
 
-def encode_answer(loaded: "Loaded", inputs: Any, picture: "Image.Image", text: str, answer: str) -> list[int]:
+def encode_answer(loaded: "Loaded", inputs: Any, image: "Image.Image", text: str, answer: str) -> list[int]:
     """Encodes a given answer as it would follow the prompt.
 
     Args:
         loaded: Model and processor.
         inputs: Inputs of the prompt.
-        picture: The prompt's picture.
+        image: The prompt's image.
         text: The prompt's text.
         answer: The answer.
 
@@ -192,7 +192,7 @@ def encode_answer(loaded: "Loaded", inputs: Any, picture: "Image.Image", text: s
         ValueError: If prompt and answer share a token, so that none of the ids is the answer's alone.
     """
     escaped = escape_special_tokens(answer.strip(), loaded.processor.tokenizer)
-    ids = loaded.processor(images=[picture], text=text + escaped, return_tensors="pt")["input_ids"][0].tolist()
+    ids = loaded.processor(images=[image], text=text + escaped, return_tensors="pt")["input_ids"][0].tolist()
     prompt = inputs["input_ids"][0].tolist()
     if ids[: len(prompt)] != prompt:
         raise ValueError(f"The answer {answer!r} cannot be told from the prompt in tokens; begin it with a letter.")
@@ -206,7 +206,7 @@ def read_attention(model: Any, inputs: Any, answer_ids: list[int]) -> tuple[list
 
     Args:
         model: The model.
-        inputs: Inputs of one prompt with one picture.
+        inputs: Inputs of one prompt with one image.
         answer_ids: The answer.
 
     Returns:
@@ -220,9 +220,9 @@ def read_attention(model: Any, inputs: Any, answer_ids: list[int]) -> tuple[list
     read, end = prompt_ids.shape[1] - 1, ids.shape[1] - 1
     cache = DynamicCache()
     with eager_attention(resampler), recorded_weights(resampler) as looked:
-        pictures = {name: inputs[name] for name in ("pixel_values", "image_sizes", "image_num_tiles")}
+        images = {name: inputs[name] for name in ("pixel_values", "image_sizes", "image_num_tiles")}
         mask = torch.ones_like(ids[:, :read])
-        model.model(ids[:, :read], attention_mask=mask, past_key_values=cache, use_cache=True, **pictures)
+        model.model(ids[:, :read], attention_mask=mask, past_key_values=cache, use_cache=True, **images)
     with eager_attention(language_model):
         outputs = model.model(
             ids[:, read:end],
@@ -283,7 +283,7 @@ def weigh_tokens(attention: list[torch.Tensor], places: torch.Tensor, layer: int
         layer: One layer's index; None: the mean over all.
 
     Returns:
-        Attention to the image tokens, (image tokens,), a mean over the answer; its sum is the pictures' share.
+        Attention to the image tokens, (image tokens,), a mean over the answer; its sum is the images' share.
     """
     layers = torch.stack(attention) if layer is None else attention[layer].unsqueeze(0)
     return layers.mean(dim=(0, 1))[places]

@@ -1,10 +1,10 @@
 """In-context prompts of the base models: examples before the query, in the published format, chosen with a seed.
 
 An example is `<image>`, its text with the answer, and `<|endofchunk|>`; examples stand one behind the other, and the
-query, the same without answer and end, comes last. A sample with several pictures has as many `<image>`.
+query, the same without answer and end, comes last. A sample with several images has as many `<image>`.
 
 Source: BLIP-3's few-shot evaluation, which follows OpenFlamingo's (examples drawn at random, or those with the
-nearest pictures, the nearest of them last).
+nearest images, the nearest of them last).
 """
 
 import random
@@ -12,15 +12,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from xgenmm_hf.data.picture_refs import UnreadablePicture, open_picture
-from xgenmm_hf.evaluation.picture_keys import picture_key
+from xgenmm_hf.data.image_refs import UnreadableImage, open_image
+from xgenmm_hf.evaluation.image_keys import image_key
 from xgenmm_hf.evaluation.samples import Problem, Sample
 
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from xgenmm_hf.evaluation.picture_features import PictureFeatures
+    from xgenmm_hf.evaluation.image_features import ImageFeatures
 
 # Similarities that differ by less are the same: what is left is rounding, which differs between machines.
 SIMILARITY_DIGITS = 5
@@ -47,7 +47,7 @@ def base_text(sample: Sample, style: str, answer: str | None = None) -> str:
 
     Args:
         sample: The sample.
-        style: "vqa" asks for a short answer, "caption" only shows the picture, another puts the text as it stands.
+        style: "vqa" asks for a short answer, "caption" only shows the image, another puts the text as it stands.
         answer: The answer of an example; None for the query.
 
     Returns:
@@ -96,15 +96,15 @@ def trim_continuation(answer: str, style: str) -> str:
 class Examples:
     """Chooses the examples of each query; a query's choice depends on nothing but itself, the support and the seed.
 
-    A sample is never an example of itself: those with its id or with one of its pictures are passed over, and so are
-    those whose picture cannot be read, which are reported.
+    A sample is never an example of itself: those with its id or with one of its images are passed over, and so are
+    those whose image cannot be read, which are reported.
 
     Args:
         support: What to choose from; samples without a reference are left out.
         count: Examples a query.
         style: The task's prompt style.
         seed: Seed of the random choice.
-        features: Features of pictures; given, the examples with the nearest pictures are chosen.
+        features: Features of images; given, the examples with the nearest images are chosen.
 
     Raises:
         ValueError: If the support is too small.
@@ -117,7 +117,7 @@ class Examples:
         style: str,
         *,
         seed: int = 0,
-        features: "PictureFeatures | None" = None,
+        features: "ImageFeatures | None" = None,
     ):
         self.support = [sample for sample in support if example_answer(sample, style) is not None]
         self.count, self.seed, self.features = count, seed, features
@@ -127,7 +127,7 @@ class Examples:
                 f"{count} examples a query need a support of more than {count} samples with answers; there are "
                 f"{len(self.support)}: give a larger --support, or fewer --shots."
             )
-        self._keys = [frozenset(map(picture_key, sample.images)) for sample in self.support]
+        self._keys = [frozenset(map(image_key, sample.images)) for sample in self.support]
         self._readable: dict[int, bool] = {}
         self._matrix: np.ndarray | None = None
         if features is not None:
@@ -143,9 +143,9 @@ class Examples:
             The examples in the order in which they are shown; of retrieved ones the nearest is last.
 
         Raises:
-            ValueError: If fewer than wanted are left, or pictures are to be compared and the query has none.
+            ValueError: If fewer than wanted are left, or images are to be compared and the query has none.
         """
-        keys = frozenset(map(picture_key, query.images))
+        keys = frozenset(map(image_key, query.images))
         chosen: list[int] = []
         for index in self._by_distance(query) if self.features is not None else self._at_random(query):
             same = self.support[index].id == query.id or not keys.isdisjoint(self._keys[index])
@@ -156,7 +156,7 @@ class Examples:
         if len(chosen) < self.count:
             raise ValueError(
                 f"only {len(chosen)} of {self.count} examples are left without the sample itself, others about its "
-                "pictures, and unreadable ones"
+                "images, and unreadable ones"
             )
         return [self.support[index] for index in (reversed(chosen) if self.features is not None else chosen)]
 
@@ -173,21 +173,21 @@ class Examples:
     def _by_distance(self, query: Sample) -> Iterator[int]:
         """Yields the indices of the support, nearest first; ties go to the earlier sample."""
         if not query.images:
-            raise ValueError("it has no picture to find nearest examples for")
+            raise ValueError("it has no image to find nearest examples for")
         if self.features is None or self._matrix is None:
             return
         similarities = (self._matrix @ self.features.of_samples([query])[0]).round(SIMILARITY_DIGITS)
         yield from (-similarities).argsort(kind="stable").tolist()
 
     def _can_be_shown(self, index: int) -> bool:
-        """Tells whether an example's pictures can be read, and reports it once if not."""
+        """Tells whether an example's images can be read, and reports it once if not."""
         if index not in self._readable:
             sample = self.support[index]
             try:
                 for image in sample.images:
-                    open_picture(image)
+                    open_image(image)
                 self._readable[index] = True
-            except UnreadablePicture as error:
+            except UnreadableImage as error:
                 self._readable[index] = False
                 self.problems.append(Problem("support", f"sample {sample.id}", str(error).rstrip(".")))
         return self._readable[index]

@@ -1,10 +1,10 @@
-"""Attention over patches -> heat over the pixels of a picture.
+"""Attention over patches -> heat over the pixels of an image.
 
-Patches come in the order in which the resampler reads them: a chunk of an any-resolution picture is a horizontal strip
+Patches come in the order in which the resampler reads them: a chunk of an any-resolution image is a horizontal strip
 of the merged feature map, not a tile. The model's own `arrange_chunks` says where each one comes from, so the strip
 order is written down in one place only.
 
-Shapes: a picture of height x width pixels in num_tiles tiles of side * side patches. Tile 0 shows the whole picture,
+Shapes: an image of height x width pixels in num_tiles tiles of side * side patches. Tile 0 shows the whole image,
 the others are its grid's, row by row.
 """
 
@@ -20,11 +20,11 @@ from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids
 
 @dataclass(frozen=True)
 class Cut:
-    """How a picture was cut into tiles.
+    """How an image was cut into tiles.
 
     Attributes:
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
         mode: `image_aspect_ratio`: `"anyres"`, `"none"` or `"pad"`.
         tile_size: Side of a tile in pixels.
         patch_size: Side of a patch in pixels of a tile.
@@ -44,17 +44,17 @@ class Cut:
 
     @property
     def num_tiles(self) -> int:
-        """Tiles of the picture, the overview among them."""
+        """Tiles of the image, the overview among them."""
         return 1 + self.columns * self.rows
 
     def patch_edges(self, tile: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns where a tile's rows and columns of patches begin and end in the picture.
+        """Returns where a tile's rows and columns of patches begin and end in the image.
 
         Args:
             tile: Index of the tile; 0 is the overview.
 
         Returns:
-            Rows and columns, (side, 2) each, in pixels of the picture. They may lie outside of it, on padding. Where
+            Rows and columns, (side, 2) each, in pixels of the image. They may lie outside of it, on padding. Where
             patches do not fill their tile (27 * 14 of 384 pixels), its last pixels belong to none.
         """
         starts = np.arange(self.side) * self.patch_size
@@ -73,13 +73,13 @@ class Cut:
 
 
 def cut_of(config: XGenMMConfig, height: int, width: int, num_tiles: int) -> Cut:
-    """Works out how the model's image processor cuts a picture.
+    """Works out how the model's image processor cuts an image.
 
     Args:
         config: The model's config.
-        height: Height of the picture in pixels.
-        width: Width of the picture in pixels.
-        num_tiles: Tiles that the picture has.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        num_tiles: Tiles that the image has.
 
     Returns:
         The cut.
@@ -108,21 +108,21 @@ def heat_of_patches(
     image_sizes: torch.Tensor,
     image_num_tiles: torch.Tensor,
 ) -> torch.Tensor:
-    """Adds up what a picture's tokens looked at, and puts it back from the resampler's order to tiles.
+    """Adds up what an image's tokens looked at, and puts it back from the resampler's order to tiles.
 
     Args:
         config: The model's config.
         attention: How much each token's latent looked at each patch of its chunk, (num_chunks, num_latents, patches
             of a chunk).
         weights: How much each token counts, (num_chunks, num_latents).
-        image_sizes: The picture's size as (height, width), (1, 2).
-        image_num_tiles: The picture's number of tiles, (1,).
+        image_sizes: The image's size as (height, width), (1, 2).
+        image_num_tiles: The image's number of tiles, (1,).
 
     Returns:
         Heat, (num_tiles, side, side), summing to one unless all of it is zero.
 
     Raises:
-        ValueError: If attention and picture do not fit each other.
+        ValueError: If attention and image do not fit each other.
     """
     num_tiles, side = int(image_num_tiles.sum()), config.patches_per_side
     places = torch.arange(num_tiles * side**2, dtype=torch.float64).view(num_tiles, side**2, 1)
@@ -130,8 +130,8 @@ def heat_of_patches(
     source = chunks.squeeze(-1).long()  # (num_chunks, patches of a chunk)
     if attention.shape != (source.shape[0], weights.shape[1], source.shape[1]):
         raise ValueError(
-            f"attention is {tuple(attention.shape)}, but this picture is sampled in {source.shape[0]} chunks of "
-            f"{source.shape[1]} patches; pass the attention of one picture's own forward pass."
+            f"attention is {tuple(attention.shape)}, but this image is sampled in {source.shape[0]} chunks of "
+            f"{source.shape[1]} patches; pass the attention of one image's own forward pass."
         )
     seen = (weights.double().cpu().unsqueeze(-1) * attention.double().cpu()).sum(1)
     if visible is not None:
@@ -146,19 +146,19 @@ def heat_of_pixels(heat: np.ndarray, cut: Cut) -> tuple[np.ndarray, float]:
 
     Args:
         heat: Heat of patches, (num_tiles, side, side), summing to one.
-        cut: How the picture was cut.
+        cut: How the image was cut.
 
     Returns:
         Heat of pixels, (height, width), summing to one unless all of it is zero; and the share of the patches' heat
-        that lies on padding and so outside of the picture, in [0, 1].
+        that lies on padding and so outside of the image, in [0, 1].
 
     Raises:
-        ValueError: If the heat is another picture's.
+        ValueError: If the heat is another image's.
     """
     if heat.shape != (cut.num_tiles, cut.side, cut.side):
         raise ValueError(
-            f"heat is {heat.shape}, but the picture is cut into {cut.num_tiles} tiles of {cut.side} x {cut.side} "
-            "patches; pass heat and cut of the same picture."
+            f"heat is {heat.shape}, but the image is cut into {cut.num_tiles} tiles of {cut.side} x {cut.side} "
+            "patches; pass heat and cut of the same image."
         )
     pixels = np.zeros((cut.height, cut.width))
     for tile, values in enumerate(heat):
@@ -184,16 +184,16 @@ def coverage(edges: np.ndarray, length: int) -> np.ndarray:
     return np.clip(np.minimum(end, pixel + 1) - np.maximum(start, pixel), 0, None) / (end - start)
 
 
-def box_in_picture(cut: Cut, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int, int, int]:
-    """Returns the part of the picture that rows and columns of patches show.
+def box_in_image(cut: Cut, rows: np.ndarray, columns: np.ndarray) -> tuple[int, int, int, int]:
+    """Returns the part of the image that rows and columns of patches show.
 
     Args:
-        cut: How the picture was cut.
-        rows: Begin and end of rows of patches, (any number, 2), in pixels of the picture.
+        cut: How the image was cut.
+        rows: Begin and end of rows of patches, (any number, 2), in pixels of the image.
         columns: The same of columns.
 
     Returns:
-        (left, top, right, bottom) in whole pixels of the picture.
+        (left, top, right, bottom) in whole pixels of the image.
     """
     left, right = np.clip([columns.min(), columns.max()], 0, cut.width).round().astype(int)
     top, bottom = np.clip([rows.min(), rows.max()], 0, cut.height).round().astype(int)

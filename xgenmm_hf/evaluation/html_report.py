@@ -1,4 +1,4 @@
-"""Samples to look at: one HTML file with pictures, prompts, answers and references, filterable and self-contained."""
+"""Samples to look at: one HTML file with images, prompts, answers and references, filterable and self-contained."""
 
 import base64
 import io
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.data.picture_refs import UnreadablePicture, open_picture, picture_name
+from xgenmm_hf.data.image_refs import UnreadableImage, open_image, image_name
 from xgenmm_hf.evaluation.results import RIGHT, Result, show, write_files
 from xgenmm_hf.evaluation.samples import Sample
 
@@ -28,7 +28,7 @@ def write_html(
 
     Args:
         result: What `build_result` returned.
-        samples: The task's samples, for their pictures.
+        samples: The task's samples, for their images.
         folder: Where to.
         count: Show this many samples, drawn at random; None: all.
         seed: Seed of the draw.
@@ -41,11 +41,11 @@ def write_html(
 
 
 def render_html(result: Result, samples: Sequence[Sample], *, count: int | None = None, seed: int = 0) -> str:
-    """Renders the report; every text in it is escaped, every picture embedded as a thumbnail.
+    """Renders the report; every text in it is escaped, every image embedded as a thumbnail.
 
     Args:
         result: What `build_result` returned.
-        samples: The task's samples, for their pictures.
+        samples: The task's samples, for their images.
         count: Show this many samples, drawn at random; None: all.
         seed: Seed of the draw.
 
@@ -58,7 +58,7 @@ def render_html(result: Result, samples: Sequence[Sample], *, count: int | None 
     if count is not None and count < len(records):
         chosen = sorted(random.Random(seed).sample(range(len(records)), count))
         records = [records[place] for place in chosen]
-    pictures = {sample.id: sample.images for sample in samples}
+    images = {sample.id: sample.images for sample in samples}
     categories = sorted({record["category"] for record in records})
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -70,11 +70,11 @@ def render_html(result: Result, samples: Sequence[Sample], *, count: int | None 
         scores=[(name, show(value)) for name, value in result["scores"].items()],
         threshold=RIGHT,
         categories=categories if len(categories) > 1 else [],
-        cards=[_card(record, pictures.get(record["id"], ()), categories) for record in records],
+        cards=[_card(record, images.get(record["id"], ()), categories) for record in records],
     )
 
 
-def _card(record: Mapping[str, Any], pictures: Sequence[Any], categories: Sequence[str]) -> dict[str, Any]:
+def _card(record: Mapping[str, Any], images: Sequence[Any], categories: Sequence[str]) -> dict[str, Any]:
     """Returns what the template shows of a sample."""
     return {
         **{name: record[name] for name in ("id", "category", "question", "answer", "prompt")},
@@ -82,7 +82,7 @@ def _card(record: Mapping[str, Any], pictures: Sequence[Any], categories: Sequen
         "score": "undefined" if record["score"] is None else f"{record['score']:.2f}",
         "outcome": "right" if (record["score"] or 0.0) >= RIGHT else "wrong",
         "category_number": categories.index(record["category"]) + 1,
-        "pictures": [thumbnail(picture) for picture in pictures],
+        "images": [thumbnail(image) for image in images],
     }
 
 
@@ -93,21 +93,21 @@ def _references(references: Sequence[str]) -> str:
 
 
 def thumbnail(ref: Any) -> dict[str, Any]:
-    """Makes a small copy of a picture that HTML can hold.
+    """Makes a small copy of an image that HTML can hold.
 
     Args:
-        ref: A picture reference, or a picture in memory.
+        ref: An image reference, or an image in memory.
 
     Returns:
         `name`, and `data` (a data URL) with `width` and `height` in pixels; `data` is empty if it cannot be read.
     """
-    name = picture_name(ref)
+    name = image_name(ref)
     try:
-        picture = open_picture(ref)
-    except UnreadablePicture:
+        image = open_image(ref)
+    except UnreadableImage:
         return {"name": name, "data": "", "width": 0, "height": 0}
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return {"name": name, "data": f"data:image/jpeg;base64,{data}", "width": picture.width, "height": picture.height}
+    return {"name": name, "data": f"data:image/jpeg;base64,{data}", "width": image.width, "height": image.height}

@@ -1,6 +1,6 @@
 """Answers on disk as they come: JSONL files, one a process, from which a run that was killed goes on.
 
-A line is `{"id", "key", "answer"}`, or `{"id", "key", "problem"}` for a sample whose picture turned out unreadable.
+A line is `{"id", "key", "answer"}`, or `{"id", "key", "problem"}` for a sample whose image turned out unreadable.
 The key is a digest of everything that decides the answer, so that lines of a run with other settings are never taken
 for this run's.
 """

@@ -1,4 +1,4 @@
-"""Pictures of results: a measure against the number of examples, and bars by category."""
+"""Images of results: a measure against the number of examples, and bars by category."""
 
 import math
 import os

@@ -1,7 +1,7 @@
-"""Building POPE's probes from annotations: which things are in a picture, and which that are not there to ask for.
+"""Building POPE's probes from annotations: which things are in an image, and which that are not there to ask for.
 
-Each picture is asked for the first things it shows and for as many that it does not. The latter are drawn at random,
-are what pictures show most often (popular), or what they show most often together with the thing asked for just before
+Each image is asked for the first things it shows and for as many that it does not. The latter are drawn at random,
+are what images show most often (popular), or what they show most often together with the thing asked for just before
 (adversarial); where that gives nothing, one is drawn at random.
 
 Source: Li et al., Evaluating Object Hallucination in Large Vision-Language Models, arXiv 2305.10355.
@@ -30,11 +30,11 @@ Probe = dict[str, Any]
 
 @dataclass(frozen=True)
 class Probes:
-    """Questions about what pictures show.
+    """Questions about what images show.
 
     Args:
         rows: Strategy -> rows of POPE's format, in an order that is the same for every strategy.
-        problems: Pictures that were chosen and cannot be asked about.
+        problems: Images that were chosen and cannot be asked about.
     """
 
     rows: dict[str, list[Probe]]
@@ -42,14 +42,14 @@ class Probes:
 
 
 def read_objects(path: str | os.PathLike[str]) -> Objects:
-    """Reads which things pictures show.
+    """Reads which things images show.
 
     Args:
-        path: COCO's instances JSON, a JSON object of picture -> list of things, or POPE's rows of `{"image",
+        path: COCO's instances JSON, a JSON object of image -> list of things, or POPE's rows of `{"image",
             "objects"}`.
 
     Returns:
-        File name of a picture -> its things, each once, in the order of the annotations.
+        File name of an image -> its things, each once, in the order of the annotations.
 
     Raises:
         ValueError: If the file is none of these, or a part of it is malformed.
@@ -71,7 +71,7 @@ def read_objects(path: str | os.PathLike[str]) -> Objects:
         named = isinstance(image, str) and image not in found
         if not named or not all(isinstance(thing, str) and thing for thing in things):
             raise ValueError(
-                f"{file}, entry {number}: a picture's name (each once) and a list of the things that it shows are "
+                f"{file}, entry {number}: an image's name (each once) and a list of the things that it shows are "
                 'needed, such as {"image": "1.jpg", "objects": ["dog"]}.'
             )
         found[str(image)] = list(dict.fromkeys(things))
@@ -82,46 +82,46 @@ def build_probes(
     objects: Mapping[str, Sequence[str]],
     strategies: Sequence[str] = STRATEGIES,
     *,
-    pictures: int = 500,
-    per_picture: int = 3,
+    images: int = 500,
+    per_image: int = 3,
     seed: int = 0,
     template: str = TEMPLATE,
 ) -> Probes:
     """Builds probes; the same annotations and seed give the same ones.
 
     Args:
-        objects: Picture -> the things that it shows, see `read_objects`.
+        objects: Image -> the things that it shows, see `read_objects`.
         strategies: How to choose what is not there.
-        pictures: Pictures to ask about, drawn at random from those that show enough.
-        per_picture: Things that are there to ask for in each, and as many that are not.
+        images: Images to ask about, drawn at random from those that show enough.
+        per_image: Things that are there to ask for in each, and as many that are not.
         seed: Seed of the choice.
         template: The question, with places for the article and the thing.
 
     Returns:
-        The probes; all strategies ask about the same pictures and the same things that are there.
+        The probes; all strategies ask about the same images and the same things that are there.
 
     Raises:
-        ValueError: If there is no such strategy, or too few pictures show enough things.
+        ValueError: If there is no such strategy, or too few images show enough things.
     """
     if unknown := sorted(set(strategies) - set(STRATEGIES)):
         raise ValueError(f"There is no strategy {unknown[0]!r}; there are {', '.join(STRATEGIES)}.")
-    fit = [image for image, things in objects.items() if len(things) >= per_picture]
-    if len(fit) < pictures:
+    fit = [image for image, things in objects.items() if len(things) >= per_image]
+    if len(fit) < images:
         raise ValueError(
-            f"{len(fit)} pictures show {per_picture} things or more, but {pictures} are wanted: ask about fewer "
-            "pictures, or for fewer things in each."
+            f"{len(fit)} images show {per_image} things or more, but {images} are wanted: ask about fewer "
+            "images, or for fewer things in each."
         )
-    chosen = random.Random(f"{seed}/pictures").sample(fit, pictures)
+    chosen = random.Random(f"{seed}/images").sample(fit, images)
     chooser = _Absent({image: objects[image] for image in chosen}, seed)
     rows: dict[str, list[Probe]] = {strategy: [] for strategy in strategies}
     problems = []
     for image in chosen:
         # Whatever is not there can run out only for all strategies at once.
-        if len(chooser.counts) - len(set(objects[image])) < per_picture:
+        if len(chooser.counts) - len(set(objects[image])) < per_image:
             problems.append(Problem("annotations", image, "it shows nearly everything; too little is left to ask for"))
             continue
         for strategy in strategies:
-            rows[strategy] += _probes_of(image, objects[image][:per_picture], strategy, chooser, template)
+            rows[strategy] += _probes_of(image, objects[image][:per_image], strategy, chooser, template)
     for probes in rows.values():
         for number, probe in enumerate(probes, start=1):
             probe["question_id"] = number
@@ -153,7 +153,7 @@ def write_probes(probes: Probes, folder: str | os.PathLike[str], name: str = "co
 
 
 class _Absent:
-    """Chooses things that a picture does not show; counts what the chosen pictures show."""
+    """Chooses things that an image does not show; counts what the chosen images show."""
 
     def __init__(self, objects: Mapping[str, Sequence[str]], seed: int):
         self.objects, self.seed = objects, seed
@@ -164,7 +164,7 @@ class _Absent:
                 self._together.setdefault(thing, Counter()).update(other for other in things if other != thing)
 
     def choose(self, image: str, present: str, taken: set[str], strategy: str, rng: random.Random) -> str:
-        """Returns a thing that is neither in the picture nor among what was asked for; there must be one."""
+        """Returns a thing that is neither in the image nor among what was asked for; there must be one."""
         out = taken | set(self.objects[image])
         ranked: list[tuple[str, int]] = []
         if strategy != "random":
@@ -192,13 +192,13 @@ def _probe(image: str, thing: str, label: str, template: str) -> Probe:
 
 
 def _coco_objects(file: Path, document: Mapping[str, Any]) -> Objects:
-    """Returns the things of COCO's annotations, each of a picture once."""
+    """Returns the things of COCO's annotations, each of an image once."""
     try:
         names = {category["id"]: category["name"] for category in document["categories"]}
-        pictures = {image["id"]: image["file_name"] for image in document["images"]}
-        found: Objects = {name: [] for name in pictures.values()}
+        images = {image["id"]: image["file_name"] for image in document["images"]}
+        found: Objects = {name: [] for name in images.values()}
         for annotation in document["annotations"]:
-            things, thing = found[pictures[annotation["image_id"]]], names[annotation["category_id"]]
+            things, thing = found[images[annotation["image_id"]]], names[annotation["category_id"]]
             if thing not in things:
                 things.append(thing)
     except (KeyError, TypeError) as error:

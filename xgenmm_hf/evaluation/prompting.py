@@ -1,6 +1,6 @@
-"""Samples -> prompts with their pictures and lengths.
+"""Samples -> prompts with their images and lengths.
 
-Two forms: "chat" is the instruct models' (the released system turn, the pictures, the text), "base" that of the base
+Two forms: "chat" is the instruct models' (the released system turn, the images, the text), "base" that of the base
 models, with or without examples (see `few_shot`).
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xgenmm_hf.data.picture_refs import picture_size
+from xgenmm_hf.data.image_refs import image_size
 from xgenmm_hf.evaluation.few_shot import base_content
-from xgenmm_hf.evaluation.picture_keys import picture_key
+from xgenmm_hf.evaluation.image_keys import image_key
 from xgenmm_hf.evaluation.samples import Sample
 
 
@@ -31,10 +31,10 @@ class Asked:
 
     Args:
         sample: The sample.
-        text: The prompt; each picture is one `<image>`.
-        images: References of its pictures, those of examples first.
+        text: The prompt; each image is one `<image>`.
+        images: References of its images, those of examples first.
         shots: Ids of its examples.
-        num_tokens: Length of the prompt, pictures' tokens included.
+        num_tokens: Length of the prompt, images' tokens included.
         key: Digest of everything that decides the answer.
     """
 
@@ -75,7 +75,7 @@ def render_prompt(
         suffix: Text behind the user's text in the chat form; None: the style's.
 
     Returns:
-        The prompt; each picture is one `<image>`.
+        The prompt; each image is one `<image>`.
     """
     if form == "base":
         from xgenmm_hf.training.encoding import render_content
@@ -84,8 +84,8 @@ def render_prompt(
         return render_content(processor, {"content": base_content(sample, shots, style), "images": images})
     from xgenmm_hf.inference.asking import RELEASED_SYSTEM, build_messages
 
-    pictures: list[Any] = [None] * len(sample.images)
-    messages = build_messages(pictures, chat_text(sample, style, suffix), RELEASED_SYSTEM)
+    images: list[Any] = [None] * len(sample.images)
+    messages = build_messages(images, chat_text(sample, style, suffix), RELEASED_SYSTEM)
     return processor.apply_chat_template(messages, add_generation_prompt=True)
 
 
@@ -111,14 +111,14 @@ def prepare(
         The sample, ready to be asked.
 
     Raises:
-        ValueError: If the header of a picture cannot be read.
+        ValueError: If the header of an image cannot be read.
     """
-    from xgenmm_hf.training.encoding import count_picture_tokens
+    from xgenmm_hf.training.encoding import count_tiles_and_tokens
 
     images = tuple(image for part in (*shots, sample) for image in part.images)
-    counts = count_picture_tokens(processor, [picture_size(image) for image in images], image_mode)
-    # A picture's one `<image>` is counted with its tokens.
+    counts = count_tiles_and_tokens(processor, [image_size(image) for image in images], image_mode)
+    # An image's one `<image>` is counted with its tokens.
     num_tokens = len(processor.tokenizer(text)["input_ids"]) - len(images) + sum(tokens for _, tokens in counts)
-    decisive = json.dumps([dict(identity), sample.id, text, [picture_key(image) for image in images]], sort_keys=True)
+    decisive = json.dumps([dict(identity), sample.id, text, [image_key(image) for image in images]], sort_keys=True)
     key = hashlib.sha256(decisive.encode()).hexdigest()[:32]
     return Asked(sample, text, images, tuple(shot.id for shot in shots), num_tokens, key)

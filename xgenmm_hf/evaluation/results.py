@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm_hf import __version__
-from xgenmm_hf.data.picture_refs import picture_name
+from xgenmm_hf.data.image_refs import image_name
 from xgenmm_hf.evaluation.runner import Run, Settings
 from xgenmm_hf.evaluation.samples import Scores, Task
 
@@ -97,7 +97,7 @@ def build_result(
             "category": one.sample.category,
             "question": one.sample.text,
             "prompt": one.prompt,
-            "images": [picture_name(image) for image in one.sample.images],
+            "images": [image_name(image) for image in one.sample.images],
             "shots": list(one.shots),
             "references": list(one.sample.references),
             "answer": one.answer,

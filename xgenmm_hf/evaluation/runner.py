@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xgenmm_hf.data.picture_refs import UnreadablePicture, open_picture
+from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.evaluation.answering import answer_texts
 from xgenmm_hf.evaluation.few_shot import Examples, trim_continuation
 from xgenmm_hf.evaluation.journal import Journal
-from xgenmm_hf.evaluation.picture_features import PictureFeatures
+from xgenmm_hf.evaluation.image_features import ImageFeatures
 from xgenmm_hf.evaluation.prompting import (
     ANSWER_TOKENS,
     DEFAULT_ANSWER_TOKENS,
@@ -44,11 +44,11 @@ class Settings:
         form: "chat" (instruct models) or "base" (base models); None: base where there are shots.
         suffix: Text behind each question in the chat form; None: the prompt style's.
         shots: Examples in the prompt.
-        retrieval: Whether the examples are those with the nearest pictures, rather than random ones.
+        retrieval: Whether the examples are those with the nearest images, rather than random ones.
         seed: Seed of the choice of examples.
         limit: Ask the first samples only.
         image_mode: Mode of the image processor; None: the checkpoint's.
-        kept_mib: MiB of pictures' tokens that are kept, for tasks that ask about a picture more than once; 0: none.
+        kept_mib: MiB of images' tokens that are kept, for tasks that ask about an image more than once; 0: none.
 
     Raises:
         ValueError: If they contradict each other.
@@ -94,7 +94,7 @@ class Answered:
 
     Args:
         sample: The sample.
-        prompt: The rendered prompt; each picture is one `<image>`.
+        prompt: The rendered prompt; each image is one `<image>`.
         shots: Ids of its examples.
         answer: What the model said.
     """
@@ -201,7 +201,7 @@ def _examples(
     pool = (support or task).samples
     features = None
     if settings.retrieval:
-        features = PictureFeatures(loaded, output, checkpoint or "model", share)
+        features = ImageFeatures(loaded, output, checkpoint or "model", share)
         features.prepare([*pool, *samples])
     return Examples(pool, settings.shots, task.prompt_style, seed=settings.seed, features=features)
 
@@ -229,7 +229,7 @@ def _prepare_all(
             if one.num_tokens + longest > context:
                 raise ValueError(
                     f"the prompt takes {one.num_tokens} tokens and the answer up to {longest}, but the context holds "
-                    f"{context}: use fewer shots, a shorter answer, or one tile a picture"
+                    f"{context}: use fewer shots, a shorter answer, or one tile per image"
                 )
             asked.append(one)
         except ValueError as error:
@@ -238,7 +238,7 @@ def _prepare_all(
 
 
 def _identity(loaded: "Loaded", checkpoint: str, longest: int, image_mode: str | None) -> dict[str, Any]:
-    """Returns what decides the answers of a run beside each sample's prompt and pictures, as JSON-ready values."""
+    """Returns what decides the answers of a run beside each sample's prompt and images, as JSON-ready values."""
     from xgenmm_hf.inference.asking import end_tokens
     from xgenmm_hf.training.lengths import describe_processor
 
@@ -269,16 +269,16 @@ def _answer_all(
         cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * 2**20)
     for start in range(0, len(asked), settings.batch_size):
         lines: list[Mapping[str, Any]] = []
-        readable, pictures = [], []
+        readable, images = [], []
         for one in asked[start : start + settings.batch_size]:
             try:
-                pictures.append([open_picture(image) for image in one.images])
+                images.append([open_image(image) for image in one.images])
                 readable.append(one)
-            except UnreadablePicture as error:
+            except UnreadableImage as error:
                 lines.append({"id": one.sample.id, "key": one.key, "problem": _problem("", one.sample, error).reason})
         if readable:
             texts = [one.text for one in readable]
-            flat = [picture for group in pictures for picture in group]
+            flat = [image for group in images for image in group]
             answers = answer_texts(loaded, texts, flat, settings.answer_tokens(style), settings.image_mode, cache)
             for one, answer in zip(readable, answers, strict=True):
                 kept = trim_continuation(answer, style) if settings.prompt_form == "base" else answer

@@ -11,7 +11,7 @@ class Sample:
     Args:
         id: Unique within the task.
         text: The question or instruction, without image markers.
-        images: Picture references `{"bytes", "path"}` or PIL pictures; nothing is decoded before someone opens them.
+        images: Image references `{"bytes", "path"}` or PIL images; nothing is decoded before someone opens them.
         references: Right answers: those of ten annotators for VQA, captions for CIDEr, one for exact match, ...
         category: What tables break the scores down by; empty for none.
         options: What a metric or a prompt needs besides, such as `{"label": "yes"}` or `{"choices": {"A": "cat"}}`.

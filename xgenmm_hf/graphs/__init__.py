@@ -1,1 +1,1 @@
-"""A model as two `torch.export` graphs, pictures -> tokens and tokens -> logits, for runtimes without Transformers."""
+"""A model as two `torch.export` graphs, images -> tokens and tokens -> logits, for runtimes without Transformers."""

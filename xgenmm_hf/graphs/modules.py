@@ -1,6 +1,6 @@
 """What the two graphs compute, as modules whose inputs and outputs are plain tensors.
 
-Shapes: a batch of B prompts, padded on the left, is read L tokens at a time into a cache of `context` slots. Pictures
+Shapes: a batch of B prompts, padded on the left, is read L tokens at a time into a cache of `context` slots. Images
 come in num_tiles tiles, (num_tiles, 3, S, S) flat, in the order of the prompts, and become N tokens of the text width.
 """
 
@@ -27,12 +27,12 @@ class VisionGraph(nn.Module):
     def forward(
         self, pixel_values: torch.Tensor, image_sizes: torch.Tensor, image_num_tiles: torch.Tensor
     ) -> torch.Tensor:
-        """Computes the tokens of all pictures, (N, text width).
+        """Computes the tokens of all images, (N, text width).
 
         Args:
-            pixel_values: All tiles of all pictures, (num_tiles, 3, S, S).
-            image_sizes: Picture sizes as (height, width), (num_images, 2).
-            image_num_tiles: Tiles a picture, (num_images,).
+            pixel_values: All tiles of all images, (num_tiles, 3, S, S).
+            image_sizes: Image sizes as (height, width), (num_images, 2).
+            image_num_tiles: Tiles an image, (num_images,).
         """
         features = self.model.get_vision_features(pixel_values).last_hidden_state
         return self.model.sample_tokens(features, image_sizes, image_num_tiles)

@@ -15,7 +15,7 @@ class Graphs:
     """The two graphs of a model.
 
     Args:
-        vision: Called with `pixel_values`, `image_sizes`, `image_num_tiles`: the pictures' tokens, (N, text width).
+        vision: Called with `pixel_values`, `image_sizes`, `image_num_tiles`: the images' tokens, (N, text width).
         text: Called as `xgenmm_hf.graphs.modules.TextGraph` is: logits, (B, vocabulary).
         facts: The content of `graphs.json`.
     """
@@ -78,7 +78,7 @@ class Graphs:
         return answers
 
     def encode(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Returns the tokens of the prompts' pictures, (N, text width); one row that is not read without pictures."""
+        """Returns the tokens of the prompts' images, (N, text width); one row that is not read without images."""
         dtype = getattr(torch, self.facts["dtype"])
         if "pixel_values" not in inputs:
             return torch.zeros(1, self.facts["text_width"], dtype=dtype)

@@ -118,7 +118,7 @@ def check_text(config: XGenMMConfig) -> None:
 
 
 def trace_vision(model: XGenMMForConditionalGeneration, facts: dict[str, Any]) -> ExportedProgram:
-    """Makes the graph of tower and resampler, for any number of pictures and tiles.
+    """Makes the graph of tower and resampler, for any number of images and tiles.
 
     Args:
         model: The model, in evaluation mode.

@@ -31,9 +31,9 @@ repository = "{repo_id}"
 processor = AutoProcessor.from_pretrained(repository, trust_remote_code=True)
 model = AutoModelForImageTextToText.from_pretrained(repository, trust_remote_code=True, dtype="auto")
 
-picture = Image.open("picture.jpg").convert("RGB")
+image = Image.open("image.jpg").convert("RGB")
 {prompt}
-inputs = processor(images=[picture], text=prompt, return_tensors="pt").to(model.device, model.dtype)
+inputs = processor(images=[image], text=prompt, return_tensors="pt").to(model.device, model.dtype)
 output = model.generate(**inputs, max_new_tokens=128, do_sample=False)
 print(processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
 ```
@@ -55,23 +55,23 @@ processor = AutoProcessor.from_pretrained(repository, trust_remote_code=True)
 model = AutoModelForImageTextToText.from_pretrained("{base}", trust_remote_code=True, dtype="auto")
 model = PeftModel.from_pretrained(model, repository)
 
-picture = Image.open("picture.jpg").convert("RGB")
+image = Image.open("image.jpg").convert("RGB")
 {prompt}
-inputs = processor(images=[picture], text=prompt, return_tensors="pt").to(model.device, model.dtype)
+inputs = processor(images=[image], text=prompt, return_tensors="pt").to(model.device, model.dtype)
 output = model.generate(**inputs, max_new_tokens=128, do_sample=False)
 print(processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
 ```"""
 
 CHAT_PROMPT = """messages = [
-    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in this picture?"}]}
+    {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in this image?"}]}
 ]
 prompt = processor.apply_chat_template(messages, add_generation_prompt=True)"""
-BASE_PROMPT = 'prompt = "<image>A picture of"'
+BASE_PROMPT = 'prompt = "<image>An image of"'
 
-LIMITS = """- The model may describe what is not in a picture, read text wrongly, and count or place things wrongly.
+LIMITS = """- The model may describe what is not in an image, read text wrongly, and count or place things wrongly.
 - It inherits the biases of the data that its vision tower, its language model and itself were trained on.
 - It was not built for decisions about people, nor for medical, legal or safety-critical use.
-- Pictures are read without applying an EXIF orientation; turn such pictures first."""
+- Images are read without applying an EXIF orientation; turn such images first."""
 
 CITATION = """```bibtex
 @article{xue2024xgenmm,
@@ -246,7 +246,7 @@ def model_table(description: Mapping[str, Any]) -> str:
     images, parameters = description["images"], description["parameters"]
     mode = f"tiles of {images['tile']} x {images['tile']} pixels, {images['tokens_per_tile']} tokens each"
     mode = (
-        f"any resolution: {mode}" if images["mode"] == "anyres" else f"one tile a picture ({images['mode']}): {mode}"
+        f"any resolution: {mode}" if images["mode"] == "anyres" else f"one tile per image ({images['mode']}): {mode}"
     )
     rows = [
         ("vision tower", f"{vision['type']}, {vision['layers']} layers, width {vision['width']}", "vision tower"),
@@ -256,7 +256,7 @@ def model_table(description: Mapping[str, Any]) -> str:
     ]
     lines = [f"| {name} | {what} | {parameters[part]:,} |" for name, what, part in rows]
     total = f"| all | context of {description['context']} tokens | {parameters['total']:,} |"
-    return "\n".join(["| part | | parameters |", "|---|---|---:|", *lines, total, "", f"Pictures: {mode}."])
+    return "\n".join(["| part | | parameters |", "|---|---|---:|", *lines, total, "", f"Images: {mode}."])
 
 
 def measures(result: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Loading a checkpoint, opening pictures and asking questions about them.
+"""Loading a checkpoint, opening images and asking questions about them.
 
-``pictures`` needs Pillow only; ``loading`` and ``asking`` load torch and Transformers when they are imported.
+``images`` needs Pillow only; ``loading`` and ``asking`` load torch and Transformers when they are imported.
 """

@@ -1,4 +1,4 @@
-"""Asking a loaded model about pictures: messages in, streamed answer out."""
+"""Asking a loaded model about images: messages in, streamed answer out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,8 +37,8 @@ class Answer:
 
     Attributes:
         text: The answer without control tokens.
-        prompt_tokens: Tokens of the prompt, picture tokens included.
-        image_tokens: Tokens of the pictures alone.
+        prompt_tokens: Tokens of the prompt, image tokens included.
+        image_tokens: Tokens of the images alone.
         new_tokens: Tokens generated, the end token included.
         finished: Whether the model ended by itself rather than by the limit on new tokens.
     """
@@ -63,18 +63,18 @@ class CallbackStreamer(TextStreamer):
             self.on_text(text)
 
 
-def build_messages(pictures: Sequence[Image.Image], prompt: str, system: str | None = None) -> list[dict[str, Any]]:
-    """Builds the chat for one question about pictures, which come before the text as in the released models' tuning.
+def build_messages(images: Sequence[Image.Image], prompt: str, system: str | None = None) -> list[dict[str, Any]]:
+    """Builds the chat for one question about images, which come before the text as in the released models' tuning.
 
     Args:
-        pictures: Pictures in the order the question counts them.
+        images: Images in the order the question counts them.
         prompt: The question.
         system: Text of a system turn; None leaves the turn out.
 
     Returns:
         Messages for `XGenMMProcessor.apply_chat_template`.
     """
-    content: list[dict[str, Any]] = [{"type": "image", "image": picture} for picture in pictures]
+    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     content.append({"type": "text", "text": prompt})
     messages: list[dict[str, Any]] = []
     if system is not None:
@@ -84,18 +84,18 @@ def build_messages(pictures: Sequence[Image.Image], prompt: str, system: str | N
 
 def ask(
     loaded: Loaded,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     prompt: str,
     *,
     system: str | None = None,
     max_new_tokens: int = 512,
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
-    """Asks one question about any number of pictures; the answer is the most likely one (greedy).
+    """Asks one question about any number of images; the answer is the most likely one (greedy).
 
     Args:
         loaded: Model and processor.
-        pictures: Pictures in the order the question counts them.
+        images: Images in the order the question counts them.
         prompt: The question.
         system: Text of a system turn; None leaves the turn out.
         max_new_tokens: Upper limit of the answer's length; an answer also ends where the context does.
@@ -111,7 +111,7 @@ def ask(
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more.")
     model, processor = loaded.model, loaded.processor
     inputs = processor.apply_chat_template(
-        build_messages(pictures, prompt, system),
+        build_messages(images, prompt, system),
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -151,7 +151,7 @@ def room_for_answer(config: Any, length: int) -> int:
     if length >= context:
         raise ValueError(
             f"The prompt takes {length} tokens and the model's context holds {context}: "
-            "use fewer or smaller pictures, or a shorter text."
+            "use fewer or smaller images, or a shorter text."
         )
     return context - length
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is, without loading its weights: sizes, dtypes, image mode, what a picture costs."""
+"""What a checkpoint is, without loading its weights: sizes, dtypes, image mode, what an image costs."""
 
 import os
 from collections import Counter
@@ -29,7 +29,7 @@ def describe(model: str | os.PathLike[str], image_size: tuple[int, int] | None =
     Args:
         model: Checkpoint folder (ours, or an original one with its config), or a Hub repository of the form
             ``organisation/name``, of which only the config is fetched.
-        image_size: A picture's (height, width) in pixels whose cost is wanted.
+        image_size: An image's (height, width) in pixels whose cost is wanted.
 
     Returns:
         Plain values, ready for JSON: ``model``, ``layout``, ``architecture``, ``parameters`` by part, ``weights``
@@ -96,15 +96,15 @@ def count_parameters(config: XGenMMConfig) -> dict[str, int]:
 def describe_images(
     config: XGenMMConfig, mode: ImageMode | None, image_size: tuple[int, int] | None
 ) -> dict[str, Any]:
-    """Describes how pictures are cut and what they cost.
+    """Describes how images are cut and what they cost.
 
     Args:
         config: Config of the model.
         mode: Image mode, or None where the checkpoint's files do not say.
-        image_size: A picture's (height, width) in pixels, or None.
+        image_size: An image's (height, width) in pixels, or None.
 
     Returns:
-        The image mode and, for a known mode and a given size, the tiles and tokens of such a picture.
+        The image mode and, for a known mode and a given size, the tiles and tokens of such an image.
     """
     grids = (mode.grids or []) if mode is not None and mode.aspect_ratio == "anyres" else []
     latents = config.resampler_config.num_latents
@@ -118,7 +118,7 @@ def describe_images(
     if image_size is not None and mode is not None:
         tiles = int(count_tiles(torch.tensor([image_size]), grids, config.tile_size)) if grids else 1
         tokens = count_image_tokens(tiles, latents, config.anyres_patch_sampling)
-        facts["picture"] = {"height": image_size[0], "width": image_size[1], "tiles": tiles, "tokens": tokens}
+        facts["image"] = {"height": image_size[0], "width": image_size[1], "tiles": tiles, "tokens": tokens}
     return facts
 
 

@@ -1,10 +1,10 @@
-"""Pictures that are asked about again: their tokens are kept, so that neither tiles nor tower are computed twice.
+"""Images that are asked about again: their tokens are kept, so that neither tiles nor tower are computed twice.
 
-A picture is known by its content, together with how it is cut into tiles and with the weights that read it. The
+An image is known by its content, together with how it is cut into tiles and with the weights that read it. The
 language model still reads every prompt whole.
 
     cache = FeatureCache(loaded.model, loaded.processor)
-    inputs = cache.prepare(texts, pictures)
+    inputs = cache.prepare(texts, images)
     loaded.model.generate(**inputs, ...)
 """
 
@@ -19,7 +19,7 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from xgenmm_hf.modeling.hub_era_xgenmm import expand_rows, pad_left
+from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows, pad_left
 from xgenmm_hf.modeling.image_processing_xgenmm import flatten, to_rgb
 from xgenmm_hf.modeling.processing_xgenmm import checked_prompts
 
@@ -28,20 +28,20 @@ DEFAULT_BYTES = 2**30
 
 
 class FeatureCache:
-    """Keeps the tokens of pictures, the ones used last, up to a number of bytes.
+    """Keeps the tokens of images, the ones used last, up to a number of bytes.
 
-    It is for inference: tokens are computed without gradients. A change of the weights that read pictures, in place
+    It is for inference: tokens are computed without gradients. A change of the weights that read images, in place
     or by a move to another device or dtype, makes all that was kept stale, and it is computed anew.
 
     Args:
         model: An `XGenMMForConditionalGeneration`, or a `PeftModel` of one.
         processor: Its processor.
-        max_bytes: Bytes of tokens that are kept, on the model's device. A five-tile picture of the 4B model takes
+        max_bytes: Bytes of tokens that are kept, on the model's device. A five-tile image of the 4B model takes
             3.9 MB in bfloat16.
 
     Attributes:
-        hits: Pictures that were found.
-        misses: Pictures that were computed.
+        hits: Images that were found.
+        misses: Images that were computed.
 
     Raises:
         ValueError: If max_bytes is negative.
@@ -64,7 +64,7 @@ class FeatureCache:
         return self._bytes
 
     def clear(self) -> None:
-        """Forgets all pictures."""
+        """Forgets all images."""
         self._tokens.clear()
         self._bytes = 0
 
@@ -72,43 +72,43 @@ class FeatureCache:
         """Prepares model inputs, as the processor does with `padding=True, padding_side="left"`.
 
         Args:
-            text: A prompt or a list of prompts; `<image>` stands for a picture.
-            images: The pictures of all prompts, in order.
+            text: A prompt or a list of prompts; `<image>` stands for an image.
+            images: The images of all prompts, in order.
             image_aspect_ratio: Mode of the image processor; default: its own.
 
         Returns:
-            `input_ids` and `attention_mask` (B, L) on the model's device, and with pictures `mm_encoder_outputs` in
+            `input_ids` and `attention_mask` (B, L) on the model's device, and with images `mm_encoder_outputs` in
             place of their pixels.
 
         Raises:
-            ValueError: If something is not a picture, or prompts and pictures do not fit each other.
+            ValueError: If something is not an image, or prompts and images do not fit each other.
         """
-        pictures = [to_rgb(image, index) for index, image in enumerate(flatten([] if images is None else images))]
-        tokens = self.encode(pictures, image_aspect_ratio)
+        images = [to_rgb(image, index) for index, image in enumerate(flatten([] if images is None else images))]
+        tokens = self.encode(images, image_aspect_ratio)
         tokenizer, config = self.processor.tokenizer, self.model.config
         rows = [torch.tensor(ids) for ids in tokenizer(checked_prompts(text))["input_ids"]]
-        lengths = [len(picture) for picture in tokens]
+        lengths = [len(image) for image in tokens]
         rows = expand_rows(rows, lengths, config.image_token_id, config.image_placeholder_token_id)
         data: dict[str, Any] = pad_left(rows, self._pad_token_id())
         data = {name: value.to(self.model.device) for name, value in data.items()}
-        if pictures:
+        if images:
             data["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=tokens)}
         return BatchFeature(data)
 
-    def encode(self, pictures: Sequence[Image.Image], image_aspect_ratio: str | None = None) -> list[torch.Tensor]:
-        """Returns the tokens of pictures; those not known are cut and encoded together, each once.
+    def encode(self, images: Sequence[Image.Image], image_aspect_ratio: str | None = None) -> list[torch.Tensor]:
+        """Returns the tokens of images; those not known are cut and encoded together, each once.
 
         Args:
-            pictures: RGB pictures.
+            images: RGB images.
             image_aspect_ratio: Mode of the image processor; default: its own.
 
         Returns:
-            One (tokens, text width) tensor a picture; do not change them.
+            One (tokens, text width) tensor per image; do not change them.
         """
         state = self._state(image_aspect_ratio)
-        keys = [picture_digest(picture, state) for picture in pictures]
+        keys = [image_digest(image, state) for image in images]
         found = {key: self._tokens[key] for key in keys if key in self._tokens}
-        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found}
+        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
         if missing:
             found.update(zip(missing, self._compute(list(missing.values()), image_aspect_ratio), strict=True))
         self.hits += len(keys) - len(missing)
@@ -117,15 +117,15 @@ class FeatureCache:
             self._keep(key, found[key])
         return [found[key] for key in keys]
 
-    def _compute(self, pictures: list[Image.Image], image_aspect_ratio: str | None) -> list[torch.Tensor]:
-        inputs = self.processor.image_processor(pictures, image_aspect_ratio=image_aspect_ratio, return_tensors="pt")
+    def _compute(self, images: list[Image.Image], image_aspect_ratio: str | None) -> list[torch.Tensor]:
+        inputs = self.processor.image_processor(images, image_aspect_ratio=image_aspect_ratio, return_tensors="pt")
         with torch.no_grad():
             encoded = self.model.get_image_features(**inputs.to(self.model.device, self.model.dtype))
-        # a copy each: a view would keep the tokens of all pictures of the call
+        # a copy each: a view would keep the tokens of all images of the call
         return [tokens.clone() for tokens in encoded.pooler_output]
 
     def _keep(self, key: str, tokens: torch.Tensor) -> None:
-        """Puts a picture's tokens last, and lets the ones go that were not used for longest."""
+        """Puts an image's tokens last, and lets the ones go that were not used for longest."""
         known = self._tokens.pop(key, None)
         self._bytes -= 0 if known is None else known.nbytes
         if tokens.nbytes > self.max_bytes:
@@ -137,7 +137,7 @@ class FeatureCache:
             self._bytes -= oldest.nbytes
 
     def _state(self, image_aspect_ratio: str | None) -> bytes:
-        """Describes how pictures are cut and which weights read them."""
+        """Describes how images are cut and which weights read them."""
         root = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         parts = (root.model.vision_tower, root.model.resampler)
         weights = [weight for part in parts for weight in part.parameters()]
@@ -153,17 +153,17 @@ class FeatureCache:
         return 0 if padding is None else int(padding)
 
 
-def picture_digest(picture: Image.Image, state: bytes = b"") -> str:
-    """Returns a key of a picture's content.
+def image_digest(image: Image.Image, state: bytes = b"") -> str:
+    """Returns a key of an image's content.
 
     Args:
-        picture: An RGB picture.
+        image: An RGB image.
         state: What else the key depends on.
 
     Returns:
         Hexadecimal digits.
     """
     digest = hashlib.sha256(state)
-    digest.update(f"{picture.mode} {picture.size} ".encode())
-    digest.update(picture.tobytes())
+    digest.update(f"{image.mode} {image.size} ".encode())
+    digest.update(image.tobytes())
     return digest.hexdigest()

@@ -280,7 +280,7 @@ def _head(running: Running, kind: str) -> dict[str, Any]:
 
 
 def _usage(running: Running, done: Done) -> dict[str, int]:
-    """Returns the tokens that a request cost, picture tokens among the prompt's."""
+    """Returns the tokens that a request cost, image tokens among the prompt's."""
     prompt, new = running.prompt_tokens, done.new_tokens
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 

@@ -49,12 +49,12 @@ class Batch:
         """Tokens of the longest row."""
         return self._mask.shape[1]
 
-    def add(self, prompts: Sequence[torch.Tensor], picture_tokens: Sequence[torch.Tensor] = ()) -> torch.Tensor:
+    def add(self, prompts: Sequence[torch.Tensor], image_tokens: Sequence[torch.Tensor] = ()) -> torch.Tensor:
         """Reads prompts and appends them as rows.
 
         Args:
             prompts: Ids of each, (1, length).
-            picture_tokens: The tokens of the pictures of all of them, (tokens, text width) each.
+            image_tokens: The tokens of the images of all of them, (tokens, text width) each.
 
         Returns:
             Logits of the first token of each, (prompts, vocabulary).
@@ -63,8 +63,8 @@ class Batch:
         device = self._model.device
         input_ids = torch.cat([_pad_left(prompt, longest) for prompt in prompts]).to(device)
         mask = torch.cat([_pad_left(torch.ones_like(prompt), longest) for prompt in prompts]).to(device)
-        pictures = (
-            {"image": BaseModelOutputWithPooling(pooler_output=list(picture_tokens))} if picture_tokens else None
+        images = (
+            {"image": BaseModelOutputWithPooling(pooler_output=list(image_tokens))} if image_tokens else None
         )
         # Without the config's window the cache never drops a token: rows of other lengths may still be padded to it.
         # The mask keeps the window.
@@ -73,7 +73,7 @@ class Batch:
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            mm_encoder_outputs=pictures,
+            mm_encoder_outputs=images,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,

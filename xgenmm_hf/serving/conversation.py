@@ -1,4 +1,4 @@
-"""A chat that goes on: turns, the pictures they show, and answers that may be cut off."""
+"""A chat that goes on: turns, the images they show, and answers that may be cut off."""
 
 import json
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from xgenmm_hf.inference.loading import Loaded
 
 @dataclass(frozen=True)
 class Turn:
-    """One turn of a chat: who speaks (``system``, ``user`` or ``assistant``), the text, and the pictures it shows."""
+    """One turn of a chat: who speaks (``system``, ``user`` or ``assistant``), the text, and the images it shows."""
 
     role: str
     text: str
-    pictures: list[tuple[str, Image.Image]] = field(default_factory=list)
+    images: list[tuple[str, Image.Image]] = field(default_factory=list)
 
     def as_message(self) -> dict[str, Any]:
         """Returns the turn as a message for the processor."""
-        pictures = [{"type": "image", "image": picture} for _, picture in self.pictures]
-        return {"role": self.role, "content": [*pictures, {"type": "text", "text": self.text}]}
+        images = [{"type": "image", "image": image} for _, image in self.images]
+        return {"role": self.role, "content": [*images, {"type": "text", "text": self.text}]}
 
 
 class Conversation:
@@ -35,7 +35,7 @@ class Conversation:
         loaded: Model and processor.
         system: Text of a system turn; None leaves it out.
         max_new_tokens: Longest answer in tokens.
-        max_bytes: Bytes of pictures' tokens that are kept from turn to turn; see `FeatureCache`.
+        max_bytes: Bytes of images' tokens that are kept from turn to turn; see `FeatureCache`.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Conversation:
         """Forgets everything but the system turn."""
         self.turns = [] if self._system is None else [Turn("system", self._system)]
 
-    def answer(self, text: str, pictures: list[tuple[str, Image.Image]], on_text: Callable[[str], None]) -> str:
+    def answer(self, text: str, images: list[tuple[str, Image.Image]], on_text: Callable[[str], None]) -> str:
         """Answers the user's next turn; cut off by Ctrl-C, what was said so far counts as the answer.
 
         Cut off before anything was said, the answer is empty and the turns stay as they were.
 
         Args:
             text: What the user says.
-            pictures: Names of pictures and the pictures.
+            images: Names of images and the images.
             on_text: Called with each piece of the answer.
 
         Returns:
@@ -66,7 +66,7 @@ class Conversation:
         Raises:
             ValueError: If the chat does not fit the model's context; the turn is then not kept.
         """
-        turns = [*self.turns, Turn("user", text, pictures)]
+        turns = [*self.turns, Turn("user", text, images)]
         said: list[str] = []
 
         def listen(piece: str) -> None:
@@ -95,10 +95,10 @@ class Conversation:
     def _inputs(self, turns: list[Turn]) -> Any:
         messages = [turn.as_message() for turn in turns]
         text = self._loaded.processor.apply_chat_template(messages, add_generation_prompt=True)
-        return self._cache.prepare(text, [picture for turn in turns for _, picture in turn.pictures])
+        return self._cache.prepare(text, [image for turn in turns for _, image in turn.images])
 
     def save(self, path: Path) -> None:
-        """Writes the chat as JSON: messages with text and the pictures' names.
+        """Writes the chat as JSON: messages with text and the images' names.
 
         Args:
             path: The file; it is replaced in one step.
@@ -120,5 +120,5 @@ class Conversation:
 
 
 def names_of(turn: Turn) -> list[str]:
-    """Returns the names of a turn's pictures."""
-    return [name for name, _ in turn.pictures]
+    """Returns the names of a turn's images."""
+    return [name for name, _ in turn.images]

@@ -1,4 +1,4 @@
-"""Encoding of the pictures of requests: those that wait at the same time are encoded in one call."""
+"""Encoding of the images of requests: those that wait at the same time are encoded in one call."""
 
 import threading
 import time
@@ -15,9 +15,9 @@ from xgenmm_hf.serving.errors import RequestError
 
 @dataclass(eq=False)
 class _Waiting:
-    """A request's pictures, and what became of them: their tokens or the error that they met."""
+    """A request's images, and what became of them: their tokens or the error that they met."""
 
-    pictures: Sequence[Image.Image]
+    images: Sequence[Image.Image]
     tokens: list[torch.Tensor] | None = None
     error: Exception | None = None
 
@@ -26,35 +26,35 @@ class _Waiting:
         return self.tokens is not None or self.error is not None
 
 
-class PictureEncoder:
-    """Encodes pictures for several threads, one call at a time.
+class ImageEncoder:
+    """Encodes images for several threads, one call at a time.
 
-    Whoever gets the turn encodes what all others wait for too, so that small pictures share the cost of a call.
+    Whoever gets the turn encodes what all others wait for too, so that small images share the cost of a call.
 
     Args:
         cache: Computes tokens and keeps them; nobody else may use it.
-        max_pictures: Pictures encoded in one call, unless a single request has more.
+        max_images: Images encoded in one call, unless a single request has more.
     """
 
-    def __init__(self, cache: FeatureCache, max_pictures: int):
-        self._cache, self._max_pictures = cache, max_pictures
+    def __init__(self, cache: FeatureCache, max_images: int):
+        self._cache, self._max_images = cache, max_images
         self._queue: deque[_Waiting] = deque()
         self._turn, self._queue_lock = threading.Lock(), threading.Lock()
 
-    def encode(self, pictures: Sequence[Image.Image], deadline: float) -> list[torch.Tensor]:
-        """Returns the tokens of a request's pictures.
+    def encode(self, images: Sequence[Image.Image], deadline: float) -> list[torch.Tensor]:
+        """Returns the tokens of a request's images.
 
         Args:
-            pictures: RGB pictures.
+            images: RGB images.
             deadline: When to give up, by `time.monotonic`.
 
         Returns:
-            One (tokens, text width) tensor a picture; do not change them.
+            One (tokens, text width) tensor per image; do not change them.
 
         Raises:
             RequestError: If the deadline is over before the turn comes, or the memory does not suffice.
         """
-        waiting = _Waiting(pictures)
+        waiting = _Waiting(images)
         with self._queue_lock:
             self._queue.append(waiting)
         while not waiting.done:
@@ -77,23 +77,23 @@ class PictureEncoder:
         """Takes the requests off the queue that are encoded together."""
         taken: list[_Waiting] = []
         with self._queue_lock:
-            left = self._max_pictures
-            while self._queue and (not taken or len(self._queue[0].pictures) <= left):
+            left = self._max_images
+            while self._queue and (not taken or len(self._queue[0].images) <= left):
                 taken.append(self._queue.popleft())
-                left -= len(taken[-1].pictures)
+                left -= len(taken[-1].images)
         return taken
 
     def _encode(self, requests: list[_Waiting]) -> None:
         """Encodes requests together; if that fails, each by itself, so that one does not fail another."""
         try:
-            tokens = iter(self._cache.encode([picture for request in requests for picture in request.pictures]))
+            tokens = iter(self._cache.encode([image for request in requests for image in request.images]))
             for request in requests:
-                request.tokens = [next(tokens) for _ in request.pictures]
+                request.tokens = [next(tokens) for _ in request.images]
         except Exception as error:
             if len(requests) > 1:
                 for request in requests:
                     self._encode([request])
             elif isinstance(error, torch.OutOfMemoryError):
-                requests[0].error = RequestError(500, "The server is out of memory: use fewer or smaller pictures.")
+                requests[0].error = RequestError(500, "The server is out of memory: use fewer or smaller images.")
             else:
                 requests[0].error = error

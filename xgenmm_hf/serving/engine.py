@@ -45,10 +45,10 @@ class Job:
     """A prompt to answer.
 
     Attributes:
-        input_ids: Ids of the prompt, with as many image tokens as its pictures have, (1, length).
+        input_ids: Ids of the prompt, with as many image tokens as its images have, (1, length).
         max_new_tokens: Longest answer in tokens.
         emit: Called from the engine's thread with pieces of text and, last, a `Done` or an error.
-        pictures: The tokens of each of its pictures, (tokens, text width).
+        images: The tokens of each of its images, (tokens, text width).
         sampling: How tokens are chosen.
         stops: Texts that end the answer.
         stream: Whether text is wanted as soon as it is there; else it may come in one piece.
@@ -59,7 +59,7 @@ class Job:
     input_ids: torch.Tensor
     max_new_tokens: int
     emit: Callable[[Event], None]
-    pictures: Sequence[torch.Tensor] = ()
+    images: Sequence[torch.Tensor] = ()
     sampling: Sampling = field(default_factory=Sampling)
     stops: Sequence[str] = ()
     stream: bool = True
@@ -198,7 +198,7 @@ class Engine:
             # Out of memory and faults of kernels come as several kinds of error.
             logger.exception("The model failed on %d requests.", len(jobs))
             full = isinstance(error, torch.OutOfMemoryError)
-            reason = "The server is out of memory: use fewer or smaller pictures." if full else "The model failed."
+            reason = "The server is out of memory: use fewer or smaller images." if full else "The model failed."
             for job in jobs:
                 job.cancelled = True
                 job.emit(RequestError(500, reason, code="model_error"))
@@ -217,8 +217,8 @@ class Engine:
             )
             for job in jobs
         ]
-        pictures = [tokens for job in jobs for tokens in job.pictures]
-        logits = self._batch.add([job.input_ids for job in jobs], pictures)
+        images = [tokens for job in jobs for tokens in job.images]
+        logits = self._batch.add([job.input_ids for job in jobs], images)
         self._rows += rows
         self._choose(rows, logits)
 

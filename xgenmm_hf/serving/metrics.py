@@ -21,10 +21,10 @@ class Metrics:
             registry=self.registry,
         )
         self.prompt_tokens = Counter(
-            "xgenmm_prompt_tokens", "Tokens of prompts, pictures included.", registry=self.registry
+            "xgenmm_prompt_tokens", "Tokens of prompts, images included.", registry=self.registry
         )
         self.new_tokens = Counter("xgenmm_generated_tokens", "Tokens of answers.", registry=self.registry)
-        self.pictures = Counter("xgenmm_pictures", "Pictures in requests.", registry=self.registry)
+        self.images = Counter("xgenmm_images", "Images in requests.", registry=self.registry)
         self.seconds = Histogram(
             "xgenmm_request_seconds", "Time of answered requests.", buckets=SECONDS, registry=self.registry
         )

@@ -1,4 +1,4 @@
-"""Fetching pictures from public addresses, and from nowhere else.
+"""Fetching images from public addresses, and from nowhere else.
 
 A server that fetches what strangers name is a way into its own network. So the name is looked up once, every address
 it stands for must be public, and the connection goes to exactly the address that was checked; redirects are followed
@@ -73,10 +73,10 @@ def public_address(host: str, port: int) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise RequestError(400, f"The host {host} of a picture's address cannot be found.") from None
+        raise RequestError(400, f"The host {host} of an image's address cannot be found.") from None
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses or not all(map(is_public, addresses)):
-        raise RequestError(400, f"The host {host} of a picture's address is not on the public internet.")
+        raise RequestError(400, f"The host {host} of an image's address is not on the public internet.")
     return addresses[0]
 
 
@@ -105,7 +105,7 @@ class _PinnedConnection(http.client.HTTPConnection):
 
 
 def fetch(url: str, max_bytes: int, seconds: float) -> bytes:
-    """Fetches a picture.
+    """Fetches an image.
 
     Args:
         url: An http or https address on the public internet, on its usual port.
@@ -126,8 +126,8 @@ def fetch(url: str, max_bytes: int, seconds: float) -> bytes:
         try:
             url = urljoin(url, location)
         except ValueError:
-            raise RequestError(400, "A picture's address redirects to what is not a valid URL.") from None
-    raise RequestError(400, f"A picture's address redirects more than {MAX_REDIRECTS} times.")
+            raise RequestError(400, "An image's address redirects to what is not a valid URL.") from None
+    raise RequestError(400, f"An image's address redirects more than {MAX_REDIRECTS} times.")
 
 
 def _get(url: str, max_bytes: int, end: float) -> tuple[bytes, str | None]:
@@ -144,11 +144,11 @@ def _get(url: str, max_bytes: int, end: float) -> tuple[bytes, str | None]:
         if response.status in _REDIRECTS and location:
             return b"", location
         if response.status != 200:
-            raise RequestError(400, f"The picture at {host} was refused with status {response.status}.")
+            raise RequestError(400, f"The image at {host} was refused with status {response.status}.")
         return _read(response, connection, max_bytes, end), None
     except (OSError, http.client.HTTPException, ValueError) as error:
         _left(end)
-        raise RequestError(400, f"The picture at {host} could not be fetched ({type(error).__name__}).") from error
+        raise RequestError(400, f"The image at {host} could not be fetched ({type(error).__name__}).") from error
     finally:
         deadline.cancel()
         connection.close()
@@ -160,11 +160,11 @@ def _split(url: str) -> tuple[str, str, bool]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise RequestError(400, "A picture's address is not a valid URL.") from None
+        raise RequestError(400, "An image's address is not a valid URL.") from None
     if parts.scheme not in PORTS or not parts.hostname:
-        raise RequestError(400, "A picture's address must start with http:// or https:// and name a host.")
+        raise RequestError(400, "An image's address must start with http:// or https:// and name a host.")
     if port not in (None, PORTS[parts.scheme]) or parts.username is not None:
-        raise RequestError(400, "A picture's address must name no port and no user.")
+        raise RequestError(400, "An image's address must name no port and no user.")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return parts.hostname, path, parts.scheme == "https"
 
@@ -177,7 +177,7 @@ def _read(response: http.client.HTTPResponse, connection: _PinnedConnection, max
         parts.append(part)
         size += len(part)
         if size > max_bytes:
-            raise RequestError(413, f"A fetched picture is larger than the limit of {max_bytes} bytes.")
+            raise RequestError(413, f"A fetched image is larger than the limit of {max_bytes} bytes.")
         connection.stream.settimeout(_left(end))
     _left(end)  # an answer that was cut off at the deadline looks like a whole one
     return b"".join(parts)
@@ -187,5 +187,5 @@ def _left(end: float) -> float:
     """Returns the seconds that are left, or refuses."""
     left = end - time.monotonic()
     if left <= 0:
-        raise RequestError(400, "Fetching the pictures took too long.")
+        raise RequestError(400, "Fetching the images took too long.")
     return left

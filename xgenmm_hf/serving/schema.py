@@ -19,14 +19,14 @@ class TextPart(_Strict):
 
 
 class ImageAddress(_Strict):
-    """Where a picture is; ``detail`` is accepted and changes nothing."""
+    """Where an image is; ``detail`` is accepted and changes nothing."""
 
     url: str
     detail: Literal["auto", "low", "high"] | None = None
 
 
 class ImagePart(_Strict):
-    """A picture in a message."""
+    """An image in a message."""
 
     type: Literal["image_url"]
     image_url: ImageAddress

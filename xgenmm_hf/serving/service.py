@@ -1,4 +1,4 @@
-"""From a request's body to a running answer: checks, pictures, prompt, job."""
+"""From a request's body to a running answer: checks, images, prompt, job."""
 
 import asyncio
 import threading
@@ -13,12 +13,12 @@ from PIL import Image
 
 from xgenmm_hf.inference.feature_cache import FeatureCache
 from xgenmm_hf.inference.loading import Loaded
-from xgenmm_hf.modeling.hub_era_xgenmm import expand_rows
-from xgenmm_hf.serving.encoding import PictureEncoder
+from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows
+from xgenmm_hf.serving.encoding import ImageEncoder
 from xgenmm_hf.serving.engine import Done, Engine, Event, Job, Piece, room_for
 from xgenmm_hf.serving.errors import RequestError
 from xgenmm_hf.serving.metrics import Metrics
-from xgenmm_hf.serving.pictures import read_picture
+from xgenmm_hf.serving.images import read_image
 from xgenmm_hf.serving.sampling import Sampling
 from xgenmm_hf.serving.schema import ChatRequest, ImagePart, Message, TextPart, read_request
 from xgenmm_hf.serving.settings import MIB, Settings
@@ -48,7 +48,7 @@ class Running:
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the prompt, picture tokens included."""
+        """Tokens of the prompt, image tokens included."""
         return self.job.input_ids.shape[1]
 
     async def pieces(self) -> AsyncIterator[Piece | Done]:
@@ -88,7 +88,7 @@ class Service:
         self.metrics.watch(self.engine)
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="xgenmm-prepare")
         cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * MIB)
-        self._pictures = PictureEncoder(cache, settings.max_pictures)
+        self._images = ImageEncoder(cache, settings.max_images)
         # The tokenizer keeps its padding settings in itself: one thread at a time.
         self._tokenizer_lock = threading.Lock()
         self._open = 0
@@ -137,7 +137,7 @@ class Service:
         loop = asyncio.get_running_loop()
         deadline = started + self.settings.max_seconds
         try:
-            request, input_ids, pictures = await asyncio.wait_for(
+            request, input_ids, images = await asyncio.wait_for(
                 loop.run_in_executor(self._preparers, self._prepare, body, deadline),
                 timeout=max(deadline - time.monotonic(), 0.01),
             )
@@ -148,7 +148,7 @@ class Service:
             input_ids=input_ids,
             max_new_tokens=room_for(self.loaded, self._wanted_tokens(request), length),
             emit=lambda event: None,
-            pictures=pictures,
+            images=images,
             sampling=self._sampling(request),
             stops=request.stops,
             stream=bool(request.stream),
@@ -165,13 +165,13 @@ class Service:
         job.emit = emit
         self.engine.submit(job)
         self.metrics.prompt_tokens.inc(length)
-        self.metrics.pictures.inc(len(pictures))
+        self.metrics.images.inc(len(images))
         return running
 
     def _prepare(self, body: bytes, deadline: float) -> tuple[ChatRequest, torch.Tensor, list[torch.Tensor]]:
-        """Checks a request and returns it with its ids (1, length) and its pictures' tokens; in a thread of its own.
+        """Checks a request and returns it with its ids (1, length) and its images' tokens; in a thread of its own.
 
-        Pictures are encoded here, beside the engine, so that nobody's answer stands still meanwhile.
+        Images are encoded here, beside the engine, so that nobody's answer stands still meanwhile.
         """
         request = read_request(body)
         if request.model != self.settings.name:
@@ -182,33 +182,33 @@ class Service:
                 param="model",
             )
         self._wanted_tokens(request)
-        messages, pictures = self._messages(request.messages, deadline)
-        input_ids = self._encode_text(messages, pictures)
+        messages, images = self._messages(request.messages, deadline)
+        input_ids = self._encode_text(messages, images)
         room_for(self.loaded, 1, input_ids.shape[1])
-        return request, input_ids, self._pictures.encode(pictures, deadline) if pictures else []
+        return request, input_ids, self._images.encode(images, deadline) if images else []
 
-    def _encode_text(self, messages: list[dict[str, Any]], pictures: list[Image.Image]) -> torch.Tensor:
-        """Returns the ids of a chat, each picture as many image tokens as it has, (1, length)."""
+    def _encode_text(self, messages: list[dict[str, Any]], images: list[Image.Image]) -> torch.Tensor:
+        """Returns the ids of a chat, each image as many image tokens as it has, (1, length)."""
         processor, config = self.loaded.processor, self.loaded.model.config
         with self._tokenizer_lock:
             text = processor.apply_chat_template(messages, add_generation_prompt=True)
             row = torch.tensor(processor.tokenizer(text)["input_ids"])
-        counts = processor._get_num_multimodal_tokens([(picture.height, picture.width) for picture in pictures])
+        counts = processor._get_num_multimodal_tokens([(image.height, image.width) for image in images])
         return torch.stack(
             expand_rows([row], counts["num_image_tokens"], config.image_token_id, config.image_placeholder_token_id)
         )
 
     def _messages(self, messages: list[Message], deadline: float) -> tuple[list[dict[str, Any]], list[Image.Image]]:
-        """Returns messages for the chat template, and their pictures."""
+        """Returns messages for the chat template, and their images."""
         urls = [part for message in messages for part in parts_of(message) if isinstance(part, ImagePart)]
-        if len(urls) > self.settings.max_pictures:
+        if len(urls) > self.settings.max_images:
             raise RequestError(
                 400,
-                f"The messages hold {len(urls)} pictures; the limit is {self.settings.max_pictures}.",
+                f"The messages hold {len(urls)} images; the limit is {self.settings.max_images}.",
                 param="messages",
             )
         self._check_length(messages)
-        rendered, pictures, left = [], [], self.settings.max_pixels
+        rendered, images, left = [], [], self.settings.max_pixels
         for number, message in enumerate(messages):
             content: list[dict[str, Any]] = []
             for index, part in enumerate(parts_of(message)):
@@ -217,10 +217,10 @@ class Service:
                 else:
                     content.append({"type": "image"})
                     name = f"messages[{number}].content[{index}]"
-                    pictures.append(self._picture(part, message, name, deadline, left))
-                    left -= pictures[-1].width * pictures[-1].height
+                    images.append(self._image(part, message, name, deadline, left))
+                    left -= images[-1].width * images[-1].height
             rendered.append({"role": "system" if message.role == "developer" else message.role, "content": content})
-        return rendered, pictures
+        return rendered, images
 
     def _check_length(self, messages: list[Message]) -> None:
         """Refuses texts that cannot fit the context, before any time is spent on them."""
@@ -235,11 +235,11 @@ class Service:
                 param="messages",
             )
 
-    def _picture(self, part: ImagePart, message: Message, name: str, deadline: float, pixels: int) -> Image.Image:
+    def _image(self, part: ImagePart, message: Message, name: str, deadline: float, pixels: int) -> Image.Image:
         if message.role != "user":
-            raise RequestError(400, f"{name}: only user messages may hold pictures.", param="messages")
+            raise RequestError(400, f"{name}: only user messages may hold images.", param="messages")
         seconds = max(deadline - time.monotonic(), 0.01)
-        return read_picture(part.image_url.url, name, self.settings, seconds, pixels)
+        return read_image(part.image_url.url, name, self.settings, seconds, pixels)
 
     def _wanted_tokens(self, request: ChatRequest) -> int:
         """Returns the longest answer that a request asks for, or refuses it."""
@@ -273,7 +273,7 @@ class Service:
 
 
 def parts_of(message: Message) -> list[TextPart | ImagePart]:
-    """Returns the texts and pictures of a message."""
+    """Returns the texts and images of a message."""
     if isinstance(message.content, str):
         return [TextPart(type="text", text=message.content)]
     return list(message.content)

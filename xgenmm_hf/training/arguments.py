@@ -30,14 +30,14 @@ class DataArguments:
         mixture: YAML file of the training data: a path (also relative to the recipe), or a shipped mixture's name.
         eval_mixture: Likewise for evaluation.
         streaming: Whether rows are read as they are needed instead of being indexed first; needs max_steps.
-        max_unreadable: Share of rows left out, for a picture that cannot be read or a prompt that leaves no room for
+        max_unreadable: Share of rows left out, for an image that cannot be read or a prompt that leaves no room for
             an answer, above which the run stops.
         group_by_modality_length: Whether batches hold rows of one modality and of about one length; not for DPO.
-        image_aspect_ratio: How pictures are cut: anyres, none or pad. Default: as the checkpoint says; the trained
+        image_aspect_ratio: How images are cut: anyres, none or pad. Default: as the checkpoint says; the trained
             checkpoint then says this.
         anyres_tiles: Grids of any-resolution mode in tiles, such as 1x2 (one wide, two high). Likewise.
         noised_rejections: DPO only: whether each row comes a second time, rejecting what the model itself says to
-            noised pictures. The answers are cached; for large data make them once with
+            noised images. The answers are cached; for large data make them once with
             `python -m xgenmm_hf.training.noise` and name the folder it writes as the mixture.
     """
 
@@ -51,13 +51,13 @@ class DataArguments:
         default=True, metadata={"help": "Make batches of one modality and of about one length; not for DPO."}
     )
     image_aspect_ratio: str | None = field(
-        default=None, metadata={"help": "How pictures are cut: anyres, none or pad; default: as the checkpoint says."}
+        default=None, metadata={"help": "How images are cut: anyres, none or pad; default: as the checkpoint says."}
     )
     anyres_tiles: list[str] | None = field(
         default=None, metadata={"help": "Grids in tiles, width x height, such as 1x2 2x1 2x2."}
     )
     noised_rejections: bool = field(
-        default=False, metadata={"help": "DPO: also reject what the model itself says to noised pictures."}
+        default=False, metadata={"help": "DPO: also reject what the model itself says to noised images."}
     )
 
     def __post_init__(self) -> None:

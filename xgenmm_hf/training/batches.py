@@ -1,6 +1,6 @@
-"""What all collators share: reading pictures, cutting rows to a length, padding them into a batch.
+"""What all collators share: reading images, cutting rows to a length, padding them into a batch.
 
-A batch holds `input_ids`, `attention_mask`, `labels` (B, L), with pictures also `pixel_values` (num_tiles, 3, S, S),
+A batch holds `input_ids`, `attention_mask`, `labels` (B, L), with images also `pixel_values` (num_tiles, 3, S, S),
 `image_sizes` (num_images, 2) as (height, width) and `image_num_tiles` (num_images,), and two entries that trainers
 take out before the model sees the batch: `row_ids` and `unreadable`, lists of strings.
 """
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from xgenmm_hf.data.picture_refs import UnreadablePicture, open_picture
+from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.modeling.tiling_xgenmm import ASPECT_RATIO_MODES
-from xgenmm_hf.training.encoding import IGNORE_INDEX, EncodedRow, count_picture_tokens, row_name
+from xgenmm_hf.training.encoding import IGNORE_INDEX, EncodedRow, count_tiles_and_tokens, row_name
 
 
 # An empty batch is long enough for a next token, so that the model and its loss run as on any other batch.
@@ -24,7 +24,7 @@ EMPTY_LENGTH = 2
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A row that was left out: a picture of it cannot be read, or its prompt leaves no room for an answer.
+    """A row that was left out: an image of it cannot be read, or its prompt leaves no room for an answer.
 
     Args:
         row_id: The row's `id`.
@@ -40,8 +40,8 @@ class Unreadable:
         return f"Row {self.source}/{self.row_id} is left out: {self.reason}"
 
 
-def read_pictures(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Unreadable]]:
-    """Opens the pictures of rows.
+def read_images(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Unreadable]]:
+    """Opens the images of rows.
 
     Args:
         rows: Training rows; `images` holds references `{"bytes", "path"}` or PIL images.
@@ -54,34 +54,34 @@ def read_pictures(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any
     unreadable: list[Unreadable] = []
     for row in rows:
         try:
-            pictures = [to_picture(image) for image in row.get("images") or ()]
-        except UnreadablePicture as error:
+            images = [to_image(image) for image in row.get("images") or ()]
+        except UnreadableImage as error:
             unreadable.append(Unreadable(str(row.get("id", "?")), str(row.get("source") or "rows"), str(error)))
         else:
-            readable.append({**row, "images": pictures})
+            readable.append({**row, "images": images})
     return readable, unreadable
 
 
-def to_picture(image: Any) -> Image.Image:
-    """Returns a picture reference or a PIL image as an RGB PIL image.
+def to_image(image: Any) -> Image.Image:
+    """Returns an image reference or a PIL image as an RGB PIL image.
 
     Args:
         image: `{"bytes", "path"}` or a PIL image.
 
     Returns:
-        The decoded picture.
+        The decoded image.
 
     Raises:
-        UnreadablePicture: If it cannot be decoded, or is empty.
+        UnreadableImage: If it cannot be decoded, or is empty.
     """
-    picture = open_picture(image)
-    if picture.width == 0 or picture.height == 0:
-        raise UnreadablePicture(f"A picture is {picture.width} x {picture.height} pixels: it must not be empty.")
-    return picture
+    image = open_image(image)
+    if image.width == 0 or image.height == 0:
+        raise UnreadableImage(f"An image is {image.width} x {image.height} pixels: it must not be empty.")
+    return image
 
 
-def picture_lengths(processor: Any, row: Mapping[str, Any], image_aspect_ratio: str | None = None) -> list[int]:
-    """Counts the tokens of a row's pictures.
+def image_lengths(processor: Any, row: Mapping[str, Any], image_aspect_ratio: str | None = None) -> list[int]:
+    """Counts the tokens of a row's images.
 
     Args:
         processor: An `XGenMMProcessor`.
@@ -89,28 +89,28 @@ def picture_lengths(processor: Any, row: Mapping[str, Any], image_aspect_ratio: 
         image_aspect_ratio: Mode of the image processor; default: its own.
 
     Returns:
-        Tokens of each picture.
+        Tokens of each image.
     """
-    sizes = [(picture.height, picture.width) for picture in row["images"]]
-    return [tokens for _, tokens in count_picture_tokens(processor, sizes, image_aspect_ratio)]
+    sizes = [(image.height, image.width) for image in row["images"]]
+    return [tokens for _, tokens in count_tiles_and_tokens(processor, sizes, image_aspect_ratio)]
 
 
-def picture_inputs(
-    processor: Any, pictures: Sequence[Image.Image], image_aspect_ratio: str | None = None
+def image_inputs(
+    processor: Any, images: Sequence[Image.Image], image_aspect_ratio: str | None = None
 ) -> dict[str, torch.Tensor]:
-    """Cuts a batch's pictures into tiles.
+    """Cuts a batch's images into tiles.
 
     Args:
         processor: An `XGenMMProcessor`.
-        pictures: All pictures of the batch, in the order of the rows.
+        images: All images of the batch, in the order of the rows.
         image_aspect_ratio: Mode of the image processor; default: its own.
 
     Returns:
         `pixel_values`, `image_sizes` and `image_num_tiles`; nothing where there is no picture.
     """
-    if not pictures:
+    if not images:
         return {}
-    return dict(processor.image_processor(list(pictures), image_aspect_ratio=image_aspect_ratio, return_tensors="pt"))
+    return dict(processor.image_processor(list(images), image_aspect_ratio=image_aspect_ratio, return_tensors="pt"))
 
 
 def pad_rows(
@@ -206,12 +206,12 @@ def make_batch(
     pad_to_multiple_of: int | None = None,
     image_aspect_ratio: str | None = None,
 ) -> dict[str, Any]:
-    """Puts encoded rows and their pictures into a batch.
+    """Puts encoded rows and their images into a batch.
 
     Args:
         processor: An `XGenMMProcessor`.
         rows: The rows with PIL images.
-        encoded: The same rows encoded and cut; pictures that were cut off are left out of the batch.
+        encoded: The same rows encoded and cut; images that were cut off are left out of the batch.
         unreadable: Rows that had to be left out.
         pad_to_multiple_of: The length becomes a multiple of this number.
         image_aspect_ratio: Mode of the image processor; default: its own.
@@ -224,7 +224,7 @@ def make_batch(
     if not rows:
         return {**empty_batch(pad_id, pad_to_multiple_of), **notes}
     shown = zip(rows, encoded, strict=True)
-    pictures = [picture for row, cut in shown for picture in row["images"][: len(cut.picture_lengths)]]
+    images = [image for row, cut in shown for image in row["images"][: len(cut.image_lengths)]]
     ids, labels = [row.input_ids for row in encoded], [row.labels for row in encoded]
     padded = pad_rows(ids, labels, pad_id, pad_to_multiple_of)
-    return {**padded, **picture_inputs(processor, pictures, image_aspect_ratio), **notes}
+    return {**padded, **image_inputs(processor, images, image_aspect_ratio), **notes}

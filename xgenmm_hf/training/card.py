@@ -22,8 +22,8 @@ USE_MODEL = """```python
 from transformers import pipeline
 
 pipe = pipeline("image-text-to-text", model="{name}", trust_remote_code=True)
-picture, question = {{"type": "image", "path": "picture.png"}}, {{"type": "text", "text": "What is this?"}}
-turn = {{"role": "user", "content": [picture, question]}}
+image, question = {{"type": "image", "path": "image.png"}}, {{"type": "text", "text": "What is this?"}}
+turn = {{"role": "user", "content": [image, question]}}
 print(pipe(text=[turn], max_new_tokens=64, return_full_text=False)[0]["generated_text"])
 ```"""
 

@@ -1,13 +1,13 @@
 """Collators: training rows -> batches, for fine-tuning on conversations and for pre-training on documents.
 
-Both read pictures when a batch is made and not earlier; see `batches` for what a batch holds, and for the rows whose
-pictures cannot be read.
+Both read images when a batch is made and not earlier; see `batches` for what a batch holds, and for the rows whose
+images cannot be read.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xgenmm_hf.training.batches import check_options, make_batch, pad_token_id, picture_lengths, read_pictures
+from xgenmm_hf.training.batches import check_options, make_batch, pad_token_id, image_lengths, read_images
 from xgenmm_hf.training.encoding import EncodedRow, encode_chat, encode_content, render_content, render_row
 
 
@@ -16,8 +16,8 @@ class RowCollator:
 
     Args:
         processor: An `XGenMMProcessor`.
-        max_length: Tokens of a row that are kept, those of its pictures too; None keeps all. The end of the text goes
-            first; a picture that does not fit goes as a whole, with everything after it.
+        max_length: Tokens of a row that are kept, those of its images too; None keeps all. The end of the text goes
+            first; an image that does not fit goes as a whole, with everything after it.
         pad_to_multiple_of: Length of a batch in multiples of this number.
         image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the image processor's.
 
@@ -51,9 +51,9 @@ class RowCollator:
         Raises:
             ValueError: If a row does not hold what this collator takes.
         """
-        readable, unreadable = read_pictures(rows)
+        readable, unreadable = read_images(rows)
         encoded = [
-            self.encode(row, picture_lengths(self.processor, row, self.image_aspect_ratio)).cut(self.max_length)
+            self.encode(row, image_lengths(self.processor, row, self.image_aspect_ratio)).cut(self.max_length)
             for row in readable
         ]
         options = (self.pad_to_multiple_of, self.image_aspect_ratio)
@@ -64,7 +64,7 @@ class RowCollator:
 
         Args:
             row: A training row.
-            lengths: Tokens of each of its pictures.
+            lengths: Tokens of each of its images.
 
         Returns:
             Its ids and targets.
@@ -95,7 +95,7 @@ class PretrainingCollator(RowCollator):
 
     A row holds `content`, parts of type `text`, `image` and `end_of_chunk` in reading order. Padding, `<image>`,
     `<image placeholder>` and `<|endofchunk|>` are no targets.
-    Source: BLIP-3's pre-training, whose stage 1 shows each picture as one tile.
+    Source: BLIP-3's pre-training, whose stage 1 shows each image as one tile.
 
     Args:
         processor: An `XGenMMProcessor`.

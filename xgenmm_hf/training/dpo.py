@@ -1,6 +1,6 @@
-"""TRL's `DPOTrainer` with the vision tower run once for each picture of a step.
+"""TRL's `DPOTrainer` with the vision tower run once for each image of a step.
 
-Stock TRL shows a picture to the tower four times: for the chosen and the rejected answer, by the policy and by the
+Stock TRL shows an image to the tower four times: for the chosen and the rejected answer, by the policy and by the
 reference. Here the collator brings it once (`image_repeats` lets both halves of a batch show it), and what is frozen
 is computed before either model runs and given to both:
 
@@ -24,22 +24,22 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import hash_module
 
 from xgenmm_hf.training.guards import GuardedTrainerMixin, take_notes
-from xgenmm_hf.training.preference import REFERENCE_LOG_PROBS, PreferenceCollator, with_blank_picture
+from xgenmm_hf.training.preference import REFERENCE_LOG_PROBS, PreferenceCollator, with_blank_image
 
 
-PICTURES = ("pixel_values", "image_sizes", "image_num_tiles")
+IMAGES = ("pixel_values", "image_sizes", "image_num_tiles")
 
 
 class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
-    """Trains on preference pairs with pictures, to the loss of TRL's `DPOTrainer`, in less time and memory.
+    """Trains on preference pairs with images, to the loss of TRL's `DPOTrainer`, in less time and memory.
 
-    Also unlike TRL's, it takes `precompute_ref_log_probs` for rows with pictures.
+    Also unlike TRL's, it takes `precompute_ref_log_probs` for rows with images.
 
     Args:
         model: The policy, a `PeftModel` of it, or a path.
         ref_model: The reference; None: the policy as it is now (with PEFT: with the adapter off).
         args: A `trl.DPOConfig`.
-        data_collator: Default for rows with pictures: a `PreferenceCollator`.
+        data_collator: Default for rows with images: a `PreferenceCollator`.
         train_dataset: Preference rows; those with an `images` column are read when a batch is made.
         eval_dataset: The same, or a dict of them.
         **kwargs: The other arguments of `trl.DPOTrainer` (`processing_class`, `peft_config`, `callbacks`, ...).
@@ -62,8 +62,8 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         eval_dataset: Any = None,
         **kwargs: Any,
     ):
-        # TRL refuses to precompute for pictures; this class does it below.
-        precompute = args is not None and args.precompute_ref_log_probs and has_pictures(train_dataset)
+        # TRL refuses to precompute for images; this class does it below.
+        precompute = args is not None and args.precompute_ref_log_probs and has_images(train_dataset)
         if precompute and args.sync_ref_model:
             raise ValueError("precompute_ref_log_probs fixes the reference and sync_ref_model moves it; choose one.")
         # before TRL shards it: a sharded model cannot be hashed
@@ -81,7 +81,7 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
             )
         self._same_tower, self._same_resampler = self._compare_with_reference()
         if precompute:
-            self._precompute_with_pictures(reference_hash or hash_module(self.model), keep=ref_model is not None)
+            self._precompute_with_images(reference_hash or hash_module(self.model), keep=ref_model is not None)
 
     def _compare_with_reference(self) -> tuple[bool, bool]:
         """Tells whether tower and resampler of the reference hold the policy's weights."""
@@ -92,7 +92,7 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         tower, resampler = (same_weights(part_of(policy, name), part_of(reference, name)) for name in parts)
         return tower, resampler
 
-    def _precompute_with_pictures(self, model_hash: str, keep: bool) -> None:
+    def _precompute_with_images(self, model_hash: str, keep: bool) -> None:
         """Adds the reference's log-probabilities to the data sets, from TRL's cache where it has them."""
         self.precompute_ref_logps = True
         # TRL's key is the data and the model; here the collator decides about the ids, too
@@ -117,36 +117,36 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         more = ("id", "source", *REFERENCE_LOG_PROBS)
         self._signature_columns += [name for name in more if name not in self._signature_columns]
 
-    def _add_blank_picture(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return with_blank_picture(inputs, self._plain_config()) if self._is_vision_dataset else inputs
+    def _add_blank_image(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return with_blank_image(inputs, self._plain_config()) if self._is_vision_dataset else inputs
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        """Computes TRL's loss from pictures that are encoded once; called by `compute_loss`."""
-        return super()._compute_loss(model, self._share_pictures(model, inputs), return_outputs)
+        """Computes TRL's loss from images that are encoded once; called by `compute_loss`."""
+        return super()._compute_loss(model, self._share_images(model, inputs), return_outputs)
 
     def compute_ref_log_probs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """Computes the reference's log-probabilities of one batch, for `precompute_ref_log_probs`."""
         inputs, _, _ = take_notes(inputs)
         if "pixel_values" not in inputs and self._is_sharded():
-            inputs = self._add_blank_picture(inputs)
+            inputs = self._add_blank_image(inputs)
         return super().compute_ref_log_probs(model, inputs)
 
-    def _share_pictures(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Replaces a batch's pictures by what policy and reference have in common of them."""
+    def _share_images(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Replaces a batch's images by what policy and reference have in common of them."""
         root = self.accelerator.unwrap_model(model)
         if inputs.get("pixel_values") is None or not (self._same_tower and is_fixed(part_of(root, "vision_tower"))):
             return inputs
         sampled = self._same_resampler and is_fixed(part_of(root, "resampler"))
-        pictures = {name: inputs[name] for name in PICTURES if inputs.get(name) is not None}
+        images = {name: inputs[name] for name in IMAGES if inputs.get(name) is not None}
         with torch.no_grad(), self.accelerator.autocast():
             if sampled:
-                encoded = as_forward_method(root, "get_image_features")(**pictures)
+                encoded = as_forward_method(root, "get_image_features")(**images)
                 shared = BaseModelOutputWithPooling(pooler_output=encoded.pooler_output)
-                used: tuple[str, ...] = PICTURES
+                used: tuple[str, ...] = IMAGES
             else:
                 encoded = as_forward_method(root, "get_vision_features")(inputs["pixel_values"])
                 shared = BaseModelOutputWithPooling(last_hidden_state=encoded.last_hidden_state)
-                used = PICTURES[:1]
+                used = IMAGES[:1]
         rest = {name: value for name, value in inputs.items() if name not in used}
         return {**rest, "mm_encoder_outputs": {"image": shared}}
 
@@ -154,7 +154,7 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         """Evaluates; see `trl.DPOTrainer.evaluate`.
 
         Args:
-            eval_dataset: As for TRL; rows with pictures get their reference log-probabilities here where those are
+            eval_dataset: As for TRL; rows with images get their reference log-probabilities here where those are
                 precomputed.
             *args: As for TRL.
             **kwargs: As for TRL.
@@ -182,8 +182,8 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         return self._precompute_ref_logps(dataset, "eval", size)
 
 
-def has_pictures(dataset: Any) -> bool:
-    """Tells whether a data set has a column of pictures, as TRL does from its first row."""
+def has_images(dataset: Any) -> bool:
+    """Tells whether a data set has a column of images, as TRL does from its first row."""
     row: Any = next(iter(dataset), ()) if dataset is not None else ()
     return "image" in row or "images" in row
 

@@ -2,7 +2,7 @@
 
 A conversation is rendered with the processor's chat template, whose `{% generation %}` blocks mark what the assistant
 says; the rendered text is tokenised whole, as the processor does it, and the marked characters become targets through
-the tokens' offsets. Only then does every `<image>` become its picture's tokens, which are never targets.
+the tokens' offsets. Only then does every `<image>` become its image's tokens, which are never targets.
 
 Shapes: a row has L tokens; spans are (start, end) pairs, of characters in a text or of tokens in a row.
 """
@@ -34,7 +34,7 @@ class RenderedChat(NamedTuple):
     """A conversation as the tokenizer reads it.
 
     Attributes:
-        text: The rendered conversation; each picture is one `<image>`.
+        text: The rendered conversation; each image is one `<image>`.
         spans: What the assistant says, as spans of characters, one a turn.
     """
 
@@ -49,45 +49,45 @@ class EncodedRow:
     Args:
         input_ids: Token ids, (L,).
         labels: The ids that are targets, `IGNORE_INDEX` elsewhere, (L,).
-        picture_lengths: Tokens of each picture, in order.
-        is_image: Where a picture's tokens stand, (L,).
+        image_lengths: Tokens of each image, in order.
+        is_image: Where an image's tokens stand, (L,).
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
-    picture_lengths: list[int]
+    image_lengths: list[int]
     is_image: np.ndarray
 
     @cached_property
-    def picture_spans(self) -> list[tuple[int, int]]:
-        """Where each picture's tokens stand; pictures that stand side by side have spans of their own."""
-        ends = np.cumsum(self.picture_lengths, dtype=np.int64)
+    def image_spans(self) -> list[tuple[int, int]]:
+        """Where each image's tokens stand; images that stand side by side have spans of their own."""
+        ends = np.cumsum(self.image_lengths, dtype=np.int64)
         places = np.flatnonzero(self.is_image)
         return [
             (int(places[end - length]), int(places[end - 1]) + 1)
-            for length, end in zip(self.picture_lengths, ends, strict=True)
+            for length, end in zip(self.image_lengths, ends, strict=True)
         ]
 
     def cut(self, max_length: int | None) -> "EncodedRow":
-        """Cuts the row to a length without cutting a picture.
+        """Cuts the row to a length without cutting an image.
 
-        The end of the text goes first. Where the cut would fall inside a picture, it is made before that picture:
-        it, all later pictures and everything after it are left out.
+        The end of the text goes first. Where the cut would fall inside an image, it is made before that image:
+        it, all later images and everything after it are left out.
 
         Args:
-            max_length: Tokens that may be kept, those of pictures too; None keeps all.
+            max_length: Tokens that may be kept, those of images too; None keeps all.
 
         Returns:
-            The row; `picture_lengths` tells how many pictures, counted from the first, are left.
+            The row; `image_lengths` tells how many images, counted from the first, are left.
         """
         if max_length is None or len(self.input_ids) <= max_length:
             return self
-        kept = [span for span in self.picture_spans if span[1] <= max_length]
+        kept = [span for span in self.image_spans if span[1] <= max_length]
         end = max_length
-        if len(kept) < len(self.picture_spans):
-            end = min(max_length, self.picture_spans[len(kept)][0])
+        if len(kept) < len(self.image_spans):
+            end = min(max_length, self.image_spans[len(kept)][0])
         return EncodedRow(
-            self.input_ids[:end], self.labels[:end], self.picture_lengths[: len(kept)], self.is_image[:end]
+            self.input_ids[:end], self.labels[:end], self.image_lengths[: len(kept)], self.is_image[:end]
         )
 
 
@@ -103,10 +103,10 @@ def row_name(row: Mapping[str, Any]) -> str:
     return f"{row.get('source') or 'rows'}/{row.get('id', '?')}"
 
 
-def count_picture_tokens(
+def count_tiles_and_tokens(
     processor: Any, image_sizes: Sequence[tuple[int, int]], image_aspect_ratio: str | None = None
 ) -> list[tuple[int, int]]:
-    """Counts what pictures of given sizes take, without looking at a pixel.
+    """Counts what images of given sizes take, without looking at a pixel.
 
     Args:
         processor: An `XGenMMProcessor`.
@@ -114,7 +114,7 @@ def count_picture_tokens(
         image_aspect_ratio: Mode of the image processor; default: its own.
 
     Returns:
-        (tiles, tokens) of each picture.
+        (tiles, tokens) of each image.
     """
     options = {"image_aspect_ratio": image_aspect_ratio}
     tiles = [processor.image_processor.get_number_of_image_patches(*size, options) for size in image_sizes]
@@ -202,7 +202,7 @@ def render_content(processor: Any, row: Mapping[str, Any]) -> str:
 
 
 def check_parts(row: Mapping[str, Any]) -> None:
-    """Checks that a row's parts are of known types and its pictures as many as the parts that show them.
+    """Checks that a row's parts are of known types and its images as many as the parts that show them.
 
     Args:
         row: A training row.
@@ -222,8 +222,8 @@ def check_parts(row: Mapping[str, Any]) -> None:
     shown, given = sum(part["type"] == "image" for part in parts), len(row.get("images") or ())
     if shown != given:
         raise ValueError(
-            f"Row {row_name(row)} shows {shown} pictures in its parts and brings {given}; "
-            "write one image part for each picture."
+            f"Row {row_name(row)} shows {shown} images in its parts and brings {given}; "
+            "write one image part for each image."
         )
 
 
@@ -236,13 +236,13 @@ def _parts(row: Mapping[str, Any]) -> Any:
             yield from [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def encode_chat(processor: Any, chat: RenderedChat, picture_lengths: Sequence[int]) -> EncodedRow:
+def encode_chat(processor: Any, chat: RenderedChat, image_lengths: Sequence[int]) -> EncodedRow:
     """Encodes a rendered conversation; the targets are the tokens of its spans.
 
     Args:
         processor: An `XGenMMProcessor`.
         chat: The rendered conversation.
-        picture_lengths: Tokens of each picture, in order.
+        image_lengths: Tokens of each image, in order.
 
     Returns:
         The row, its ids those of `processor.apply_chat_template(..., tokenize=True)`.
@@ -253,18 +253,18 @@ def encode_chat(processor: Any, chat: RenderedChat, picture_lengths: Sequence[in
     for start, end in chat.spans:
         # A token without width (the space before the whole text) belongs to no span.
         is_target |= (offsets[:, 0] < end) & (offsets[:, 1] > start)
-    return _expand(processor, encoding["input_ids"], is_target, picture_lengths)
+    return _expand(processor, encoding["input_ids"], is_target, image_lengths)
 
 
-def encode_content(processor: Any, text: str, picture_lengths: Sequence[int]) -> EncodedRow:
-    """Encodes a pre-training text; every token but those of pictures and `<|endofchunk|>` is a target.
+def encode_content(processor: Any, text: str, image_lengths: Sequence[int]) -> EncodedRow:
+    """Encodes a pre-training text; every token but those of images and `<|endofchunk|>` is a target.
 
     Source: BLIP-3's pre-training stage 1.
 
     Args:
         processor: An `XGenMMProcessor`.
         text: The text as `render_content` writes it.
-        picture_lengths: Tokens of each picture, in order.
+        image_lengths: Tokens of each image, in order.
 
     Returns:
         The row, its ids those of `processor(text=text, images=...)`.
@@ -272,21 +272,21 @@ def encode_content(processor: Any, text: str, picture_lengths: Sequence[int]) ->
     input_ids = processor.tokenizer(text)["input_ids"]
     never = [processor.tokenizer.convert_tokens_to_ids(token) for token in MULTIMODAL_TOKENS]
     never.append(processor.tokenizer.pad_token_id)
-    return _expand(processor, input_ids, ~np.isin(input_ids, [i for i in never if i is not None]), picture_lengths)
+    return _expand(processor, input_ids, ~np.isin(input_ids, [i for i in never if i is not None]), image_lengths)
 
 
 def _expand(
-    processor: Any, input_ids: Sequence[int], is_target: np.ndarray, picture_lengths: Sequence[int]
+    processor: Any, input_ids: Sequence[int], is_target: np.ndarray, image_lengths: Sequence[int]
 ) -> EncodedRow:
-    """Puts each picture's tokens where its `<image>` stands."""
+    """Puts each image's tokens where its `<image>` stands."""
     ids = np.array(input_ids, dtype=np.int64)
     is_image = ids == processor.image_token_id
-    if is_image.sum() != len(picture_lengths):
+    if is_image.sum() != len(image_lengths):
         raise ValueError(
-            f"The rendered row holds {is_image.sum()} {IMAGE_TOKEN} for {len(picture_lengths)} pictures; the chat "
+            f"The rendered row holds {is_image.sum()} {IMAGE_TOKEN} for {len(image_lengths)} images; the chat "
             f"template must write one {IMAGE_TOKEN} for each image part (and no {IMAGE_PLACEHOLDER_TOKEN})."
         )
     counts = np.ones(len(ids), dtype=np.int64)
-    counts[is_image] = picture_lengths
+    counts[is_image] = image_lengths
     labels = np.where(is_target & ~is_image, ids, IGNORE_INDEX)
-    return EncodedRow(ids.repeat(counts), labels.repeat(counts), list(picture_lengths), is_image.repeat(counts))
+    return EncodedRow(ids.repeat(counts), labels.repeat(counts), list(image_lengths), is_image.repeat(counts))

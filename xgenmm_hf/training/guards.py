@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 
 from xgenmm_hf.training.checkpoints import discard, mark_complete, rotate
-from xgenmm_hf.training.sharding import add_blank_picture, gather_head_before_use
+from xgenmm_hf.training.sharding import add_blank_image, gather_head_before_use
 
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class GuardedTrainerMixin:
 
     Args:
         *args: Passed on.
-        max_unreadable: Share of rows left out, for an unreadable picture or a prompt without room for an answer,
+        max_unreadable: Share of rows left out, for an unreadable image or a prompt without room for an answer,
             above which the run stops; judged after the first 100 rows.
         run_facts: What decides the run's rows and losses; kept in each checkpoint's marker.
         **kwargs: Passed on.
@@ -65,15 +65,15 @@ class GuardedTrainerMixin:
         """Takes the notes off a batch before it goes to the device and the model."""
         inputs, self._row_ids, unreadable = take_notes(inputs)
         without = "pixel_values" not in inputs
-        some_have_pictures = self._count_rows(len(self._row_ids), unreadable, not without)
-        # Where no rank has a picture none runs the tower, and the resampler stays untouched as on one device.
-        if without and some_have_pictures and self._is_sharded():
-            inputs = self._add_blank_picture(inputs)
+        some_have_images = self._count_rows(len(self._row_ids), unreadable, not without)
+        # Where no rank has an image none runs the tower, and the resampler stays untouched as on one device.
+        if without and some_have_images and self._is_sharded():
+            inputs = self._add_blank_image(inputs)
         return super()._prepare_inputs(inputs)
 
-    def _add_blank_picture(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Adds a blank picture to a batch without pictures, so that this rank runs what the others run."""
-        return add_blank_picture(inputs, self._plain_config()) if "labels" in inputs else inputs
+    def _add_blank_image(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Adds a blank image to a batch without images, so that this rank runs what the others run."""
+        return add_blank_image(inputs, self._plain_config()) if "labels" in inputs else inputs
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
         """Computes the loss and stops the run where it is no number."""
@@ -81,16 +81,16 @@ class GuardedTrainerMixin:
         self._check_loss(result[0] if return_outputs else result)
         return result
 
-    def _count_rows(self, num_readable: int, unreadable: list[str], with_pictures: bool) -> bool:
+    def _count_rows(self, num_readable: int, unreadable: list[str], with_images: bool) -> bool:
         """Counts a batch's rows over all ranks, reports each one left out once, and judges their share.
 
         Args:
             num_readable: Rows of this rank's batch.
             unreadable: A sentence for each row that was left out of it.
-            with_pictures: Whether it holds pictures.
+            with_images: Whether it holds images.
 
         Returns:
-            Whether the batch of any rank holds pictures.
+            Whether the batch of any rank holds images.
 
         Raises:
             TrainingStopped: If the share is too high.
@@ -100,17 +100,17 @@ class GuardedTrainerMixin:
                 self._reported.add(sentence)
                 logger.warning(sentence)
         # Floats, as accelerate scales what it reduces.
-        here = [num_readable + len(unreadable), len(unreadable), int(with_pictures)]
+        here = [num_readable + len(unreadable), len(unreadable), int(with_images)]
         counts = self.accelerator.reduce(torch.tensor(here, device=self.args.device).float(), "sum")
-        rows, bad, pictures = (int(count) for count in counts.tolist())
+        rows, bad, images = (int(count) for count in counts.tolist())
         self.num_rows += rows
         self.num_unreadable += bad
         if self.num_rows < JUDGED_AFTER or self.num_unreadable <= self.max_unreadable * self.num_rows:
-            return bool(pictures)
+            return bool(images)
         last = next((text for text in gather_object(unreadable[-1:]) if text), "")
         raise TrainingStopped(
             f"{self.num_unreadable} of {self.num_rows} rows ({self.num_unreadable / self.num_rows:.1%}) have a "
-            "picture that cannot be read or a prompt that leaves no room for an answer, more than max_unreadable "
+            "image that cannot be read or a prompt that leaves no room for an answer, more than max_unreadable "
             f"{self.max_unreadable:.1%} allows. {last}".rstrip()
         )
 
@@ -139,7 +139,7 @@ class GuardedTrainerMixin:
         """Returns one sentence about how many rows were left out."""
         share = self.num_unreadable / self.num_rows if self.num_rows else 0.0
         return (
-            f"{self.num_unreadable} of {self.num_rows} rows ({share:.2%}) since the last start left out: a picture "
+            f"{self.num_unreadable} of {self.num_rows} rows ({share:.2%}) since the last start left out: an image "
             "cannot be read, or the prompt leaves no room for an answer."
         )
 

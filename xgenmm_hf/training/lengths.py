@@ -1,12 +1,12 @@
-"""How many tokens and tiles a training row takes, without decoding a picture: sizes come from the files' headers."""
+"""How many tokens and tiles a training row takes, without decoding an image: sizes come from the files' headers."""
 
 import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from xgenmm_hf.data.picture_refs import UnreadablePicture, picture_size
-from xgenmm_hf.training.encoding import check_parts, count_picture_tokens, render_chat, render_content, render_row
+from xgenmm_hf.data.image_refs import UnreadableImage, image_size
+from xgenmm_hf.training.encoding import check_parts, count_tiles_and_tokens, render_chat, render_content, render_row
 
 
 MODALITIES = ("text", "image", "images")
@@ -18,9 +18,9 @@ class RowLength(NamedTuple):
 
     Attributes:
         num_text_tokens: Tokens of its text.
-        num_image_tokens: Tokens of its pictures.
-        num_tiles: Tiles of its pictures.
-        modality: `"text"`, `"image"` (one picture) or `"images"` (several).
+        num_image_tokens: Tokens of its images.
+        num_tiles: Tiles of its images.
+        modality: `"text"`, `"image"` (one image) or `"images"` (several).
     """
 
     num_text_tokens: int
@@ -37,7 +37,7 @@ class RowLength(NamedTuple):
 def measure_row(row: Mapping[str, Any], processor: Any, image_aspect_ratio: str | None = None) -> RowLength:
     """Measures a row of any form.
 
-    A picture whose header cannot be read counts as one tile: the collator will leave the row out and report it.
+    An image whose header cannot be read counts as one tile: the collator will leave the row out and report it.
 
     Args:
         row: A training row; of a preference row the longer answer counts.
@@ -52,10 +52,10 @@ def measure_row(row: Mapping[str, Any], processor: Any, image_aspect_ratio: str 
     """
     images = row.get("images") or ()
     sizes = [_size(image, processor) for image in images]
-    counts = count_picture_tokens(processor, sizes, image_aspect_ratio)
+    counts = count_tiles_and_tokens(processor, sizes, image_aspect_ratio)
     lengths = [len(processor.tokenizer(text)["input_ids"]) for text in _texts(row, processor)]
     return RowLength(
-        # A picture's one `<image>` is counted with its tokens.
+        # An image's one `<image>` is counted with its tokens.
         num_text_tokens=max(lengths) - len(images),
         num_image_tokens=sum(tokens for _, tokens in counts),
         num_tiles=sum(tiles for tiles, _ in counts),
@@ -124,10 +124,10 @@ def _columns_of(row: Mapping[str, Any], processor: Any, image_aspect_ratio: str 
 
 
 def _size(image: Any, processor: Any) -> tuple[int, int]:
-    """Returns a picture's (height, width); a tile's for a picture that cannot be read."""
+    """Returns an image's (height, width); a tile's for an image that cannot be read."""
     try:
-        return picture_size(image)
-    except UnreadablePicture:
+        return image_size(image)
+    except UnreadableImage:
         side = processor.image_processor.size["height"]
         return side, side
 

@@ -1,4 +1,4 @@
-"""Loading what a stage starts from: a checkpoint's model and processor, cut to the way the stage shows pictures."""
+"""Loading what a stage starts from: a checkpoint's model and processor, cut to the way the stage shows images."""
 
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def load_for_training(recipe: Recipe) -> tuple[Any, Any]:
 
 
 def load_processor(source: str, config: XGenMMConfig, where: dict[str, Any]) -> XGenMMProcessor:
-    """Loads a processor that cuts pictures as a stage does.
+    """Loads a processor that cuts images as a stage does.
 
     Args:
         source: Folder or repository.
@@ -100,7 +100,7 @@ def checked_source(name: str) -> str:
 
 
 def config_of(recipe: Recipe, source: str, where: dict[str, Any]) -> XGenMMConfig:
-    """Reads a checkpoint's config, with the stage's way of showing pictures in it.
+    """Reads a checkpoint's config, with the stage's way of showing images in it.
 
     Args:
         recipe: The run's options.

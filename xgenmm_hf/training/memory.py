@@ -64,7 +64,7 @@ class Workload:
 
     Args:
         batch: Rows.
-        sequence: Tokens of a row, those of its pictures too.
+        sequence: Tokens of a row, those of its images too.
         tiles: Tiles of a row.
         gradient_checkpointing: Whether layers are computed again in the backward pass.
     """

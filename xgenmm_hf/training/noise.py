@@ -1,13 +1,13 @@
-"""Second rejected answers: what a model says when it sees a picture through the noise of a diffusion process.
+"""Second rejected answers: what a model says when it sees an image through the noise of a diffusion process.
 
-An answer to a picture that is barely there rests on what the model expects, not on what it sees: next to the preferred
+An answer to an image that is barely there rests on what the model expects, not on what it sees: next to the preferred
 answer it is a hallucination of the model's own.
-Source: BLIP-3 (arXiv 2408.08872, DPO); POVID (arXiv 2402.11411) for noised pictures as a source of rejected answers;
+Source: BLIP-3 (arXiv 2408.08872, DPO); POVID (arXiv 2402.11411) for noised images as a source of rejected answers;
 Visual Contrastive Decoding (arXiv 2311.16922) for the sigmoid schedule and step 500 of 1000.
 
     python -m xgenmm_hf.training.noise MODEL ROWS OUT
 
-Shapes: pixel values are (..., S, S) in [-1, 1], the tiles of one picture together.
+Shapes: pixel values are (..., S, S) in [-1, 1], the tiles of one image together.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from datasets.fingerprint import Hasher
 from PIL import Image
 
 from xgenmm_hf.cli.errors import friendly_errors
-from xgenmm_hf.training.batches import read_pictures
+from xgenmm_hf.training.batches import read_images
 from xgenmm_hf.training.preference import PreferenceCollator, render_pair, with_image_list
 
 
@@ -37,47 +37,47 @@ STEPS_OF_SCHEDULES = 1000
 SCHEDULES = ("sigmoid", "linear")
 ANSWER, OUTCOME = "noised_answer", "noised_outcome"
 # What became of a row; all but the first leave it without a second rejected answer.
-OUTCOMES = ("added", "same_answer", "empty", "no_picture", "unreadable", "too_long")
+OUTCOMES = ("added", "same_answer", "empty", "no_image", "unreadable", "too_long")
 
 
-def noise_picture(
-    picture: Image.Image | torch.Tensor,
+def noise_image(
+    image: Image.Image | torch.Tensor,
     step: int = 500,
     num_steps: int = STEPS_OF_SCHEDULES,
     schedule: str = "sigmoid",
     generator: torch.Generator | None = None,
 ) -> Any:
-    """Noises a picture as a diffusion process does up to a step: sqrt(a) x + sqrt(1 - a) e, with e normal.
+    """Noises an image as a diffusion process does up to a step: sqrt(a) x + sqrt(1 - a) e, with e normal.
 
     Source: Ho et al. 2020 (arXiv 2006.11239), equation 4; a is `signal_left` at the step.
 
     Args:
-        picture: A PIL image, or pixel values in [-1, 1] of any shape.
+        image: A PIL image, or pixel values in [-1, 1] of any shape.
         step: Steps gone, counted from 0 (hardly any noise) to `num_steps` - 1.
         num_steps: Steps of the whole process.
         schedule: `"sigmoid"` or `"linear"`.
         generator: Source of the noise, on the CPU; None: torch's own.
 
     Returns:
-        The noised picture, of the kind that was given; a PIL image is RGB and cut off at black and white.
+        The noised image, of the kind that was given; a PIL image is RGB and cut off at black and white.
 
     Raises:
         ValueError: If step or schedule is out of range.
     """
-    if isinstance(picture, Image.Image):
-        pixels = torch.from_numpy(np.array(picture.convert("RGB"))).float() / 127.5 - 1
-        noised = noise_picture(pixels, step, num_steps, schedule, generator)
+    if isinstance(image, Image.Image):
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).float() / 127.5 - 1
+        noised = noise_image(pixels, step, num_steps, schedule, generator)
         return Image.fromarray(((noised + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy())
     left = signal_left(num_steps, schedule)
     if not 0 <= step < num_steps:
         raise ValueError(f"step is {step}; it must be between 0 and num_steps - 1 = {num_steps - 1}.")
-    noise = torch.randn(picture.shape, generator=generator, dtype=torch.float32)
-    noised = left[step].sqrt() * picture.float() + (1 - left[step]).sqrt() * noise.to(picture.device)
-    return noised.to(picture.dtype)
+    noise = torch.randn(image.shape, generator=generator, dtype=torch.float32)
+    noised = left[step].sqrt() * image.float() + (1 - left[step]).sqrt() * noise.to(image.device)
+    return noised.to(image.dtype)
 
 
 def signal_left(num_steps: int = STEPS_OF_SCHEDULES, schedule: str = "sigmoid") -> torch.Tensor:
-    """Returns how much of a picture is left after each step: the running product of 1 - beta.
+    """Returns how much of an image is left after each step: the running product of 1 - beta.
 
     Fewer steps than the schedules' 1000 noise more each, so that the whole process ends alike.
     Source: Ho et al. 2020 (arXiv 2006.11239), section 4, for linear betas from 1e-4 to 0.02; Visual Contrastive
@@ -130,7 +130,7 @@ def add_noised_rejections(
     max_new_tokens: int = 256,
     seed: int = 0,
 ) -> NoisedRejections:
-    """Adds to preference rows a second one each: the same chosen answer, and what the model says to noised pictures.
+    """Adds to preference rows a second one each: the same chosen answer, and what the model says to noised images.
 
     The answers are the most likely ones. They are a `datasets` map, cached like any other under the data, the model's
     weights and these arguments.
@@ -139,16 +139,16 @@ def add_noised_rejections(
         dataset: Preference rows (see `xgenmm_hf.data.rows`, or TRL's plain form).
         model: The model that answers, an `XGenMMForConditionalGeneration`.
         processor: Its processor.
-        step: Steps of noise; see `noise_picture`.
+        step: Steps of noise; see `noise_image`.
         num_steps: Steps of the whole process.
         schedule: `"sigmoid"` or `"linear"`.
         batch_size: Rows answered together.
         max_new_tokens: Upper limit of an answer's length.
-        seed: Seed of the noise; a picture's noise does not depend on the rows beside it.
+        seed: Seed of the noise; an image's noise does not depend on the rows beside it.
 
     Returns:
         The rows and the added ones, whose ids end in `-noised`; and the counts. A row is passed over where the answer
-        is the chosen one or empty, where it has no picture or one that cannot be read, and where its prompt fills the
+        is the chosen one or empty, where it has no image or one that cannot be read, and where its prompt fills the
         model's context.
 
     Raises:
@@ -156,7 +156,7 @@ def add_noised_rejections(
     """
     if not isinstance(dataset, Dataset):
         raise ValueError(f"dataset is a {type(dataset).__name__}; answers are cached for a datasets.Dataset alone.")
-    noise_picture(torch.zeros(1), step, num_steps, schedule)
+    noise_image(torch.zeros(1), step, num_steps, schedule)
     noise = {"step": step, "num_steps": num_steps, "schedule": schedule}
     answerer = Answerer(model, processor, noise, max_new_tokens, seed)
     answers = dataset.map(
@@ -166,10 +166,10 @@ def add_noised_rejections(
         with_indices=True,
         remove_columns=dataset.column_names,
         new_fingerprint=Hasher.hash((dataset._fingerprint, answerer.describe())),
-        desc="Answering noised pictures",
+        desc="Answering noised images",
     )
     counts = {**dict.fromkeys(OUTCOMES, 0), **Counter(answers[OUTCOME][:])}
-    logger.info("Noised pictures: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
+    logger.info("Noised images: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
     added = np.flatnonzero([outcome == "added" for outcome in answers[OUTCOME][:]])
     extra = concatenate_datasets([dataset, answers], axis=1).select(added)
     extra = extra.map(as_rejection, desc="Adding rejected answers").remove_columns([ANSWER, OUTCOME])
@@ -177,12 +177,12 @@ def add_noised_rejections(
 
 
 class Answerer:
-    """Answers the prompts of rows from noised pictures; the function of a batched `datasets` map.
+    """Answers the prompts of rows from noised images; the function of a batched `datasets` map.
 
     Args:
         model: The model.
         processor: Its processor.
-        noise: Keyword arguments of `noise_picture`.
+        noise: Keyword arguments of `noise_image`.
         max_new_tokens: Upper limit of an answer's length.
         seed: Seed of the noise.
     """
@@ -231,19 +231,19 @@ class Answerer:
         return {ANSWER: [answer for answer, _ in results], OUTCOME: [outcome for _, outcome in results]}
 
     def _check(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-        """Opens a row's pictures and tells whether it can be asked."""
-        readable, unreadable = read_pictures([with_image_list(row)])
+        """Opens a row's images and tells whether it can be asked."""
+        readable, unreadable = read_images([with_image_list(row)])
         if unreadable:
             logger.warning("%s", unreadable[0])
             return dict(row), "unreadable"
         if not readable[0]["images"]:
-            return readable[0], "no_picture"
+            return readable[0], "no_image"
         length = self.measure.encode(readable[0])[0].start
         context = self.model.config.text_config.max_position_embeddings
         return readable[0], "added" if length < context else "too_long"
 
     def answer(self, rows: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[str]:
-        """Answers rows with pictures.
+        """Answers rows with images.
 
         Args:
             rows: Rows with PIL images.
@@ -253,8 +253,8 @@ class Answerer:
             The answers without control tokens.
         """
         prompts = [render_pair(self.processor, row)[0] for row in rows]
-        pictures = [picture for row in rows for picture in row["images"]]
-        inputs = self.processor(text=prompts, images=pictures, padding=True, padding_side="left", return_tensors="pt")
+        images = [image for row in rows for image in row["images"]]
+        inputs = self.processor(text=prompts, images=images, padding=True, padding_side="left", return_tensors="pt")
         places = [
             f"{index}/{number}"
             for row, index in zip(rows, indices, strict=True)
@@ -279,12 +279,12 @@ class Answerer:
         return [text.strip() for text in texts]
 
     def _noised(self, pixel_values: torch.Tensor, image_num_tiles: torch.Tensor, places: list[str]) -> torch.Tensor:
-        """Noises each picture's tiles with a generator of the picture's own."""
+        """Noises each image's tiles with a generator of the image's own."""
         noised = []
         for tiles, place in zip(pixel_values.split(image_num_tiles.tolist()), places, strict=True):
             digest = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-            noised.append(noise_picture(tiles, **self.noise, generator=generator))
+            noised.append(noise_image(tiles, **self.noise, generator=generator))
         return torch.cat(noised)
 
 
@@ -298,7 +298,7 @@ def text_of(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def as_rejection(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns a row and its answer from noised pictures into the added row.
+    """Turns a row and its answer from noised images into the added row.
 
     Args:
         row: A row with `noised_answer`.
@@ -353,7 +353,7 @@ def main(
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     device: Annotated[str, typer.Option(help="A torch device such as cuda:0, or auto.")] = "auto",
 ) -> None:
-    """Add second rejected answers, made by a model from noised pictures, to preference rows."""
+    """Add second rejected answers, made by a model from noised images, to preference rows."""
     from xgenmm_hf.inference.loading import load
 
     if out.exists():

@@ -1,6 +1,6 @@
-"""Preference rows -> batches for DPO in which a picture stands once, though two answers are read after it.
+"""Preference rows -> batches for DPO in which an image stands once, though two answers are read after it.
 
-Shapes: B pairs give 2B sequences of L tokens, all chosen ones first, then all rejected ones. The num_images pictures
+Shapes: B pairs give 2B sequences of L tokens, all chosen ones first, then all rejected ones. The num_images images
 of the B prompts, in num_tiles tiles, are not repeated.
 """
 
@@ -17,9 +17,9 @@ from xgenmm_hf.training.batches import (
     Unreadable,
     check_options,
     pad_token_id,
-    picture_inputs,
-    picture_lengths,
-    read_pictures,
+    image_inputs,
+    image_lengths,
+    read_images,
     round_up,
 )
 from xgenmm_hf.training.encoding import row_name
@@ -42,17 +42,17 @@ class Tokens(NamedTuple):
 
 
 class PreferenceCollator:
-    """Batches of preference pairs for TRL's `DPOTrainer`, every picture once.
+    """Batches of preference pairs for TRL's `DPOTrainer`, every image once.
 
     A row holds `prompt`, `chosen` and `rejected` messages and `images` (references or PIL images). TRL's plain form,
-    with strings as contents, shows its pictures before the first text of the user. Control tokens that a text spells
-    out stay text. A row with an unreadable picture, or with a prompt that leaves no room for an answer, becomes a pair
-    without pictures and targets and is listed in `unreadable`: the number of pairs stays that of the rows, which
+    with strings as contents, shows its images before the first text of the user. Control tokens that a text spells
+    out stay text. A row with an unreadable image, or with a prompt that leaves no room for an answer, becomes a pair
+    without images and targets and is listed in `unreadable`: the number of pairs stays that of the rows, which
     `gather` over ranks and precomputed reference log-probabilities count on.
 
     Args:
         processor: An `XGenMMProcessor`.
-        max_length: Tokens of a sequence that are kept, those of its pictures too; the end of the answer goes.
+        max_length: Tokens of a sequence that are kept, those of its images too; the end of the answer goes.
         pad_to_multiple_of: Length of a batch in multiples of this number.
         image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the image processor's.
 
@@ -81,9 +81,9 @@ class PreferenceCollator:
             rows: B preference rows; with `ref_chosen_logps` and `ref_rejected_logps` where those were precomputed.
 
         Returns:
-            `input_ids`, `attention_mask` and `completion_mask` (2B, L); with pictures `pixel_values`, `image_sizes`,
+            `input_ids`, `attention_mask` and `completion_mask` (2B, L); with images `pixel_values`, `image_sizes`,
             `image_num_tiles` of the B prompts, and `image_repeats` = 2, which tells the model that the second half of
-            the batch shows the same pictures; `row_ids` and `unreadable`.
+            the batch shows the same images; `row_ids` and `unreadable`.
 
         Raises:
             ValueError: If a row is no preference row.
@@ -92,7 +92,7 @@ class PreferenceCollator:
         kept: list[dict[str, Any]] = []
         dropped: list[Unreadable] = []
         for row in rows:
-            readable, unreadable = read_pictures([with_image_list(row)])
+            readable, unreadable = read_images([with_image_list(row)])
             pair = self.encode(readable[0]) if readable else (self._nothing(), self._nothing())
             length = max(side.start for side in pair)
             if readable and self.max_length is not None and length >= self.max_length:
@@ -101,9 +101,9 @@ class PreferenceCollator:
             dropped += unreadable
             pairs.append(pair)
         batch: dict[str, Any] = self._pad([side for sides in zip(*pairs, strict=True) for side in sides])
-        pictures = [picture for row in kept for picture in row["images"]]
-        batch.update(picture_inputs(self.processor, pictures, self.image_aspect_ratio))
-        if pictures:
+        images = [image for row in kept for image in row["images"]]
+        batch.update(image_inputs(self.processor, images, self.image_aspect_ratio))
+        if images:
             batch["image_repeats"] = len(SIDES)
         for name in REFERENCE_LOG_PROBS:
             if name in rows[0]:
@@ -120,10 +120,10 @@ class PreferenceCollator:
             Its chosen and its rejected sequence.
 
         Raises:
-            ValueError: If it is no preference row, or shows more or fewer pictures than it brings.
+            ValueError: If it is no preference row, or shows more or fewer images than it brings.
         """
         prompt, *answers = render_pair(self.processor, row)
-        lengths = picture_lengths(self.processor, row, self.image_aspect_ratio)
+        lengths = image_lengths(self.processor, row, self.image_aspect_ratio)
         read, options = self.processor.tokenizer, {"add_special_tokens": False}
         before = self._expand(read(prompt, **options)["input_ids"], lengths)
         whole = read([prompt + answer for answer in answers], **options)["input_ids"]
@@ -132,7 +132,7 @@ class PreferenceCollator:
         return chosen, rejected
 
     def _expand(self, input_ids: list[int], lengths: list[int]) -> list[int]:
-        """Puts each picture's tokens where its `<image>` stands."""
+        """Puts each image's tokens where its `<image>` stands."""
         image_token_id, remaining = self.processor.image_token_id, iter(lengths)
         return [token for token in input_ids for _ in range(next(remaining) if token == image_token_id else 1)]
 
@@ -160,9 +160,9 @@ class PreferenceCollator:
 
 
 def with_image_list(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a row with its pictures as a list in `images`, also where it has one in TRL's `image`."""
-    pictures = row.get("images") or ([] if row.get("image") is None else [row["image"]])
-    return {**row, "images": list(pictures)}
+    """Returns a row with its images as a list in `images`, also where it has one in TRL's `image`."""
+    images = row.get("images") or ([] if row.get("image") is None else [row["image"]])
+    return {**row, "images": list(images)}
 
 
 def render_pair(processor: Any, row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -170,13 +170,13 @@ def render_pair(processor: Any, row: Mapping[str, Any]) -> tuple[str, str, str]:
 
     Args:
         processor: An `XGenMMProcessor`.
-        row: A preference row with a list of pictures.
+        row: A preference row with a list of images.
 
     Returns:
         The prompt up to where an answer begins, and the two answers with what ends them.
 
     Raises:
-        ValueError: If it is no preference row, or shows more or fewer pictures than it brings.
+        ValueError: If it is no preference row, or shows more or fewer images than it brings.
     """
     from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
@@ -188,7 +188,7 @@ def render_pair(processor: Any, row: Mapping[str, Any]) -> tuple[str, str, str]:
                 '{"role", "content"}, in prompt, chosen and rejected.'
             )
     try:
-        # the pictures themselves have nothing to do with the text: any marker stands for them
+        # the images themselves have nothing to do with the text: any marker stands for them
         prompt = prepare_multimodal_messages(row["prompt"], images=[IMAGE_TOKEN] * len(row["images"]))
         answers = {name: prepare_multimodal_messages(row[name]) for name in SIDES}
     except ValueError as error:
@@ -202,13 +202,13 @@ def common_length(first: list[int], second: list[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
-def with_blank_picture(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Shows a blank tile after the first pair of a batch without pictures, where it changes no loss.
+def with_blank_image(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Shows a blank tile after the first pair of a batch without images, where it changes no loss.
 
     Where ranks hold pieces of the parameters, each must run the tower and the resampler as often as the others.
 
     Args:
-        batch: A batch of `PreferenceCollator` without pictures, (2B, L).
+        batch: A batch of `PreferenceCollator` without images, (2B, L).
         config: The model's config.
 
     Returns:

@@ -55,7 +55,7 @@ def run_stage(stage: str, arguments: Sequence[str]) -> Path:
 
 
 def add_rejections(recipe: Recipe, model: Any, processor: Any, rows: Any) -> Any:
-    """Adds to preference rows what the model itself says to noised pictures, on the main process first.
+    """Adds to preference rows what the model itself says to noised images, on the main process first.
 
     Args:
         recipe: The run's options.
@@ -73,10 +73,10 @@ def add_rejections(recipe: Recipe, model: Any, processor: Any, rows: Any) -> Any
         raise ValueError("noised_rejections answers all rows first: leave streaming out.")
     from xgenmm_hf.training.noise import add_noised_rejections
 
-    with recipe.training.main_process_first(desc="answers from noised pictures"):
+    with recipe.training.main_process_first(desc="answers from noised images"):
         added = add_noised_rejections(rows, model.to(recipe.training.device), processor, seed=recipe.training.seed)
     logger.info(
-        "Answers from noised pictures: %s", ", ".join(f"{name} {count}" for name, count in added.counts.items())
+        "Answers from noised images: %s", ", ".join(f"{name} {count}" for name, count in added.counts.items())
     )
     return added.rows
 
@@ -138,7 +138,7 @@ def make_optimizer(recipe: Recipe, model: Any) -> Any:
         raise ValueError(
             "muon_learning_rate needs whole matrices that train: leave it out with LoRA, FSDP or DeepSpeed."
         )
-    from xgenmm_hf.training.muon import MuonAdam
+    from embedded_model.parts.muon import MuonAdam
 
     args = recipe.training
     betas = (args.adam_beta1, args.adam_beta2)

@@ -1,6 +1,6 @@
 """The order of training rows: batches of one modality and of about one length.
 
-Rows of a batch are padded to its longest; a text beside a picture of five tiles would be almost all padding. Rows are
+Rows of a batch are padded to its longest; a text beside an image of five tiles would be almost all padding. Rows are
 therefore shuffled, sorted by length within megabatches of many batches, cut into batches of one modality, and the
 batches shuffled. The order depends on the seed and the epoch alone, so every rank makes the same one and a resumed run
 finds its place in it.
@@ -28,7 +28,7 @@ class ModalityLengthSampler(Sampler[int]):
     Source: the fine-tuning recipe of BLIP-3, which groups as LLaVA does (by modality, in megabatches).
 
     Args:
-        lengths: Tokens of each row, those of its pictures too.
+        lengths: Tokens of each row, those of its images too.
         modalities: Modality of each row, any strings.
         batch_size: Rows of a batch over all ranks: rows a device x devices (x accumulation steps, to keep a whole
             optimizer step in one modality).

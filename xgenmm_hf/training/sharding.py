@@ -38,8 +38,8 @@ def is_sharded_module(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-def add_blank_picture(inputs: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
-    """Adds a row with one blank tile and no target to a batch without pictures.
+def add_blank_image(inputs: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
+    """Adds a row with one blank tile and no target to a batch without images.
 
     Where ranks hold pieces of the parameters, each must run the tower and the resampler as often as the others, or
     they wait for one another for ever.

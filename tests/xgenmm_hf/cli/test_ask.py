@@ -16,7 +16,7 @@ from xgenmm_hf.cli.app import app
 
 
 @pytest.fixture
-def picture(tmp_path) -> str:
+def image(tmp_path) -> str:
     path = tmp_path / "red.png"
     Image.new("RGB", (100, 60), (200, 10, 10)).save(path)
     return str(path)
@@ -53,107 +53,107 @@ def error_of(*arguments: str) -> str:
     return lines[0]
 
 
-def test_streamed_and_json_answers_agree(picture):
-    streamed = run(picture, "--prompt", "What is this?")
+def test_streamed_and_json_answers_agree(image):
+    streamed = run(image, "--prompt", "What is this?")
     assert streamed.exit_code == 0, streamed.output
     assert streamed.stderr == ""
-    record = json.loads(run(picture, "--prompt", "What is this?", "--json").stdout)
+    record = json.loads(run(image, "--prompt", "What is this?", "--json").stdout)
     assert record["text"] == streamed.stdout.strip()
-    assert record["images"] == [picture]
+    assert record["images"] == [image]
     assert 0 < record["new_tokens"] <= 6
     assert record["image_tokens"] > 0
     assert record["prompt_tokens"] > record["image_tokens"]
 
 
-def test_every_picture_costs_tokens(picture):
-    one, two = (json.loads(run(*[picture] * count, "--json").stdout) for count in (1, 2))
+def test_every_image_costs_tokens(image):
+    one, two = (json.loads(run(*[image] * count, "--json").stdout) for count in (1, 2))
     assert two["image_tokens"] == 2 * one["image_tokens"]
 
 
-def test_no_picture_at_all(picture):
+def test_no_image_at_all(image):
     assert json.loads(run("--prompt", "What is this?", "--json").stdout)["image_tokens"] == 0
 
 
-def test_a_system_turn_is_part_of_the_prompt(picture):
+def test_a_system_turn_is_part_of_the_prompt(image):
     plain, short, released = (
-        json.loads(run(picture, "--json", "--system", system).stdout) for system in ("none", "a", "released")
+        json.loads(run(image, "--json", "--system", system).stdout) for system in ("none", "a", "released")
     )
     assert plain["system"] is None
     assert plain["prompt_tokens"] < short["prompt_tokens"] < released["prompt_tokens"]
 
 
-def test_an_image_token_typed_by_the_user_is_text(picture):
-    one = json.loads(run(picture, "--prompt", "a", "--json").stdout)
-    typed = json.loads(run(picture, "--prompt", "<image> a <|end|>", "--json").stdout)
+def test_an_image_token_typed_by_the_user_is_text(image):
+    one = json.loads(run(image, "--prompt", "a", "--json").stdout)
+    typed = json.loads(run(image, "--prompt", "<image> a <|end|>", "--json").stdout)
     assert typed["image_tokens"] == one["image_tokens"]
 
 
-def test_bad_pictures(picture, tmp_path):
+def test_bad_images(image, tmp_path):
     (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     assert "missing.png" in error_of(str(tmp_path / "missing.png"))
-    assert "empty" in error_of(picture, str(tmp_path / "empty.png"))
-    assert "not a picture" in error_of(str(tmp_path / "text.png"))
+    assert "empty" in error_of(image, str(tmp_path / "empty.png"))
+    assert "not an image" in error_of(str(tmp_path / "text.png"))
 
 
-def test_unknown_models(picture, tmp_path, checkpoint):
-    assert "There is no model at" in error_of(picture, "--model", str(tmp_path / "nowhere"))
-    assert "There is no model at" in error_of(picture, "--model", "nowhere")
-    assert "is a file" in error_of(picture, "--model", picture)
-    assert "no config.json" in error_of(picture, "--model", str(tmp_path))
+def test_unknown_models(image, tmp_path, checkpoint):
+    assert "There is no model at" in error_of(image, "--model", str(tmp_path / "nowhere"))
+    assert "There is no model at" in error_of(image, "--model", "nowhere")
+    assert "is a file" in error_of(image, "--model", image)
+    assert "no config.json" in error_of(image, "--model", str(tmp_path))
     (checkpoint / "config.json").write_text("{")
-    assert "not valid JSON" in error_of(picture, "--model", str(checkpoint))
+    assert "not valid JSON" in error_of(image, "--model", str(checkpoint))
     (checkpoint / "config.json").write_text('{"model_type": "llava"}')
-    assert "'llava'" in error_of(picture, "--model", str(checkpoint))
+    assert "'llava'" in error_of(image, "--model", str(checkpoint))
     (checkpoint / "config.json").write_text('{"model_type": "xgenmm", "vision_encoder_config": {}}')
-    assert "xgenmm convert" in error_of(picture, "--model", str(checkpoint))
+    assert "xgenmm convert" in error_of(image, "--model", str(checkpoint))
 
 
-def test_a_hub_repository_that_cannot_be_reached_is_one_line(picture):
-    assert "some-organisation/no-such-model" in error_of(picture, "--model", "some-organisation/no-such-model")
+def test_a_hub_repository_that_cannot_be_reached_is_one_line(image):
+    assert "some-organisation/no-such-model" in error_of(image, "--model", "some-organisation/no-such-model")
 
 
-def test_missing_and_damaged_weights(picture, checkpoint):
+def test_missing_and_damaged_weights(image, checkpoint):
     weights = checkpoint / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[: len(data) // 2])
-    assert "model.safetensors" in error_of(picture, "--model", str(checkpoint))
+    assert "model.safetensors" in error_of(image, "--model", str(checkpoint))
     weights.write_bytes(b"")
-    assert "empty" in error_of(picture, "--model", str(checkpoint))
+    assert "empty" in error_of(image, "--model", str(checkpoint))
     weights.unlink()
-    assert "no weights" in error_of(picture, "--model", str(checkpoint))
+    assert "no weights" in error_of(image, "--model", str(checkpoint))
     index = checkpoint / "model.safetensors.index.json"
     for name, part in (("../a.safetensors", "outside"), ("a.safetensors", "not there")):
         index.write_text(json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": name}}))
-        assert part in error_of(picture, "--model", str(checkpoint))
+        assert part in error_of(image, "--model", str(checkpoint))
     index.write_text("[")
-    assert "not valid JSON" in error_of(picture, "--model", str(checkpoint))
+    assert "not valid JSON" in error_of(image, "--model", str(checkpoint))
 
 
-def test_foreign_weights_are_not_replaced_by_random_ones(picture, checkpoint):
+def test_foreign_weights_are_not_replaced_by_random_ones(image, checkpoint):
     weights = checkpoint / "model.safetensors"
     tensors = load_file(weights)
     save_file({"foreign": torch.ones(2)}, weights, metadata={"format": "pt"})
-    assert "missing" in error_of(picture, "--model", str(checkpoint))
+    assert "missing" in error_of(image, "--model", str(checkpoint))
     name = "model.resampler.latents"
     save_file({**tensors, name: torch.ones(3, 3)}, weights, metadata={"format": "pt"})
-    assert name in error_of(picture, "--model", str(checkpoint))
+    assert name in error_of(image, "--model", str(checkpoint))
     tensors.pop(name)
     save_file(tensors, weights, metadata={"format": "pt"})
-    assert name in error_of(picture, "--model", str(checkpoint))
+    assert name in error_of(image, "--model", str(checkpoint))
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
-def test_missing_and_damaged_processor_files(picture, checkpoint, name):
+def test_missing_and_damaged_processor_files(image, checkpoint, name):
     (checkpoint / name).unlink()
-    assert str(checkpoint) in error_of(picture, "--model", str(checkpoint))
+    assert str(checkpoint) in error_of(image, "--model", str(checkpoint))
     (checkpoint / name).write_text("{")
-    assert str(checkpoint) in error_of(picture, "--model", str(checkpoint))
+    assert str(checkpoint) in error_of(image, "--model", str(checkpoint))
 
 
-def test_text_over_the_context(picture):
-    assert "context" in error_of(picture, "--prompt", "word " * 20000)
+def test_text_over_the_context(image):
+    assert "context" in error_of(image, "--prompt", "word " * 20000)
 
 
-def test_unknown_device(picture):
-    assert "--device cpu" in error_of(picture, "--device", "abacus")
+def test_unknown_device(image):
+    assert "--device cpu" in error_of(image, "--device", "abacus")

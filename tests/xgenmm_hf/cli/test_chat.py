@@ -18,8 +18,8 @@ from xgenmm_hf.serving.conversation import Conversation
 
 
 @pytest.fixture
-def picture(tmp_path) -> str:
-    path = tmp_path / "a picture.png"
+def image(tmp_path) -> str:
+    path = tmp_path / "an image.png"
     Image.new("RGB", (100, 60), (200, 10, 10)).save(path)
     return str(path)
 
@@ -35,27 +35,27 @@ def saved(path: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8"))["messages"]
 
 
-def test_turns_pictures_and_saving(picture, tmp_path):
+def test_turns_images_and_saving(image, tmp_path):
     file = tmp_path / "chat.json"
     output = chat(
-        "What is this?", "And now?", f"/image '{picture}'", "And this?", f"/save {file}", arguments=(picture,)
+        "What is this?", "And now?", f"/image '{image}'", "And this?", f"/save {file}", arguments=(image,)
     )
     messages = saved(file)
     assert [message["role"] for message in messages] == ["user", "assistant"] * 3
-    assert [message.get("images") for message in messages[::2]] == [[picture], None, [picture]]
+    assert [message.get("images") for message in messages[::2]] == [[image], None, [image]]
     for message in messages[1::2]:
         assert message["content"] in output
-    with Image.open(picture) as opened:
+    with Image.open(image) as opened:
         first = ask(load(TINY_MODEL), [opened.convert("RGB")], "What is this?", max_new_tokens=6)
     assert messages[1]["content"] == first.text
 
 
-def test_a_picture_is_read_once_for_all_turns(picture, monkeypatch):
+def test_a_image_is_read_once_for_all_turns(image, monkeypatch):
     loaded, reads = load(TINY_MODEL), []
     encode = loaded.model.get_image_features
     monkeypatch.setattr(loaded.model, "get_image_features", lambda **inputs: reads.append(1) or encode(**inputs))
-    with Image.open(picture) as opened:
-        shown = [(picture, opened.convert("RGB"))]
+    with Image.open(image) as opened:
+        shown = [(image, opened.convert("RGB"))]
     answers = {}
     for max_bytes, expected in ((2**20, 1), (0, 2)):
         conversation = Conversation(loaded, max_new_tokens=6, max_bytes=max_bytes)
@@ -74,7 +74,7 @@ def test_reset_keeps_the_system_turn_only(tmp_path):
     assert saved(file) == [{"role": "system", "content": "Be brief."}]
 
 
-def test_what_is_wrong_is_told_and_the_chat_goes_on(picture, tmp_path):
+def test_what_is_wrong_is_told_and_the_chat_goes_on(image, tmp_path):
     output = chat(
         "/nope", "/image", f"/image {tmp_path}/none.png", "/image 'open", "/save", f"/save {tmp_path}/no/where",
         "word " * 9000, "/help", "", "Hello", f"/save {tmp_path}/chat.json", "/quit", "never said",
@@ -86,7 +86,7 @@ def test_what_is_wrong_is_told_and_the_chat_goes_on(picture, tmp_path):
     assert len(saved(tmp_path / "chat.json")) == 2
 
 
-def test_a_wrong_picture_or_model_ends_it_before_it_begins(tmp_path):
+def test_a_wrong_image_or_model_ends_it_before_it_begins(tmp_path):
     for arguments in ([f"{tmp_path}/none.png"], ["--model", "nowhere"]):
         result = CliRunner().invoke(app, ["chat", *arguments])
         assert result.exit_code == 1
@@ -107,7 +107,7 @@ def test_an_answer_that_is_cut_off_is_kept(capsys):
     assert [turn.role for turn in conversation.turns] == ["user", "assistant"]
 
 
-def test_a_question_cut_off_before_its_answer_can_be_asked_again(picture, tmp_path, monkeypatch):
+def test_a_question_cut_off_before_its_answer_can_be_asked_again(image, tmp_path, monkeypatch):
     encode, calls = FeatureCache.encode, []
 
     def interrupted_at_first(cache, *args):
@@ -118,15 +118,15 @@ def test_a_question_cut_off_before_its_answer_can_be_asked_again(picture, tmp_pa
 
     monkeypatch.setattr(FeatureCache, "encode", interrupted_at_first)
     file = tmp_path / "chat.json"
-    output = chat("What is this?", "What color is it?", f"/save {file}", arguments=(picture,))
+    output = chat("What is this?", "What color is it?", f"/save {file}", arguments=(image,))
     assert "counts as not asked" in output
     messages = saved(file)
     assert [message["role"] for message in messages] == ["user", "assistant"]
-    assert messages[0] == {"role": "user", "content": "What color is it?", "images": [picture]}
+    assert messages[0] == {"role": "user", "content": "What color is it?", "images": [image]}
 
 
 @pytest.mark.filterwarnings("ignore:Image.Image.getdata:DeprecationWarning")
-def test_pictures_are_drawn_on_a_terminal_and_nothing_commands_it():
+def test_images_are_drawn_on_a_terminal_and_nothing_commands_it():
     pytest.importorskip("textual_image")
     import io
 

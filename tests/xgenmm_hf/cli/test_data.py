@@ -14,7 +14,7 @@ from xgenmm_hf.data import preview
 
 @pytest.fixture
 def mixture(tmp_path):
-    """Two records with a picture, one of them unreadable, and a malformed one; one text."""
+    """Two records with an image, one of them unreadable, and a malformed one; one text."""
     Image.new("RGB", (300, 100)).save(tmp_path / "1.png")
     (tmp_path / "2.png").write_bytes(b"nothing")
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A bus."}]
@@ -36,7 +36,7 @@ def test_text_files_and_json(mixture, tmp_path):
     options = ("--cache-dir", tmp_path / "cache", "--max-length", "100")
     result = run(mixture, "--output", tmp_path / "out", *options)
     assert result.exit_code == 0, result.output
-    for text in ("5 chat rows from 2 source(s)", "rejected: 1 fields", "training refuses", "1 row(s) have a picture"):
+    for text in ("5 chat rows from 2 source(s)", "rejected: 1 fields", "training refuses", "1 row(s) have an image"):
         assert text in result.stdout
     assert "1 rows have more than 100 tokens" in result.stdout
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "problems.jsonl", "lengths.png"}

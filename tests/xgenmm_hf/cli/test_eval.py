@@ -20,7 +20,7 @@ from xgenmm_hf.cli.eval import evaluate
 from xgenmm_hf.evaluation.tasks import KINDS
 
 
-PICTURES = Path(TINY_MODEL).parent / "pictures"
+IMAGES = Path(TINY_MODEL).parent / "images"
 app = typer.Typer()
 app.command("eval")(friendly_errors(evaluate))
 app.command("compare")(friendly_errors(compare))
@@ -28,12 +28,12 @@ app.command("compare")(friendly_errors(compare))
 
 @pytest.fixture
 def rows(tmp_path) -> Path:
-    """Five questions about the shipped pictures, a missing picture, a row without a question, and an id twice."""
-    known = json.loads((PICTURES / "pictures.json").read_text(encoding="utf-8"))
+    """Five questions about the shipped images, a missing image, a row without a question, and an id twice."""
+    known = json.loads((IMAGES / "images.json").read_text(encoding="utf-8"))
     lines = [
         {
             "id": f"r{number}",
-            "image": row["picture"],
+            "image": row["image"],
             "question": row["question"],
             "answer": row["answer"],
             "category": "word" if row["with_word"] else "shapes",
@@ -51,7 +51,7 @@ def run(*arguments: object):
 
 
 def ask(rows: Path, output: Path, *arguments: object):
-    given = ("eval", "exact", rows, "--images", PICTURES, "-o", output, "--suffix", "", "--max-new-tokens", 24)
+    given = ("eval", "exact", rows, "--images", IMAGES, "-o", output, "--suffix", "", "--max-new-tokens", 24)
     return run(*given, *arguments)
 
 
@@ -67,7 +67,7 @@ def test_scores_problems_and_files(rows, tmp_path):
     assert "exact: 5 samples; 3 problems" in result.stdout
     assert "gone.png" in result.stdout
     found = json.loads((tmp_path / "out" / "results.json").read_text())
-    # The shipped pictures are those of the demo: the embedded model answers about all of them.
+    # The shipped images are those of the demo: the embedded model answers about all of them.
     assert found["scores"]["exact_match"] >= 0.8
     assert found["counts"] == {"evaluated": 5, "problems": 3, "resumed": 0}
     assert len(found["problems"]) == 3
@@ -97,19 +97,19 @@ def test_shots_with_a_support_and_by_retrieval(rows, tmp_path):
 
 @pytest.mark.parametrize("shots", [0, 2])
 def test_captions_and_probes(tmp_path, shots):
-    known = json.loads((PICTURES / "pictures.json").read_text(encoding="utf-8"))
+    known = json.loads((IMAGES / "images.json").read_text(encoding="utf-8"))
     captions = {
-        "images": [{"id": number, "file_name": row["picture"]} for number, row in enumerate(known)],
+        "images": [{"id": number, "file_name": row["image"]} for number, row in enumerate(known)],
         "annotations": [{"id": n, "image_id": n, "caption": row["caption"]} for n, row in enumerate(known)],
     }
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     probes = [
-        {"question_id": n, "image": row["picture"], "text": "Is there a star?", "label": ("yes", "no")[n % 2]}
+        {"question_id": n, "image": row["image"], "text": "Is there a star?", "label": ("yes", "no")[n % 2]}
         for n, row in enumerate(known)
     ]
     (tmp_path / "probes_popular.jsonl").write_text("".join(json.dumps(probe) + "\n" for probe in probes))
     for kind, file, measure in (("coco_captions", "captions.json", "cider"), ("pope", "probes_popular.jsonl", "f1")):
-        given = ("eval", kind, tmp_path / file, "--images", PICTURES, "-o", tmp_path / kind, "--shots", shots)
+        given = ("eval", kind, tmp_path / file, "--images", IMAGES, "-o", tmp_path / kind, "--shots", shots)
         result = run(*given, "--max-new-tokens", 8, "--image-mode", "none", "--json", "--limit", 3)
         assert result.exit_code == 0, result.output
         found = json.loads(result.stdout)
@@ -143,12 +143,12 @@ def test_what_goes_wrong_is_one_sentence(rows, tmp_path):
     assert not out.exists()
 
 
-def test_pictures_that_turn_out_damaged_are_counted(rows, tmp_path):
-    folder = tmp_path / "pictures"
+def test_images_that_turn_out_damaged_are_counted(rows, tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
-    for file in PICTURES.glob("*.png"):
-        with Image.open(file) as picture:
-            picture.save(folder / file.name)
+    for file in IMAGES.glob("*.png"):
+        with Image.open(file) as image:
+            image.save(folder / file.name)
     damaged = folder / "2-cafe.png"
     damaged.write_bytes(damaged.read_bytes()[:900])
     result = ask(rows, tmp_path / "out", "--images", folder, "--json")
@@ -170,7 +170,7 @@ def test_the_help_names_every_kind_of_task():
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(rows, tmp_path):
-    given = ["exact", rows, "--images", PICTURES, "-o", tmp_path / "out", "--suffix", "", "--batch-size", 1]
+    given = ["exact", rows, "--images", IMAGES, "-o", tmp_path / "out", "--suffix", "", "--batch-size", 1]
     command = [str(part) for part in [sys.executable, "-m", "xgenmm_hf.evaluation", *given, "--device", "cpu"]]
     answers = tmp_path / "out" / "answers.jsonl"
     # Long answers of the base form leave time to kill it between two of them.
@@ -193,7 +193,7 @@ def test_two_processes_share_the_work(rows, tmp_path):
     assert ask(rows, tmp_path / "one").exit_code == 0
     # What `accelerate launch` starts on several GPUs; on CPUs it would start one process.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-    given = ["exact", rows, "--images", PICTURES, "-o", tmp_path / "two", "--suffix", "", "--max-new-tokens", "24"]
+    given = ["exact", rows, "--images", IMAGES, "-o", tmp_path / "two", "--suffix", "", "--max-new-tokens", "24"]
     command = [str(part) for part in [*launch, "-m", "xgenmm_hf.evaluation", *given, "--device", "cpu"]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)

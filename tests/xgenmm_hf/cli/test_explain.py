@@ -23,27 +23,27 @@ def run():
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image(tmp_path):
     file = tmp_path / "red.png"
     Image.new("RGB", (120, 80), "red").save(file)
     return file
 
 
-def test_overlay_and_shares(run, picture, tmp_path):
+def test_overlay_and_shares(run, image, tmp_path):
     output = tmp_path / "heat.png"
-    result = run(picture, "--prompt", "What color is the square?", "--output", output, "--max-new-tokens", 4)
+    result = run(image, "--prompt", "What color is the square?", "--output", output, "--max-new-tokens", 4)
     assert result.exit_code == 0, result.output
     with Image.open(output) as drawn:
         assert drawn.size == (120, 80)
         assert drawn.format == "PNG"
     assert "overview" in result.stdout
-    assert "of the answer's attention goes to the picture" in result.stdout
+    assert "of the answer's attention goes to the image" in result.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == ["heat.png", "red.png"]
 
 
-def test_json(run, picture, tmp_path):
+def test_json(run, image, tmp_path):
     output = tmp_path / "heat.jpg"
-    result = run(picture, "-p", "Hello?", "-o", output, "--answer", "a red square", "--layer", "-1", "--json")
+    result = run(image, "-p", "Hello?", "-o", output, "--answer", "a red square", "--layer", "-1", "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert record["answer"] == "a red square"
@@ -52,12 +52,12 @@ def test_json(run, picture, tmp_path):
     assert output.is_file()
 
 
-def test_bad_paths_are_one_line(run, picture, tmp_path):
+def test_bad_paths_are_one_line(run, image, tmp_path):
     for arguments, message in [
-        ((tmp_path / "no.png",), "There is no picture at"),
-        ((picture, "-o", tmp_path / "heat.txt"), "does not end in .png"),
-        ((picture, "-o", tmp_path / "gone" / "heat.png"), "make it first"),
-        ((picture, "--model", tmp_path / "gone"), "There is no model at"),
+        ((tmp_path / "no.png",), "There is no image at"),
+        ((image, "-o", tmp_path / "heat.txt"), "does not end in .png"),
+        ((image, "-o", tmp_path / "gone" / "heat.png"), "make it first"),
+        ((image, "--model", tmp_path / "gone"), "There is no model at"),
     ]:
         result = run(*arguments)
         assert result.exit_code == 1

@@ -29,16 +29,16 @@ def test_the_embedded_model():
     counts = facts["parameters"]
     assert counts["total"] == sum(count for part, count in counts.items() if part != "total")
     assert sum(facts["weights"]["dtypes"].values()) > 10
-    picture = facts["images"]["picture"]
-    assert (picture["width"], picture["height"]) == (100, 60)
-    assert picture["tokens"] == picture["tiles"] * facts["images"]["tokens_per_tile"]
+    image = facts["images"]["image"]
+    assert (image["width"], image["height"]) == (100, 60)
+    assert image["tokens"] == image["tiles"] * facts["images"]["tokens_per_tile"]
 
 
 def test_the_text_form_says_the_same():
     facts = facts_of(TINY_MODEL, "--image-size", "100x60")
     text = CliRunner().invoke(app, ["info", TINY_MODEL, "--image-size", "100x60"]).stdout
     assert f"{facts['parameters']['total']:,}" in text
-    assert f"costs {facts['images']['picture']['tokens']} tokens" in text
+    assert f"costs {facts['images']['image']['tokens']} tokens" in text
 
 
 def test_a_full_size_original_from_its_config_alone(tmp_path):
@@ -50,17 +50,17 @@ def test_a_full_size_original_from_its_config_alone(tmp_path):
     assert 4.3e9 < facts["parameters"]["total"] < 4.4e9
     # Neither file says whether this checkpoint tiles its images.
     assert facts["images"]["mode"] is None
-    assert "picture" not in facts["images"]
+    assert "image" not in facts["images"]
 
 
 def test_the_preprocessor_of_an_original_decides_the_mode(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(ORIGINAL))
     (tmp_path / "preprocessor_config.json").write_text('{"grids": null}')
     one_tile = facts_of(str(tmp_path), "--image-size", "1280x720")["images"]
-    assert (one_tile["mode"], one_tile["picture"]["tokens"]) == ("none", 128)
+    assert (one_tile["mode"], one_tile["image"]["tokens"]) == ("none", 128)
     (tmp_path / "preprocessor_config.json").write_text('{"grids": [[384, 768], [768, 384], [768, 768]]}')
     tiled = facts_of(str(tmp_path), "--image-size", "1280x720")["images"]
-    assert (tiled["mode"], tiled["picture"]["tiles"], tiled["picture"]["tokens"]) == ("anyres", 5, 640)
+    assert (tiled["mode"], tiled["image"]["tiles"], tiled["image"]["tokens"]) == ("anyres", 5, 640)
 
 
 def test_broken_folders_are_one_line(tmp_path):

@@ -46,7 +46,7 @@ def test_mistakes_are_one_line(arguments, message):
 
 @pytest.fixture
 def captions(tmp_path, monkeypatch):
-    """A mixture of a wide picture's caption and a malformed one; its cache is in the test's folder."""
+    """A mixture of a wide image's caption and a malformed one; its cache is in the test's folder."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     Image.new("RGB", (600, 300)).save(tmp_path / "wide.png")
     rows = [{"image": "wide.png", "caption": "A wall."}] * 3 + [{"image": "wide.png", "caption": 3}]

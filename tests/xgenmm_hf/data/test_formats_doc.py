@@ -62,7 +62,7 @@ def with_bytes(value):
 
 
 def in_folder(row: dict, folder: Path) -> dict:
-    """Writes the paths of pictures on disk as they are resolved."""
+    """Writes the paths of images on disk as they are resolved."""
     images = [image if image["bytes"] else {**image, "path": str(folder / image["path"])} for image in row["images"]]
     return {**row, "images": images}
 

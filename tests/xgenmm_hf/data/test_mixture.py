@@ -42,13 +42,13 @@ def test_every_row_is_taken_whole_times_and_a_rest_once(size, samples, seed, nam
 
 
 def test_numbers_of_samples(folder):
-    text = "data: {a.jsonl: 3, b.jsonl: 9}\nroots: {coco: pictures}\n"
+    text = "data: {a.jsonl: 3, b.jsonl: 9}\nroots: {coco: images}\n"
     mixture = load(folder, text)
     counts = Counter(ids(mixture.dataset))
     assert [source.samples for source in mixture.report.sources] == [3, 9]
     assert sum(counts[f"a{index}"] for index in range(10)) == 3
     assert all(counts[f"b{index}"] >= 2 for index in range(4))
-    assert mixture.dataset[0]["images"] == [{"bytes": None, "path": str(folder / "pictures" / "1.jpg")}]
+    assert mixture.dataset[0]["images"] == [{"bytes": None, "path": str(folder / "images" / "1.jpg")}]
     again = load(folder, text)
     assert ids(again.dataset) == ids(mixture.dataset)
     others = {tuple(ids(load(folder, text, seed=seed).dataset)) for seed in range(4)}

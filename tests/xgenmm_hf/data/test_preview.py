@@ -17,7 +17,7 @@ def processor():
 
 @pytest.fixture
 def mixture(tmp_path):
-    """Six rows with a picture, one of them unreadable, sampled twice; one malformed record; two texts."""
+    """Six rows with an image, one of them unreadable, sampled twice; one malformed record; two texts."""
     Image.new("RGB", (300, 100)).save(tmp_path / "1.png")
     (tmp_path / "2.png").write_bytes(b"nothing")
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A bus."}]
@@ -38,7 +38,7 @@ def test_counts_and_measures(mixture, processor, tmp_path):
         loaded, processor, tmp_path / "out", max_length=100, progress=lambda *numbers: done.append(numbers)
     )
     assert (found.rows, found.kind, found.counts, found.unreadable) == (14, "chat", {"a": 12, "b": 2}, 1)
-    assert (found.all.rows, found.all.pictures, found.all.modalities) == (12, 10, {"image": 10, "text": 2})
+    assert (found.all.rows, found.all.images, found.all.modalities) == (12, 10, {"image": 10, "text": 2})
     assert found.all.tokens.total == found.all.text_tokens.total + found.all.image_tokens.total
     tiles = processor.image_processor.get_number_of_image_patches(100, 300, {})
     assert found.by_source["a"].tiles.mean == tiles
@@ -48,8 +48,8 @@ def test_counts_and_measures(mixture, processor, tmp_path):
     problems = [json.loads(line) for line in (tmp_path / "out" / "problems.jsonl").read_text().splitlines()]
     assert [(item["outcome"], item["id"]) for item in problems] == [("rejected", "6"), ("unreadable", "a3@3")]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["rows"] == 14
-    with Image.open(tmp_path / "out" / "lengths.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(tmp_path / "out" / "lengths.png") as image:
+        assert image.format == "PNG"
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "problems.jsonl", "lengths.png"}
 
 

@@ -3,7 +3,7 @@
 import datasets
 import pytest
 
-from xgenmm_hf.data.picture_refs import picture_ref
+from xgenmm_hf.data.image_refs import image_ref
 from xgenmm_hf.data.rows import (
     InvalidRow,
     chat_row,
@@ -19,12 +19,12 @@ from xgenmm_hf.data.rows import (
 )
 
 
-PICTURE = picture_ref("a.png")
+IMAGE = image_ref("a.png")
 QUESTION, ANSWER = message("user", image_part(), "What?"), message("assistant", "A bus.")
 ROWS = {
-    "chat": chat_row("1", "set", [message("system", "Be brief."), QUESTION, ANSWER], [PICTURE]),
-    "preference": preference_row("1", "set", [QUESTION], "A bus.", "A dog.", [PICTURE]),
-    "pretraining": pretraining_row("1", "set", [image_part(), text_part("A bus."), end_of_chunk_part()], [PICTURE]),
+    "chat": chat_row("1", "set", [message("system", "Be brief."), QUESTION, ANSWER], [IMAGE]),
+    "preference": preference_row("1", "set", [QUESTION], "A bus.", "A dog.", [IMAGE]),
+    "pretraining": pretraining_row("1", "set", [image_part(), text_part("A bus."), end_of_chunk_part()], [IMAGE]),
 }
 
 
@@ -37,7 +37,7 @@ def test_a_row_of_each_kind(kind):
     assert validate_row(stored[0]) == kind
 
 
-def test_pictures_in_memory_and_texts_alone_are_fine():
+def test_images_in_memory_and_texts_alone_are_fine():
     from PIL import Image
 
     assert validate_row({**ROWS["chat"], "images": [Image.new("RGB", (2, 2))]}) == "chat"
@@ -50,9 +50,9 @@ def test_pictures_in_memory_and_texts_alone_are_fine():
         ({"id": ""}, "id is ''"),
         ({"source": None}, "source is None"),
         ({"images": None}, "images is a NoneType"),
-        ({"images": []}, "1 image part.* for 0 picture"),
-        ({"images": [PICTURE, PICTURE]}, "1 image part.* for 2 picture"),
-        ({"images": [picture_ref()]}, "neither bytes nor a path"),
+        ({"images": []}, "1 image part.* for 0 image"),
+        ({"images": [IMAGE, IMAGE]}, "1 image part.* for 2 image"),
+        ({"images": [image_ref()]}, "neither bytes nor a path"),
         ({"images": ["a.png"]}, "images.0. is a str"),
         ({"messages": None}, "no kind"),
         ({"content": [text_part("x")]}, "chat and pretraining"),
@@ -63,7 +63,7 @@ def test_pictures_in_memory_and_texts_alone_are_fine():
         ({"messages": [QUESTION, message("system", "x"), ANSWER]}, "system turn"),
         ({"messages": [QUESTION, message("tool", "x")]}, "role 'tool'"),
         ({"messages": [QUESTION, {"role": "assistant", "content": "A bus."}]}, "has a str as content"),
-        ({"messages": [message("user", ""), ANSWER]}, "neither text nor a picture"),
+        ({"messages": [message("user", ""), ANSWER]}, "neither text nor an image"),
         ({"messages": [message("user", "x"), message("assistant", image_part())]}, "only turns of the user"),
         ({"messages": [message("user", end_of_chunk_part()), ANSWER]}, "of type 'end_of_chunk'"),
         ({"messages": [message("user", {"type": "text", "text": None}), ANSWER]}, "holds a string"),

@@ -13,7 +13,7 @@ from xgenmm_hf.inference.asking import ask
 
 
 pytest.importorskip("gradio", reason="the page needs Gradio")
-PICTURES = Path(__file__).resolve().parents[3] / "xgenmm_hf" / "assets" / "pictures"
+IMAGES = Path(__file__).resolve().parents[3] / "xgenmm_hf" / "assets" / "images"
 PATIENCE = 60
 
 
@@ -72,8 +72,8 @@ def wait_for_answer(page: Page, expected: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_browser() is None, reason="needs Chromium")
 def test_in_a_browser(address, loaded, tmp_path):
-    cafe = PICTURES / "2-cafe.png"
-    picture = Image.open(cafe).convert("RGB")
+    cafe = IMAGES / "2-cafe.png"
+    image = Image.open(cafe).convert("RGB")
     with open_browser(find_browser()) as page:
         page.call("Page.navigate", url=address)
         wait_for(page, "!!document.querySelector('#question textarea')")
@@ -81,7 +81,7 @@ def test_in_a_browser(address, loaded, tmp_path):
         upload(page, "#question", cafe)
         wait_for(page, "!!document.querySelector('#question .thumbnails img')")
         type_and_send(page, "#question", "What word is written in the picture?")
-        first = ask(loaded, [picture], "What word is written in the picture?").text
+        first = ask(loaded, [image], "What word is written in the picture?").text
         wait_for_answer(page, [first])
         wait_for(page, "document.querySelectorAll('#chat .user img').length == 1")
         page.screenshot(tmp_path / "chat.png")
@@ -92,15 +92,15 @@ def test_in_a_browser(address, loaded, tmp_path):
         wait_for(page, "document.querySelectorAll('#chat .bot.message').length == 2")
 
         open_tab(page, "Tiles")
-        upload(page, "#tiles-picture", cafe)
+        upload(page, "#tiles-image", cafe)
         assert "4 x 16" in wait_for(page, "document.querySelector('#tiles-cost textarea')?.value")
 
         open_tab(page, "Attention")
-        upload(page, "#attention-picture", cafe)
-        wait_for(page, "!!document.querySelector('#attention-picture img')")
+        upload(page, "#attention-image", cafe)
+        wait_for(page, "!!document.querySelector('#attention-image img')")
         page.run("document.querySelector('#attention-go').click()")
         told = wait_for(page, "document.querySelector('#attention-answer textarea')?.value")
-        assert told.startswith(ask(loaded, [picture], "Describe this image.", max_new_tokens=128).text)
+        assert told.startswith(ask(loaded, [image], "Describe this image.", max_new_tokens=128).text)
         wait_for(page, "!!document.querySelector('#attention-overlay img')")
 
         open_tab(page, "Few-shot")
@@ -131,12 +131,12 @@ def test_files_of_the_server_cannot_be_asked_about(address, tmp_path):
     assert "event: error" in reply and "tokens" not in reply
 
 
-def test_a_file_that_is_no_picture_is_said_plainly(loaded, tmp_path):
+def test_a_file_that_is_no_image_is_said_plainly(loaded, tmp_path):
     import gradio
 
     from xgenmm_hf.demo.page import shown_errors
     from xgenmm_hf.demo.talk import open_upload
 
-    (tmp_path / "notes.png").write_text("no picture")
-    with pytest.raises(gradio.Error, match=r"notes\.png is not a picture"):
+    (tmp_path / "notes.png").write_text("no image")
+    with pytest.raises(gradio.Error, match=r"notes\.png is not an image"):
         shown_errors(open_upload)(str(tmp_path / "notes.png"))

@@ -10,7 +10,7 @@ from xgenmm_hf.inference.asking import ask
 
 
 @pytest.fixture
-def pictures(tmp_path) -> list[str]:
+def images(tmp_path) -> list[str]:
     paths = [tmp_path / f"{color}.png" for color in ("red", "green")]
     for path in paths:
         Image.new("RGB", (90, 60), path.stem).save(path)
@@ -26,13 +26,13 @@ def file_item(path: str) -> dict:
     return {"type": "file", "file": {"path": path}}
 
 
-def test_what_belongs_to_one_turn_is_put_together(pictures):
+def test_what_belongs_to_one_turn_is_put_together(images):
     history = [
-        {"role": "user", "content": [file_item(pictures[0])]},
+        {"role": "user", "content": [file_item(images[0])]},
         {"role": "user", "content": [{"type": "text", "text": "What?"}]},
         {"role": "assistant", "content": "red"},
     ]
-    messages = messages_of_page(history, {"text": "And this?", "files": [pictures[1]]}, "Be short.")
+    messages = messages_of_page(history, {"text": "And this?", "files": [images[1]]}, "Be short.")
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
     assert [[item["type"] for item in message["content"]] for message in messages] == [
         ["text"],
@@ -44,22 +44,22 @@ def test_what_belongs_to_one_turn_is_put_together(pictures):
     assert messages[3]["content"][1]["text"] == "And this?"
 
 
-def test_nothing_and_no_picture_are_said_plainly(tmp_path):
+def test_nothing_and_no_image_are_said_plainly(tmp_path):
     with pytest.raises(ValueError, match="Nothing was sent"):
         messages_of_page([], {"text": "  ", "files": []})
-    (tmp_path / "notes.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"^notes\.png is not a picture"):
+    (tmp_path / "notes.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"^notes\.png is not an image"):
         messages_of_page([], {"text": "?", "files": [str(tmp_path / "notes.png")]})
 
 
-def test_the_last_piece_is_the_answer_of_ask(desk, pictures):
-    pieces = list(desk.chat(messages_of_page([], {"text": "What color?", "files": pictures[:1]}), max_new_tokens=12))
-    assert pieces[-1].strip() == ask(desk.loaded, [Image.open(pictures[0])], "What color?", max_new_tokens=12).text
+def test_the_last_piece_is_the_answer_of_ask(desk, images):
+    pieces = list(desk.chat(messages_of_page([], {"text": "What color?", "files": images[:1]}), max_new_tokens=12))
+    assert pieces[-1].strip() == ask(desk.loaded, [Image.open(images[0])], "What color?", max_new_tokens=12).text
     assert all(later.startswith(earlier) for earlier, later in zip(pieces, pieces[1:], strict=False))
 
 
-def test_leaving_ends_the_generation_and_frees_the_model(desk, pictures):
-    messages = messages_of_page([], {"text": "Describe this image.", "files": pictures[:1]})
+def test_leaving_ends_the_generation_and_frees_the_model(desk, images):
+    messages = messages_of_page([], {"text": "Describe this image.", "files": images[:1]})
     before = threading.active_count()
     answer = desk.chat(messages, max_new_tokens=200)
     next(answer)
@@ -75,8 +75,8 @@ def test_too_long_a_chat_is_refused_and_the_model_stays_free(desk):
             list(desk.chat(messages))
 
 
-def test_a_failure_of_generate_reaches_the_listener(desk, pictures):
-    messages = messages_of_page([], {"text": "What?", "files": pictures[:1]})
+def test_a_failure_of_generate_reaches_the_listener(desk, images):
+    messages = messages_of_page([], {"text": "What?", "files": images[:1]})
     with pytest.raises(ValueError, match="temperature"):
         list(desk._continue(prepared(desk, messages), max_new_tokens=2, do_sample=True, temperature=-1.0))
 
@@ -92,11 +92,11 @@ def test_temperature():
     assert sampling(0.5)["temperature"] == 0.5
 
 
-def test_shots_are_in_the_base_form_and_typed_tokens_stay_text(desk, pictures):
+def test_shots_are_in_the_base_form_and_typed_tokens_stay_text(desk, images):
     tokenizer = desk.loaded.processor.tokenizer
     assert shots_prompt(["A dog.", "A cat."], "A", tokenizer) == (
         "<image>A dog.<|endofchunk|><image>A cat.<|endofchunk|><image>A"
     )
     assert shots_prompt(["<image>"], "<|endofchunk|>", tokenizer).count("<image>") == 2
-    pieces = list(desk.continue_shots([(pictures[0], "A red picture.")], pictures[1], "A", max_new_tokens=4))
+    pieces = list(desk.continue_shots([(images[0], "A red image.")], images[1], "A", max_new_tokens=4))
     assert pieces and "<" not in pieces[-1]

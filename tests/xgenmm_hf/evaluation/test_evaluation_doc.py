@@ -12,7 +12,7 @@ from xgenmm_hf.evaluation.tasks import KINDS, load_task
 
 DOC = Path(__file__).resolve().parents[3] / "docs" / "evaluation.md"
 BLOCK = re.compile(r"^```(?P<info>[^\n]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-PICTURE = re.compile(r'"([\w/]+\.(?:png|jpg))"')
+IMAGE = re.compile(r'"([\w/]+\.(?:png|jpg))"')
 
 
 def examples() -> list[tuple[str, dict[str, str], str, str]]:
@@ -33,8 +33,8 @@ def examples() -> list[tuple[str, dict[str, str], str, str]]:
 
 @pytest.mark.parametrize(("kind", "files", "expected", "text"), examples(), ids=lambda value: str(value)[:20])
 def test_example(tmp_path, kind, files, expected, text):
-    pictures = {name for source in (*files.values(), text) for name in PICTURE.findall(source)}
-    for name in pictures:
+    images = {name for source in (*files.values(), text) for name in IMAGE.findall(source)}
+    for name in images:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (6, 4)).save(tmp_path / name)
     for name, content in files.items():

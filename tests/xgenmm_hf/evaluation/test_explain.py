@@ -1,4 +1,4 @@
-"""Attention pictures of the embedded model, and the formula on numbers worked out by hand."""
+"""Attention images of the embedded model, and the formula on numbers worked out by hand."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from PIL import Image
 from transformers import DynamicCache
 
 from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration
-from xgenmm_hf.data.render import place_contents, render
-from xgenmm_hf.data.scene import HELD_OUT, make_scene
+from embedded_model.world.render import place_contents, render
+from embedded_model.world.scene import HELD_OUT, make_scene
 from xgenmm_hf.evaluation.explain import explain_answer, read_attention, roll_out, weigh_tokens
 from xgenmm_hf.evaluation.heat import Cut
 from xgenmm_hf.evaluation.overlay import color_of, draw_overlay
@@ -66,18 +66,18 @@ def test_heat_prefers_the_shape_that_is_asked_for(loaded):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return render(make_scene(3, HELD_OUT, layout="wide", with_word=False), 300)
 
 
 @pytest.fixture(scope="module")
-def found(loaded, picture):
-    return explain_answer(loaded, picture, "How many shapes are there?")
+def found(loaded, image):
+    return explain_answer(loaded, image, "How many shapes are there?")
 
 
-def test_explains_what_is_answered(loaded, picture, found):
-    assert found.answer == ask(loaded, [picture], "How many shapes are there?").text
-    assert found.pixels.shape == (picture.height, picture.width)
+def test_explains_what_is_answered(loaded, image, found):
+    assert found.answer == ask(loaded, [image], "How many shapes are there?").text
+    assert found.pixels.shape == (image.height, image.width)
     assert found.pixels.sum() == pytest.approx(1)
     assert found.patches.sum() == pytest.approx(1)
     assert 0.05 < found.image_share < 1
@@ -110,29 +110,29 @@ def test_record(found):
         assert 0 <= top < bottom <= found.cut.height
 
 
-def test_given_answer(loaded, picture, found):
-    same = explain_answer(loaded, picture, "How many shapes are there?", answer=found.answer)
+def test_given_answer(loaded, image, found):
+    same = explain_answer(loaded, image, "How many shapes are there?", answer=found.answer)
     assert same.answer == found.answer
     assert same.patches == pytest.approx(found.patches, abs=1e-6)
-    other = explain_answer(loaded, picture, "How many shapes are there?", answer="A large red star, <|end|> he said")
+    other = explain_answer(loaded, image, "How many shapes are there?", answer="A large red star, <|end|> he said")
     assert other.answer.startswith("A large red star")
     assert np.abs(other.patches - found.patches).max() > 1e-4
 
 
-def test_single_layers(loaded, picture, found):
-    last = explain_answer(loaded, picture, "How many shapes are there?", layer=-1, text_layer=0)
-    same = explain_answer(loaded, picture, "How many shapes are there?", layer=1, text_layer=-5)
+def test_single_layers(loaded, image, found):
+    last = explain_answer(loaded, image, "How many shapes are there?", layer=-1, text_layer=0)
+    same = explain_answer(loaded, image, "How many shapes are there?", layer=1, text_layer=-5)
     assert last.patches == pytest.approx(same.patches)
     assert np.abs(last.patches - found.patches).max() > 1e-4
 
 
-def test_bad_requests(loaded, picture):
+def test_bad_requests(loaded, image):
     with pytest.raises(ValueError, match="layer is 2, but the model has 2 such layers: give -2 to 1"):
-        explain_answer(loaded, picture, "Hello?", layer=2)
+        explain_answer(loaded, image, "Hello?", layer=2)
     with pytest.raises(ValueError, match="text_layer is -6"):
-        explain_answer(loaded, picture, "Hello?", text_layer=-6)
+        explain_answer(loaded, image, "Hello?", text_layer=-6)
     with pytest.raises(ValueError, match="The answer is empty"):
-        explain_answer(loaded, picture, "Hello?", answer=" ")
+        explain_answer(loaded, image, "Hello?", answer=" ")
 
 
 def test_roll_out_by_hand():
@@ -198,19 +198,19 @@ def test_attention_of_the_answer_equals_one_pass(sliding_window):
 
 
 def test_overlay_glows_where_it_is_hot():
-    picture = Image.new("RGB", (40, 20), (90, 90, 90))
+    image = Image.new("RGB", (40, 20), (90, 90, 90))
     heat = np.zeros((20, 40))
     heat[5:10, 30:36] = 1 / 30
-    drawn = np.asarray(draw_overlay(picture, heat)).sum(2)
+    drawn = np.asarray(draw_overlay(image, heat)).sum(2)
     assert drawn.shape == (20, 40)
     assert drawn[7, 32] > 500 > 300 > drawn[15, 5]
-    framed = draw_overlay(picture, heat, Cut(20, 40, "anyres", 16, 4, 4, columns=2, rows=1))
-    assert (np.asarray(framed) != np.asarray(draw_overlay(picture, heat))).any()
-    assert draw_overlay(picture, np.zeros((20, 40))).size == (40, 20)
-    with pytest.raises(ValueError, match="pass the picture that was explained"):
-        draw_overlay(picture, heat.T)
+    framed = draw_overlay(image, heat, Cut(20, 40, "anyres", 16, 4, 4, columns=2, rows=1))
+    assert (np.asarray(framed) != np.asarray(draw_overlay(image, heat))).any()
+    assert draw_overlay(image, np.zeros((20, 40))).size == (40, 20)
+    with pytest.raises(ValueError, match="pass the image that was explained"):
+        draw_overlay(image, heat.T)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        draw_overlay(picture, heat, strength=2)
+        draw_overlay(image, heat, strength=2)
 
 
 def test_colors_get_lighter():

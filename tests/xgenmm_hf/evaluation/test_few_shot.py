@@ -7,17 +7,17 @@ import pytest
 from PIL import Image
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.evaluation import picture_features
+from xgenmm_hf.evaluation import image_features
 from xgenmm_hf.evaluation.few_shot import Examples, example_answer, trim_continuation
-from xgenmm_hf.evaluation.picture_features import PictureFeatures
-from xgenmm_hf.evaluation.picture_keys import picture_key
+from xgenmm_hf.evaluation.image_features import ImageFeatures
+from xgenmm_hf.evaluation.image_keys import image_key
 from xgenmm_hf.evaluation.prompting import prepare, render_prompt
 from xgenmm_hf.evaluation.samples import Sample
 from xgenmm_hf.evaluation.share import Share
 from xgenmm_hf.inference.loading import load
 
 
-PICTURES = sorted((Path(TINY_MODEL).parent / "pictures").glob("*.png"))
+IMAGES = sorted((Path(TINY_MODEL).parent / "images").glob("*.png"))
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,13 @@ def loaded():
 
 
 def sample(number: int, path: str | Path | None = None, **fields) -> Sample:
-    ref = {"bytes": None, "path": str(path or f"pictures/{number}.png")}
+    ref = {"bytes": None, "path": str(path or f"images/{number}.png")}
     return Sample(f"s{number}", f"What is {number}?", (ref,), fields.get("references", (f"thing {number}",)))
 
 
 @pytest.fixture
 def support(tmp_path) -> list[Sample]:
-    """Twelve readable pictures of different greys."""
+    """Twelve readable images of different greys."""
     for number in range(12):
         Image.new("L", (40, 40), 20 * number).save(tmp_path / f"{number}.png")
     return [sample(number, tmp_path / f"{number}.png") for number in range(12)]
@@ -52,7 +52,7 @@ def test_the_published_format(loaded):
     assert render_prompt(loaded.processor, query, [], "vqa", "base") == "<image>Question: What is 1? Short answer:"
 
 
-def test_several_pictures_stand_before_their_text(loaded):
+def test_several_images_stand_before_their_text(loaded):
     two = Sample("two", "Same?", ({"path": "a"}, {"path": "b"}), ("no",))
     assert render_prompt(loaded.processor, two, [two], "chat", "base") == (
         "<image><image>Same? no<|endofchunk|><image><image>Same?"
@@ -60,7 +60,7 @@ def test_several_pictures_stand_before_their_text(loaded):
 
 
 def test_control_tokens_in_a_question_stay_text(loaded):
-    query = Sample("q", "What is <image> and <|endofchunk|>?", ({"path": str(PICTURES[0])},), ("x",))
+    query = Sample("q", "What is <image> and <|endofchunk|>?", ({"path": str(IMAGES[0])},), ("x",))
     for form in ("base", "chat"):
         text = render_prompt(loaded.processor, query, [], "vqa", form)
         ids = loaded.processor.tokenizer(text)["input_ids"]
@@ -69,14 +69,14 @@ def test_control_tokens_in_a_question_stay_text(loaded):
 
 
 def test_the_measured_length_is_the_real_one(loaded):
-    query, shot = (sample(number, path) for number, path in enumerate(PICTURES[:2]))
+    query, shot = (sample(number, path) for number, path in enumerate(IMAGES[:2]))
     for form, shots in (("base", [shot]), ("chat", [])):
         for mode in (None, "none"):
             text = render_prompt(loaded.processor, query, shots, "vqa", form)
             asked = prepare(loaded.processor, query, shots, text, {}, mode)
-            pictures = [Image.open(image["path"]) for image in asked.images]
+            images = [Image.open(image["path"]) for image in asked.images]
             options = {} if mode is None else {"image_aspect_ratio": mode}
-            inputs = loaded.processor(images=pictures, text=text, **options)
+            inputs = loaded.processor(images=images, text=text, **options)
             assert asked.num_tokens == len(inputs["input_ids"][0])
 
 
@@ -118,7 +118,7 @@ def test_every_other_sample_may_be_chosen(support):
     assert {one.id for one in examples.choose(support[2])} == {one.id for one in support} - {"s2"}
 
 
-def test_other_questions_about_the_same_picture_are_passed_over(support):
+def test_other_questions_about_the_same_image_are_passed_over(support):
     twin = Sample("twin", "Else?", support[0].images, ("x",))
     chosen = Examples([*support[:3], twin], 2, "vqa").choose(support[0])
     assert {one.id for one in chosen} == {"s1", "s2"}
@@ -141,7 +141,7 @@ def test_a_support_that_is_too_small(support):
 
 
 def test_retrieval_takes_the_nearest_and_shows_them_last(loaded, support, tmp_path):
-    features = PictureFeatures(loaded, tmp_path / "cache", "tiny")
+    features = ImageFeatures(loaded, tmp_path / "cache", "tiny")
     Image.new("L", (80, 20), 41).save(tmp_path / "query.png")
     query = sample(99, tmp_path / "query.png")
     chosen = Examples(support, 3, "vqa", features=features).choose(query)
@@ -149,43 +149,43 @@ def test_retrieval_takes_the_nearest_and_shows_them_last(loaded, support, tmp_pa
     order = sorted(range(12), key=lambda place: -float(matrix[place] @ vector))[:3]
     assert [one.id for one in chosen] == [f"s{place}" for place in reversed(order)]
     assert chosen[-1].id == "s2"
-    with pytest.raises(ValueError, match="no picture"):
+    with pytest.raises(ValueError, match="no image"):
         Examples(support, 3, "vqa", features=features).choose(Sample("text", "What?"))
 
 
 def test_ties_go_to_the_earlier_sample(loaded, support, tmp_path):
     for number in range(4):
         Image.new("L", (40, 40), 60).save(tmp_path / f"{number}.png")
-    features = PictureFeatures(loaded, tmp_path / "cache", "tiny")
+    features = ImageFeatures(loaded, tmp_path / "cache", "tiny")
     chosen = Examples(support, 2, "vqa", features=features).choose(support[3])
     assert [one.id for one in chosen] == ["s1", "s0"]
 
 
 def test_features_are_cached_shared_and_of_one_checkpoint(loaded, support, tmp_path, monkeypatch):
     computed = []
-    real = PictureFeatures._features
-    monkeypatch.setattr(PictureFeatures, "_features", lambda self, ref: computed.append(ref) or real(self, ref))
-    monkeypatch.setattr(picture_features, "SAVE_EVERY", 2)
-    first, second = (PictureFeatures(loaded, tmp_path / "cache", "tiny", Share(rank, 2)) for rank in range(2))
+    real = ImageFeatures._features
+    monkeypatch.setattr(ImageFeatures, "_features", lambda self, ref: computed.append(ref) or real(self, ref))
+    monkeypatch.setattr(image_features, "SAVE_EVERY", 2)
+    first, second = (ImageFeatures(loaded, tmp_path / "cache", "tiny", Share(rank, 2)) for rank in range(2))
     second.prepare(support)
     assert len(computed) == 6
     first.prepare(support)
     assert len(computed) == 12
-    again = PictureFeatures(loaded, tmp_path / "cache", "tiny")
+    again = ImageFeatures(loaded, tmp_path / "cache", "tiny")
     assert (again.of_samples(support) == first.of_samples(support)).all()
     assert len(computed) == 12
-    PictureFeatures(loaded, tmp_path / "cache", "other").of_samples(support[:1])
+    ImageFeatures(loaded, tmp_path / "cache", "other").of_samples(support[:1])
     assert len(computed) == 13
 
 
-def test_keys_tell_pictures_apart(tmp_path):
+def test_keys_tell_images_apart(tmp_path):
     one, other = Image.new("RGB", (2, 2)), Image.new("RGB", (2, 2), "red")
-    assert picture_key(one) == picture_key(one.copy()) != picture_key(other)
-    assert picture_key({"bytes": b"a", "path": "x"}) == picture_key({"bytes": b"a", "path": "y"})
+    assert image_key(one) == image_key(one.copy()) != image_key(other)
+    assert image_key({"bytes": b"a", "path": "x"}) == image_key({"bytes": b"a", "path": "y"})
     file = tmp_path / "a.png"
-    before = picture_key({"bytes": None, "path": str(file)})
+    before = image_key({"bytes": None, "path": str(file)})
     file.write_bytes(b"a")
-    written = picture_key({"bytes": None, "path": str(file)})
+    written = image_key({"bytes": None, "path": str(file)})
     assert written != before
     os.utime(file, ns=(1, 1))
-    assert picture_key({"bytes": None, "path": str(file)}) not in (before, written)
+    assert image_key({"bytes": None, "path": str(file)}) not in (before, written)

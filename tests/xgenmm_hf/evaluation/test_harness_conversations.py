@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.data.render import render as draw
-from xgenmm_hf.data.scene import HELD_OUT, make_scene
+from embedded_model.world.render import render as draw
+from embedded_model.world.scene import HELD_OUT, make_scene
 from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
 from xgenmm_hf.evaluation.harness.batching import Gatherer
 from xgenmm_hf.evaluation.harness.conversations import (
@@ -28,7 +28,7 @@ def loaded():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     layouts = ("square", "wide", "tall")
     return [draw(make_scene(seed, HELD_OUT, layout=layout), 128) for seed, layout in enumerate(layouts)]
 
@@ -44,21 +44,21 @@ def converse(loaded, *parts, system=RELEASED_SYSTEM):
     return render(loaded.processor, user_turn(*parts), system)
 
 
-QUESTIONS = ["How many shapes are there?", "What is in the picture?", "Is there a red star?"]
+QUESTIONS = ["How many shapes are there?", "What is in the image?", "Is there a red star?"]
 
 
-def test_answers_are_those_of_our_own_evaluation(loaded, pictures):
-    prompts = [Prompt(text, [picture]) for text, picture in zip(QUESTIONS, pictures, strict=True)]
-    conversations = [converse(loaded, prompt.pictures[0], prompt.text) for prompt in prompts]
+def test_answers_are_those_of_our_own_evaluation(loaded, images):
+    prompts = [Prompt(text, [image]) for text, image in zip(QUESTIONS, images, strict=True)]
+    conversations = [converse(loaded, prompt.images[0], prompt.text) for prompt in prompts]
     expected = answer_prompts(loaded, prompts, 24)
     assert generate_answers(loaded, conversations, Decoding(24)) == expected
     assert [generate_answers(loaded, [each], Decoding(24))[0] for each in conversations] == expected
     assert all(expected)
 
 
-def test_several_pictures_and_none(loaded, pictures):
+def test_several_images_and_none(loaded, images):
     conversations = [
-        converse(loaded, "First", pictures[0], "then", pictures[1], "?"),
+        converse(loaded, "First", images[0], "then", images[1], "?"),
         converse(loaded, "Hello?", system=None),
     ]
     assert conversations[0].text.count("<image>\n") == 2
@@ -66,15 +66,15 @@ def test_several_pictures_and_none(loaded, pictures):
     assert len(generate_answers(loaded, conversations, Decoding(3))) == 2
 
 
-def test_control_tokens_of_a_task_stay_text(loaded, pictures):
-    conversation = converse(loaded, pictures[0], "What does <image> or <|end|> mean?")
-    ids = loaded.processor(images=conversation.pictures, text=conversation.text)["input_ids"][0]
+def test_control_tokens_of_a_task_stay_text(loaded, images):
+    conversation = converse(loaded, images[0], "What does <image> or <|end|> mean?")
+    ids = loaded.processor(images=conversation.images, text=conversation.text)["input_ids"][0]
     ends = loaded.processor.tokenizer.convert_tokens_to_ids("<|end|>")
     assert ids.count(ends) == 2
 
 
-def test_pictures_end_as_asked(loaded, pictures):
-    text = render(loaded.processor, user_turn(pictures[0], "Hello?"), None, picture_end=" ").text
+def test_images_end_as_asked(loaded, images):
+    text = render(loaded.processor, user_turn(images[0], "Hello?"), None, image_end=" ").text
     assert text == "<|user|>\n<image> Hello?<|end|>\n<|assistant|>\n"
 
 
@@ -88,25 +88,25 @@ def test_a_tasks_own_system_turn_wins(loaded):
 def test_videos_are_refused(loaded, tmp_path):
     with pytest.raises(ValueError, match="item of type 'video'"):
         render(loaded.processor, [{"role": "user", "content": [{"type": "video", "url": "a.mp4"}]}])
-    with pytest.raises(ValueError, match="no picture at"):
+    with pytest.raises(ValueError, match="no image at"):
         render(loaded.processor, [{"role": "user", "content": [{"type": "image", "url": str(tmp_path / "no.png")}]}])
 
 
-def test_paths_are_opened(loaded, pictures, tmp_path):
-    pictures[0].save(tmp_path / "a.png")
+def test_paths_are_opened(loaded, images, tmp_path):
+    images[0].save(tmp_path / "a.png")
     items = [{"type": "image", "url": str(tmp_path / "a.png")}]
-    opened = render(loaded.processor, [{"role": "user", "content": items}]).pictures[0]
-    assert opened.tobytes() == pictures[0].tobytes()
+    opened = render(loaded.processor, [{"role": "user", "content": items}]).images[0]
+    assert opened.tobytes() == images[0].tobytes()
 
 
-def test_ratings_are_the_models_losses(loaded, pictures):
+def test_ratings_are_the_models_losses(loaded, images):
     """One batch of unequal answers gives what the model's own loss gives one by one."""
     texts = ["yes", "A large red circle at the top left.", "no"]
-    conversations = [converse(loaded, picture, "Is there a red star?") for picture in pictures]
+    conversations = [converse(loaded, image, "Is there a red star?") for image in images]
     ratings = rate_continuations(loaded, conversations, texts)
     tokenizer = loaded.processor.tokenizer
     for conversation, text, (loss, _) in zip(conversations, texts, ratings, strict=True):
-        inputs = loaded.processor(images=conversation.pictures, text=conversation.text + text, return_tensors="pt")
+        inputs = loaded.processor(images=conversation.images, text=conversation.text + text, return_tensors="pt")
         length = len(tokenizer(conversation.text + text)["input_ids"]) - len(tokenizer(conversation.text)["input_ids"])
         labels = inputs["input_ids"].clone()
         labels[:, :-length] = -100
@@ -115,8 +115,8 @@ def test_ratings_are_the_models_losses(loaded, pictures):
         assert loss == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
 
 
-def test_greedy_answer_is_recognised(loaded, pictures):
-    conversations = [converse(loaded, picture, "How many shapes are there?") for picture in pictures]
+def test_greedy_answer_is_recognised(loaded, images):
+    conversations = [converse(loaded, image, "How many shapes are there?") for image in images]
     answers = generate_answers(loaded, conversations, Decoding(8))
     assert all(greedy for _, greedy in rate_continuations(loaded, conversations, answers))
     assert not any(greedy for _, greedy in rate_continuations(loaded, conversations, ["purple"] * 3))

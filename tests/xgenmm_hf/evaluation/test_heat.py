@@ -17,7 +17,7 @@ from xgenmm_hf.evaluation.heat import Cut, coverage, cut_of, heat_of_patches, he
 # 4 patches of 7 pixels in a tile of 30: the last 2 pixels belong to no patch, as in the released 384 = 27 * 14 + 6
 TILE, PATCH, SIDE = 30, 7, 4
 GRIDS = [[columns * TILE, rows * TILE] for columns, rows in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
-# (height, width): for each grid a picture wider and one taller than it
+# (height, width): for each grid per image wider and one taller than it
 SIZES = {
     (1, 2, "wide"): (50, 28),
     (1, 2, "tall"): (58, 24),
@@ -41,13 +41,13 @@ def make_config(**fields) -> XGenMMConfig:
     )
 
 
-def picture_with_dot(size: tuple[int, int], spot: tuple[float, float]) -> tuple[Image.Image, tuple[float, float]]:
-    """Returns a black picture with a white dot, and the dot's centre as (row, column)."""
+def image_with_dot(size: tuple[int, int], spot: tuple[float, float]) -> tuple[Image.Image, tuple[float, float]]:
+    """Returns a black image with a white dot, and the dot's centre as (row, column)."""
     height, width = size
-    picture = Image.new("RGB", (width, height))
+    image = Image.new("RGB", (width, height))
     row, column, radius = spot[0] * height, spot[1] * width, 0.06 * min(size)
-    ImageDraw.Draw(picture).ellipse((column - radius, row - radius, column + radius, row + radius), fill="white")
-    return picture, (row, column)
+    ImageDraw.Draw(image).ellipse((column - radius, row - radius, column + radius, row + radius), fill="white")
+    return image, (row, column)
 
 
 def patch_brightness(pixel_values: torch.Tensor) -> np.ndarray:
@@ -64,9 +64,9 @@ def strips(grid: np.ndarray, columns: int, rows: int) -> np.ndarray:
 
 def find_dot(config: XGenMMConfig, size, spot, arrange) -> tuple[np.ndarray, tuple[float, float], Cut]:
     """Puts attention on a dot, in the order that `arrange` makes, and returns the heat of the pixels."""
-    picture, dot = picture_with_dot(size, spot)
+    image, dot = image_with_dot(size, spot)
     processor = XGenMMImageProcessor(config.image_aspect_ratio, anyres_grids=GRIDS, size=TILE)
-    inputs = processor([picture])
+    inputs = processor([image])
     cut = cut_of(config, *size, int(inputs["image_num_tiles"]))
     attention = torch.from_numpy(arrange(patch_brightness(inputs["pixel_values"]), cut))[:, None]
     weights = torch.ones(attention.shape[:2])
@@ -153,7 +153,7 @@ def test_one_tile(mode):
 
 
 def test_padding_is_counted():
-    """Where a picture fills half of its square canvas, even heat lies half outside."""
+    """Where an image fills half of its square canvas, even heat lies half outside."""
     cut = Cut(height=32, width=64, mode="pad", tile_size=16, patch_size=4, side=4)
     pixels, outside = heat_of_pixels(np.full((1, 4, 4), 1 / 16), cut)
     assert outside == pytest.approx(0.5)
@@ -184,7 +184,7 @@ def test_coverage_splits_pixels():
     )
 
 
-def test_another_pictures_attention_is_refused():
+def test_another_images_attention_is_refused():
     sizes, num_tiles = torch.tensor([[110, 90]]), torch.tensor([5])
     with pytest.raises(ValueError, match="sampled in 5 chunks of 16 patches"):
         heat_of_patches(make_config(), torch.ones(3, 1, SIDE**2), torch.ones(3, 1), sizes, num_tiles)

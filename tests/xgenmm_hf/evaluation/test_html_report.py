@@ -24,7 +24,7 @@ def samples(tmp_path) -> list[Sample]:
         Sample("one", "What colour?", (red,), ("red", "red", "dark red"), "colour"),
         Sample("two", ATTACK, (red, Image.new("L", (40, 60))), (ATTACK,), "<count>"),
         Sample("three", "And here?", (missing,), (), "colour"),
-        Sample("four", "No picture?", (), ("no",), "<count>"),
+        Sample("four", "No image?", (), ("no",), "<count>"),
     ]
 
 
@@ -92,7 +92,7 @@ def test_in_a_browser(result, samples, tmp_path):
         page.screenshot(tmp_path / "page.png")
         assert page.addresses() == [file.resolve().as_uri()]
         assert page.complaints() == []
-    with Image.open(tmp_path / "page.png") as picture:
-        colors = picture.convert("RGB").getcolors(1 << 20)
-    # The red picture is on the page, in JPEG's rounding.
+    with Image.open(tmp_path / "page.png") as image:
+        colors = image.convert("RGB").getcolors(1 << 20)
+    # The red image is on the page, in JPEG's rounding.
     assert any(count > 10_000 and red > 190 and green < 40 for count, (red, green, _) in colors)

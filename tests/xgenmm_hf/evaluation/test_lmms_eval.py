@@ -20,8 +20,8 @@ import datasets
 import pytest
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.data.render import render
-from xgenmm_hf.evaluation.embedded import held_out_questions
+from embedded_model.world.render import render
+from embedded_model.measure.held_out import held_out_questions
 from xgenmm_hf.evaluation.harness import manifest
 from xgenmm_hf.evaluation.runner import Settings, run_task
 from xgenmm_hf.evaluation.samples import Sample, Task
@@ -37,7 +37,7 @@ TOKENS = 16
 LAUNCH = "import runpy, torchvision_names; runpy.run_module('lmms_eval', run_name='__main__', alter_sys=True)"
 GENERATION = {"max_new_tokens": TOKENS, "temperature": 0, "do_sample": False}
 HELPERS = """
-def pictures(doc):
+def images(doc):
     return [doc["image"].convert("RGB")]
 
 def question(doc, lmms_eval_specific_kwargs=None):
@@ -51,7 +51,7 @@ dataset_kwargs:
     test: {file}
 test_split: test
 output_type: generate_until
-doc_to_visual: !function utils.pictures
+doc_to_visual: !function utils.images
 doc_to_text: !function utils.question
 doc_to_target: answer
 generation_kwargs:
@@ -73,7 +73,7 @@ dataset_kwargs:
     test: {file}
 test_split: test
 output_type: multiple_choice
-doc_to_visual: !function utils.pictures
+doc_to_visual: !function utils.images
 doc_to_text: !function utils.question
 doc_to_target: label
 doc_to_choice: ["yes", "no"]
@@ -137,7 +137,7 @@ def adapter():
 
 @pytest.fixture(scope="module")
 def rows():
-    """Pictures with yes/no questions."""
+    """Images with yes/no questions."""
     yes_no = [pair for pair in held_out_questions(60) if pair[1].answer in ("yes", "no")][:COUNT]
     return [
         {
@@ -255,26 +255,26 @@ def test_refusals(adapter, model):
         model.loglikelihood([])
 
 
-def test_pictures_go_where_they_are_marked(adapter):
-    place_pictures = adapter.place_pictures
+def test_images_go_where_they_are_marked(adapter):
+    place_images = adapter.place_images
     first, second = {"type": "image", "image": "a"}, {"type": "image", "image": "b"}
     text = {"type": "text", "text": "Which?"}
-    assert place_pictures("Which?", ["a", "b"]) == [first, second, text]
-    assert place_pictures("One <image>\nor <image> two", ["a", "b"]) == [
+    assert place_images("Which?", ["a", "b"]) == [first, second, text]
+    assert place_images("One <image>\nor <image> two", ["a", "b"]) == [
         {"type": "text", "text": "One "},
         first,
         {"type": "text", "text": "or "},
         second,
         {"type": "text", "text": " two"},
     ]
-    assert place_pictures("<image>", []) == [{"type": "text", "text": "<image>"}]
-    with pytest.raises(ValueError, match="marks 1 pictures"):
-        place_pictures("<image> Which?", ["a", "b"])
+    assert place_images("<image>", []) == [{"type": "text", "text": "<image>"}]
+    with pytest.raises(ValueError, match="marks 1 images"):
+        place_images("<image> Which?", ["a", "b"])
 
 
 @pytest.fixture(scope="module")
 def task_folder(rows, tmp_path_factory):
-    """A folder with lmms-eval's tasks and their pictures."""
+    """A folder with lmms-eval's tasks and their images."""
     folder = tmp_path_factory.mktemp("tasks")
     file = folder / "questions.parquet"
     features = datasets.Features(

@@ -10,8 +10,8 @@ from xgenmm_hf.evaluation.plots import label_of, plot_categories, plot_shots
 
 
 def is_png(file) -> bool:
-    with Image.open(file) as picture:
-        return picture.format == "PNG" and len(picture.convert("L").getcolors(1 << 16)) > 2
+    with Image.open(file) as image:
+        return image.format == "PNG" and len(image.convert("L").getcolors(1 << 16)) > 2
 
 
 def test_shots(tmp_path):

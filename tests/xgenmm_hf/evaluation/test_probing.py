@@ -24,7 +24,7 @@ def thing_of(row):
 
 
 def slow_absent(objects, images, strategy, image, present, taken):
-    """Counts over all pictures for each single question; the first of equally frequent things wins."""
+    """Counts over all images for each single question; the first of equally frequent things wins."""
     seen = []
     for other in images:
         for thing in objects[other]:
@@ -37,7 +37,7 @@ def slow_absent(objects, images, strategy, image, present, taken):
 @pytest.mark.parametrize("strategy", ["popular", "adversarial"])
 def test_what_is_not_there_is_chosen_as_by_counting(strategy):
     objects = annotations(40)
-    rows = build_probes(objects, [strategy], pictures=25, seed=3).rows[strategy]
+    rows = build_probes(objects, [strategy], images=25, seed=3).rows[strategy]
     images = list(dict.fromkeys(row["image"] for row in rows))
     taken = {image: set() for image in images}
     for yes, no in zip(rows[::2], rows[1::2], strict=True):
@@ -50,7 +50,7 @@ def test_what_is_not_there_is_chosen_as_by_counting(strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_rows_ask_for_what_is_there_and_for_what_is_not(strategy):
     objects = annotations(40)
-    rows = build_probes(objects, pictures=25).rows[strategy]
+    rows = build_probes(objects, images=25).rows[strategy]
     assert len(rows) == 25 * 6
     assert [row["question_id"] for row in rows] == list(range(1, 151))
     for number, row in enumerate(rows):
@@ -63,25 +63,25 @@ def test_rows_ask_for_what_is_there_and_for_what_is_not(strategy):
 
 def test_seed_decides_everything_and_strategies_share_what_is_there():
     objects = annotations(40)
-    probes = build_probes(objects, pictures=10, seed=1)
-    assert probes == build_probes(objects, pictures=10, seed=1)
-    assert probes != build_probes(objects, pictures=10, seed=2)
-    assert probes.rows["random"] == build_probes(objects, ["random"], pictures=10, seed=1).rows["random"]
+    probes = build_probes(objects, images=10, seed=1)
+    assert probes == build_probes(objects, images=10, seed=1)
+    assert probes != build_probes(objects, images=10, seed=2)
+    assert probes.rows["random"] == build_probes(objects, ["random"], images=10, seed=1).rows["random"]
     present = {name: [row for row in rows if row["label"] == "yes"] for name, rows in probes.rows.items()}
     assert present["random"] == present["popular"] == present["adversarial"]
 
 
 def test_random_choice_is_even():
     objects = {f"{number}.jpg": THINGS[:3] for number in range(300)} | {"all.jpg": THINGS}
-    rows = build_probes(objects, ["random"], pictures=301, per_picture=1).rows["random"]
+    rows = build_probes(objects, ["random"], images=301, per_image=1).rows["random"]
     asked = [row["text"] for row in rows if row["label"] == "no"]
     counts = [asked.count(text) for text in set(asked)]
     assert len(counts) == 7
     assert min(counts) > 20
 
 
-def test_pictures_that_show_nearly_everything_are_problems():
-    probes = build_probes({"1.jpg": THINGS[:8], "2.jpg": THINGS[:3], "3.jpg": THINGS[7:]}, pictures=3)
+def test_images_that_show_nearly_everything_are_problems():
+    probes = build_probes({"1.jpg": THINGS[:8], "2.jpg": THINGS[:3], "3.jpg": THINGS[7:]}, images=3)
     assert [problem.where for problem in probes.problems] == ["1.jpg"]
     assert {row["image"] for row in probes.rows["random"]} == {"2.jpg", "3.jpg"}
 
@@ -89,7 +89,7 @@ def test_pictures_that_show_nearly_everything_are_problems():
 def test_wrong_calls_say_what_is_wrong():
     with pytest.raises(ValueError, match="no strategy 'hard'"):
         build_probes(annotations(5), ["hard"])
-    with pytest.raises(ValueError, match="5 pictures show 3 things or more, but 500"):
+    with pytest.raises(ValueError, match="5 images show 3 things or more, but 500"):
         build_probes(annotations(5))
 
 
@@ -134,7 +134,7 @@ def test_written_probes_are_a_task(tmp_path):
     objects = annotations(6)
     for name in objects:
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    files = write_probes(build_probes(objects, pictures=4), tmp_path / "out", "mine")
+    files = write_probes(build_probes(objects, images=4), tmp_path / "out", "mine")
     assert [file.name for file in files] == [f"mine_pope_{strategy}.jsonl" for strategy in STRATEGIES]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(file.name for file in files)
     task = load_task("pope", files, images=tmp_path)

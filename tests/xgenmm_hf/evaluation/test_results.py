@@ -58,7 +58,7 @@ def test_undefined_scores_are_null(tmp_path):
 
 def test_the_report_has_scores_published_values_categories_and_problems():
     problems = (
-        Problem("a.jsonl", "line 3", "the picture x_1.png is missing"),
+        Problem("a.jsonl", "line 3", "the image x_1.png is missing"),
         Problem("a.jsonl", "line 9", "no | id"),
     )
     published = (
@@ -72,7 +72,7 @@ def test_the_report_has_scores_published_values_categories_and_problems():
     assert len(result["published"]) == 1
     assert "| colour | 1 | 1.0000 |" in report
     assert "Problems (2 rows that do not count)" in report
-    assert "- a.jsonl, line 3: the picture x_1.png is missing" in report
+    assert "- a.jsonl, line 3: the image x_1.png is missing" in report
     assert "no \\| id" in report
     assert "| seed | 0 |" in report
     assert "published" not in markdown_report(make_result([1.0]))

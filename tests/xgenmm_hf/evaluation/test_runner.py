@@ -16,7 +16,7 @@ from xgenmm_hf.evaluation.share import Share
 from xgenmm_hf.inference.loading import load
 
 
-PICTURES = sorted((Path(TINY_MODEL).parent / "pictures").glob("*.png"))
+IMAGES = sorted((Path(TINY_MODEL).parent / "images").glob("*.png"))
 QUESTIONS = ("What color is the star?", "How many shapes are there?", "What word is written in the picture?")
 SHORT = Settings(max_new_tokens=12)
 
@@ -27,11 +27,11 @@ def loaded():
 
 
 def make_samples(count: int = 7) -> list[Sample]:
-    """Returns samples with no, one and two pictures of different shapes, and texts of different lengths."""
+    """Returns samples with no, one and two images of different shapes, and texts of different lengths."""
     samples = []
     for number in range(count):
-        pictures = [PICTURES[(number + shift) % len(PICTURES)] for shift in range((1, 2, 0, 1)[number % 4])]
-        refs = tuple({"bytes": None, "path": str(path)} for path in pictures)
+        images = [IMAGES[(number + shift) % len(IMAGES)] for shift in range((1, 2, 0, 1)[number % 4])]
+        refs = tuple({"bytes": None, "path": str(path)} for path in images)
         samples.append(Sample(f"q{number}", QUESTIONS[number % 3], refs, ("orange",)))
     return samples
 
@@ -59,7 +59,7 @@ def test_any_batch_size_gives_the_same_answers(loaded, one_by_one, tmp_path, bat
     assert len(set(one_by_one.values())) > 2
 
 
-def test_kept_pictures_change_no_answer_and_are_read_once(loaded, one_by_one, tmp_path, monkeypatch):
+def test_kept_images_change_no_answer_and_are_read_once(loaded, one_by_one, tmp_path, monkeypatch):
     read = []
     encode = loaded.model.get_image_features
     monkeypatch.setattr(
@@ -96,8 +96,8 @@ def test_the_longest_prompts_come_first(loaded, tmp_path, monkeypatch):
     run = run_task(
         loaded, make_task(make_samples()), tmp_path, Settings(batch_size=2), progress=lambda *n: done.append(n)
     )
-    pictures = [text.count("<image>") for text in seen]
-    assert pictures == sorted(pictures, reverse=True)
+    images = [text.count("<image>") for text in seen]
+    assert images == sorted(images, reverse=True)
     assert done == [(2, 7), (4, 7), (6, 7), (7, 7)]
     assert len(run.answered) == 7
 
@@ -159,7 +159,7 @@ def test_answers_of_another_processor_or_other_ends_are_not_taken_over(loaded, t
     assert resumed() == 2
 
 
-def test_answers_about_a_picture_that_was_drawn_anew_are_not_taken_over(loaded, tmp_path):
+def test_answers_about_a_image_that_was_drawn_anew_are_not_taken_over(loaded, tmp_path):
     file = tmp_path / "one.png"
     task = make_task([Sample("one", "What?", ({"bytes": None, "path": str(file)},), ("orange",))])
     Image.new("RGB", (90, 70), "red").save(file)
@@ -177,7 +177,7 @@ def test_a_damaged_line_is_named(loaded, tmp_path):
         run_task(loaded, make_task(make_samples(1)), tmp_path, SHORT)
 
 
-def test_pictures_that_cannot_be_read_are_problems(loaded, tmp_path):
+def test_images_that_cannot_be_read_are_problems(loaded, tmp_path):
     Image.new("RGB", (90, 70)).save(tmp_path / "cut.png")
     whole = (tmp_path / "cut.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -189,7 +189,7 @@ def test_pictures_that_cannot_be_read_are_problems(loaded, tmp_path):
     assert [problem.where for problem in run.problems] == ["line 3", "sample missing.png", "sample cut.png"]
     assert "missing.png" in run.problems[1].reason
     assert "damaged or cut short" in run.problems[2].reason
-    # The picture was repaired: only its sample is asked.
+    # The image was repaired: only its sample is asked.
     Image.new("RGB", (90, 70)).save(tmp_path / "cut.png")
     repaired = run_task(loaded, task, tmp_path / "out", SHORT)
     assert repaired.resumed == 2

@@ -25,8 +25,8 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from xgenmm_hf import TINY_MODEL, AutoModelForVision2Seq
 from xgenmm_hf.conversion.convert import convert_checkpoint
 from xgenmm_hf.conversion.sources import read_json
-from xgenmm_hf.data.render import render
-from xgenmm_hf.evaluation.embedded import held_out_questions
+from embedded_model.world.render import render
+from embedded_model.measure.held_out import held_out_questions
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 from xgenmm_hf.inference.loading import load
 
@@ -58,16 +58,16 @@ def adapter():
 
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory):
-    """Questions about drawn pictures, one with two pictures between its texts, one without any."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Questions about drawn images, one with two images between its texts, one without any."""
+    folder = tmp_path_factory.mktemp("images")
     messages = []
     for index, (scene, question) in enumerate(held_out_questions(6)):
         path = folder / f"{index}.png"
         render(scene, 128).save(path)
         messages.append([{"type": "image", "value": str(path)}, {"type": "text", "value": question.text}])
-    pictures = [{"type": "image", "value": str(folder / f"{index}.png")} for index in (0, 1)]
+    images = [{"type": "image", "value": str(folder / f"{index}.png")} for index in (0, 1)]
     say = [{"type": "text", "value": text} for text in ("Here is one: ", " and another: ", "How many shapes?")]
-    return [*messages, [say[0], pictures[0], say[1], pictures[1], say[2]], [{"type": "text", "value": "Hello?"}]]
+    return [*messages, [say[0], images[0], say[1], images[1], say[2]], [{"type": "text", "value": "Hello?"}]]
 
 
 @pytest.fixture(scope="module")
@@ -114,9 +114,9 @@ def wrappers_answer(path: str, messages: list) -> list[str]:
             if part["type"] == "text":
                 text += part["value"]
                 continue
-            picture = Image.open(part["value"]).convert("RGB")
-            tiles.append(image_processor([picture], image_aspect_ratio="anyres")["pixel_values"])
-            sizes.append(picture.size)
+            image = Image.open(part["value"]).convert("RGB")
+            tiles.append(image_processor([image], image_aspect_ratio="anyres")["pixel_values"])
+            sizes.append(image.size)
             text += "<image> "
         prompt = f"<|system|>\n{RELEASED_SYSTEM}<|end|>\n<|user|>\n{text}<|end|>\n<|assistant|>\n"
         output = model.generate(
@@ -139,7 +139,7 @@ def wrappers_answer(path: str, messages: list) -> list[str]:
 def test_wrappers_calls_and_adapter_agree(adapter, messages, tiny_checkpoint, golden_checkpoint, checkpoint):
     path = tiny_checkpoint if checkpoint == "tiny" else golden_checkpoint
     model = adapter.XGenMMBatched(path, dtype="float32", device="cpu", max_new_tokens=TOKENS)
-    asked = messages[:-1]  # the wrapper cannot ask without a picture
+    asked = messages[:-1]  # the wrapper cannot ask without an image
     expected = [answer.strip() for answer in wrappers_answer(path, asked)]
     assert len(set(expected)) > 2
     assert [model.generate_inner(message) for message in asked] == expected
@@ -154,7 +154,7 @@ def test_threads_are_answered_together(adapter, messages):
         answers = list(pool.map(many.generate_inner, messages))
     assert answers == [one.generate_inner(message, "MMBench") for message in messages]
     bad = [{"type": "image", "value": "gone.png"}, {"type": "text", "value": "What?"}]
-    with pytest.raises(ValueError, match="no picture at"):
+    with pytest.raises(ValueError, match="no image at"):
         many.generate_inner(bad)
 
 

@@ -1,4 +1,4 @@
-"""The exported graphs give what the model gives: pictures' tokens, logits, answers."""
+"""The exported graphs give what the model gives: images' tokens, logits, answers."""
 
 import json
 import subprocess
@@ -38,22 +38,22 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def prepare(loaded):
-    """Returns a function that makes the inputs of chats, each of (picture sizes, text)."""
+    """Returns a function that makes the inputs of chats, each of (image sizes, text)."""
 
     def make(*chats):
-        processor, pictures, prompts = loaded.processor, [], []
+        processor, images, prompts = loaded.processor, [], []
         for sizes, text in chats:
             content = [{"type": "image"} for _ in sizes] + [{"type": "text", "text": text}]
-            pictures += [Image.effect_noise(size, 90).convert("RGB") for size in sizes]
+            images += [Image.effect_noise(size, 90).convert("RGB") for size in sizes]
             message = {"role": "user", "content": content}
             prompts.append(processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False))
-        return processor(images=pictures or None, text=prompts, padding=True, padding_side="left", return_tensors="pt")
+        return processor(images=images or None, text=prompts, padding=True, padding_side="left", return_tensors="pt")
 
     return make
 
 
 BATCHES = {
-    "a picture": [([(90, 60)], "What color is the star?")],
+    "an image": [([(90, 60)], "What color is the star?")],
     "two and one": [([(90, 200), (64, 64)], "Which differs?"), ([(300, 90)], "How many red shapes are there?")],
     "text": [([], "Hello, what is this?")],
 }
@@ -67,12 +67,12 @@ def test_answers_are_the_models(graphs, loaded, prepare, chats):
         assert torch.equal(graphs.generate(inputs, 8), expected[:, inputs["input_ids"].shape[1] :])
 
 
-def test_tokens_of_pictures_are_the_models(graphs, loaded, prepare):
+def test_tokens_of_images_are_the_models(graphs, loaded, prepare):
     inputs = prepare(*BATCHES["two and one"])
-    pictures = {name: inputs[name] for name in ("pixel_values", "image_sizes", "image_num_tiles")}
+    images = {name: inputs[name] for name in ("pixel_values", "image_sizes", "image_num_tiles")}
     with torch.no_grad():
-        expected = torch.cat(loaded.model.get_image_features(**pictures).pooler_output)
-        torch.testing.assert_close(graphs.vision(**pictures), expected, rtol=0, atol=1e-6)
+        expected = torch.cat(loaded.model.get_image_features(**images).pooler_output)
+        torch.testing.assert_close(graphs.vision(**images), expected, rtol=0, atol=1e-6)
 
 
 def test_a_runtime_without_transformers(folder):

@@ -117,12 +117,12 @@ def test_to_the_hub_and_back(hub, environment, tmp_path):
     assert done[2][2].startswith("error: The Hub does not let you write to someone/else (401)")
     assert "someone/else" not in hub.repositories
 
-    Image.linear_gradient("L").resize((90, 60)).convert("RGB").save(tmp_path / "picture.jpg")
-    picture = Image.open(tmp_path / "picture.jpg").convert("RGB")
+    Image.linear_gradient("L").resize((90, 60)).convert("RGB").save(tmp_path / "image.jpg")
+    image = Image.open(tmp_path / "image.jpg").convert("RGB")
     code = re.search(r"```python\n(.*?)```", there["README.md"].decode(), re.DOTALL).group(1)
     used = json.loads(run(environment, USE, code, "trial", cwd=tmp_path))
     # The card's code computes in the checkpoint's own dtype.
     loaded = load(TINY_MODEL, dtype="float16", device="cpu")
-    assert used["said"].strip() == ask(loaded, [picture], "What is in this picture?", max_new_tokens=128).text
+    assert used["said"].strip() == ask(loaded, [image], "What is in this image?", max_new_tokens=128).text
     assert used["bias"] == [0.0, 0.0]
     assert used["cache"].startswith(environment["HF_HOME"])

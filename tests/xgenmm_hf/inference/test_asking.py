@@ -9,7 +9,7 @@ from xgenmm_hf.inference.asking import RELEASED_SYSTEM, ask, build_messages, roo
 from xgenmm_hf.inference.loading import load, pick_device
 
 
-PICTURES = [Image.new("RGB", (90, 40), (10, 200, 10)), Image.new("RGB", (30, 70), (0, 0, 99))]
+IMAGES = [Image.new("RGB", (90, 40), (10, 200, 10)), Image.new("RGB", (30, 70), (0, 0, 99))]
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +19,13 @@ def loaded():
 
 def test_pieces_add_up_to_the_answer(loaded):
     pieces = []
-    answer = ask(loaded, PICTURES, "What is this?", max_new_tokens=12, on_text=pieces.append)
+    answer = ask(loaded, IMAGES, "What is this?", max_new_tokens=12, on_text=pieces.append)
     assert "".join(pieces).strip() == answer.text
-    assert answer.text == ask(loaded, PICTURES, "What is this?", max_new_tokens=12).text
+    assert answer.text == ask(loaded, IMAGES, "What is this?", max_new_tokens=12).text
 
 
 def test_the_limit_ends_an_answer(loaded):
-    answer = ask(loaded, PICTURES[:1], "Describe this image.", max_new_tokens=1)
+    answer = ask(loaded, IMAGES[:1], "Describe this image.", max_new_tokens=1)
     assert answer.new_tokens == 1
 
 
@@ -39,11 +39,11 @@ def test_the_context_ends_an_answer(loaded):
 
 def test_no_tokens_is_refused(loaded):
     with pytest.raises(ValueError, match="max_new_tokens is 0"):
-        ask(loaded, PICTURES, "What?", max_new_tokens=0)
+        ask(loaded, IMAGES, "What?", max_new_tokens=0)
 
 
-def test_pictures_come_before_the_text_and_the_system_turn_first():
-    messages = build_messages(PICTURES, "What?", system="Be brief.")
+def test_images_come_before_the_text_and_the_system_turn_first():
+    messages = build_messages(IMAGES, "What?", system="Be brief.")
     assert [message["role"] for message in messages] == ["system", "user"]
     assert [item["type"] for item in messages[1]["content"]] == ["image", "image", "text"]
     assert [message["role"] for message in build_messages([], "What?")] == ["user"]

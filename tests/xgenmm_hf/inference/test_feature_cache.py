@@ -1,4 +1,4 @@
-"""The cache of pictures' tokens: the same answers, the tower once a picture, bytes within the limit, nothing stale."""
+"""The cache of images' tokens: the same answers, the tower once an image, bytes within the limit, nothing stale."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def tower_calls(loaded):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     random = np.random.default_rng(0)
     return [Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in ((90, 120), (200, 60))]
 
@@ -48,23 +48,23 @@ def answers(model, inputs, **options) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("num_beams", [1, 2])
-def test_answers_are_those_without_a_cache(loaded, cache, pictures, tower_calls, num_beams):
+def test_answers_are_those_without_a_cache(loaded, cache, images, tower_calls, num_beams):
     texts = [chat(loaded.processor, question) for question in QUESTIONS]
     plain, cached = [], []
     for text in texts:
-        inputs = loaded.processor(text=text, images=pictures[:1], return_tensors="pt")
+        inputs = loaded.processor(text=text, images=images[:1], return_tensors="pt")
         plain += answers(loaded.model, inputs, num_beams=num_beams)
     assert len(tower_calls) == len(texts)
     del tower_calls[:]
     for text in texts:
-        cached += answers(loaded.model, cache.prepare(text, pictures[:1]), num_beams=num_beams)
+        cached += answers(loaded.model, cache.prepare(text, images[:1]), num_beams=num_beams)
     assert cached == plain
     assert len(tower_calls) == 1 and (cache.hits, cache.misses) == (len(texts) - 1, 1)
 
 
-def test_inputs_are_the_processors(loaded, cache, pictures):
-    texts = [chat(loaded.processor, "What?", 2), chat(loaded.processor, "How many shapes?"), "no picture"]
-    shown = [*pictures, pictures[1]]
+def test_inputs_are_the_processors(loaded, cache, images):
+    texts = [chat(loaded.processor, "What?", 2), chat(loaded.processor, "How many shapes?"), "no image"]
+    shown = [*images, images[1]]
     expected = loaded.processor(text=texts, images=shown, padding=True, padding_side="left", return_tensors="pt")
     inputs = cache.prepare(texts, shown)
     assert torch.equal(inputs["input_ids"], expected["input_ids"])
@@ -77,24 +77,24 @@ def test_inputs_are_the_processors(loaded, cache, pictures):
     assert (cache.hits, cache.misses) == (1, 2)
 
 
-def test_without_pictures(cache):
+def test_without_images(cache):
     assert set(cache.prepare(["one", "two words"])) == {"input_ids", "attention_mask"}
 
 
-def test_modes_are_kept_apart(cache, pictures):
-    many, one = (cache.encode(pictures[:1], mode)[0] for mode in ("anyres", "none"))
+def test_modes_are_kept_apart(cache, images):
+    many, one = (cache.encode(images[:1], mode)[0] for mode in ("anyres", "none"))
     assert len(many) > len(one) and cache.misses == 2
 
 
-def test_the_longest_unused_go_first(loaded, pictures):
-    size = FeatureCache(loaded.model, loaded.processor).encode(pictures[:1])[0].nbytes
-    others = [picture.rotate(180) for picture in pictures[:1] * 2]
+def test_the_longest_unused_go_first(loaded, images):
+    size = FeatureCache(loaded.model, loaded.processor).encode(images[:1])[0].nbytes
+    others = [image.rotate(180) for image in images[:1] * 2]
     others[1] = others[1].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     cache = FeatureCache(loaded.model, loaded.processor, max_bytes=2 * size)
-    for picture in (pictures[0], others[0], pictures[0], others[1]):
-        cache.encode([picture])
+    for image in (images[0], others[0], images[0], others[1]):
+        cache.encode([image])
     assert len(cache) == 2 and cache.num_bytes == 2 * size
-    cache.encode([pictures[0]])
+    cache.encode([images[0]])
     assert cache.misses == 3
     cache.encode([others[0]])
     assert cache.misses == 4
@@ -102,27 +102,27 @@ def test_the_longest_unused_go_first(loaded, pictures):
     assert len(cache) == 0 and cache.num_bytes == 0
 
 
-def test_nothing_is_kept_in_no_room(loaded, pictures):
+def test_nothing_is_kept_in_no_room(loaded, images):
     cache = FeatureCache(loaded.model, loaded.processor, max_bytes=0)
     for _ in range(2):
-        cache.encode(pictures)
+        cache.encode(images)
     assert cache.misses == 4 and len(cache) == 0
     with pytest.raises(ValueError, match="max_bytes is -1"):
         FeatureCache(loaded.model, loaded.processor, max_bytes=-1)
 
 
-def test_changed_weights_are_noticed(pictures):
+def test_changed_weights_are_noticed(images):
     loaded = load(TINY_MODEL, dtype="float32", device="cpu")
     cache = FeatureCache(loaded.model, loaded.processor)
-    before = cache.encode(pictures[:1])[0]
+    before = cache.encode(images[:1])[0]
     with torch.no_grad():
         loaded.model.model.resampler.latents.mul_(2)
-    assert not torch.equal(cache.encode(pictures[:1])[0], before)
+    assert not torch.equal(cache.encode(images[:1])[0], before)
     loaded.model.to(torch.bfloat16)
-    assert cache.encode(pictures[:1])[0].dtype == torch.bfloat16
+    assert cache.encode(images[:1])[0].dtype == torch.bfloat16
     assert cache.misses == 3
 
 
-def test_pictures_and_prompts_must_fit(cache, pictures):
-    with pytest.raises(ValueError, match="write one <image> for each picture"):
-        cache.prepare("no picture", pictures)
+def test_images_and_prompts_must_fit(cache, images):
+    with pytest.raises(ValueError, match="write one <image> for each image"):
+        cache.prepare("no image", images)

@@ -23,10 +23,10 @@ def server(loaded):
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[Image.Image]:
-    """Pictures of several shapes, so of several numbers of tiles."""
-    pictures = [Image.new("RGB", size, color) for size, color in (((90, 60), "red"), ((40, 200), "blue"))]
-    return [*pictures, Image.linear_gradient("L").resize((300, 70)).convert("RGB")]
+def images() -> list[Image.Image]:
+    """Images of several shapes, so of several numbers of tiles."""
+    images = [Image.new("RGB", size, color) for size, color in (((90, 60), "red"), ((40, 200), "blue"))]
+    return [*images, Image.linear_gradient("L").resize((300, 70)).convert("RGB")]
 
 
 @pytest.fixture

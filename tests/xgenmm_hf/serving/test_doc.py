@@ -51,7 +51,7 @@ def test_defaults_that_are_stated_are_the_defaults():
     limits = TEXT[TEXT.index("### Limits") : TEXT.index("### Safety")]
     for value in (settings.max_batch, settings.max_batch_tokens, settings.max_waiting, settings.max_new_tokens):
         assert str(value) in limits
-    assert f"{settings.max_pictures} pictures, {settings.max_pixels // 10**6} million pixels together" in limits
+    assert f"{settings.max_images} images, {settings.max_pixels // 10**6} million pixels together" in limits
     assert f"{settings.max_body_mib} MiB" in limits
     assert f"{settings.max_seconds:.0f} s a request" in limits
     assert f"default {settings.default_new_tokens}" in TEXT

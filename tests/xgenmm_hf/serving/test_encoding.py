@@ -1,4 +1,4 @@
-"""The encoder of pictures: what waits together is encoded together, and nobody pays for another's fault."""
+"""The encoder of images: what waits together is encoded together, and nobody pays for another's fault."""
 
 import threading
 import time
@@ -7,25 +7,25 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from xgenmm_hf.serving.encoding import PictureEncoder
+from xgenmm_hf.serving.encoding import ImageEncoder
 from xgenmm_hf.serving.errors import RequestError
 
 
 class SlowCache:
-    """A cache whose first call waits until it may go on; the tokens of a "picture" are its number."""
+    """A cache whose first call waits until it may go on; the tokens of a "image" are its number."""
 
     def __init__(self):
         self.calls, self.begun, self.may_go_on = [], threading.Event(), threading.Event()
 
-    def encode(self, pictures):
-        self.calls.append(list(pictures))
+    def encode(self, images):
+        self.calls.append(list(images))
         self.begun.set()
         assert self.may_go_on.wait(10)
-        if "bad" in pictures:
+        if "bad" in images:
             raise ValueError("cannot read that")
-        if "huge" in pictures:
+        if "huge" in images:
             raise torch.OutOfMemoryError
-        return [torch.tensor([number]) for number in pictures]
+        return [torch.tensor([number]) for number in images]
 
 
 def submit(pool, encoder, cache, requests, seconds=30):
@@ -52,7 +52,7 @@ def pool():
 
 
 def test_waiting_requests_share_a_call(cache, pool):
-    encoder = PictureEncoder(cache, max_pictures=16)
+    encoder = ImageEncoder(cache, max_images=16)
     futures = submit(pool, encoder, cache, [[1], [2, 3], [4]])
     cache.may_go_on.set()
     assert [torch.stack(future.result()).flatten().tolist() for future in futures] == [[0], [1], [2, 3], [4]]
@@ -60,7 +60,7 @@ def test_waiting_requests_share_a_call(cache, pool):
 
 
 def test_a_call_has_a_limit_but_every_request_is_taken(cache, pool):
-    encoder = PictureEncoder(cache, max_pictures=2)
+    encoder = ImageEncoder(cache, max_images=2)
     futures = submit(pool, encoder, cache, [[1], [2], [3], [4, 5, 6]])
     cache.may_go_on.set()
     assert [len(future.result()) for future in futures] == [1, 1, 1, 1, 3]
@@ -68,7 +68,7 @@ def test_a_call_has_a_limit_but_every_request_is_taken(cache, pool):
 
 
 def test_a_fault_is_its_own_requests(cache, pool):
-    encoder = PictureEncoder(cache, max_pictures=16)
+    encoder = ImageEncoder(cache, max_images=16)
     first, good, bad, huge = submit(pool, encoder, cache, [[1], ["bad"], ["huge"]])
     cache.may_go_on.set()
     assert [first.result(), good.result()] == [[torch.tensor([0])], [torch.tensor([1])]]
@@ -80,7 +80,7 @@ def test_a_fault_is_its_own_requests(cache, pool):
 
 
 def test_whoever_waited_too_long_is_told(cache, pool):
-    encoder = PictureEncoder(cache, max_pictures=1)
+    encoder = ImageEncoder(cache, max_images=1)
     first, *late = submit(pool, encoder, cache, [[1], [2]], seconds=0.05)
     time.sleep(0.1)
     cache.may_go_on.set()

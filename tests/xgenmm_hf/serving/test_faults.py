@@ -33,22 +33,22 @@ def bomb(width: int, height: int) -> str:
 
 
 def refused(server, *urls: str, text: str = "What is this?", status: int = 400) -> str:
-    """Returns the message that a request with these pictures is refused with."""
+    """Returns the message that a request with these images is refused with."""
     found, body = server.chat({"messages": [user_message(text, *urls)], "max_tokens": 2})
     assert found == status, body
     assert set(body["error"]) == {"message", "type", "param", "code"}
     return body["error"]["message"]
 
 
-def test_bad_pictures(server, pictures):
-    good = data_url(pictures[0])
+def test_bad_images(server, images):
+    good = data_url(images[0])
     cut = good[: len("data:image/png;base64,") + 100]
     assert "messages[0].content[1] is not valid base64" in refused(server, good, "data:image/png;base64,!!!")
     assert "damaged" in refused(server, cut)
-    assert "not a picture" in refused(server, "data:image/png;base64," + base64.b64encode(b"hello").decode())
-    assert "no picture's data URL" in refused(server, "data:text/plain;base64,aGVsbG8=")
-    assert "data URL" in refused(server, "picture.png")
-    assert "not a picture" in refused(server, data_url(pictures[0], "TIFF"))
+    assert "not an image" in refused(server, "data:image/png;base64," + base64.b64encode(b"hello").decode())
+    assert "no image's data URL" in refused(server, "data:text/plain;base64,aGVsbG8=")
+    assert "data URL" in refused(server, "image.png")
+    assert "not an image" in refused(server, data_url(images[0], "TIFF"))
     assert "the limit is 16" in refused(server, *[good] * 17)
 
 
@@ -58,9 +58,9 @@ def test_bombs(server, size):
     assert "too large" in message or "make it smaller" in message
 
 
-def test_pixels_are_those_of_all_pictures_together(loaded, pictures):
+def test_pixels_are_those_of_all_images_together(loaded, images):
     with run_server(loaded, max_pixels=14_000) as running:  # the first two have 5400 and 8000
-        one, two, three = map(data_url, pictures)
+        one, two, three = map(data_url, images)
         assert running.chat({"messages": [user_message("a", one, two)], "max_tokens": 2})[0] == 200
         message = refused(running, one, two, three)
         assert message.startswith("messages[0].content[2] has 300 x 70 pixels; 600 are left of the 14000")
@@ -72,11 +72,11 @@ def test_addresses_are_off_unless_allowed(server, tmp_path):
     assert "--image-root" in refused(server, f"file://{tmp_path}/a.png")
 
 
-def test_files_under_a_root(loaded, tmp_path, pictures):
+def test_files_under_a_root(loaded, tmp_path, images):
     root = tmp_path / "root"
     (root / "sub").mkdir(parents=True)
-    pictures[0].save(root / "sub" / "a b.png")
-    pictures[0].save(tmp_path / "outside.png")
+    images[0].save(root / "sub" / "a b.png")
+    images[0].save(tmp_path / "outside.png")
     (root / "link.png").symlink_to(tmp_path / "outside.png")
     with run_server(loaded, image_root=root) as running:
         for name in ("sub/a b.png", "sub/a%20b.png"):
@@ -119,8 +119,8 @@ def test_wrong_bodies(server):
     assert "at most 16 items" in message_of(chat(stop=["a"] * 17))
     assert "at most 1000 characters" in message_of(chat(stop="a" * 1001))
     assert "at most 1000 characters" in message_of(chat(stop=["a", "a" * 1001]))
-    picture = user_message("a", "data:image/png;base64,AAAA")["content"]
-    assert "only user messages" in message_of(chat(messages=[{"role": "system", "content": picture}]))
+    image = user_message("a", "data:image/png;base64,AAAA")["content"]
+    assert "only user messages" in message_of(chat(messages=[{"role": "system", "content": image}]))
 
 
 def test_control_tokens_in_a_message_are_text(server):
@@ -301,9 +301,9 @@ def test_a_cache_without_room_fails_the_newcomer_only(loaded, monkeypatch, caplo
     assert [one["choices"] for one in again] == [one["choices"] for one in expected]
 
 
-def test_metrics(loaded, pictures):
+def test_metrics(loaded, images):
     with run_server(loaded) as running:
-        running.chat({"messages": [user_message("a", data_url(pictures[0]))], "max_tokens": 3})
+        running.chat({"messages": [user_message("a", data_url(images[0]))], "max_tokens": 3})
         running.chat({"messages": [user_message("a")], "max_tokens": 3, "n": 5})
         status, text = running.request("GET", "/metrics")
         assert status == 200
@@ -311,11 +311,11 @@ def test_metrics(loaded, pictures):
         assert values['xgenmm_requests_total{status="200"}'] == values['xgenmm_requests_total{status="400"}'] == "1.0"
         assert float(values["xgenmm_prompt_tokens_total"]) > 0
         assert 0 < float(values["xgenmm_generated_tokens_total"]) <= 3
-        assert values["xgenmm_pictures_total"] == "1.0"
+        assert values["xgenmm_images_total"] == "1.0"
         assert values["xgenmm_request_seconds_count"] == "1.0"
 
 
-def test_a_picture_with_transparency_is_read_as_everywhere(server):
+def test_a_image_with_transparency_is_read_as_everywhere(server):
     status, body = server.chat(
         {"messages": [user_message("a", data_url(Image.new("RGBA", (30, 30), (1, 2, 3, 0))))], "max_tokens": 2}
     )

@@ -34,9 +34,9 @@ def streamed(client, *messages, **options):
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_answer_and_usage_are_those_of_ask(client, loaded, pictures, count):
-    expected = ask(loaded, pictures[:count], "What is this?", max_new_tokens=LIMIT)
-    response = create(client, user_message("What is this?", *map(data_url, pictures[:count])))
+def test_answer_and_usage_are_those_of_ask(client, loaded, images, count):
+    expected = ask(loaded, images[:count], "What is this?", max_new_tokens=LIMIT)
+    response = create(client, user_message("What is this?", *map(data_url, images[:count])))
     assert response.choices[0].message.content == expected.text
     assert response.choices[0].finish_reason == ("stop" if expected.finished else "length")
     assert response.usage.prompt_tokens == expected.prompt_tokens
@@ -44,15 +44,15 @@ def test_answer_and_usage_are_those_of_ask(client, loaded, pictures, count):
     assert response.usage.total_tokens == expected.prompt_tokens + expected.new_tokens
 
 
-def test_a_chat_of_several_turns_with_a_system_turn(client, loaded, pictures):
+def test_a_chat_of_several_turns_with_a_system_turn(client, loaded, images):
     system = {"role": "system", "content": "Be brief."}
-    first = user_message("Describe this image.", data_url(pictures[2]))
+    first = user_message("Describe this image.", data_url(images[2]))
     answer = create(client, system, first).choices[0].message
-    second = create(client, system, first, answer.model_dump(), user_message("And this?", data_url(pictures[1])))
+    second = create(client, system, first, answer.model_dump(), user_message("And this?", data_url(images[1])))
     conversation = [
-        *build_messages([pictures[2]], "Describe this image.", "Be brief."),
+        *build_messages([images[2]], "Describe this image.", "Be brief."),
         {"role": "assistant", "content": answer.content},
-        *build_messages([pictures[1]], "And this?"),
+        *build_messages([images[1]], "And this?"),
     ]
     inputs = loaded.processor.apply_chat_template(
         conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -63,8 +63,8 @@ def test_a_chat_of_several_turns_with_a_system_turn(client, loaded, pictures):
     assert second.usage.prompt_tokens == inputs["input_ids"].shape[1]
 
 
-def test_a_streamed_answer_is_the_same(client, pictures):
-    message = user_message("Describe this image.", data_url(pictures[0]))
+def test_a_streamed_answer_is_the_same(client, images):
+    message = user_message("Describe this image.", data_url(images[0]))
     whole = create(client, message)
     text, chunks = streamed(client, message, stream_options={"include_usage": True})
     assert text == whole.choices[0].message.content
@@ -74,8 +74,8 @@ def test_a_streamed_answer_is_the_same(client, pictures):
     assert streamed(client, message)[1][-1].usage is None
 
 
-def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(client, pictures):
-    message = user_message("Describe this image.", data_url(pictures[0]))
+def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(client, images):
+    message = user_message("Describe this image.", data_url(images[0]))
     whole = content(client, message)
     stop = whole[len(whole) // 2 :][:3]
     expected = whole[: whole.index(stop)].rstrip()
@@ -85,16 +85,16 @@ def test_a_stop_text_ends_the_answer_and_is_not_part_of_it(client, pictures):
     assert streamed(client, message, stop=stop)[0] == expected
 
 
-def test_length_is_limited(client, pictures):
-    response = create(client, user_message("Describe this image.", data_url(pictures[0])), max_tokens=2)
+def test_length_is_limited(client, images):
+    response = create(client, user_message("Describe this image.", data_url(images[0])), max_tokens=2)
     assert response.choices[0].finish_reason == "length"
     assert response.usage.completion_tokens == 2
-    newer = create(client, user_message("Describe this image.", data_url(pictures[0])), max_completion_tokens=3)
+    newer = create(client, user_message("Describe this image.", data_url(images[0])), max_completion_tokens=3)
     assert newer.usage.completion_tokens == 3
 
 
-def test_seeds_repeat_whoever_asks_at_the_same_time(client, pictures):
-    message = user_message("Describe this image.", data_url(pictures[2]))
+def test_seeds_repeat_whoever_asks_at_the_same_time(client, images):
+    message = user_message("Describe this image.", data_url(images[2]))
 
     def sample(seed: int) -> str:
         return content(client, message, temperature=1.5, top_p=0.95, seed=seed)
@@ -105,21 +105,21 @@ def test_seeds_repeat_whoever_asks_at_the_same_time(client, pictures):
         assert list(pool.map(sample, [0, 1, 2, 3, 0, 1, 2, 3])) == [*alone, *alone]
 
 
-def test_penalties_change_the_answer(client, pictures):
+def test_penalties_change_the_answer(client, images):
     options = {"max_tokens": 60, "temperature": 0}
-    message = user_message("Describe this image.", data_url(pictures[0]))
+    message = user_message("Describe this image.", data_url(images[0]))
     plain = content(client, message, **options)
     assert content(client, message, frequency_penalty=2, presence_penalty=2, **options) != plain
 
 
-def test_32_clients_at_once_get_the_answers_they_get_alone(server, client, loaded, pictures):
+def test_32_clients_at_once_get_the_answers_they_get_alone(server, client, loaded, images):
     questions = [
-        (picture, text)
-        for picture in (None, *pictures)
+        (image, text)
+        for image in (None, *images)
         for text in ("Describe this image.", "What color is it?", "How many shapes are there?", "Hello!")
     ]
-    messages = [user_message(text, *([data_url(picture)] if picture else [])) for picture, text in questions] * 2
-    alone = [ask(loaded, [picture] if picture else [], text, max_new_tokens=LIMIT) for picture, text in questions] * 2
+    messages = [user_message(text, *([data_url(image)] if image else [])) for image, text in questions] * 2
+    alone = [ask(loaded, [image] if image else [], text, max_new_tokens=LIMIT) for image, text in questions] * 2
     before = server.service.metrics.registry.get_sample_value("xgenmm_batch_rows_bucket", {"le": "1.0"})
     start = threading.Barrier(len(messages))
 

@@ -1,4 +1,4 @@
-"""Pictures from the network: public addresses only, whatever a name or a redirect says."""
+"""Images from the network: public addresses only, whatever a name or a redirect says."""
 
 import contextlib
 import http.server
@@ -120,19 +120,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def site(monkeypatch):
-    """A site that counts as public under the name picture.test, and what was connected to."""
+    """A site that counts as public under the name image.test, and what was connected to."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = server.server_address[1]
     look_up = socket.getaddrinfo
 
     def getaddrinfo(host, *args, **kwargs):
-        return look_up("127.0.0.1" if host == "picture.test" else host, *args, **kwargs)
+        return look_up("127.0.0.1" if host == "image.test" else host, *args, **kwargs)
 
     monkeypatch.setattr(remote, "PORTS", {"http": port, "https": port})
     monkeypatch.setattr(remote.socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setattr(remote, "is_public", lambda address: address == "127.0.0.1")
-    yield "http://picture.test"
+    yield "http://image.test"
     server.shutdown()
     server.server_close()
 
@@ -194,11 +194,11 @@ def test_a_redirect_to_a_malformed_address(site):
 def test_redirects_are_checked_and_counted(site):
     with pytest.raises(RequestError, match="more than 3"):
         remote.fetch(f"{site}/to//to//to//to//1", 1000, 5)
-    for target in ("http://10.0.0.1/1", "file:///etc/passwd", "http://picture.test:22/1"):
+    for target in ("http://10.0.0.1/1", "file:///etc/passwd", "http://image.test:22/1"):
         with pytest.raises(RequestError):
             remote.fetch(f"{site}/to/{target}", 1000, 5)
 
 
 def test_https_checks_the_certificate_by_name(site):
     with pytest.raises(RequestError, match="could not be fetched"):
-        remote.fetch("https://picture.test/1", 1000, 5)
+        remote.fetch("https://image.test/1", 1000, 5)

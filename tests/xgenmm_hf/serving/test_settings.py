@@ -16,7 +16,7 @@ def test_bad_settings(fields):
         Settings(name="a", **fields)
 
 
-def test_the_picture_folder_must_exist(tmp_path):
+def test_the_image_folder_must_exist(tmp_path):
     with pytest.raises(ValueError, match="a folder that exists"):
         Settings(name="a", image_root=tmp_path / "none")
 

@@ -1,15 +1,15 @@
-"""Reading pictures, padding, and what becomes of rows whose pictures cannot be read."""
+"""Reading images, padding, and what becomes of rows whose images cannot be read."""
 
 import io
 
 import numpy as np
 import pytest
 import torch
-from conversation_rows import IGNORE, picture, small_processor
+from conversation_rows import IGNORE, image, small_processor
 from PIL import Image
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration
-from xgenmm_hf.training.batches import Unreadable, empty_batch, pad_rows, read_pictures, round_up
+from xgenmm_hf.training.batches import Unreadable, empty_batch, pad_rows, read_images, round_up
 from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
 
 
@@ -30,30 +30,30 @@ def bad(tmp_path) -> dict:
     return {"bytes": None, "path": str(tmp_path / "cut.png")}
 
 
-def test_pictures_are_opened_in_rgb_and_the_rows_left_alone(tmp_path):
-    picture(1).convert("L").save(tmp_path / "grey.png")
+def test_images_are_opened_in_rgb_and_the_rows_left_alone(tmp_path):
+    image(1).convert("L").save(tmp_path / "grey.png")
     references = [
-        {"bytes": encoded_png(picture(0)), "path": None},
+        {"bytes": encoded_png(image(0)), "path": None},
         {"bytes": None, "path": str(tmp_path / "grey.png")},
-        picture(2).convert("RGBA"),
+        image(2).convert("RGBA"),
     ]
     rows = [caption_row("1", *references), {"id": "2", "source": "texts"}]
-    readable, unreadable = read_pictures(rows)
+    readable, unreadable = read_images(rows)
     assert unreadable == []
     assert [image.mode for image in readable[0]["images"]] == ["RGB"] * 3
-    assert [image.size for image in readable[0]["images"]] == [picture(index).size for index in range(3)]
+    assert [image.size for image in readable[0]["images"]] == [image(index).size for index in range(3)]
     assert readable[1]["images"] == [] and rows[0]["images"] == references and "images" not in rows[1]
 
 
-def test_rows_with_unreadable_pictures_are_left_out_and_named(bad):
+def test_rows_with_unreadable_images_are_left_out_and_named(bad):
     missing = {"bytes": None, "path": bad["path"] + ".jpg"}
     rows = [
-        caption_row("1", picture(0)),
-        caption_row("2", picture(0), bad),
+        caption_row("1", image(0)),
+        caption_row("2", image(0), bad),
         caption_row("3", missing),
         caption_row("4", Image.new("RGB", (0, 5))),
     ]
-    readable, unreadable = read_pictures(rows)
+    readable, unreadable = read_images(rows)
     assert [row["id"] for row in readable] == ["1"]
     assert [(row.row_id, row.source) for row in unreadable] == [(name, "captions") for name in "234"]
     assert "cut.png" in unreadable[0].reason and "0 x 5 pixels" in unreadable[2].reason

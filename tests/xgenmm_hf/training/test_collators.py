@@ -10,7 +10,7 @@ from conversation_rows import (
     SlowEncoder,
     conversations,
     ids_and_labels,
-    picture,
+    image,
     small_processor,
     texts,
     with_images,
@@ -33,7 +33,7 @@ def unpadded(batch: dict, index: int = 0) -> tuple[list[int], list[int]]:
     return batch["input_ids"][index][seen].tolist(), batch["labels"][index][seen].tolist()
 
 
-def assert_pictures_fit(batch: dict, processor: XGenMMProcessor) -> None:
+def assert_images_fit(batch: dict, processor: XGenMMProcessor) -> None:
     tiles = batch["pixel_values"].shape[0] if "pixel_values" in batch else 0
     is_image = batch["input_ids"] == processor.image_token_id
     assert is_image.sum() == tiles * processor.num_latents
@@ -51,17 +51,17 @@ def test_ids_are_the_processors_and_targets_the_slow_encoders(row):
     expected = processor.apply_chat_template(with_images(row), tokenize=True, return_dict=True)
     assert ids == expected["input_ids"][0]
     assert (ids, labels) == ids_and_labels(SlowEncoder(row).tokens)
-    assert_pictures_fit(batch, processor)
+    assert_images_fit(batch, processor)
     if row["images"]:
         assert torch.equal(batch["pixel_values"], torch.as_tensor(expected["pixel_values"]))
 
 
 @QUICK
 @given(st.lists(conversations(), min_size=1, max_size=3), st.integers(1, 90))
-def test_cut_rows_keep_whole_pictures_and_the_targets_before_the_cut(rows, max_length):
+def test_cut_rows_keep_whole_images_and_the_targets_before_the_cut(rows, max_length):
     processor = small_processor()
     batch = SupervisedCollator(processor, max_length=max_length)(rows)
-    assert_pictures_fit(batch, processor)
+    assert_images_fit(batch, processor)
     tiles = []
     for index, row in enumerate(rows):
         tokens = SlowEncoder(row).cut(max_length)
@@ -90,7 +90,7 @@ def test_targets_decode_to_the_answers_and_their_ends(row):
     assert answers == SlowEncoder(row).answers
 
 
-@pytest.mark.skipif(not TRL_MASKS_ANSWERS, reason="TRL masks answers beside pictures from Transformers 5.18 on")
+@pytest.mark.skipif(not TRL_MASKS_ANSWERS, reason="TRL masks answers beside images from Transformers 5.18 on")
 @settings(QUICK, max_examples=40)
 @given(st.lists(conversations(), min_size=1, max_size=3), st.sampled_from([None, 16]))
 def test_trl_gives_the_same_batch(rows, multiple):
@@ -105,7 +105,7 @@ def test_trl_gives_the_same_batch(rows, multiple):
         assert torch.equal(ours[name], value), name
 
 
-@pytest.mark.skipif(not TRL_MASKS_ANSWERS, reason="TRL masks answers beside pictures from Transformers 5.18 on")
+@pytest.mark.skipif(not TRL_MASKS_ANSWERS, reason="TRL masks answers beside images from Transformers 5.18 on")
 def test_trl_gives_the_same_batch_on_the_embedded_model_when_text_is_cut():
     from trl.chat_template_utils import has_generation_markers, is_chat_template_stop_token_trained
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
@@ -120,7 +120,7 @@ def test_trl_gives_the_same_batch_on_the_embedded_model_when_text_is_cut():
     assert has_generation_markers(processor.chat_template) and is_chat_template_stop_token_trained(processor)
 
 
-@pytest.mark.skipif(not TRL_MASKS_ANSWERS, reason="TRL masks answers beside pictures from Transformers 5.18 on")
+@pytest.mark.skipif(not TRL_MASKS_ANSWERS, reason="TRL masks answers beside images from Transformers 5.18 on")
 def test_trls_trainer_trains_on_the_same_targets(tmp_path):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -154,11 +154,11 @@ def chat_row(question: str, answer: str, images: int = 0, **fields) -> dict:
         {"role": "user", "content": parts},
         {"role": "assistant", "content": [{"type": "text", "text": answer}]},
     ]
-    shown = [picture(index) for index in range(images)]
+    shown = [image(index) for index in range(images)]
     return {"id": "7", "source": "test", "messages": messages, "images": shown, **fields}
 
 
-def test_a_batch_of_texts_has_no_pictures_and_names_its_rows():
+def test_a_batch_of_texts_has_no_images_and_names_its_rows():
     batch = SupervisedCollator(small_processor(), pad_to_multiple_of=8)([chat_row("a", "b"), chat_row("a", "b" * 40)])
     assert set(batch) == {"input_ids", "attention_mask", "labels", "row_ids", "unreadable"}
     assert batch["row_ids"] == ["test/7", "test/7"] and batch["unreadable"] == []
@@ -168,7 +168,7 @@ def test_a_batch_of_texts_has_no_pictures_and_names_its_rows():
 
 
 def test_only_the_completion_is_a_target():
-    row = chat_row("what is in the picture?", "a square", images=1)
+    row = chat_row("what is in the image?", "a square", images=1)
     more = chat_row("how many?", "two")["messages"]
     whole = {**row, "messages": row["messages"] + more}
     split = {"id": "7", "source": "test", "images": row["images"]}
@@ -182,18 +182,18 @@ def test_only_the_completion_is_a_target():
     assert kept == [label for label in whole_labels if label != IGNORE][num_first:] and kept
 
 
-def test_one_tile_of_each_picture_on_request():
+def test_one_tile_of_each_image_on_request():
     batch = SupervisedCollator(small_processor(), image_aspect_ratio="none")([chat_row("a", "b", images=2)])
     assert batch["image_num_tiles"].tolist() == [1, 1]
-    assert_pictures_fit(batch, small_processor())
+    assert_images_fit(batch, small_processor())
 
 
 def document(*parts: str | int) -> dict:
-    """Builds a pre-training row: a number is a picture, `.` the end of a chunk, everything else text."""
+    """Builds a pre-training row: a number is an image, `.` the end of a chunk, everything else text."""
     content, images = [], []
     for part in parts:
         if isinstance(part, int):
-            images.append(picture(part))
+            images.append(image(part))
             content.append({"type": "image", "text": None})
         else:
             kind = "end_of_chunk" if part == "." else "text"
@@ -208,7 +208,7 @@ def test_every_text_token_of_a_document_is_a_target(parts, max_length):
     row = document(*parts)
     vocabulary = processor.tokenizer.get_vocab()
     batch = PretrainingCollator(processor)([row])
-    assert_pictures_fit(batch, processor)
+    assert_images_fit(batch, processor)
     ids, labels = unpadded(batch)
     never = {vocabulary["<image>"], vocabulary["<|endofchunk|>"]}
     assert labels == [IGNORE if index in never else index for index in ids]
@@ -217,7 +217,7 @@ def test_every_text_token_of_a_document_is_a_target(parts, max_length):
     spelled = {vocabulary[token] for token in ("<|end|>", "<|user|>", "<image placeholder>", "<pad>")}
     assert not spelled & set(ids)
     cut = PretrainingCollator(processor, max_length=max_length, image_aspect_ratio="anyres")([row])
-    assert_pictures_fit(cut, processor)
+    assert_images_fit(cut, processor)
     assert cut["input_ids"].shape[1] <= max_length
 
 
@@ -236,7 +236,7 @@ def test_a_document_is_written_in_the_base_form():
     ("row", "message"),
     [
         ({"id": "3", "source": "x", "images": []}, "Row x/3 holds no conversation"),
-        (chat_row("a", "b", images=1) | {"images": []}, "shows 1 pictures in its parts and brings 0"),
+        (chat_row("a", "b", images=1) | {"images": []}, "shows 1 images in its parts and brings 0"),
         (chat_row("a", "b") | {"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "of type 'video'"),
         (
             chat_row("a", "b") | {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]},

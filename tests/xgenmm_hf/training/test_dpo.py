@@ -1,4 +1,4 @@
-"""DPO with shared pictures: the loss and the gradients are stock TRL's, the tower runs once a picture."""
+"""DPO with shared images: the loss and the gradients are stock TRL's, the tower runs once an image."""
 
 import copy
 import io
@@ -14,7 +14,7 @@ from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.training import dpo
 from xgenmm_hf.training.dpo import XGenMMDPOTrainer, is_fixed, part_of, same_weights
-from xgenmm_hf.training.preference import PreferenceCollator, with_blank_picture
+from xgenmm_hf.training.preference import PreferenceCollator, with_blank_image
 
 
 # What trains beside the language model, and how often the tower may then run in a step for policy and reference.
@@ -29,7 +29,7 @@ def png(width: int, height: int, color: str) -> dict:
 
 
 def turn(role: str, *parts: str | None) -> dict:
-    """A message of parts; None stands for a picture."""
+    """A message of parts; None stands for an image."""
     items = [{"type": "image" if part is None else "text", "text": part} for part in parts]
     return {"role": role, "content": items}
 
@@ -190,7 +190,7 @@ def test_training_follows_stock_trl_step_by_step(kind, checkpointing, rows, proc
 
 
 @pytest.mark.parametrize("kind", ["lora", "language"])
-def test_reference_log_probs_can_be_precomputed_for_pictures(kind, rows, processor, tmp_path):
+def test_reference_log_probs_can_be_precomputed_for_images(kind, rows, processor, tmp_path):
     usual = make_trainer(XGenMMDPOTrainer, kind, rows, processor, tmp_path)
     ours = make_trainer(XGenMMDPOTrainer, kind, rows, processor, tmp_path, precompute_ref_log_probs=True)
     assert ours.ref_model is None and ours.args.precompute_ref_log_probs
@@ -220,7 +220,7 @@ def test_precomputing_depends_on_the_collator(rows, processor, tmp_path):
     assert column[0] != column[1]
 
 
-def test_a_reference_with_another_tower_is_shown_the_pictures_itself(rows, processor, tmp_path):
+def test_a_reference_with_another_tower_is_shown_the_images_itself(rows, processor, tmp_path):
     reference = make_model("all")
     with torch.no_grad():
         next(part_of(reference, "vision_tower").parameters()).mul_(1.5)
@@ -247,7 +247,7 @@ def test_both_trainers_take_either_collator(cls, rows, processor, tmp_path):
     assert torch.allclose(*losses, atol=1e-5, rtol=0)
 
 
-def test_text_only_batches_and_unreadable_pictures_train(rows, processor, tmp_path):
+def test_text_only_batches_and_unreadable_images_train(rows, processor, tmp_path):
     data = make_rows()
     data[0]["images"] = [{"bytes": b"broken", "path": None}]
     data = Dataset.from_list([data[0], data[2]])
@@ -257,7 +257,7 @@ def test_text_only_batches_and_unreadable_pictures_train(rows, processor, tmp_pa
     assert [math.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry] == [True, True]
 
 
-def test_a_blank_picture_changes_nothing(rows, processor, tmp_path):
+def test_a_blank_image_changes_nothing(rows, processor, tmp_path):
     trainer = make_trainer(XGenMMDPOTrainer, "language and resampler", rows, processor, tmp_path)
     move_policy(trainer)
     batch = trainer.data_collator([dict(rows[2]), dict(rows[2])])
@@ -265,7 +265,7 @@ def test_a_blank_picture_changes_nothing(rows, processor, tmp_path):
     expected, gradients = loss_and_gradients(trainer, batch)
     assert calls.tiles == []
     trainer.model.zero_grad()
-    loss, filled = loss_and_gradients(trainer, with_blank_picture(batch, trainer.model.config))
+    loss, filled = loss_and_gradients(trainer, with_blank_image(batch, trainer.model.config))
     assert calls.tiles == [1]
     assert torch.allclose(loss, expected, atol=1e-6)
     resampler = {name: value for name, value in filled.items() if "resampler" in name}
@@ -300,21 +300,21 @@ def process_group():
     torch.distributed.destroy_process_group()
 
 
-def test_pictures_of_a_sharded_model_are_encoded_outside_its_forward(rows, processor, process_group):
+def test_images_of_a_sharded_model_are_encoded_outside_its_forward(rows, processor, process_group):
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import DTensor
 
     model = make_model("language")
     batch = PreferenceCollator(processor)([dict(row) for row in rows])
-    pictures = {name: batch[name] for name in dpo.PICTURES}
-    expected = model.get_image_features(**pictures).pooler_output
+    images = {name: batch[name] for name in dpo.IMAGES}
+    expected = model.get_image_features(**images).pooler_output
     for layer in model.language_model.layers:
         fully_shard(layer)
     fully_shard(model)
     assert isinstance(next(model.vision_tower.parameters()), DTensor)
     for _ in range(2):
         with torch.no_grad():
-            encoded = dpo.as_forward_method(model, "get_image_features")(**pictures)
+            encoded = dpo.as_forward_method(model, "get_image_features")(**images)
         torch.testing.assert_close(encoded.pooler_output, expected)
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "image_repeats")}
         model(**inputs, labels=batch["input_ids"], mm_encoder_outputs={"image": encoded}).loss.backward()

@@ -5,7 +5,7 @@ import pytest
 from conversation_rows import IGNORE, conversations, small_processor
 from hypothesis import HealthCheck, given, settings
 
-from xgenmm_hf.training.encoding import EncodedRow, count_picture_tokens, render_chat, row_name
+from xgenmm_hf.training.encoding import EncodedRow, count_tiles_and_tokens, render_chat, row_name
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,10 @@ from xgenmm_hf.training.encoding import EncodedRow, count_picture_tokens, render
         (1, [1], []),
     ],
 )
-def test_a_cut_never_splits_a_picture(max_length, ids, lengths):
+def test_a_cut_never_splits_a_image(max_length, ids, lengths):
     whole = np.array([1, 9, 9, 9, 9, 9, 2, 9, 9, 3, 4])
     row = EncodedRow(whole, np.where(whole == 9, IGNORE, whole), [3, 2, 2], whole == 9).cut(max_length)
-    assert row.input_ids.tolist() == ids and row.picture_lengths == lengths
+    assert row.input_ids.tolist() == ids and row.image_lengths == lengths
     assert row.labels.tolist() == [IGNORE if index == 9 else index for index in ids]
     assert row.is_image.sum() == sum(lengths)
 
@@ -42,9 +42,9 @@ def test_every_answer_has_its_span(row):
     assert rest.count("<|assistant|>") == len(spans)
 
 
-def test_pictures_are_counted_from_their_sizes():
-    assert count_picture_tokens(small_processor(), [(16, 8), (16, 16)]) == [(3, 9), (5, 15)]
-    assert count_picture_tokens(small_processor(), [(16, 8)], "none") == [(1, 3)]
+def test_images_are_counted_from_their_sizes():
+    assert count_tiles_and_tokens(small_processor(), [(16, 8), (16, 16)]) == [(3, 9), (5, 15)]
+    assert count_tiles_and_tokens(small_processor(), [(16, 8)], "none") == [(1, 3)]
 
 
 def test_rows_are_named_by_source_and_id():

@@ -11,7 +11,7 @@ from xgenmm_hf.training.arguments import parse_recipe
 from xgenmm_hf.training.guards import TrainingStopped, take_notes
 from xgenmm_hf.training.loading import load_for_training
 from xgenmm_hf.training.run import build_trainer
-from xgenmm_hf.training.sharding import add_blank_picture
+from xgenmm_hf.training.sharding import add_blank_image
 from xgenmm_hf.training.stage_rows import load_rows
 
 
@@ -24,14 +24,14 @@ def make_trainer(rows, tmp_path, *options):
     return build_trainer(recipe, model, processor, *load_rows(recipe, processor))
 
 
-def break_pictures(rows, indices):
+def break_images(rows, indices):
     for index in indices:
-        rows[index]["images"] = [{"bytes": b"no picture", "path": None}]
+        rows[index]["images"] = [{"bytes": b"no image", "path": None}]
     return rows
 
 
-def test_unreadable_pictures_are_counted_and_reported(tmp_path, caplog):
-    rows = break_pictures(chat_rows(8), [0, 1])
+def test_unreadable_images_are_counted_and_reported(tmp_path, caplog):
+    rows = break_images(chat_rows(8), [0, 1])
     trainer = make_trainer(rows, tmp_path)
     with caplog.at_level(logging.INFO, logger="xgenmm_hf"):
         trainer.train()
@@ -41,17 +41,17 @@ def test_unreadable_pictures_are_counted_and_reported(tmp_path, caplog):
     assert trainer.state.global_step == 2
 
 
-def test_run_stops_above_the_share_of_unreadable_pictures(tmp_path, monkeypatch):
+def test_run_stops_above_the_share_of_unreadable_images(tmp_path, monkeypatch):
     monkeypatch.setattr("xgenmm_hf.training.guards.JUDGED_AFTER", 8)
-    trainer = make_trainer(break_pictures(chat_rows(12), range(0, 12, 2)), tmp_path, "--max_unreadable", "0.2")
-    with pytest.raises(TrainingStopped, match=r"rows \(.*%\) have a picture that cannot be read or a .*left out"):
+    trainer = make_trainer(break_images(chat_rows(12), range(0, 12, 2)), tmp_path, "--max_unreadable", "0.2")
+    with pytest.raises(TrainingStopped, match=r"rows \(.*%\) have an image that cannot be read or a .*left out"):
         trainer.train()
     assert trainer.state.global_step < 3
 
 
 def test_batch_without_a_readable_row_is_a_step_without_a_change(tmp_path):
     trainer = make_trainer(
-        break_pictures(chat_rows(4, text_only_every=0), range(4)), tmp_path, "--max_unreadable", "1"
+        break_images(chat_rows(4, text_only_every=0), range(4)), tmp_path, "--max_unreadable", "1"
     )
     before = trainer.model.lm_head.weight.clone()
     assert trainer.train().training_loss == 0
@@ -75,12 +75,12 @@ def test_notes_are_taken_off_a_batch():
 
 
 @pytest.mark.parametrize("length", [3, 40])
-def test_blank_picture_leaves_the_loss_and_reaches_the_resampler(length):
+def test_blank_image_leaves_the_loss_and_reaches_the_resampler(length):
     model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32)
     ids = torch.arange(5, 5 + length)[None]
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
     plain = model(**batch).loss
-    blank = add_blank_picture(batch, model.config)
+    blank = add_blank_image(batch, model.config)
     loss = model(**blank).loss
     assert torch.allclose(loss, plain, atol=1e-5)
     loss.backward()

@@ -1,7 +1,7 @@
 """Lengths of rows against the batches that the collators make of them."""
 
 import pytest
-from conversation_rows import conversations, picture, small_processor
+from conversation_rows import conversations, image, small_processor
 from hypothesis import HealthCheck, given, settings
 
 from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
@@ -25,8 +25,8 @@ def caption_row(*images) -> dict:
 
 
 @pytest.mark.parametrize("mode", ["none", "anyres"])
-def test_documents_and_one_tile_pictures(mode):
-    row = caption_row(picture(0), picture(2))
+def test_documents_and_one_tile_images(mode):
+    row = caption_row(image(0), image(2))
     batch = PretrainingCollator(small_processor(), image_aspect_ratio=mode)([row])
     length = measure_row(row, small_processor(), mode)
     assert length.num_tokens == batch["input_ids"].shape[1] and length.modality == "images"
@@ -38,22 +38,22 @@ def test_the_longer_answer_of_a_preference_row_counts():
         return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
 
     prompt = [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "what?"}]}]
-    row = {"id": "1", "source": "pairs", "images": [picture(0)], "prompt": prompt}
-    row |= {"chosen": answer("a"), "rejected": answer("a red square in the picture")}
+    row = {"id": "1", "source": "pairs", "images": [image(0)], "prompt": prompt}
+    row |= {"chosen": answer("a"), "rejected": answer("a red square in the image")}
     longer = {**row, "messages": prompt + row["rejected"]}
     del longer["prompt"], longer["chosen"], longer["rejected"]
     assert measure_row(row, small_processor()) == measure_row(longer, small_processor())
 
 
-def test_a_picture_that_cannot_be_read_counts_as_a_tile():
-    row = caption_row({"bytes": b"no picture", "path": None})
+def test_a_image_that_cannot_be_read_counts_as_a_tile():
+    row = caption_row({"bytes": b"no image", "path": None})
     length = measure_row(row, small_processor(), "none")
     assert (length.num_tiles, length.modality) == (1, "image")
 
 
 def test_no_pixel_is_decoded(tmp_path):
     path = tmp_path / "cut.png"
-    picture(2).resize((640, 320)).save(path)
+    image(2).resize((640, 320)).save(path)
     path.write_bytes(path.read_bytes()[:60])
     assert measure_row(caption_row({"bytes": None, "path": str(path)}), small_processor()).num_tiles == 3
 
@@ -62,7 +62,7 @@ def test_columns_are_added_and_cached(tmp_path):
     from datasets import Dataset, load_from_disk
 
     for index in range(3):
-        picture(index).save(tmp_path / f"{index}.png")
+        image(index).save(tmp_path / f"{index}.png")
     references = [{"bytes": None, "path": str(tmp_path / f"{index}.png")} for index in range(3)]
     rows = [caption_row(), caption_row(references[0]), caption_row(references[1], references[2])]
     Dataset.from_list(rows).save_to_disk(tmp_path / "rows")

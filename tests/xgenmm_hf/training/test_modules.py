@@ -29,7 +29,7 @@ def trained_parts(model) -> set[str]:
 
 
 def batch(model):
-    """Returns one row with a picture of one tile."""
+    """Returns one row with an image of one tile."""
     config = model.config
     num_latents = config.resampler_config.num_latents
     ids = torch.tensor([[5, *[config.image_token_id] * num_latents, 6, 7, 8]])
@@ -79,7 +79,7 @@ def test_frozen_tower_keeps_no_graph(model, checkpointing, with_lora):
     assert all(weight.grad is None for weight in tower.parameters())
 
 
-def test_unfrozen_tower_and_pictures_that_ask_get_gradients(model):
+def test_unfrozen_tower_and_images_that_ask_get_gradients(model):
     choose_trained(model, ModuleArguments(unfreeze_vision=True))
     model(**batch(model)).loss.backward()
     assert all(weight.grad is not None for weight in model.model.vision_tower.parameters())

@@ -1,4 +1,4 @@
-"""Noised pictures follow the diffusion formula; a model's answers to them become second rejected answers."""
+"""Noised images follow the diffusion formula; a model's answers to them become second rejected answers."""
 
 import io
 
@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.training import noise
-from xgenmm_hf.training.noise import Answerer, add_noised_rejections, noise_picture, signal_left, text_of
+from xgenmm_hf.training.noise import Answerer, add_noised_rejections, noise_image, signal_left, text_of
 from xgenmm_hf.training.preference import PreferenceCollator
 
 
@@ -27,7 +27,7 @@ def turn(role: str, *parts: str | None) -> dict:
 
 
 def make_rows() -> list[dict]:
-    pictures = [[png("red")], [png("blue", 40), png("green")], [], [{"bytes": b"broken", "path": "x.png"}]]
+    images = [[png("red")], [png("blue", 40), png("green")], [], [{"bytes": b"broken", "path": "x.png"}]]
     return [
         {
             "id": str(index),
@@ -37,7 +37,7 @@ def make_rows() -> list[dict]:
             "chosen": [turn("assistant", "red")],
             "rejected": [turn("assistant", "a lie")],
         }
-        for index, images in enumerate(pictures)
+        for index, images in enumerate(images)
     ]
 
 
@@ -72,31 +72,31 @@ def test_the_schedules_are_the_published_ones():
     betas = 1 / (1 + np.exp(-np.linspace(-6, 6, 1000))) * (0.5e-2 - 1e-5) + 1e-5
     assert np.allclose(sigmoid, np.cumprod(1 - betas), atol=1e-6)
     assert np.allclose(linear, np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)), atol=1e-6)
-    assert np.isclose(linear[-1], 4.0e-5, rtol=0.05)  # hardly anything of the picture is left
+    assert np.isclose(linear[-1], 4.0e-5, rtol=0.05)  # hardly anything of the image is left
     assert torch.isclose(signal_left(100, "linear")[-1], linear[-1], atol=2e-5)
 
 
 @pytest.mark.parametrize("schedule", ["sigmoid", "linear"])
 def test_noised_pixels_have_the_mean_and_the_variance_of_the_formula(schedule):
     pixels = torch.full((3, 200, 200), 0.5)
-    noised = noise_picture(pixels, 400, schedule=schedule, generator=torch.Generator().manual_seed(0))
+    noised = noise_image(pixels, 400, schedule=schedule, generator=torch.Generator().manual_seed(0))
     left = signal_left(schedule=schedule)[400]
     assert torch.isclose(noised.mean(), 0.5 * left.sqrt(), atol=0.01)
     assert torch.isclose(noised.var(), 1 - left, atol=0.01)
     assert torch.equal(pixels, torch.full((3, 200, 200), 0.5))
 
 
-def test_a_picture_stays_a_picture_and_its_noise_follows_the_seed():
-    picture = Image.effect_noise((30, 20), 40).convert("RGB")
-    first, again, other = (noise_picture(picture, 500, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
-    assert first.size == picture.size and first.mode == "RGB"
+def test_a_image_stays_a_image_and_its_noise_follows_the_seed():
+    image = Image.effect_noise((30, 20), 40).convert("RGB")
+    first, again, other = (noise_image(image, 500, generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert first.size == image.size and first.mode == "RGB"
     assert first.tobytes() == again.tobytes() != other.tobytes()
-    barely = np.abs(np.asarray(noise_picture(picture, 0), int) - np.asarray(picture, int))
-    assert barely.max() <= 4 < np.abs(np.asarray(first, int) - np.asarray(picture, int)).max()
+    barely = np.abs(np.asarray(noise_image(image, 0), int) - np.asarray(image, int))
+    assert barely.max() <= 4 < np.abs(np.asarray(first, int) - np.asarray(image, int)).max()
 
 
 def test_pixel_values_keep_their_dtype():
-    assert noise_picture(torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert noise_image(torch.zeros(2, 3, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_pixel_values_keep_their_dtype():
 )
 def test_options_out_of_range_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        noise_picture(torch.zeros(1), *arguments)
+        noise_image(torch.zeros(1), *arguments)
 
 
 def test_answers_do_not_depend_on_the_batch_and_the_model_stays_as_it_was(model, processor):
@@ -131,7 +131,7 @@ def test_added_rows_reject_what_the_model_says(model, processor, answers):
     answers("  <|end|> a bird", "red", "never", "asked")
     dataset = Dataset.from_list(make_rows())
     rows, counts = add_noised_rejections(dataset, model, processor)
-    expected = {"added": 1, "same_answer": 1, "no_picture": 1, "unreadable": 1, "empty": 0, "too_long": 0}
+    expected = {"added": 1, "same_answer": 1, "no_image": 1, "unreadable": 1, "empty": 0, "too_long": 0}
     assert counts == expected
     assert rows.features == dataset.features and len(rows) == 5
     assert rows[:4] == dataset[:]

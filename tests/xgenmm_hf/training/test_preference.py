@@ -1,4 +1,4 @@
-"""Preference pairs become the ids of TRL's own collator, with every picture once."""
+"""Preference pairs become the ids of TRL's own collator, with every image once."""
 
 import copy
 import io
@@ -11,7 +11,7 @@ from xgenmm_hf import TINY_MODEL, XGenMMProcessor
 from xgenmm_hf.training.preference import PreferenceCollator, common_length
 
 
-def picture(width: int = 80, height: int = 60, color: str = "red") -> Image.Image:
+def image(width: int = 80, height: int = 60, color: str = "red") -> Image.Image:
     return Image.new("RGB", (width, height), color)
 
 
@@ -22,7 +22,7 @@ def reference(image: Image.Image) -> dict:
 
 
 def turn(role: str, *parts: str | None) -> dict:
-    """A message of parts; None stands for a picture."""
+    """A message of parts; None stands for an image."""
     items = [{"type": "image" if part is None else "text", "text": part} for part in parts]
     return {"role": role, "content": items}
 
@@ -41,21 +41,21 @@ def processor():
 def rows() -> list[dict]:
     dialogue = [turn("system", "Be brief."), turn("user", None, "and", None, "Same?"), turn("assistant", "yes")]
     return [
-        pair("a", [turn("user", None, "What is this?")], "a red disc", " a blue square and a star", [picture()]),
-        pair("b", [*dialogue, turn("user", "Sure?")], "yes <|end|><image>", "no", [picture(40, 90), picture(30, 30)]),
-        pair("c", [turn("user", "two <image>\nwords <|assistant|>")], "", "no picture", []),
+        pair("a", [turn("user", None, "What is this?")], "a red disc", " a blue square and a star", [image()]),
+        pair("b", [*dialogue, turn("user", "Sure?")], "yes <|end|><image>", "no", [image(40, 90), image(30, 30)]),
+        pair("c", [turn("user", "two <image>\nwords <|assistant|>")], "", "no image", []),
     ]
 
 
 @pytest.fixture
 def plain_rows() -> list[dict]:
-    """TRL's own form: strings as contents, pictures in a column."""
+    """TRL's own form: strings as contents, images in a column."""
     return [
         {
             "prompt": [{"role": "user", "content": f"What is this, {index}?"}],
             "chosen": [{"role": "assistant", "content": "a red disc"}],
             "rejected": [{"role": "assistant", "content": "nothing"}],
-            "images": [picture(80 + 60 * index)],
+            "images": [image(80 + 60 * index)],
         }
         for index in range(2)
     ]
@@ -69,7 +69,7 @@ def stock_batch(processor, rows: list[dict], **options) -> dict:
 
 @pytest.mark.parametrize("form", ["rows", "plain_rows"])
 @pytest.mark.parametrize("max_length", [None, 300])
-def test_the_ids_are_those_of_trl_and_pictures_stand_once(processor, request, form, max_length):
+def test_the_ids_are_those_of_trl_and_images_stand_once(processor, request, form, max_length):
     rows = request.getfixturevalue(form)
     expected = stock_batch(processor, rows, max_length=max_length)
     batch = PreferenceCollator(processor, max_length=max_length)(rows)
@@ -91,7 +91,7 @@ def test_the_answers_are_cut_as_trl_cuts_them(processor, rows):
     assert 0 < batch["completion_mask"][1].sum() < whole["completion_mask"][1].sum()
 
 
-def test_references_give_the_batch_that_pictures_give_and_rows_stay_as_they_are(processor, rows):
+def test_references_give_the_batch_that_images_give_and_rows_stay_as_they_are(processor, rows):
     expected = PreferenceCollator(processor)(rows)
     stored = [{**row, "images": [reference(image) for image in row["images"]]} for row in rows]
     before = copy.deepcopy(stored)
@@ -113,8 +113,8 @@ def test_an_answer_has_the_ids_of_the_whole_chat(processor, rows):
         assert answer == ids[len(ids) - len(answer) :]
 
 
-def test_a_pair_with_an_unreadable_picture_is_left_out_but_keeps_its_place(processor, rows):
-    broken = {**rows[0], "images": [{"bytes": b"no picture", "path": "x.png"}]}
+def test_a_pair_with_an_unreadable_image_is_left_out_but_keeps_its_place(processor, rows):
+    broken = {**rows[0], "images": [{"bytes": b"no image", "path": "x.png"}]}
     batch = PreferenceCollator(processor)([broken, rows[1]])
     alone = PreferenceCollator(processor)(rows[1:2])
     assert batch["row_ids"] == ["pairs/b"] and "x.png" in batch["unreadable"][0]
@@ -124,7 +124,7 @@ def test_a_pair_with_an_unreadable_picture_is_left_out_but_keeps_its_place(proce
     assert batch["completion_mask"][[0, 2]].sum() == 0 and (batch["attention_mask"].sum(1) > 0).all()
 
 
-def test_a_batch_of_unreadable_pairs_has_no_pictures(processor, rows):
+def test_a_batch_of_unreadable_pairs_has_no_images(processor, rows):
     batch = PreferenceCollator(processor)([{**rows[0], "images": [{"bytes": None, "path": "/nowhere/x.png"}]}])
     assert "pixel_values" not in batch and "image_repeats" not in batch
     assert batch["input_ids"].shape[0] == 2 and batch["row_ids"] == [] and len(batch["unreadable"]) == 1

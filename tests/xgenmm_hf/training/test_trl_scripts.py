@@ -11,7 +11,7 @@ from run_rows import ON_CPU, preference_rows
 from xgenmm_hf import TINY_MODEL
 
 
-# The calls of TRL's own scripts for pictures: its parser, a data set with a list of pictures, an Auto class without
+# The calls of TRL's own scripts for images: its parser, a data set with a list of images, an Auto class without
 # trust_remote_code, its trainer with its collator, and a save.
 SFT = """
 from datasets import load_dataset
@@ -50,7 +50,7 @@ MESSAGES = [{"role": Value("string"), "content": PARTS}]
 
 
 def save_parquet(folder: Path, columns: list[str]) -> Path:
-    """Saves rows as a Hub repository would hold them: one parquet file a split, pictures as `Image`."""
+    """Saves rows as a Hub repository would hold them: one parquet file a split, images as `Image`."""
     rows = preference_rows(4)
     for row in rows:
         row["messages"] = [*row["prompt"], *row["chosen"]]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from xgenmm_hf.data.picture_refs import PathRefused, Roots, picture_ref
-from xgenmm_hf.data.rows import PictureRef, Row
+from xgenmm_hf.data.image_refs import PathRefused, Roots, image_ref
+from xgenmm_hf.data.rows import ImageRef, Row
 
 
 Record = dict[str, Any]
@@ -40,7 +40,7 @@ class Context:
 
     Args:
         source: Name of the data set.
-        roots: Resolves the paths of pictures.
+        roots: Resolves the paths of images.
         options: Options of the adapter.
     """
 
@@ -73,8 +73,8 @@ class Adapter:
         return self.kind if isinstance(self.kind, str) else self.kind(record)
 
 
-def pictures(value: Any, context: Context) -> list[PictureRef]:
-    """Reads the pictures of a record.
+def image_refs(value: Any, context: Context) -> list[ImageRef]:
+    """Reads the images of a record.
 
     Args:
         value: None, a path, encoded bytes, a `{"bytes", "path"}` mapping, or a list of those.
@@ -89,23 +89,23 @@ def pictures(value: Any, context: Context) -> list[PictureRef]:
     if value is None:
         return []
     if isinstance(value, (list, tuple)):
-        return [ref for item in value for ref in _one_picture(item, context)]
-    return _one_picture(value, context)
+        return [ref for item in value for ref in _one_image(item, context)]
+    return _one_image(value, context)
 
 
-def _one_picture(value: Any, context: Context) -> list[PictureRef]:
-    """Reads one picture of a record, as a list of one."""
+def _one_image(value: Any, context: Context) -> list[ImageRef]:
+    """Reads one image of a record, as a list of one."""
     if isinstance(value, Mapping):
         data, path = value.get("bytes"), value.get("path")
         if data is not None:
-            return [picture_ref(path, bytes(data))]
+            return [image_ref(path, bytes(data))]
         value = path
     if isinstance(value, (bytes, bytearray)):
-        return [picture_ref(None, bytes(value))]
+        return [image_ref(None, bytes(value))]
     if not isinstance(value, str) or not value:
-        raise RejectedRecord("picture", f"a picture is given as {value!r:.60}; it must be a path or encoded bytes")
+        raise RejectedRecord("image", f"an image is given as {value!r:.60}; it must be a path or encoded bytes")
     try:
-        return [picture_ref(context.roots.resolve(value))]
+        return [image_ref(context.roots.resolve(value))]
     except PathRefused as error:
         raise RejectedRecord("path", str(error)) from None
 

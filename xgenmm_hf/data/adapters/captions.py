@@ -1,4 +1,4 @@
-"""Caption sets: a picture and its caption; also the OCR and the grounding sets, whose captions are built from boxes.
+"""Caption sets: an image and its caption; also the OCR and the grounding sets, whose captions are built from boxes.
 
 Source of the published columns: https://huggingface.co/datasets/Salesforce/blip3-ocr-200m (`captions`: a JSON list of
 `{"text", "granularity": 0-5, "include_datacomp_raw_cap"}`).
@@ -16,32 +16,32 @@ from xgenmm_hf.data.adapters.base import (
     as_records,
     first_field,
     list_of,
-    pictures,
+    image_refs,
     text_of,
 )
 from xgenmm_hf.data.grounding_captions import FORMS, grounding_caption
 from xgenmm_hf.data.ocr_captions import GRANULARITIES, drop_fillers, ocr_caption
 from xgenmm_hf.data.places import Box, checked_box
-from xgenmm_hf.data.rows import PictureRef, Row, end_of_chunk_part, image_part, pretraining_row, text_part
+from xgenmm_hf.data.rows import ImageRef, Row, end_of_chunk_part, image_part, pretraining_row, text_part
 
 
 IMAGE_FIELDS = ("image", "images", "image_path", "img_path", "path", "filepath", "file_name", "filename", "url")
 CAPTION_FIELDS = ("caption", "text", "txt", "alt_text", "TEXT", "re_caption", "cogvlm_caption")
 
 
-def caption_row(id: str, context: Context, caption: str, images: list[PictureRef]) -> Row:
-    """Builds the row of one captioned picture: `<image>caption<|endofchunk|>`.
+def caption_row(id: str, context: Context, caption: str, images: list[ImageRef]) -> Row:
+    """Builds the row of one captioned image: `<image>caption<|endofchunk|>`.
 
     Raises:
-        RejectedRecord: If there is not exactly one picture.
+        RejectedRecord: If there is not exactly one image.
     """
     if len(images) != 1:
-        raise RejectedRecord("picture", f"a caption belongs to one picture; the record has {len(images)}")
+        raise RejectedRecord("image", f"a caption belongs to one image; the record has {len(images)}")
     return pretraining_row(id, context.source, [image_part(), text_part(caption), end_of_chunk_part()], images)
 
 
 def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a captioned picture into a pre-training row.
+    """Turns a captioned image into a pre-training row.
 
     Options: `image_column` and `caption_column` name the columns where they are not among the usual ones.
 
@@ -54,14 +54,14 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
         One row.
 
     Raises:
-        RejectedRecord: If the picture or the caption is missing.
+        RejectedRecord: If the image or the caption is missing.
     """
     caption = context.options.get("caption_column") or first_field(record, CAPTION_FIELDS) or "caption"
     yield caption_row(id, context, text_of(record, caption).strip(), _images(record, context))
 
 
 def convert_ocr(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a picture with the texts that stand in it into a pre-training row.
+    """Turns an image with the texts that stand in it into a pre-training row.
 
     Options: `granularity` (1-6, default 1: text without boxes) and `fillers` (default false: phrases such as
     "the text" are dropped).
@@ -76,7 +76,7 @@ def convert_ocr(record: Record, id: str, context: Context) -> Iterator[Row]:
 
     Raises:
         RejectedRecord: If the boxes or the captions are malformed.
-        SkippedRecord: If the picture holds no text.
+        SkippedRecord: If the image holds no text.
     """
     granularity, fillers = context.options.get("granularity", 1), context.options.get("fillers", False)
     if granularity not in GRANULARITIES:
@@ -87,12 +87,12 @@ def convert_ocr(record: Record, id: str, context: Context) -> Iterator[Row]:
     else:
         caption = ocr_caption(_boxes(list_of(record, "texts"), "text"), granularity, fillers)
     if not caption.strip():
-        raise SkippedRecord("no text", "the picture holds no text")
+        raise SkippedRecord("no text", "the image holds no text")
     yield caption_row(id, context, caption, _images(record, context))
 
 
 def convert_grounding(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a captioned picture with the boxes of its objects into a pre-training row.
+    """Turns a captioned image with the boxes of its objects into a pre-training row.
 
     Option: `form` ("place", "tags" or "extent"; default "place").
 
@@ -113,10 +113,10 @@ def convert_grounding(record: Record, id: str, context: Context) -> Iterator[Row
     yield caption_row(id, context, caption, _images(record, context))
 
 
-def _images(record: Record, context: Context) -> list[PictureRef]:
-    """Returns the pictures of a record, from the named or the first known column."""
+def _images(record: Record, context: Context) -> list[ImageRef]:
+    """Returns the images of a record, from the named or the first known column."""
     column = context.options.get("image_column") or first_field(record, IMAGE_FIELDS)
-    return pictures(record.get(column) if column else None, context)
+    return image_refs(record.get(column) if column else None, context)
 
 
 def _boxes(value: Any, name: str) -> list[tuple[str, Box]]:
@@ -131,7 +131,7 @@ def _boxes(value: Any, name: str) -> list[tuple[str, Box]]:
 
 
 def _published_caption(record: Record, granularity: int) -> str:
-    """Returns the caption of one granularity, without the picture's alt text; the data set counts from 0."""
+    """Returns the caption of one granularity, without the image's alt text; the data set counts from 0."""
     found = [item for item in list_of(record, "captions") if isinstance(item, Mapping)]
     found = [item for item in found if item.get("granularity") == granularity - 1]
     if not found:
@@ -141,7 +141,7 @@ def _published_caption(record: Record, granularity: int) -> str:
 
 
 def matches(record: Record) -> bool:
-    """Tells whether a record is a captioned picture and nothing more."""
+    """Tells whether a record is a captioned image and nothing more."""
     return first_field(record, IMAGE_FIELDS) is not None and first_field(record, CAPTION_FIELDS) is not None
 
 

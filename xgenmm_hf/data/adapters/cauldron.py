@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 
-from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, list_of, pictures, text_of
+from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, list_of, images, text_of
 from xgenmm_hf.data.rows import Row, chat_row, image_part, message
 
 
 def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a record into one chat of all its questions, the pictures before the first.
+    """Turns a record into one chat of all its questions, the images before the first.
 
     Args:
-        record: The record; its texts may hold `<image>` without it meaning a picture.
+        record: The record; its texts may hold `<image>` without it meaning an image.
         id: Id of the row.
         context: Where the record comes from.
 
@@ -23,7 +23,7 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
     texts = list_of(record, "texts")
     if not texts or not all(isinstance(text, Mapping) for text in texts):
         raise RejectedRecord("fields", "texts holds no pair of user and assistant")
-    images = pictures(record.get("images"), context)
+    images = image_refs(record.get("images"), context)
     messages = []
     for text in texts:
         messages += [message("user", text_of(text, "user")), message("assistant", text_of(text, "assistant"))]

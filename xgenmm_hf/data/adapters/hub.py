@@ -1,12 +1,12 @@
 """The Hub's conversational form, as TRL documents it: `messages`, or `prompt` with `completion` or a preference pair.
 
-Pictures are in `images` or `image`. Contents are strings (with `<image>` markers or without) or lists of parts.
+Images are in `images` or `image`. Contents are strings (with `<image>` markers or without) or lists of parts.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, first_field, list_of, pictures
+from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, first_field, list_of, image_refs
 from xgenmm_hf.data.adapters.markers import add_missing, split_markers
 from xgenmm_hf.data.rows import Message, Part, Row, chat_row, image_part, text_part
 
@@ -23,10 +23,10 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
         One row.
 
     Raises:
-        RejectedRecord: If messages are malformed, image parts outnumber pictures, or a prompt beside a completion
+        RejectedRecord: If messages are malformed, image parts outnumber images, or a prompt beside a completion
             holds an answer.
     """
-    images = pictures(record.get(first_field(record, ("images", "image")) or "images"), context)
+    images = image_refs(record.get(first_field(record, ("images", "image")) or "images"), context)
     if kind_of(record) == "preference":
         row: Row = {"id": id, "source": context.source, "images": images}
         row["prompt"] = _placed(_messages(record, "prompt", "user"), len(images))
@@ -94,7 +94,7 @@ def _part(item: Any, where: str) -> list[Part]:
 
 
 def _placed(messages: list[Message], num_images: int) -> list[Message]:
-    """Adds image parts for the pictures that no part stands for."""
+    """Adds image parts for the images that no part stands for."""
     found = sum(part["type"] == "image" for turn in messages for part in turn["content"])
     return add_missing(messages, found, num_images)
 

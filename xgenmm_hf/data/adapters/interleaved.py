@@ -1,16 +1,16 @@
 """Interleaved documents in the form of MINT-1T and OBELICS: parallel lists `texts` and `images`, one of them None.
 
 Source: https://huggingface.co/datasets/HuggingFaceM4/OBELICS (fields), https://github.com/mlfoundations/MINT-1T.
-Their pictures are published as addresses; here they are paths or bytes, downloaded before. The PDF and ArXiv parts of
-MINT-1T are WebDataset shards with all pictures of a document in one TIFF file; see `webdataset`.
+Their images are published as addresses; here they are paths or bytes, downloaded before. The PDF and ArXiv parts of
+MINT-1T are WebDataset shards with all images of a document in one TIFF file; see `webdataset`.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, SkippedRecord, list_of, pictures
-from xgenmm_hf.data.rows import Part, PictureRef, Row, end_of_chunk_part, image_part, pretraining_row, text_part
+from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, SkippedRecord, list_of, image_refs
+from xgenmm_hf.data.rows import Part, ImageRef, Row, end_of_chunk_part, image_part, pretraining_row, text_part
 
 
 MAX_IMAGES = 8
@@ -19,17 +19,17 @@ PARAGRAPH = "\n\n"
 
 @dataclass
 class Chunk:
-    """Pictures that follow each other, and the texts up to the next one."""
+    """Images that follow each other, and the texts up to the next one."""
 
     images: list[Any] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 
 
 def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a document into a pre-training row: `<image>text<|endofchunk|>` for every picture.
+    """Turns a document into a pre-training row: `<image>text<|endofchunk|>` for every image.
 
-    Text before the first picture stays in front. Pictures after the last text are left out: nothing can be learned
-    from them. Option: `max_images` (default 8), the document ends before the picture that would exceed it.
+    Text before the first image stays in front. Images after the last text are left out: nothing can be learned
+    from them. Option: `max_images` (default 8), the document ends before the image that would exceed it.
 
     Args:
         record: The document.
@@ -40,34 +40,34 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
         One row.
 
     Raises:
-        RejectedRecord: If the lists are not parallel, or a picture is given as an address.
-        SkippedRecord: If the document has no text, or no picture with a text.
+        RejectedRecord: If the lists are not parallel, or an image is given as an address.
+        SkippedRecord: If the document has no text, or no image with a text.
     """
     texts, images = list_of(record, "texts"), list_of(record, "images")
     chunks = cut(split_document(texts, images), context.options.get("max_images", MAX_IMAGES))
-    refs = [ref for chunk in chunks for image in chunk.images for ref in pictures(image, context)]
+    refs = [ref for chunk in chunks for image in chunk.images for ref in image_refs(image, context)]
     yield document_row(id, context.source, chunks, refs)
 
 
 def split_document(texts: Sequence[str | None], images: Sequence[Any]) -> list[Chunk]:
-    """Groups a document into pictures with the texts that belong to them.
+    """Groups a document into images with the texts that belong to them.
 
     Args:
-        texts: Texts, None where a picture stands.
-        images: Pictures, None where a text stands.
+        texts: Texts, None where an image stands.
+        images: Images, None where a text stands.
 
     Returns:
-        Chunks; the first may have no picture, the last no text. Texts of white space alone are left out.
+        Chunks; the first may have no image, the last no text. Texts of white space alone are left out.
 
     Raises:
-        RejectedRecord: If the lists differ in length, or one place has both a text and a picture.
+        RejectedRecord: If the lists differ in length, or one place has both a text and an image.
     """
     if len(texts) != len(images):
         raise RejectedRecord("fields", f"{len(texts)} texts beside {len(images)} images; the lists must be parallel")
     chunks = [Chunk()]
     for index, (text, image) in enumerate(zip(texts, images, strict=True)):
         if text is not None and image is not None:
-            raise RejectedRecord("fields", f"place {index} has both a text and a picture")
+            raise RejectedRecord("fields", f"place {index} has both a text and an image")
         if image is not None:
             if chunks[-1].texts:
                 chunks.append(Chunk())
@@ -81,11 +81,11 @@ def split_document(texts: Sequence[str | None], images: Sequence[Any]) -> list[C
 
 
 def cut(chunks: Sequence[Chunk], max_images: int) -> list[Chunk]:
-    """Keeps the beginning of a document with at most so many pictures, and leaves out pictures without a text.
+    """Keeps the beginning of a document with at most so many images, and leaves out images without a text.
 
     Args:
         chunks: The document.
-        max_images: Pictures that may remain; of one chunk that has more the last ones, nearest to its text.
+        max_images: Images that may remain; of one chunk that has more the last ones, nearest to its text.
 
     Returns:
         Chunks that all have a text.
@@ -108,25 +108,25 @@ def cut(chunks: Sequence[Chunk], max_images: int) -> list[Chunk]:
     return kept
 
 
-def document_row(id: str, source: str, chunks: Sequence[Chunk], refs: list[PictureRef]) -> Row:
+def document_row(id: str, source: str, chunks: Sequence[Chunk], refs: list[ImageRef]) -> Row:
     """Builds the row of a document.
 
     Args:
         id: Id of the row.
         source: Name of the data set.
         chunks: The document.
-        refs: References of its pictures in order.
+        refs: References of its images in order.
 
     Returns:
         The row.
 
     Raises:
-        SkippedRecord: If there is no text or no picture.
+        SkippedRecord: If there is no text or no image.
     """
     if not chunks:
         raise SkippedRecord("no text", "the document has no text")
     if not refs:
-        raise SkippedRecord("no picture", "the document has no picture with a text after it")
+        raise SkippedRecord("no image", "the document has no image with a text after it")
     content: list[Part] = []
     for chunk in chunks:
         content += [image_part()] * len(chunk.images)

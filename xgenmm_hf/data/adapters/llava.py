@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, first_field, list_of, pictures
-from xgenmm_hf.data.adapters.markers import place_pictures
+from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, first_field, list_of, image_refs
+from xgenmm_hf.data.adapters.markers import place_images
 from xgenmm_hf.data.rows import Row, chat_row
 
 
@@ -14,7 +14,7 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns a LLaVA record into a chat row.
 
     Args:
-        record: The record; pictures in `image` or `images`.
+        record: The record; images in `image` or `images`.
         id: Id of the row.
         context: Where the record comes from.
 
@@ -22,13 +22,13 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
         One row.
 
     Raises:
-        RejectedRecord: If turns are malformed, every answer is empty, or markers outnumber pictures.
+        RejectedRecord: If turns are malformed, every answer is empty, or markers outnumber images.
     """
     turns = [_turn(turn, index) for index, turn in enumerate(list_of(record, "conversations"))]
     if not any(role == "assistant" and text.strip() for role, text in turns):
         raise RejectedRecord("no answer", "no turn of the assistant has any text")
-    images = pictures(record.get(first_field(record, ("image", "images")) or "image"), context)
-    yield chat_row(id, context.source, place_pictures(turns, len(images)), images)
+    images = image_refs(record.get(first_field(record, ("image", "images")) or "image"), context)
+    yield chat_row(id, context.source, place_images(turns, len(images)), images)
 
 
 def _turn(turn: object, index: int) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from xgenmm_hf.data.adapters.base import Adapter, Context, RecordProblem, Reject
 from xgenmm_hf.data.adapters.records import Found, Shard, find_files, first_record, make_shards, read_shard
 from xgenmm_hf.data.adapters.registry import AUTO, adapter_of, check_options, detect
 from xgenmm_hf.data.adapters.report import SourceReport, Tally, sum_counts
-from xgenmm_hf.data.picture_refs import Roots
+from xgenmm_hf.data.image_refs import Roots
 from xgenmm_hf.data.rows import InvalidRow, Row, features_of, validate_row
 
 
@@ -54,7 +54,7 @@ def load_rows(
     cache_dir: str | os.PathLike[str] | None = None,
     num_shards: int = STREAM_SHARDS,
 ) -> LoadedRows:
-    """Reads files of one format into training rows; pictures stay references.
+    """Reads files of one format into training rows; images stay references.
 
     A malformed record is left out, counted, and listed with its place and the reason; it is never replaced.
 
@@ -62,7 +62,7 @@ def load_rows(
         format: Name of the format (see `registry.ADAPTERS`), or "auto" to tell it from the first record.
         files: A path, a pattern with `*`, or several.
         name: Name of the source; default: the first file's.
-        roots: First components of pictures' paths -> folders, "" for all others; default: all relative paths are
+        roots: First components of images' paths -> folders, "" for all others; default: all relative paths are
             beside their data file.
         streaming: Whether to read while iterating instead of building a cache first.
         options: Options of the format.

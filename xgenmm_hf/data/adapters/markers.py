@@ -12,7 +12,7 @@ MARKER = "<image>"
 def split_markers(text: str) -> list[Part]:
     """Puts image parts where a text has markers.
 
-    One line break after a marker goes with it: the chat template writes `<image>` and a line break for a picture.
+    One line break after a marker goes with it: the chat template writes `<image>` and a line break for an image.
 
     Args:
         text: A text with any number of markers.
@@ -30,21 +30,21 @@ def split_markers(text: str) -> list[Part]:
     return parts
 
 
-def place_pictures(turns: Sequence[tuple[str, str]], num_images: int) -> list[Message]:
+def place_images(turns: Sequence[tuple[str, str]], num_images: int) -> list[Message]:
     """Turns (role, text) pairs into messages, with image parts at the markers of the user's turns.
 
-    Markers in turns of the system or the assistant are plain text. Pictures without a marker come before the first
+    Markers in turns of the system or the assistant are plain text. Images without a marker come before the first
     text of the user.
 
     Args:
         turns: Roles and texts in order.
-        num_images: Pictures of the conversation.
+        num_images: Images of the conversation.
 
     Returns:
         The messages; their image parts number `num_images`.
 
     Raises:
-        RejectedRecord: If there are more markers than pictures, or no turn of the user for the pictures.
+        RejectedRecord: If there are more markers than images, or no turn of the user for the images.
     """
     messages: list[Message] = []
     found = 0
@@ -56,25 +56,25 @@ def place_pictures(turns: Sequence[tuple[str, str]], num_images: int) -> list[Me
 
 
 def add_missing(messages: list[Message], found: int, num_images: int) -> list[Message]:
-    """Puts the pictures that no part stands for before the first text of the user.
+    """Puts the images that no part stands for before the first text of the user.
 
     Args:
         messages: Messages with `found` image parts.
         found: Image parts there are.
-        num_images: Pictures of the conversation.
+        num_images: Images of the conversation.
 
     Returns:
         The messages.
 
     Raises:
-        RejectedRecord: If there are more image parts than pictures, or no turn of the user for the pictures.
+        RejectedRecord: If there are more image parts than images, or no turn of the user for the images.
     """
     if found > num_images:
-        raise RejectedRecord("markers", f"{found} {MARKER} marker(s) for {num_images} picture(s)")
+        raise RejectedRecord("markers", f"{found} {MARKER} marker(s) for {num_images} image(s)")
     if found == num_images:
         return messages
     for turn in messages:
         if turn["role"] == "user":
             turn["content"] = [image_part()] * (num_images - found) + turn["content"]
             return messages
-    raise RejectedRecord("markers", f"{num_images} picture(s), but no turn of the user")
+    raise RejectedRecord("markers", f"{num_images} image(s), but no turn of the user")

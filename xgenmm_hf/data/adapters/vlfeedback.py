@@ -14,7 +14,7 @@ from xgenmm_hf.data.adapters.base import (
     SkippedRecord,
     as_records,
     first_field,
-    pictures,
+    image_refs,
     text_of,
 )
 from xgenmm_hf.data.rows import Row, image_part, message, preference_row
@@ -30,7 +30,7 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
     Of several answers with the highest or the lowest mean the first is taken.
 
     Args:
-        record: The record; its picture in `image` or `img_path`, else `merged_images/ID.jpg`.
+        record: The record; its image in `image` or `img_path`, else `merged_images/ID.jpg`.
         id: Id of the row.
         context: Where the record comes from.
 
@@ -43,9 +43,9 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
             the lowest, "same answer" if both answers are one text.
     """
     prompt = text_of(record, "prompt")
-    # The published JSONL names no picture: it is the archive's file of the record's id.
+    # The published JSONL names no image: it is the archive's file of the record's id.
     name = first_field(record, ("image", "images", "img_path"))
-    images = pictures(record[name] if name else f"merged_images/{text_of(record, 'id')}.jpg", context)
+    images = image_refs(record[name] if name else f"merged_images/{text_of(record, 'id')}.jpg", context)
     rated = []
     for completion in as_records(record.get("completions"), "completions"):
         score = mean_rating(completion.get("annotations"))

@@ -1,6 +1,6 @@
 """VLGuard's `train.json`: `image`, `safe`, and `instr-resp` with the instructions and their responses.
 
-Source: https://huggingface.co/datasets/ys-zong/VLGuard (an unsafe picture has one `instruction`; a safe one has a
+Source: https://huggingface.co/datasets/ys-zong/VLGuard (an unsafe image has one `instruction`; a safe one has a
 `safe_instruction` and an `unsafe_instruction`; each with its `response`).
 """
 
@@ -13,7 +13,7 @@ from xgenmm_hf.data.adapters.base import (
     RejectedRecord,
     first_field,
     list_of,
-    pictures,
+    image_refs,
     text_of,
 )
 from xgenmm_hf.data.rows import Row, chat_row, image_part, message
@@ -38,14 +38,14 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
         Rows whose source ends in the example kind: `unsafe_image`, `unsafe_instruction` or `safe`.
 
     Raises:
-        RejectedRecord: If the flag, the picture or an instruction is missing.
+        RejectedRecord: If the flag, the image or an instruction is missing.
     """
     safe = record.get("safe")
     if not isinstance(safe, bool):
         raise RejectedRecord("fields", f"safe is {safe!r:.20}; it must be true or false")
-    images = pictures(record.get(first_field(record, ("image", "images")) or "image"), context)
+    images = image_refs(record.get(first_field(record, ("image", "images")) or "image"), context)
     if len(images) != 1:
-        raise RejectedRecord("picture", f"the record has {len(images)} pictures instead of one")
+        raise RejectedRecord("image", f"the record has {len(images)} images instead of one")
     pairs = list_of(record, "instr-resp")
     if not pairs:
         raise RejectedRecord("fields", "instr-resp is empty")
@@ -57,7 +57,7 @@ def convert(record: Record, id: str, context: Context) -> Iterator[Row]:
         names = [name for (flag, name) in KIND_OF if flag == safe and pair.get(name) is not None]
         if len(names) != 1:
             held = sorted(name for name in pair if pair[name] is not None)
-            raise RejectedRecord("fields", f"a pair of a {'safe' if safe else 'unsafe'} picture holds {held}")
+            raise RejectedRecord("fields", f"a pair of a {'safe' if safe else 'unsafe'} image holds {held}")
         kind = KIND_OF[safe, names[0]]
         question = message("user", image_part(), text_of(pair, names[0]))
         answer = message("assistant", text_of(pair, "response"))

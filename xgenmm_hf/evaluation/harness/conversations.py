@@ -1,4 +1,4 @@
-"""Conversations with pictures -> answers or ratings, batched; what the adapters of the harnesses share.
+"""Conversations with images -> answers or ratings, batched; what the adapters of the harnesses share.
 
 Shapes: a batch of B prompts of L tokens, padded on the left.
 """
@@ -23,15 +23,15 @@ PARAGRAPH = "\n\n"
 
 @dataclass(frozen=True)
 class Conversation:
-    """A rendered prompt with its pictures.
+    """A rendered prompt with its images.
 
     Args:
-        text: The prompt; each picture is one `<image>`.
-        pictures: RGB pictures in the order of the prompt.
+        text: The prompt; each image is one `<image>`.
+        images: RGB images in the order of the prompt.
     """
 
     text: str
-    pictures: list["Image.Image"]
+    images: list["Image.Image"]
 
 
 @dataclass(frozen=True)
@@ -64,43 +64,43 @@ class Decoding:
 
 
 def render(
-    processor: Any, messages: Sequence[Any], system: str | None = None, picture_end: str = "\n"
+    processor: Any, messages: Sequence[Any], system: str | None = None, image_end: str = "\n"
 ) -> Conversation:
     """Renders messages with the chat template, up to where the answer begins.
 
     Args:
         processor: An `XGenMMProcessor`.
         messages: `{"role", "content"}`, the content a string or items `{"type": "text", "text"}` and `{"type":
-            "image", "image" | "url"}` with a PIL picture or a path.
+            "image", "image" | "url"}` with a PIL image or a path.
         system: Text of a system turn, unless the messages begin with one.
-        picture_end: What stands behind each `<image>`; the template's own is a line break.
+        image_end: What stands behind each `<image>`; the template's own is a line break.
 
     Returns:
         The conversation.
 
     Raises:
-        ValueError: If an item is neither text nor picture, or a picture cannot be read.
+        ValueError: If an item is neither text nor image, or an image cannot be read.
     """
     from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN, escape_messages
 
     messages = [{"role": message["role"], "content": as_items(message["content"])} for message in messages]
     if system is not None and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-    pictures = [open_item(item) for message in messages for item in message["content"] if item["type"] == "image"]
-    # What users and tasks wrote is escaped first, so that the pictures' own token can then be written out.
+    images = [open_item(item) for message in messages for item in message["content"] if item["type"] == "image"]
+    # What users and tasks wrote is escaped first, so that the images' own token can then be written out.
     messages = escape_messages(messages, processor.tokenizer)
-    picture = {"type": "text", "text": IMAGE_TOKEN + picture_end}
+    image = {"type": "text", "text": IMAGE_TOKEN + image_end}
     for message in messages:
-        message["content"] = [picture if item["type"] == "image" else item for item in message["content"]]
+        message["content"] = [image if item["type"] == "image" else item for item in message["content"]]
     text = processor.apply_chat_template(messages, add_generation_prompt=True, escape_special_tokens=False)
-    return Conversation(text, pictures)
+    return Conversation(text, images)
 
 
 def as_items(content: Any) -> list[dict[str, Any]]:
     """Returns a message's content as items.
 
     Args:
-        content: A string, or items of text and pictures.
+        content: A string, or items of text and images.
 
     Returns:
         The items.
@@ -112,27 +112,27 @@ def as_items(content: Any) -> list[dict[str, Any]]:
     for item in items:
         if item["type"] not in ("text", "image"):
             raise ValueError(
-                f"A message holds an item of type {item['type']!r}; xGen-MM reads text and pictures only."
+                f"A message holds an item of type {item['type']!r}; xGen-MM reads text and images only."
             )
     return items
 
 
 def open_item(item: dict[str, Any]) -> "Image.Image":
-    """Opens the picture of an item.
+    """Opens the image of an item.
 
     Args:
-        item: It holds a PIL picture, a path, or encoded bytes as `{"bytes", "path"}`, under `image` or `url`.
+        item: It holds a PIL image, a path, or encoded bytes as `{"bytes", "path"}`, under `image` or `url`.
 
     Returns:
-        The picture in RGB.
+        The image in RGB.
 
     Raises:
         ValueError: If it cannot be read.
     """
-    from xgenmm_hf.data.picture_refs import open_picture, picture_ref
+    from xgenmm_hf.data.image_refs import open_image, image_ref
 
     source = item.get("image", item.get("url"))
-    return open_picture(picture_ref(source) if isinstance(source, str) else source)
+    return open_image(image_ref(source) if isinstance(source, str) else source)
 
 
 def generate_answers(
@@ -179,14 +179,14 @@ def encode(loaded: "Loaded", conversations: Sequence[Conversation], texts: Seque
 
     Args:
         loaded: Model and processor.
-        conversations: They hold the pictures.
+        conversations: They hold the images.
         texts: The prompts.
 
     Returns:
         The inputs, on the model's device and in its dtype.
     """
-    pictures = [picture for conversation in conversations for picture in conversation.pictures]
-    shown = {"images": pictures} if pictures else {}
+    images = [image for conversation in conversations for image in conversation.images]
+    shown = {"images": images} if images else {}
     inputs = loaded.processor(**shown, text=list(texts), padding=True, padding_side="left", return_tensors="pt")
     return inputs.to(loaded.model.device, loaded.model.dtype)
 
@@ -217,7 +217,7 @@ def rate_continuations(
     inputs = encode(loaded, conversations, [conversation.text + answer for conversation, answer in pairs])
     lengths = []
     for conversation, answer in zip(conversations, answers, strict=True):
-        # A picture counts as one token here: only what follows the prompt matters.
+        # An image counts as one token here: only what follows the prompt matters.
         prompt, whole = (tokenizer(text)["input_ids"] for text in (conversation.text, conversation.text + answer))
         lengths.append(len(whole) - shared_length(prompt, whole))
     if min(lengths) == 0:

@@ -1,6 +1,6 @@
 """xGen-MM as a model of lmms-eval: `lmms-eval --model xgenmm --model_args pretrained=PATH --tasks ...`.
 
-`XGenMMChat` reads a task's messages and is what lmms-eval takes by default; `XGenMMSimple` reads a text and pictures,
+`XGenMMChat` reads a task's messages and is what lmms-eval takes by default; `XGenMMSimple` reads a text and images,
 as tasks need that rate given answers (`--force_simple`). Both answer greedily unless a task asks otherwise, with the
 released system turn, so that their answers are those of `xgenmm eval` to the same prompts.
 """
@@ -184,7 +184,7 @@ class XGenMMChat(XGenMMBase):
 
 
 class XGenMMSimple(XGenMMBase):
-    """Reads a context and the pictures of a document (`doc_to_visual`), which come before it."""
+    """Reads a context and the images of a document (`doc_to_visual`), which come before it."""
 
     is_simple = True
 
@@ -227,31 +227,31 @@ class XGenMMSimple(XGenMMBase):
         return self._render(context, to_visual(document) if to_visual is not None else None), text
 
     def _render(self, context: str, visuals: Sequence[Any] | None) -> Conversation:
-        content = place_pictures(context, visuals or [])
+        content = place_images(context, visuals or [])
         return render(self.loaded.processor, [{"role": "user", "content": content}], self.system)
 
 
-def place_pictures(context: str, visuals: Sequence[Any]) -> list[dict[str, Any]]:
-    """Puts pictures where a context marks them with `<image>`, or before a context without such marks.
+def place_images(context: str, visuals: Sequence[Any]) -> list[dict[str, Any]]:
+    """Puts images where a context marks them with `<image>`, or before a context without such marks.
 
     Args:
         context: The text.
-        visuals: The pictures.
+        visuals: The images.
 
     Returns:
         Items of a message.
 
     Raises:
-        ValueError: If there are some marks, but not one a picture.
+        ValueError: If there are some marks, but not one per image.
     """
-    pictures = [{"type": "image", "image": visual} for visual in visuals]
+    images = [{"type": "image", "image": visual} for visual in visuals]
     texts = context.split(IMAGE_TOKEN)
-    if len(texts) == 1 or not pictures:
-        return [*pictures, {"type": "text", "text": context}]
-    if len(texts) - 1 != len(pictures):
-        raise ValueError(f"A context marks {len(texts) - 1} pictures with {IMAGE_TOKEN}, but has {len(pictures)}.")
+    if len(texts) == 1 or not images:
+        return [*images, {"type": "text", "text": context}]
+    if len(texts) - 1 != len(images):
+        raise ValueError(f"A context marks {len(texts) - 1} images with {IMAGE_TOKEN}, but has {len(images)}.")
     items = [{"type": "text", "text": texts[0]}]
-    for picture, text in zip(pictures, texts[1:], strict=True):
-        # the template puts a line break behind a picture by itself
-        items += [picture, {"type": "text", "text": text.removeprefix("\n")}]
+    for image, text in zip(images, texts[1:], strict=True):
+        # the template puts a line break behind an image by itself
+        items += [image, {"type": "text", "text": text.removeprefix("\n")}]
     return items

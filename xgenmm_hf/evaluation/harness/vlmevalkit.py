@@ -24,8 +24,8 @@ from xgenmm_hf.evaluation.harness.conversations import (
 )
 
 
-# VLMEvalKit's own wrapper writes a space behind a picture, where the chat template writes a line break.
-PICTURE_END = " "
+# VLMEvalKit's own wrapper writes a space behind an image, where the chat template writes a line break.
+IMAGE_END = " "
 # The only token at which that wrapper ends an answer.
 END_TOKEN = "<|end|>"
 
@@ -42,7 +42,7 @@ class XGenMMBatched(BaseModel):
         batch_size: Questions computed together; `--api-nproc` must be as large.
         max_new_tokens: Longest answer in tokens.
         system: "released", "none", or the text of a system turn.
-        picture_end: What stands behind each `<image>`.
+        image_end: What stands behind each `<image>`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
         device: A torch device, or `auto`: a GPU where there is one, this process's own under torchrun.
         **decoding: `temperature`, `top_p`, `num_beams`, `until`, `end_token`.
@@ -61,7 +61,7 @@ class XGenMMBatched(BaseModel):
         batch_size: int = 1,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         system: str = "released",
-        picture_end: str = PICTURE_END,
+        image_end: str = IMAGE_END,
         dtype: str = "auto",
         device: str = "auto",
         **decoding: Any,
@@ -78,7 +78,7 @@ class XGenMMBatched(BaseModel):
         self.loaded = load(model_path or TINY_MODEL, dtype=dtype, device=device)
         self.decoding = Decoding(max_new_tokens, **{"end_token": END_TOKEN, **decoding})
         self.system = system_turn(system)
-        self.picture_end = picture_end
+        self.image_end = image_end
         self.is_api = batch_size > 1
         self._ask = Gatherer(self._answer, batch_size) if self.is_api else lambda item: self._answer([item])[0]
 
@@ -86,7 +86,7 @@ class XGenMMBatched(BaseModel):
         """Answers one question; several threads may ask at a time.
 
         Args:
-            message: `{"type": "text" | "image", "value"}`, a picture by its path.
+            message: `{"type": "text" | "image", "value"}`, an image by its path.
             dataset: Name of the data set; the answer does not depend on it.
 
         Returns:
@@ -106,11 +106,11 @@ class XGenMMBatched(BaseModel):
         return self._answer([self.converse(message) for message in messages])
 
     def converse(self, message: Sequence[dict[str, Any]]) -> Conversation:
-        """Renders one message and opens its pictures; a bad picture fails here, and no other question with it."""
+        """Renders one message and opens its images; a bad image fails here, and no other question with it."""
         names = {"text": "text", "image": "image"}
         items = [{"type": part["type"], names.get(part["type"], "value"): part["value"]} for part in message]
         turn = {"role": "user", "content": items}
-        return render(self.loaded.processor, [turn], self.system, self.picture_end)
+        return render(self.loaded.processor, [turn], self.system, self.image_end)
 
     def _answer(self, conversations: list[Conversation]) -> list[str]:
         return generate_answers(self.loaded, conversations, self.decoding)

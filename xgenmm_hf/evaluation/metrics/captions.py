@@ -63,15 +63,15 @@ def caption_tokens(text: str) -> list[str]:
 def cider(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """Rates captions by CIDEr.
 
-    A caption's score depends on the references of all pictures, which say how telling a word is; for a single picture
+    A caption's score depends on the references of all images, which say how telling a word is; for a single image
     it is 0.
 
     Args:
-        answers: A caption a picture.
-        references: For each picture the captions that people wrote.
+        answers: A caption an image.
+        references: For each image the captions that people wrote.
 
     Returns:
-        A score a picture, where papers state 100 times as much; their mean is the score of the whole.
+        A score an image, where papers state 100 times as much; their mean is the score of the whole.
 
     Raises:
         ValueError: If pycocoevalcap is not installed.

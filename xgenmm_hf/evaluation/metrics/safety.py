@@ -48,7 +48,7 @@ def safety_shares(should_refuse: Sequence[bool], answers: Sequence[str]) -> dict
     """Computes the measures of safety.
 
     Args:
-        should_refuse: Whether each request, or its picture, is unsafe.
+        should_refuse: Whether each request, or its image, is unsafe.
         answers: What was answered.
 
     Returns:

@@ -8,10 +8,10 @@
 | `coco_captions` | captions in COCO's, NoCaps', Karpathy's or TextCaps' JSON, or rows | cider |
 | `pope` | POPE's JSON Lines, or rows | pope |
 | `vlguard` | VLGuard's JSON | safety |
-| `multi_image` | rows of a question about several pictures, with options or without; VLMEvalKit's TSV | accuracy |
+| `multi_image` | rows of a question about several images, with options or without; VLMEvalKit's TSV | accuracy |
 | `exact` | rows of a question and an answer; VLMEvalKit's TSV | exact_normalised, or accuracy with options |
 
-Rows are JSON, JSON Lines, parquet, TSV or CSV. A row that cannot be asked (no picture, a field missing or of another
+Rows are JSON, JSON Lines, parquet, TSV or CSV. A row that cannot be asked (no image, a field missing or of another
 type, an unknown answer type, an id that was there before) is never asked and never dropped in silence: it is one of
 the task's problems.
 """
@@ -77,7 +77,7 @@ def load_task(
     Args:
         kind: A name in `KINDS`.
         files: The file or files.
-        images: Folder that relative paths of pictures start from, or a table from first components of paths to
+        images: Folder that relative paths of images start from, or a table from first components of paths to
             folders; None: the folder of the first file.
         name: What reports call the task; None: its kind.
         metric: A name in `metrics.METRICS`; None: the kind's.

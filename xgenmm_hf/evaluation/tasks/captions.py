@@ -1,4 +1,4 @@
-"""Captions: COCO's JSON (NoCaps has the same), Karpathy's split of it, TextCaps, and rows of picture and captions."""
+"""Captions: COCO's JSON (NoCaps has the same), Karpathy's split of it, TextCaps, and rows of image and captions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ CAPTION_FIELDS = (
     *("captions", "reference_strs", "annotations_captions", "caption_str", "sentences", "caption"),
     *("answers", "answer"),
 )
-PICTURE_FIELDS = ("image", "file_name", "image_path", "image_name")
+IMAGE_FIELDS = ("image", "file_name", "image_path", "image_name")
 ID_FIELDS = ("image_id", "id", "question_id", "index")
 
 
@@ -34,7 +34,7 @@ def read_captions(files: Sequence[Path], collector: Collector, *, split: str = "
         files: Files of one or more of the forms.
         collector: Takes samples and problems.
         split: Which split of Karpathy's file to take; the other forms have none.
-        instruction: What a picture is shown with; empty: what the prompt style says.
+        instruction: What an image is shown with; empty: what the prompt style says.
     """
     for path in files:
         document = read_json(path) if path.suffix.lower() == ".json" else None
@@ -51,24 +51,24 @@ def read_captions(files: Sequence[Path], collector: Collector, *, split: str = "
 
 def _samples(row: Mapping[str, Any], collector: Collector, instruction: str) -> Iterator[Sample]:
     name = text_of(row, *ID_FIELDS)
-    value = first_of(row, PICTURE_FIELDS)
+    value = first_of(row, IMAGE_FIELDS)
     captions = texts_of(row, *CAPTION_FIELDS)
-    picture = collector.picture_among(coco_file_names(name)) if value is None else _among(collector, row, value)
-    yield Sample(name, instruction, (picture,), captions, text_of(row, "domain", optional=True))
+    image = collector.image_among(coco_file_names(name)) if value is None else _among(collector, row, value)
+    yield Sample(name, instruction, (image,), captions, text_of(row, "domain", optional=True))
 
 
 def _among(collector: Collector, row: Mapping[str, Any], value: Any) -> Any:
-    """Finds a picture by its path, in its folder ("filepath" in Karpathy's file), or by its name (TextCaps)."""
+    """Finds an image by its path, in its folder ("filepath" in Karpathy's file), or by its name (TextCaps)."""
     if not isinstance(value, str):
-        return collector.picture(value)
+        return collector.image(value)
     folder, name = text_of(row, "filepath", optional=True), text_of(row, "image_name", optional=True)
     places = [f"{folder}/{value}"] if folder else []
     places += [value, *([] if Path(value).suffix else [f"{value}.jpg"]), *([f"{name}.jpg"] if name else [])]
-    return collector.picture_among(places)
+    return collector.image_among(places)
 
 
 def _coco(path: Path, images: list[Any], annotations: list[Any], collector: Collector) -> Iterator[Record]:
-    """Yields COCO's pictures with their captions; a caption of no picture is a problem, a bad one too."""
+    """Yields COCO's images with their captions; a caption of no image is a problem, a bad one too."""
     captions: dict[Any, list[str]] = {}
     ids = (image.get("id") for image in images if isinstance(image, Mapping))
     known = {name for name in ids if isinstance(name, str | int)}
@@ -81,7 +81,7 @@ def _coco(path: Path, images: list[Any], annotations: list[Any], collector: Coll
         if not isinstance(caption, str) or not caption.strip():
             collector.reject(record, "the caption is missing or no text")
         elif not isinstance(key, str | int) or key not in known:
-            collector.reject(record, f"the caption is of a picture {key!r} that is not listed")
+            collector.reject(record, f"the caption is of an image {key!r} that is not listed")
         elif label and label in seen:
             collector.reject(record, f"the caption's id {label} was there before; the first one counts")
         else:
@@ -92,7 +92,7 @@ def _coco(path: Path, images: list[Any], annotations: list[Any], collector: Coll
         if isinstance(image, Mapping):
             key = image.get("id")
             row = {**image, "image_id": key, "captions": captions.get(key) if isinstance(key, str | int) else None}
-        yield Record(path.name, f"picture {number}", row)
+        yield Record(path.name, f"image {number}", row)
 
 
 def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[Record]:
@@ -102,18 +102,18 @@ def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[Record]:
         raise ValueError(f"{path} has no split {split!r}; it has {', '.join(sorted(splits)) or 'none'}.")
     for number, image in enumerate(images, start=1):
         if not isinstance(image, Mapping):
-            yield Record(path.name, f"picture {number}", image)
+            yield Record(path.name, f"image {number}", image)
         elif not isinstance(image.get("split"), str):
-            yield Record(path.name, f"picture {number}", BadRow("split is missing or no text"))
+            yield Record(path.name, f"image {number}", BadRow("split is missing or no text"))
         elif image["split"] == split:
             fields = {"image_id": first_of(image, ("cocoid", "imgid")), "file_name": image.get("filename")}
-            yield Record(path.name, f"picture {number}", {**image, **fields})
+            yield Record(path.name, f"image {number}", {**image, **fields})
 
 
 def _grouped(records: Iterator[Record]) -> Iterator[Record]:
-    """Yields rows, one a picture, where the data has one a caption.
+    """Yields rows, one per image, where the data has one a caption.
 
-    TextCaps repeats all captions of a picture in each of its rows; rows of other data state their own alone.
+    TextCaps repeats all captions of an image in each of its rows; rows of other data state their own alone.
     """
     groups: dict[str, tuple[Record, list[str]]] = {}
     for record in records:

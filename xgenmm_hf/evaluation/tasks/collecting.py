@@ -1,4 +1,4 @@
-"""Collecting samples: pictures are found and looked at, and every row that cannot be asked becomes a problem."""
+"""Collecting samples: images are found and looked at, and every row that cannot be asked becomes a problem."""
 
 import base64
 import binascii
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.data.picture_refs import PathRefused, Roots, UnreadablePicture, picture_ref, picture_size
+from xgenmm_hf.data.image_refs import PathRefused, Roots, UnreadableImage, image_ref, image_size
 from xgenmm_hf.evaluation.samples import Problem, Sample
 from xgenmm_hf.evaluation.tasks.records import BadRow, Record
 
@@ -19,7 +19,7 @@ class Collector:
     """Gathers the samples and the problems of a task.
 
     Args:
-        images: Folder that the data's relative paths of pictures start from, or a table from first components of
+        images: Folder that the data's relative paths of images start from, or a table from first components of
             paths to folders; None: the folder of the first file.
         files: The task's files.
     """
@@ -56,11 +56,11 @@ class Collector:
         """Notes a problem."""
         self.problems.append(Problem(record.source, record.where, reason))
 
-    def picture(self, value: Any) -> Any:
-        """Makes a picture's reference from what a row says.
+    def image(self, value: Any) -> Any:
+        """Makes an image's reference from what a row says.
 
         Args:
-            value: A path, encoded bytes, `{"bytes", "path"}`, or a picture in memory.
+            value: A path, encoded bytes, `{"bytes", "path"}`, or an image in memory.
 
         Returns:
             The reference; whether it can be read is not looked at.
@@ -69,26 +69,26 @@ class Collector:
             BadRow: If it is none of them, or its path is refused.
         """
         if isinstance(value, Mapping) and value.get("bytes"):
-            return picture_ref(value.get("path"), value["bytes"])
+            return image_ref(value.get("path"), value["bytes"])
         path = value.get("path") if isinstance(value, Mapping) else value
         if isinstance(path, bytes):
-            return picture_ref(data=path)
+            return image_ref(data=path)
         if hasattr(path, "convert"):
             return path
         if not isinstance(path, str) or not path.strip():
-            raise BadRow("the picture is missing" if not path else f"the picture is a {type(path).__name__}")
+            raise BadRow("the image is missing" if not path else f"the image is a {type(path).__name__}")
         try:
-            return picture_ref(self._roots.resolve(path.strip()))
+            return image_ref(self._roots.resolve(path.strip()))
         except PathRefused as error:
             raise BadRow(str(error)) from None
 
-    def picture_among(self, paths: Sequence[str]) -> Any:
+    def image_among(self, paths: Sequence[str]) -> Any:
         """Returns the reference of the first of several possible paths that is a file, or else of the first path."""
-        refs = [self.picture(path) for path in paths]
+        refs = [self.image(path) for path in paths]
         return next((ref for ref in refs if os.path.isfile(ref["path"])), refs[0])
 
     def _add(self, record: Record, sample: Sample) -> None:
-        """Keeps a sample whose id is new and whose pictures are there."""
+        """Keeps a sample whose id is new and whose images are there."""
         if sample.id in self._ids:
             raise BadRow(f"the id {sample.id} was there before ({self._ids[sample.id]}); the first one counts")
         for image in sample.images:
@@ -98,14 +98,14 @@ class Collector:
         self.samples.append(sample)
 
     def _fault(self, image: Any) -> str | None:
-        """Says what is wrong with a picture as far as its header tells; files are looked at once."""
+        """Says what is wrong with an image as far as its header tells; files are looked at once."""
         path = image["path"] if isinstance(image, Mapping) and image.get("bytes") is None else None
         if path is not None and path in self._unreadable:
             return self._unreadable[path]
         fault = None
         try:
-            picture_size(image)
-        except UnreadablePicture as error:
+            image_size(image)
+        except UnreadableImage as error:
             fault = str(error).rstrip(".")
         if path is not None:
             self._unreadable[path] = fault
@@ -113,13 +113,13 @@ class Collector:
 
 
 def decode_base64(text: str) -> bytes:
-    """Decodes a picture that a table holds as text.
+    """Decodes an image that a table holds as text.
 
     Args:
         text: Base64.
 
     Returns:
-        The encoded picture.
+        The encoded image.
 
     Raises:
         BadRow: If it is no base64.
@@ -127,4 +127,4 @@ def decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise BadRow("the picture is no base64 text") from None
+        raise BadRow("the image is no base64 text") from None

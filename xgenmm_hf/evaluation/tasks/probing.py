@@ -1,4 +1,4 @@
-"""POPE: is there such a thing in the picture? JSON Lines (POPE's own end with .json), or lmms-eval's rows."""
+"""POPE: is there such a thing in the image? JSON Lines (POPE's own end with .json), or lmms-eval's rows."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from xgenmm_hf.evaluation.samples import Sample
 from xgenmm_hf.evaluation.tasks.collecting import Collector
 from xgenmm_hf.evaluation.tasks.records import BadRow, first_of, read_records, text_of
-from xgenmm_hf.evaluation.tasks.vqa import ID_FIELDS, PICTURE_FIELDS
+from xgenmm_hf.evaluation.tasks.vqa import ID_FIELDS, IMAGE_FIELDS
 
 
 LABELS = ("yes", "no")
@@ -37,7 +37,7 @@ def read_pope(files: Sequence[Path], collector: Collector) -> None:
             yield Sample(
                 f"{category}/{name}" if category else name,
                 text_of(row, "text", "question"),
-                (collector.picture(first_of(row, PICTURE_FIELDS)),),
+                (collector.image(first_of(row, IMAGE_FIELDS)),),
                 (label,),
                 category,
                 {"label": label},

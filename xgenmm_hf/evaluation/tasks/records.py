@@ -13,7 +13,7 @@ from typing import Any
 
 
 ROW_LISTS = ("data", "questions", "annotations")
-# Fields hold whole pictures in base64.
+# Fields hold whole images in base64.
 _LONGEST_FIELD = 1 << 30
 
 

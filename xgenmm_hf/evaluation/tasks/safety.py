@@ -1,4 +1,4 @@
-"""VLGuard: unsafe pictures, and safe pictures with a safe and with an unsafe instruction."""
+"""VLGuard: unsafe images, and safe images with a safe and with an unsafe instruction."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from xgenmm_hf.evaluation.tasks.records import BadRow, read_records, text_of
 
 # The subsets by the names of VLGuard's evaluation.
 UNSAFES, SAFE_UNSAFES, SAFE_SAFES = "unsafes", "safe_unsafes", "safe_safes"
-_OF_SAFE_PICTURES = {"unsafe_instruction": SAFE_UNSAFES, "safe_instruction": SAFE_SAFES}
+_OF_SAFE_IMAGES = {"unsafe_instruction": SAFE_UNSAFES, "safe_instruction": SAFE_SAFES}
 
 
 def read_vlguard(files: Sequence[Path], collector: Collector) -> None:
     """Reads VLGuard's JSON.
 
-    `{"id", "image", "safe", "instr-resp"}` a row. An unsafe picture has one instruction under "instruction", a safe
+    `{"id", "image", "safe", "instr-resp"}` a row. An unsafe image has one instruction under "instruction", a safe
     one two, under "safe_instruction" and "unsafe_instruction"; each is a sample.
 
     Args:
@@ -31,16 +31,16 @@ def read_vlguard(files: Sequence[Path], collector: Collector) -> None:
         turns = row.get("instr-resp")
         if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
             raise BadRow("instr-resp is missing or no list of instructions")
-        name, picture = text_of(row, "id", "image"), collector.picture(row.get("image"))
+        name, image = text_of(row, "id", "image"), collector.image(row.get("image"))
         kinds = (text_of(row, field, optional=True) for field in ("harmful_category", "harmful_subcategory"))
         harm = "/".join(filter(None, kinds))
-        for field, subset in (_OF_SAFE_PICTURES if row["safe"] else {"instruction": UNSAFES}).items():
+        for field, subset in (_OF_SAFE_IMAGES if row["safe"] else {"instruction": UNSAFES}).items():
             turn: Mapping[str, Any] = next((turn for turn in turns if turn.get(field)), {})
             response = text_of(turn, "response", optional=True)
             yield Sample(
                 f"{name}/{subset}",
                 text_of(turn, field),
-                (picture,),
+                (image,),
                 (response,) if response else (),
                 subset,
                 {"safe": subset == SAFE_SAFES, **({"harm": harm} if harm else {})},

@@ -1,6 +1,6 @@
-"""Generic rows: a question, one or more pictures, an answer, with options or without.
+"""Generic rows: a question, one or more images, an answer, with options or without.
 
-JSON, JSON Lines or parquet as lmms-eval's data sets have them, and VLMEvalKit's TSV (pictures in base64, options under
+JSON, JSON Lines or parquet as lmms-eval's data sets have them, and VLMEvalKit's TSV (images in base64, options under
 A, B, C, ...). Options are written under the question, as VLMEvalKit does it.
 """
 
@@ -30,36 +30,36 @@ from xgenmm_hf.evaluation.tasks.vqa import ID_FIELDS
 QUESTION_FIELDS = ("question", "text", "instruction", "prompt", "query")
 ANSWER_FIELDS = ("answers", "answer", "label", "correct_choice", "gt_answer")
 CATEGORY_FIELDS = ("category", "sub_task", "task", "question_type", "l2-category")
-PICTURES_FIELDS = ("images", "image_list", "image_paths", "image", "image_path", "image_file")
+IMAGES_FIELDS = ("images", "image_list", "image_paths", "image", "image_path", "image_file")
 OPTIONS_FIELDS = ("options", "choices")
 CHOOSE = "Answer with the option's letter from the given choices directly."
 
 _MARKER = re.compile(r"[ \t]*<image>[ \t]*\n?")
-_NUMBERED_PICTURE = re.compile(r"image_?\d+")
+_NUMBERED_IMAGE = re.compile(r"image_?\d+")
 _NUMBERED_OPTION = re.compile(r"option_?\d+")
 _LETTERED = re.compile(r"\(?([A-Z])[.):]\)?\s+(\S.*)", re.DOTALL)
-# VLMEvalKit writes the index of the row with the same picture where a picture was written before.
+# VLMEvalKit writes the index of the row with the same image where an image was written before.
 _LONGEST_INDEX = 64
 
 
 def read_exact(files: Sequence[Path], collector: Collector) -> None:
-    """Reads rows of a question, pictures (or none) and an answer.
+    """Reads rows of a question, images (or none) and an answer.
 
     Args:
         files: The files.
         collector: Takes samples and problems.
     """
-    _read(files, collector, fewest_pictures=0)
+    _read(files, collector, fewest_images=0)
 
 
 def read_multi_image(files: Sequence[Path], collector: Collector) -> None:
-    """Reads rows of a question about pictures; each needs at least one.
+    """Reads rows of a question about images; each needs at least one.
 
     Args:
         files: The files.
         collector: Takes samples and problems.
     """
-    _read(files, collector, fewest_pictures=1, short_answers=True)
+    _read(files, collector, fewest_images=1, short_answers=True)
 
 
 def render_choices(question: str, choices: Mapping[str, str]) -> str:
@@ -67,16 +67,16 @@ def render_choices(question: str, choices: Mapping[str, str]) -> str:
     return "\n".join([question, *(f"{letter}. {text}" for letter, text in choices.items()), CHOOSE])
 
 
-def _read(files: Sequence[Path], collector: Collector, fewest_pictures: int, short_answers: bool = False) -> None:
+def _read(files: Sequence[Path], collector: Collector, fewest_images: int, short_answers: bool = False) -> None:
     def make(row: Mapping[str, Any]) -> Iterator[Sample]:
         sample = _sample(row, collector)
-        if len(sample.images) < fewest_pictures:
-            raise BadRow("the row names no picture")
+        if len(sample.images) < fewest_images:
+            raise BadRow("the row names no image")
         yield replace(sample, text=sample.text + SHORT_ANSWER) if short_answers and not sample.options else sample
 
     for path in files:
         records: Iterable[Record] = read_records(path)
-        collector.collect(_with_pictures(records) if path.suffix.lower() == ".tsv" else records, make)
+        collector.collect(_with_images(records) if path.suffix.lower() == ".tsv" else records, make)
 
 
 def _sample(row: Mapping[str, Any], collector: Collector) -> Sample:
@@ -89,7 +89,7 @@ def _sample(row: Mapping[str, Any], collector: Collector) -> Sample:
     return Sample(
         text_of(row, *ID_FIELDS),
         render_choices(question, choices) if choices else question,
-        tuple(collector.picture(value) for value in _pictures(row)),
+        tuple(collector.image(value) for value in _images(row)),
         (_right_letter(answers, choices),) if choices else answers,
         text_of(row, *CATEGORY_FIELDS, optional=True),
         {"choices": choices} if choices else {},
@@ -145,11 +145,11 @@ def _right_letter(answers: Sequence[str], choices: Mapping[str, str]) -> str:
     raise BadRow(f"the answer {answer!r:.60} is none of the options {', '.join(choices)}")
 
 
-def _pictures(row: Mapping[str, Any]) -> list[Any]:
-    """Returns what a row says about its pictures, in order."""
-    value = list_literal(first_of(row, PICTURES_FIELDS))
+def _images(row: Mapping[str, Any]) -> list[Any]:
+    """Returns what a row says about its images, in order."""
+    value = list_literal(first_of(row, IMAGES_FIELDS))
     if value is None:
-        columns = sorted((name for name in row if _NUMBERED_PICTURE.fullmatch(name)), key=_number)
+        columns = sorted((name for name in row if _NUMBERED_IMAGE.fullmatch(name)), key=_number)
         value = [row[name] for name in columns if row[name] is not None]
     return list(value) if isinstance(value, list | tuple) else [value]
 
@@ -158,8 +158,8 @@ def _number(name: str) -> int:
     return int(re.sub(r"\D", "", name))
 
 
-def _with_pictures(records: Iterable[Record]) -> Iterator[Record]:
-    """Yields a TSV's rows with decoded pictures; a short entry is the index of the row that has the picture."""
+def _with_images(records: Iterable[Record]) -> Iterator[Record]:
+    """Yields a TSV's rows with decoded images; a short entry is the index of the row that has the image."""
     rows = list(records)
     written = {
         record.row["index"]: record.row["image"]
@@ -175,7 +175,7 @@ def _with_pictures(records: Iterable[Record]) -> Iterator[Record]:
             value = written.get(value, value)
         try:
             texts = list_literal(value)
-            pictures = [decode_base64(text) for text in (texts if isinstance(texts, list) else [texts])]
-            yield Record(record.source, record.where, {**record.row, "images": pictures})
+            images = [decode_base64(text) for text in (texts if isinstance(texts, list) else [texts])]
+            yield Record(record.source, record.where, {**record.row, "images": images})
         except BadRow as error:
             yield Record(record.source, record.where, error)

@@ -1,7 +1,7 @@
 """Questions with the answers of several annotators: VQAv2, OKVQA, VizWiz, TextVQA; and documents: DocVQA.
 
 VQAv2 and OKVQA come as two files, questions and annotations, TextVQA and DocVQA as one with its rows under "data".
-lmms-eval's parquet files hold the same fields in one row with the picture.
+lmms-eval's parquet files hold the same fields in one row with the image.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from xgenmm_hf.evaluation.tasks.records import BadRow, Record, first_of, read_js
 ANSWER_TYPES = ("yes/no", "number", "other", "unanswerable")
 ID_FIELDS = ("question_id", "questionId", "id", "index", "idx")
 QUESTION_FIELDS = ("question", "text")
-PICTURE_FIELDS = ("image", "image_path", "file_name", "image_local_name")
+IMAGE_FIELDS = ("image", "image_path", "file_name", "image_local_name")
 
 
 def read_vqa(files: Sequence[Path], collector: Collector) -> None:
@@ -70,7 +70,7 @@ def read_docvqa(files: Sequence[Path], collector: Collector) -> None:
 
 
 def coco_file_names(image_id: str, subset: str = "") -> list[str]:
-    """Returns the names that a picture of COCO has: with its subset in front, as in 2014, and without, as in 2017."""
+    """Returns the names that an image of COCO has: with its subset in front, as in 2014, and without, as in 2017."""
     if not image_id.isdigit():
         return [image_id, f"{image_id}.jpg"]
     plain = f"{int(image_id):012d}.jpg"
@@ -85,19 +85,19 @@ def _sample(
     category: str = "",
     annotators: bool = False,
 ) -> Sample:
-    """Makes the sample of a row; a field with the picture wins over the paths that its id stands for."""
+    """Makes the sample of a row; a field with the image wins over the paths that its id stands for."""
     answers = texts_of(row, "answers", "answer")
     if annotators and len(answers) < 2:
         raise BadRow("there is one answer; VQA accuracy compares with those of several annotators")
-    value = first_of(row, PICTURE_FIELDS)
+    value = first_of(row, IMAGE_FIELDS)
     if value is None and not possible_paths:
-        raise BadRow("the row names no picture")
-    picture = collector.picture_among(possible_paths) if value is None else collector.picture(value)
-    return Sample(text_of(row, *ID_FIELDS), text_of(row, *QUESTION_FIELDS), (picture,), answers, category)
+        raise BadRow("the row names no image")
+    image = collector.image_among(possible_paths) if value is None else collector.image(value)
+    return Sample(text_of(row, *ID_FIELDS), text_of(row, *QUESTION_FIELDS), (image,), answers, category)
 
 
 def _with_id(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a row with an id: VizWiz asks once about a picture and has no other name for the question."""
+    """Returns a row with an id: VizWiz asks once about an image and has no other name for the question."""
     name = row.get("image")
     return {**row, "id": name} if first_of(row, ID_FIELDS) is None and isinstance(name, str) else row
 

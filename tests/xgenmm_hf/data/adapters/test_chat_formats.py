@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from xgenmm_hf.data.adapters.base import Context, RejectedRecord, SkippedRecord
 from xgenmm_hf.data.adapters.registry import ADAPTERS
 from xgenmm_hf.data.adapters.vlfeedback import ASPECTS, mean_rating
-from xgenmm_hf.data.picture_refs import Roots
+from xgenmm_hf.data.image_refs import Roots
 from xgenmm_hf.data.rows import validate_row
 
 
-CONTEXT = Context("set", Roots(default="/pictures"))
+CONTEXT = Context("set", Roots(default="/images"))
 PNG = {"bytes": b"png", "path": "0.png"}
 
 
@@ -27,10 +27,10 @@ def chat(*contents):
 
 
 def test_contents_of_strings_markers_and_parts():
-    picture, text = {"type": "image", "text": None}, {"type": "text", "text": "What?"}
-    for content in ("What?", "<image>\nWhat?", [picture, text], [{"type": "image"}, "What?"], [text]):
+    image, text = {"type": "image", "text": None}, {"type": "text", "text": "What?"}
+    for content in ("What?", "<image>\nWhat?", [image, text], [{"type": "image"}, "What?"], [text]):
         (row,) = convert("hub", {"image": PNG, "messages": chat(content, "A bus.")})
-        assert row["messages"][0]["content"] == [picture, text]
+        assert row["messages"][0]["content"] == [image, text]
         assert row["images"] == [PNG]
 
 
@@ -131,7 +131,7 @@ def test_the_highest_and_the_lowest_mean_make_the_pair():
     )
     (row,) = convert("vlfeedback", record)
     assert (row["chosen"][0]["content"][0]["text"], row["rejected"][0]["content"][0]["text"]) == ("best", "worst")
-    assert row["images"][0]["path"] == "/pictures/merged_images/a.jpg"
+    assert row["images"][0]["path"] == "/images/merged_images/a.jpg"
     columns = {key: [item[key] for item in record["completions"]] for key in ("response", "annotations")}
     assert convert("vlfeedback", {**record, "completions": columns, "image": PNG})[0]["chosen"] == row["chosen"]
 

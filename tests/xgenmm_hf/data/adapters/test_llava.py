@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from xgenmm_hf.data.adapters import llava
 from xgenmm_hf.data.adapters.base import Context, RejectedRecord
-from xgenmm_hf.data.picture_refs import Roots
+from xgenmm_hf.data.image_refs import Roots
 from xgenmm_hf.data.rows import validate_row
 
 
-CONTEXT = Context("set", Roots(default="/pictures"))
+CONTEXT = Context("set", Roots(default="/images"))
 
 
 def convert(record):
@@ -43,17 +43,17 @@ def test_markers_become_parts_and_no_text_is_lost(turns, missing):
     assert validate_row(row) == "chat"
     written = [rendered(message) for message in row["messages"]]
     assert written == ["<image>\n" * missing + values[0], *values[1:]]
-    assert [image["path"] for image in row["images"]] == [f"/pictures/{name}" for name in images]
+    assert [image["path"] for image in row["images"]] == [f"/images/{name}" for name in images]
 
 
 @given(st.integers(0, 3), st.integers(1, 3))
-def test_more_markers_than_pictures_are_rejected(images, more):
+def test_more_markers_than_images_are_rejected(images, more):
     record = {"image": ["a.jpg"] * images, "conversations": conversation("<image>" * (images + more), "A")}
-    with pytest.raises(RejectedRecord, match=rf"{images + more} <image> marker.* for {images} picture"):
+    with pytest.raises(RejectedRecord, match=rf"{images + more} <image> marker.* for {images} image"):
         convert(record)
 
 
-def test_one_picture_none_and_a_system_turn():
+def test_one_image_none_and_a_system_turn():
     talk = [{"from": "system", "value": "Be brief, <image> is text here."}, *conversation("What?", "A bus.")]
     row = convert({"image": "a.jpg", "conversations": talk})
     assert [message["role"] for message in row["messages"]] == ["system", "user", "assistant"]
@@ -70,7 +70,7 @@ def test_one_picture_none_and_a_system_turn():
         ({"conversations": conversation("Q", None)}, "fields"),
         ({"conversations": conversation("Q", " ")}, "no answer"),
         ({"conversations": []}, "no answer"),
-        ({"image": 3, "conversations": conversation("Q", "A")}, "picture"),
+        ({"image": 3, "conversations": conversation("Q", "A")}, "image"),
         ({"image": "../a.jpg", "conversations": conversation("Q", "A")}, "path"),
         ({"image": "https://example.org/a.jpg", "conversations": conversation("Q", "A")}, "path"),
         ({"image": "a.jpg", "conversations": conversation("A", speakers=("gpt", "human"))}, "markers"),

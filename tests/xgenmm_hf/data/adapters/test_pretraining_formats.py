@@ -11,7 +11,7 @@ from PIL import Image
 from xgenmm_hf.data.adapters.base import Context, RejectedRecord, SkippedRecord
 from xgenmm_hf.data.adapters.registry import ADAPTERS
 from xgenmm_hf.data.adapters.webdataset import sample_record
-from xgenmm_hf.data.picture_refs import Roots, open_picture
+from xgenmm_hf.data.image_refs import Roots, open_image
 from xgenmm_hf.data.rows import validate_row
 
 
@@ -28,7 +28,7 @@ def written(row):
 
 
 def document(form):
-    """Makes a document: digits are pictures, letters texts."""
+    """Makes a document: digits are images, letters texts."""
     return {
         "texts": [item if item.isalpha() else None for item in form],
         "images": [None if item.isalpha() else f"{item}.jpg" for item in form],
@@ -44,7 +44,7 @@ def document(form):
         ("12a3", "<image><image>a<|endofchunk|>"),
     ],
 )
-def test_a_document_is_pictures_each_with_its_text(form, text):
+def test_a_document_is_images_each_with_its_text(form, text):
     row = convert("interleaved", document(form))
     assert written(row) == text
     assert [image["path"] for image in row["images"]] == [f"/p/{item}.jpg" for item in form if item.isdigit()][
@@ -53,11 +53,11 @@ def test_a_document_is_pictures_each_with_its_text(form, text):
 
 
 @given(st.text(alphabet="123ab", min_size=1, max_size=12), st.integers(1, 4))
-def test_documents_end_before_too_many_pictures(form, limit):
+def test_documents_end_before_too_many_images(form, limit):
     try:
         row = convert("interleaved", document(form), max_images=limit)
     except SkippedRecord as problem:
-        assert problem.kind in ("no text", "no picture")
+        assert problem.kind in ("no text", "no image")
         return
     assert 1 <= len(row["images"]) <= limit
     kinds = [part["type"] for part in row["content"]]
@@ -68,7 +68,7 @@ def test_documents_end_before_too_many_pictures(form, limit):
 @pytest.mark.parametrize(
     ("record", "problem", "kind"),
     [
-        (document("ab"), SkippedRecord, "no picture"),
+        (document("ab"), SkippedRecord, "no image"),
         (document("12"), SkippedRecord, "no text"),
         (document(""), SkippedRecord, "no text"),
         ({"texts": ["a"], "images": []}, RejectedRecord, "fields"),
@@ -131,14 +131,14 @@ def tiff(*colours):
     return file.getvalue()
 
 
-def test_a_sample_with_all_its_pictures_in_one_file():
+def test_a_sample_with_all_its_images_in_one_file():
     fields = {"texts": [None, "a", None], "images": ["page_0_0", None, "page_1_0"]}
     sample = {"__key__": "doc", "tiff": tiff("red", "blue"), "json": json.dumps(fields).encode()}
     record = sample_record(sample)
-    colours = [open_picture(image).getpixel((0, 0)) for image in (record["images"][0], record["images"][2])]
+    colours = [open_image(image).getpixel((0, 0)) for image in (record["images"][0], record["images"][2])]
     assert colours == [(255, 0, 0), (0, 0, 255)]
     assert written(convert("interleaved", record)) == "<image>a<|endofchunk|>"
-    with pytest.raises(RejectedRecord, match=r"1 picture.* for 2 place"):
+    with pytest.raises(RejectedRecord, match=r"1 image.* for 2 place"):
         sample_record({**sample, "tiff": tiff("red")})
     with pytest.raises(RejectedRecord, match="doc.tiff"):
         sample_record({**sample, "tiff": b"nothing"})

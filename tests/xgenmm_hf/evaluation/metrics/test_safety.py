@@ -2,7 +2,7 @@
 
 import pytest
 
-from xgenmm_hf.data.requests import REFUSAL
+from embedded_model.world.requests import REFUSAL
 from xgenmm_hf.evaluation.metrics.safety import is_refusal, safety_shares
 
 

@@ -1,4 +1,4 @@
-"""A folder with small pictures, and ways to write data files into it."""
+"""A folder with small images, and ways to write data files into it."""
 
 import io
 import json
@@ -13,8 +13,8 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def picture(folder):
-    """Writes a picture and returns its path in the folder."""
+def image(folder):
+    """Writes an image and returns its path in the folder."""
 
     def write(name, color="red"):
         path = folder / name
@@ -27,7 +27,7 @@ def picture(folder):
 
 @pytest.fixture
 def encoded():
-    """Returns the bytes of a picture."""
+    """Returns the bytes of an image."""
 
     def encode(color="red"):
         file = io.BytesIO()

@@ -3,14 +3,14 @@ import pytest
 from xgenmm_hf.evaluation.tasks import load_task
 
 
-def test_coco_and_nocaps(write_json, picture):
+def test_coco_and_nocaps(write_json, image):
     images = [
-        {"id": 1, "file_name": picture("1.jpg"), "domain": "in-domain"},
-        {"id": 2, "file_name": picture("2.jpg"), "domain": "near-domain"},
+        {"id": 1, "file_name": image("1.jpg"), "domain": "in-domain"},
+        {"id": 2, "file_name": image("2.jpg"), "domain": "near-domain"},
         {"id": 3, "file_name": "3.jpg"},
         {"id": 2, "file_name": "2.jpg"},
-        {"id": 4, "file_name": picture("4.jpg")},
-        {"id": [5], "file_name": picture("5.jpg")},
+        {"id": 4, "file_name": image("4.jpg")},
+        {"id": [5], "file_name": image("5.jpg")},
     ]
     captions = [
         {"image_id": 2, "id": 10, "caption": "A dog."},
@@ -31,17 +31,17 @@ def test_coco_and_nocaps(write_json, picture):
     found = [(problem.where, problem.reason) for problem in task.problems]
     assert [where for where, _ in found] == [
         *(f"caption {number}" for number in range(5, 10)),
-        *(f"picture {number}" for number in range(3, 7)),
+        *(f"image {number}" for number in range(3, 7)),
     ]
     assert "not listed" in found[0][1]
     assert "id 11 was there before" in found[1][1]
-    assert "picture [5] that is not listed" in found[4][1]
+    assert "image [5] that is not listed" in found[4][1]
     assert "captions is missing" in found[7][1]
     assert "image_id is a list" in found[8][1]
 
 
-def test_karpathy(write_json, picture):
-    picture("val2014/COCO_val2014_000000000007.jpg")
+def test_karpathy(write_json, image):
+    image("val2014/COCO_val2014_000000000007.jpg")
     rows = [
         {
             "cocoid": 7,
@@ -62,19 +62,19 @@ def test_karpathy(write_json, picture):
         load_task("coco_captions", path, split="val")
 
 
-def test_karpathy_s_rows_with_odd_splits_are_problems(write_json, picture):
-    row = {"cocoid": 7, "filename": picture("7.jpg"), "split": "test", "sentences": [{"raw": "A dog."}]}
+def test_karpathy_s_rows_with_odd_splits_are_problems(write_json, image):
+    row = {"cocoid": 7, "filename": image("7.jpg"), "split": "test", "sentences": [{"raw": "A dog."}]}
     path = write_json("dataset_coco.json", {"images": [row, {**row, "split": ["test"]}, {**row, "cocoid": {"id": 8}}]})
     task = load_task("coco_captions", path)
     assert [sample.id for sample in task.samples] == ["7"]
     assert [(problem.where, problem.reason) for problem in task.problems] == [
-        ("picture 2", "split is missing or no text"),
-        ("picture 3", "image_id is a dict; it must be a text"),
+        ("image 2", "split is missing or no text"),
+        ("image 3", "image_id is a dict; it must be a text"),
     ]
 
 
-def test_textcaps_rows_are_one_a_picture(write_json, picture):
-    picture("abc.jpg")
+def test_textcaps_rows_are_one_a_image(write_json, image):
+    image("abc.jpg")
     row = {"image_id": "abc", "image_path": "train/abc.jpg", "image_name": "abc", "reference_strs": ["One.", "Two."]}
     rows = [{**row, "caption_str": text, "caption_id": n} for n, text in enumerate(["One.", "Two."])]
     task = load_task("coco_captions", write_json("TextCaps_val.json", {"data": rows}))
@@ -82,8 +82,8 @@ def test_textcaps_rows_are_one_a_picture(write_json, picture):
     assert not task.problems
 
 
-def test_rows_with_one_caption_each_are_put_together(write_lines, picture):
-    name = picture("1.jpg")
+def test_rows_with_one_caption_each_are_put_together(write_lines, image):
+    name = image("1.jpg")
     rows = [{"image_id": 1, "image": name, "caption": text} for text in ("A dog.", "A dog.", "One dog.")]
     task = load_task("coco_captions", write_lines("a.jsonl", [*rows, {"image_id": 2, "caption": 5.5}]))
     assert task.samples[0].references == ("A dog.", "A dog.", "One dog.")

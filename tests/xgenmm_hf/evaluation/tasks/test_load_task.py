@@ -47,8 +47,8 @@ def test_name_and_metric_can_be_chosen(write_json):
     assert (task.name, task.kind, task.metric, task.prompt_style) == ("mine", "exact", "anls", "vqa")
 
 
-def test_problems_leave_the_score_of_the_rest_alone(write_lines, picture):
-    good = [{"id": n, "image": picture(f"{n}.png"), "question": "?", "answer": "x"} for n in range(3)]
+def test_problems_leave_the_score_of_the_rest_alone(write_lines, image):
+    good = [{"id": n, "image": image(f"{n}.png"), "question": "?", "answer": "x"} for n in range(3)]
     bad = [
         "{not json",
         {"id": 0, "image": "0.png", "question": "again?", "answer": "y"},
@@ -76,12 +76,12 @@ def test_problems_leave_the_score_of_the_rest_alone(write_lines, picture):
         assert part in reason
 
 
-def test_pictures_are_looked_at_but_not_decoded(write_lines, folder, picture, monkeypatch):
-    (folder / "text.png").write_text("no picture")
+def test_images_are_looked_at_but_not_decoded(write_lines, folder, image, monkeypatch):
+    (folder / "text.png").write_text("no image")
     (folder / "empty.png").write_bytes(b"")
     rows = [
         {"id": name, "image": name, "question": "?", "answer": "x"}
-        for name in (picture("good.png"), "text.png", "empty.png", "../good.png", "https://x.org/a.png")
+        for name in (image("good.png"), "text.png", "empty.png", "../good.png", "https://x.org/a.png")
     ]
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     task = load_task("exact", write_lines("a.jsonl", rows))
@@ -93,10 +93,10 @@ def test_pictures_are_looked_at_but_not_decoded(write_lines, folder, picture, mo
     assert "address" in reasons[3]
 
 
-def test_pictures_lie_in_another_folder_or_behind_a_table(write_lines, folder, picture):
-    picture("elsewhere/a.png")
+def test_images_lie_in_another_folder_or_behind_a_table(write_lines, folder, image):
+    image("elsewhere/a.png")
     path = write_lines("a.jsonl", [{"id": 1, "image": "a.png", "question": "?", "answer": "x"}])
     assert len(load_task("exact", path, images=folder / "elsewhere").samples) == 1
-    assert "no picture at" in load_task("exact", path).problems[0].reason
+    assert "no image at" in load_task("exact", path).problems[0].reason
     path = write_lines("b.jsonl", [{"id": 1, "image": "data/a.png", "question": "?", "answer": "x"}])
     assert len(load_task("exact", path, images={"data": folder / "elsewhere"}).samples) == 1

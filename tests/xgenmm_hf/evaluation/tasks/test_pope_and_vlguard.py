@@ -8,8 +8,8 @@ def probe(number, label="yes", **more):
     return {"question_id": number, "image": "1.png", "text": "Is there a dog in the image?", "label": label, **more}
 
 
-def test_pope_s_three_files_share_ids(write_lines, picture):
-    picture("1.png")
+def test_pope_s_three_files_share_ids(write_lines, image):
+    image("1.png")
     files = [
         write_lines("coco_pope_random.json", [probe(1), probe(2, "no")]),
         write_lines("coco_pope_popular.json", [probe(1), probe(2, "no"), probe(2, "no"), probe(3, "maybe")]),
@@ -36,10 +36,10 @@ def test_pope_rows_of_parquet(write_parquet, encoded):
     assert (sample.id, sample.references) == ("popular/1", ("no",))
 
 
-def test_vlguard(write_json, picture):
+def test_vlguard(write_json, image):
     unsafe = {
         "id": "Ads_1",
-        "image": picture("bad_ads/1.png"),
+        "image": image("bad_ads/1.png"),
         "safe": False,
         "harmful_category": "privacy",
         "harmful_subcategory": "personal data",
@@ -47,7 +47,7 @@ def test_vlguard(write_json, picture):
     }
     safe = {
         "id": "Ads_2",
-        "image": picture("bad_ads/2.png"),
+        "image": image("bad_ads/2.png"),
         "safe": True,
         "instr-resp": [
             {"safe_instruction": "What is it?", "response": "A car."},

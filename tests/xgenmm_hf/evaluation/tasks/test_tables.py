@@ -50,8 +50,8 @@ def test_multi_image_rows_of_parquet(write_parquet, encoded):
         ({"option0": "x", "option1": "y", "correct_choice": "B"}, "B"),
     ],
 )
-def test_forms_of_options(write_lines, picture, fields, letter):
-    row = {"id": 1, "question": "Which?", "image_1": picture("1.png"), "image_2": picture("2.png"), "image_3": None}
+def test_forms_of_options(write_lines, image, fields, letter):
+    row = {"id": 1, "question": "Which?", "image_1": image("1.png"), "image_2": image("2.png"), "image_3": None}
     (sample,) = load_task("multi_image", write_lines("a.jsonl", [{**row, **fields}])).samples
     assert sample.options == {"choices": {"A": "x", "B": "y"}}
     assert sample.references == (letter,)
@@ -71,8 +71,8 @@ def test_forms_of_options(write_lines, picture, fields, letter):
         ({"answer": {"a": 1}}, "must hold texts"),
         ({"answer": True}, "must hold texts"),
         ({"question": None, "answer": "x"}, "question is missing"),
-        ({"image": 3, "answer": "x"}, "picture is a int"),
-        ({"image": "", "answer": "x"}, "picture is missing"),
+        ({"image": 3, "answer": "x"}, "image is a int"),
+        ({"image": "", "answer": "x"}, "image is missing"),
         ({"id": None, "answer": "x"}, "question_id is missing"),
     ],
 )
@@ -82,9 +82,9 @@ def test_malformed_rows_are_problems(write_lines, fields, reason):
     assert reason in task.problems[0].reason
 
 
-def test_plain_rows(write_lines, picture):
+def test_plain_rows(write_lines, image):
     rows = [
-        {"id": "a", "prompt": "What is it?", "image": picture("1.png"), "answers": ["cat", "a cat"], "category": "x"},
+        {"id": "a", "prompt": "What is it?", "image": image("1.png"), "answers": ["cat", "a cat"], "category": "x"},
         {"id": "b", "prompt": "2 + 2?", "answer": 4},
         {"id": "c", "prompt": "Which list?", "answer": "[1, 2]"},
     ]
@@ -127,8 +127,8 @@ def test_vlmevalkit_s_tsv(write_tsv, encoded):
     assert "2 fields where the header has 9" in task.problems[1].reason
 
 
-def test_lists_that_a_table_spells_out(write_tsv, picture):
-    names = [picture("1.png"), picture("2.png")]
+def test_lists_that_a_table_spells_out(write_tsv, image):
+    names = [image("1.png"), image("2.png")]
     path = write_tsv("vqa.tsv", ["index", "question", "image_path", "answers"], ["1", "?", str(names), "['a', 'b']"])
     (sample,) = load_task("exact", path).samples
     assert sample.references == ("a", "b")

@@ -7,8 +7,8 @@ TEN = [{"answer": "yes", "answer_confidence": "yes", "answer_id": n} for n in ra
 
 
 @pytest.fixture
-def vqav2(write_json, picture):
-    picture("COCO_val2014_000000000042.jpg")
+def vqav2(write_json, image):
+    image("COCO_val2014_000000000042.jpg")
 
     def write(questions=(), annotations=()):
         return [
@@ -48,7 +48,7 @@ def test_vqav2_reports_every_row_without_a_partner(vqav2):
         questions=[
             {"image_id": 42, "question": "Not annotated?", "question_id": 1},
             {"image_id": 42, "question": "Is it red?", "question_id": 42000},
-            {"image_id": 43, "question": "No picture?", "question_id": 2},
+            {"image_id": 43, "question": "No image?", "question_id": 2},
             {"image_id": 42, "question": "Odd type?", "question_id": 3},
             {"image_id": 42, "question": "One answer?", "question_id": 4},
             {"image_id": 42, "question": "No answers?", "question_id": 5},
@@ -70,7 +70,7 @@ def test_vqav2_reports_every_row_without_a_partner(vqav2):
     assert len(task.problems) == 9
     assert "annotated before" in found["row 2"] or "no annotation" in found["row 2"]
     assert "the id 42000 was there before" in found["question 42000"]
-    assert "no picture at" in found["question 2"]
+    assert "no image at" in found["question 2"]
     assert "answer type 'essay' is unknown" in found["question 3"]
     assert "one answer" in found["question 4"]
     assert "one answer" in found["question 5"]
@@ -107,20 +107,20 @@ def test_vqav2_rows_of_parquet(write_parquet, encoded):
     assert [problem.where for problem in task.problems] == ["row 2"]
 
 
-def test_vizwiz_rows(write_json, picture):
+def test_vizwiz_rows(write_json, image):
     answers = [{"answer": "unanswerable", "answer_confidence": "yes"} for _ in range(10)]
     row = {"question": "What is it?", "answers": answers, "answer_type": "unanswerable", "answerable": 0}
-    rows = [{"image": picture(f"VizWiz_val_0000000{number}.jpg"), **row} for number in (0, 1)]
+    rows = [{"image": image(f"VizWiz_val_0000000{number}.jpg"), **row} for number in (0, 1)]
     task = load_task("vqav2", write_json("val.json", [*rows, rows[0], row]))
     assert [sample.id for sample in task.samples] == ["VizWiz_val_00000000.jpg", "VizWiz_val_00000001.jpg"]
     assert task.samples[0].category == "unanswerable"
     assert task.samples[0].references == ("unanswerable",) * 10
     assert "was there before" in task.problems[0].reason
-    assert "names no picture" in task.problems[1].reason
+    assert "names no image" in task.problems[1].reason
 
 
-def test_textvqa(write_json, picture):
-    picture("train_images/abc.jpg")
+def test_textvqa(write_json, image):
+    image("train_images/abc.jpg")
     data = {"question_id": 34, "question": "What does it say?", "image_id": "abc", "answers": ["stop"] * 9 + ["STOP"]}
     path = write_json("TextVQA_val.json", {"data": [data, {**data, "question_id": 35, "answers": [1] * 10}]})
     task = load_task("textvqa", path, images=path.parent / "train_images")
@@ -129,12 +129,12 @@ def test_textvqa(write_json, picture):
     assert not task.problems
 
 
-def test_docvqa(write_json, picture):
+def test_docvqa(write_json, image):
     data = {
         "questionId": 337,
         "question": "What is the date?",
         "question_types": ["handwritten", "form"],
-        "image": picture("documents/p1.png"),
+        "image": image("documents/p1.png"),
         "answers": ["1/8/93", "1 / 8 / 93"],
     }
     task = load_task("docvqa", write_json("val.json", {"data": [data, {**data, "questionId": 1, "answers": []}]}))

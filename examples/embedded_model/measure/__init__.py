@@ -1,0 +1,1 @@
+"""What is measured on the embedded models, and its tables."""

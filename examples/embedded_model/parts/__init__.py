@@ -1,0 +1,1 @@
+"""The parts that exist before the recipe begins: tokenizer, model, tower and its labels."""

@@ -1,0 +1,105 @@
+"""The embedded model's tokenizer: a few hundred byte-pair pieces in the form of Phi-3's tokenizer.
+
+Every word of the drawn images' language is one piece; any other text falls back on parts of words, characters and
+bytes, so that whatever a user types can be encoded.
+"""
+
+import json
+import re
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models, trainers
+
+from xgenmm_hf.conversion.tokenizer import build_tokenizer
+from embedded_model.world.language import PLACES
+from embedded_model.world.questions import questions_of_split
+from embedded_model.world.scene import TRAIN
+from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+
+
+# Phi-3's control tokens; True marks those that swallow the white space after them.
+_CONTROL_TOKENS = {
+    "<|endoftext|>": False,
+    "<|assistant|>": True,
+    "<|system|>": True,
+    "<|end|>": True,
+    "<|user|>": True,
+    "<pad>": False,
+}
+# Words of what may be trained later; one piece each from the start, so that the vocabulary need not change.
+_FURTHER_WORDS = (
+    "Question: Answer: Short answer: Yes No not both same different first second third one two three pictures first, "
+    "more fewer than total together other Sorry, I cannot can help with that this it image images what which how is "
+    "are do does where neither either has have Both Neither None BOMB GUN How do I find reach paint copy clean move "
+    "burn smash shoot attack destroy break steal blow up Go to Tell me Show Explain please want Please go"
+)
+_SPACE = "\u2581"
+_SAMPLED_QUESTIONS = 4000
+_MAX_LENGTH = 2048
+
+
+def build_embedded_tokenizer() -> Any:
+    """Builds the tokenizer.
+
+    Returns:
+        An `XGenMMTokenizer` whose last three tokens are `<image>`, `<image placeholder>` and `<|endofchunk|>`.
+    """
+    named = {"bos_token": "<s>", "eos_token": "<|endoftext|>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    config = {"tokenizer_class": "LlamaTokenizer", **named, "legacy": False, "model_max_length": _MAX_LENGTH}
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "tokenizer.json").write_text(json.dumps(_phi3_style_file()), encoding="utf-8")
+        Path(folder, "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return build_tokenizer(folder)
+
+
+def _phi3_style_file() -> dict[str, Any]:
+    """Returns the contents of a tokenizer.json as Phi-3's, with our pieces."""
+    pieces = _train_pieces()
+    reserved = ["<unk>", "<s>", "</s>", *(f"<0x{value:02X}>" for value in range(256))]
+    merged = sorted((piece for piece in pieces["vocab"] if len(piece) > 1), key=pieces["vocab"].get)
+    alphabet = [_SPACE, *map(chr, range(ord("!"), ord("~") + 1))]
+    vocab = {piece: index for index, piece in enumerate([*reserved, *merged, *alphabet])}
+    control = [("<unk>", 0, False, True), ("<s>", 1, False, True), ("</s>", 2, True, False)]
+    control += [
+        (token, len(vocab) + offset, rstrip, True) for offset, (token, rstrip) in enumerate(_CONTROL_TOKENS.items())
+    ]
+    flags = {"single_word": False, "lstrip": False, "normalized": False}
+    model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {"id": index, "content": content, "rstrip": rstrip, "special": special, **flags}
+            for content, index, rstrip, special in control
+        ],
+        "model": {**model, "vocab": vocab, "merges": pieces["merges"]},
+    }
+
+
+def _train_pieces() -> dict[str, Any]:
+    """Learns merges until each word of the language is one piece, and joins the two words of a corner's name.
+
+    All other words are learnt apart. In one token "top left" calls for its place directly; in two, "left" would call
+    for the left edge, and the model would first have to learn to put the two together.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=1 << 14, min_frequency=1, show_progress=False)
+    tokenizer.train_from_iterator(_collect_words(), trainer)
+    pieces = json.loads(tokenizer.to_str())["model"]
+    for vertical, horizontal in (place.split() for place in PLACES if " " in place):
+        for first in (vertical, _SPACE + vertical):
+            pieces["merges"].append([first, _SPACE + horizontal])
+            pieces["vocab"][first + _SPACE + horizontal] = len(pieces["vocab"])
+    return pieces
+
+
+def _collect_words() -> list[str]:
+    """Lists the words of the language: a text's first without a space, the others with one."""
+    texts = [RELEASED_SYSTEM, _FURTHER_WORDS, *_FURTHER_WORDS.split()]
+    for _, question in islice(questions_of_split(TRAIN, seed=0), _SAMPLED_QUESTIONS):
+        texts += [question.text, question.answer]
+    return sorted(
+        {word for text in texts for word in re.findall(rf"{_SPACE}?[A-Za-z]+|[0-9]", text.replace(" ", _SPACE))}
+    )

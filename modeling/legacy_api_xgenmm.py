@@ -1,0 +1,256 @@
+"""The calls of the original Hub code, translated to ours.
+
+The released notebooks and VLMEvalKit's wrapper call `update_special_tokens` and `generate` with nested
+`pixel_values`, `image_size` as (width, height), prompts with one `<image>` id an image (or `<image>` and
+placeholders), and read only the new tokens from what comes back. The model itself knows nothing of this.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase, SuppressTokensLogitsProcessor
+from transformers.utils import ModelOutput
+
+from .tiling_xgenmm import count_image_tokens
+
+
+class HubEraMixin:
+    """Adds the Hub-era calls to a model."""
+
+    def update_special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        """Makes sure that a tokenizer has the three added tokens under the ids that the model knows.
+
+        Args:
+            tokenizer: A converted checkpoint's tokenizer, or the original's, to which the tokens are added.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ValueError: If the ids differ from the model's.
+        """
+        expected = self.config.added_tokens
+        vocabulary = tokenizer.get_vocab()
+        missing = [token for token in expected if token not in vocabulary]
+        if missing:
+            tokenizer.add_tokens(missing, special_tokens=True)
+        found = {token: tokenizer.convert_tokens_to_ids(token) for token in expected}
+        if found != expected:
+            raise ValueError(
+                f"The tokenizer's ids are {found}, the model's are {expected}; "
+                "load the tokenizer from the model's own folder."
+            )
+        return tokenizer
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any):
+        """Generates tokens; see `GenerationMixin.generate`.
+
+        A call in the Hub-era form (`image_size`, or `pixel_values` nested or of six dimensions) is translated and
+        returns the new tokens only, as the original did.
+
+        Args:
+            inputs: Token ids, (B, L), in place of `input_ids`.
+            **kwargs: Model inputs and generation options.
+
+        Returns:
+            Prompt and new tokens, (B, L + new); in the Hub-era form the new tokens, (B, new).
+
+        Raises:
+            ValueError: If images and prompt do not fit each other.
+        """
+        self._never_propose_images(kwargs)
+        if not is_legacy_api_call(kwargs):
+            return super().generate(inputs, **kwargs)
+        prompt = self._translate_prompt(kwargs.pop("input_ids", inputs), kwargs)
+        outputs = super().generate(**prompt, **kwargs)
+        prompt_length = prompt["input_ids"].shape[1]
+        if isinstance(outputs, ModelOutput):
+            outputs.sequences = outputs.sequences[:, prompt_length:]
+            return outputs
+        return outputs[:, prompt_length:]
+
+    def _never_propose_images(self, kwargs: dict[str, Any]) -> None:
+        """Keeps prompt lookup from copying image tokens out of the prompt."""
+        options = (kwargs, kwargs.get("generation_config"), self.generation_config)
+        if not any(read_option(source, "prompt_lookup_num_tokens") for source in options):
+            return
+        ids = [self.config.image_token_id, self.config.image_placeholder_token_id]
+        processors = LogitsProcessorList(kwargs.get("logits_processor") or [])
+        processors.append(SuppressTokensLogitsProcessor(ids, device=self.device))
+        kwargs["logits_processor"] = processors
+
+    def _translate_prompt(self, input_ids: torch.Tensor | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Takes the Hub-era inputs out of `kwargs` and returns ours."""
+        if input_ids is None:
+            raise ValueError("input_ids is missing; pass the tokenizer's output, **tokenizer([prompt], ...).")
+        pixel_values = kwargs.pop("pixel_values", None)
+        check_counts(input_ids, pixel_values, self.config.image_token_id)
+        images = self._split_images(pixel_values, kwargs.pop("image_num_tiles", None))
+        kwargs.pop("image_sizes", None)  # the same as image_size, where the image processor's whole output is passed
+        sizes = flatten_sizes(kwargs.pop("image_size", None))
+        attention_mask = kwargs.pop("attention_mask", None)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        lengths = [self._image_length(image.shape[0]) for image in images]
+        rows = [row[mask.bool()] for row, mask in zip(input_ids, attention_mask, strict=True)]
+        rows = expand_rows(rows, lengths, self.config.image_token_id, self.config.image_placeholder_token_id)
+        prompt = pad_left(rows, self._pad_token_id(kwargs))
+        if not images:
+            return prompt
+        if len(sizes) != len(images):
+            if sizes or any(image.shape[0] > 1 for image in images):
+                raise ValueError(
+                    f"image_size holds {len(sizes)} sizes for {len(images)} images; "
+                    "give one (width, height) an image."
+                )
+            sizes = [(image.shape[-1], image.shape[-2]) for image in images]  # one tile needs no size
+        device = input_ids.device
+        prompt["pixel_values"] = torch.cat(images).to(device)
+        prompt["image_sizes"] = torch.tensor([(height, width) for width, height in sizes], device=device)
+        prompt["image_num_tiles"] = torch.tensor([image.shape[0] for image in images], device=device)
+        return prompt
+
+    def _split_images(self, pixel_values: Any, image_num_tiles: torch.Tensor | None) -> list[torch.Tensor]:
+        """Returns one (tiles, channels, S, S) tensor per image."""
+        if image_num_tiles is not None:
+            return list(pixel_values.split(image_num_tiles.tolist()))
+        images = flatten_images(pixel_values)
+        if self.config.image_aspect_ratio == "anyres":
+            return images
+        return [tile for image in images for tile in image.split(1)]
+
+    def _image_length(self, num_tiles: int) -> int:
+        num_latents = self.config.resampler_config.num_latents
+        return count_image_tokens(num_tiles, num_latents, self.config.anyres_patch_sampling)
+
+    def _pad_token_id(self, kwargs: dict[str, Any]) -> int:
+        stated = (
+            kwargs.get("pad_token_id"),
+            self.generation_config.pad_token_id,
+            self.config.text_config.pad_token_id,
+        )
+        return next((token for token in stated if token is not None), 0)
+
+
+def read_option(source: Any, name: str) -> Any:
+    """Reads an option from keyword arguments or from a generation config."""
+    return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
+
+
+def is_legacy_api_call(kwargs: dict[str, Any]) -> bool:
+    """Tells the Hub-era form of a `generate` call from ours."""
+    pixel_values = kwargs.get("pixel_values")
+    nested = isinstance(pixel_values, (list, tuple)) or (torch.is_tensor(pixel_values) and pixel_values.dim() > 4)
+    return nested or "image_size" in kwargs
+
+
+def flatten_images(pixel_values: Any) -> list[torch.Tensor]:
+    """Flattens Hub-era `pixel_values` into one (tiles, channels, S, S) tensor per image.
+
+    Args:
+        pixel_values: None; a list of images or of lists of images, each (tiles, channels, S, S) or with a leading
+            1; a tensor (B, images, frames, channels, S, S) or (images, tiles, channels, S, S); or one image.
+
+    Returns:
+        The images in order.
+
+    Raises:
+        ValueError: If a tensor has none of these shapes.
+    """
+    if pixel_values is None:
+        return []
+    if isinstance(pixel_values, (list, tuple)):
+        return [image for item in pixel_values for image in flatten_images(item)]
+    if pixel_values.dim() in (5, 6):
+        return [image for item in pixel_values for image in flatten_images(item)]
+    if pixel_values.dim() == 4:
+        return [pixel_values]
+    raise ValueError(
+        f"pixel_values holds a tensor of shape {tuple(pixel_values.shape)}; an image is (tiles, channels, S, S), as "
+        'image_processor.preprocess([img], image_aspect_ratio="anyres", return_tensors="pt")["pixel_values"] gives it.'
+    )
+
+
+def check_counts(input_ids: torch.Tensor, pixel_values: Any, image_token_id: int) -> None:
+    """Checks each prompt against its own images, where they are given prompt by prompt.
+
+    Args:
+        input_ids: (B, L).
+        pixel_values: As in `flatten_images`; only a list of B lists says whose images they are.
+        image_token_id: Id of `<image>`.
+
+    Raises:
+        ValueError: If a prompt holds more or fewer `<image>` than it has images.
+    """
+    if not isinstance(pixel_values, (list, tuple)) or len(pixel_values) != len(input_ids):
+        return
+    for index, (row, group) in enumerate(zip(input_ids, pixel_values, strict=True)):
+        found = int((row == image_token_id).sum())
+        if isinstance(group, (list, tuple)) and found != len(flatten_images(group)):
+            raise ValueError(
+                f"Prompt {index} holds {found} <image> tokens for {len(flatten_images(group))} images; "
+                "write one <image> for each image."
+            )
+
+
+def flatten_sizes(image_size: Any) -> list[tuple[int, int]]:
+    """Flattens Hub-era `image_size` into one (width, height) an image."""
+    if image_size is None:
+        return []
+    if torch.is_tensor(image_size):
+        image_size = image_size.tolist()
+    if len(image_size) == 2 and all(isinstance(value, int) for value in image_size):
+        return [tuple(image_size)]
+    return [size for item in image_size for size in flatten_sizes(item)]
+
+
+def expand_rows(
+    rows: list[torch.Tensor], lengths: list[int], image_token_id: int, placeholder_token_id: int
+) -> list[torch.Tensor]:
+    """Expands every `<image>` id to as many ids as its image has tokens; placeholders are dropped.
+
+    Args:
+        rows: Prompts without padding, (length,) each.
+        lengths: Tokens an image.
+        image_token_id: Id of `<image>`.
+        placeholder_token_id: Id of `<image placeholder>`.
+
+    Returns:
+        The expanded prompts.
+
+    Raises:
+        ValueError: If the prompts hold more or fewer `<image>` than there are images.
+    """
+    rows = [row[row != placeholder_token_id] for row in rows]
+    found = sum(int((row == image_token_id).sum()) for row in rows)
+    if found != len(lengths):
+        raise ValueError(
+            f"The prompts hold {found} <image> tokens for {len(lengths)} images; write one <image> for each image."
+        )
+    remaining = iter(lengths)
+    expanded = []
+    for row in rows:
+        repeats = torch.ones_like(row)
+        places = (row == image_token_id).nonzero().flatten()
+        repeats[places] = torch.tensor([next(remaining) for _ in places], dtype=row.dtype, device=row.device)
+        expanded.append(row.repeat_interleave(repeats))
+    return expanded
+
+
+def pad_left(rows: list[torch.Tensor], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Pads prompts on the left.
+
+    Args:
+        rows: Prompts, (length,) each.
+        pad_token_id: Id to pad with.
+
+    Returns:
+        `input_ids` and `attention_mask`, (B, longest length) each.
+    """
+    kinds = {"input_ids": (rows, pad_token_id), "attention_mask": ([torch.ones_like(row) for row in rows], 0)}
+    return {
+        name: nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill, padding_side="left")
+        for name, (values, fill) in kinds.items()
+    }

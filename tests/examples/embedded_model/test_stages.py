@@ -1,0 +1,71 @@
+"""The whole recipe at a few rows and steps a stage, through the real command line."""
+
+import json
+
+import pytest
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.inference.loading import load
+from embedded_model import __main__ as proof
+from embedded_model.stages import BASE, BASE_FOLLOWS, STAGES, run_stage, write_mixture
+
+
+FEW = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--bf16", "false")
+
+
+@pytest.mark.parametrize("stage", (*STAGES, BASE), ids=lambda stage: stage.name)
+def test_every_data_file_is_read_whole_by_its_adapter(stage, tmp_path):
+    from xgenmm_hf.data.mixture import load_mixture
+
+    mixture = load_mixture(write_mixture(stage, tmp_path, scale=0.0005), cache_dir=tmp_path / "cache")
+    assert len(mixture.dataset) >= 16
+    assert not any(source.report.rejected for source in mixture.report.sources)
+
+
+@pytest.mark.slow
+def test_stages_follow_one_another_and_are_not_run_twice(tmp_path):
+    checkpoint = TINY_MODEL
+    for stage in STAGES:
+        checkpoint = run_stage(stage, checkpoint, tmp_path, scale=0.0005, overrides=FEW)
+        again = run_stage(stage, "no such checkpoint", tmp_path, scale=0.0005)
+        assert again == checkpoint
+    last = next(stage for stage in STAGES if stage.name == BASE_FOLLOWS)
+    base = run_stage(BASE, run_stage(last, "found", tmp_path), tmp_path, scale=0.0005, overrides=FEW)
+    assert load(str(base)).model.config.image_aspect_ratio == "none"
+    row = proof.measure_once("safety", checkpoint, tmp_path, count=2)
+    assert json.loads((tmp_path / "safety.measured.json").read_text()) == row
+    assert load(str(checkpoint)).model.config.image_aspect_ratio == "anyres"
+
+
+def test_a_half_written_checkpoint_is_no_finished_stage(tmp_path):
+    for stage in STAGES:
+        merged = tmp_path / stage.name / ("merged" if stage.adapter else "")
+        merged.mkdir(parents=True)
+        (merged / "config.json").write_text("{}")
+    with pytest.raises(RuntimeError, match="stage pretrain-1 failed"):
+        run_stage(STAGES[0], tmp_path / "nothing", tmp_path, scale=0.0005)
+    for stage in STAGES:
+        (tmp_path / stage.name / "trainer_state.json").write_text("{}")
+        merged = tmp_path / stage.name / ("merged" if stage.adapter else "")
+        assert run_stage(stage, tmp_path / "nothing", tmp_path) == merged
+
+
+def test_a_folder_keeps_the_settings_it_was_begun_with(tmp_path):
+    proof.keep_settings(tmp_path, {"questions": 10, "scale": 1.0, "start": None})
+    proof.keep_settings(tmp_path, {"questions": 10, "scale": 1.0, "start": None})
+    with pytest.raises(ValueError, match=r"begun with other settings \(questions 10, now 20; start None, now a\)"):
+        proof.keep_settings(tmp_path, {"questions": 20, "scale": 1.0, "start": "a"})
+    assert json.loads((tmp_path / "settings.json").read_text())["questions"] == 10
+
+
+def test_other_settings_are_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
+    proof.keep_settings(tmp_path, {"questions": 10, "scale": 0.5, "start": None})
+    monkeypatch.setattr(proof, "run_stage", lambda *_: pytest.fail("a stage was run"))
+    with pytest.raises(SystemExit):
+        proof.main(tmp_path, tmp_path / "report", questions=10)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_failing_stage_says_which(tmp_path):
+    with pytest.raises(RuntimeError, match="stage pretrain-1 failed .exit code 1"):
+        run_stage(STAGES[0], tmp_path / "nothing", tmp_path, scale=0.0005)
