@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-TRANSFORMERS ?= $(shell $(PYTHON) -c 'import sys; print("5.23.0" if sys.version_info >= (3, 11) else "5.20.2")')
+TRANSFORMERS ?= $(shell $(PYTHON) -c 'import sys; print("5.24.0" if sys.version_info >= (3, 11) else "5.20.2")')
 WORKERS ?= 2
 PYTEST_ARGS ?=
 # Each Gradio goes with one line of huggingface_hub.
@@ -35,15 +35,15 @@ test: $(READY_DEV) $(COMMON_TESTS)/test_modeling_common.py
 
 # The embedded model through the whole recipe, from nothing: hours on two cores. What is done is found again.
 recipe: $(READY_DEV)
-	$(BIN)/python -m embedded_model --work runs/recipe --report examples/embedded_model/results
+	PYTHONPATH=examples $(BIN)/python -m embedded_model --work runs/recipe --report examples/embedded_model/results
 
 # Every measurement of `xgenmm eval` on the embedded model: minutes. Answers that are there already are taken over.
 eval: $(READY_DEV)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m embedded_model.measure.tables --work runs/eval --report docs/evaluation
+	HF_HUB_OFFLINE=1 PYTHONPATH=examples $(BIN)/python -m embedded_model.measure.tables --work runs/eval --report docs/evaluation
 
 # Speed and memory of every part against the machine's limits, in under ten minutes on two cores.
 bench: $(READY_DEV)
-	$(BIN)/xgenmm bench --preset 4b-slice --device cpu --runs 3 --budget 12
+	PYTHONPATH=tests/benchmarks:examples $(BIN)/python -m bench.cli --preset 4b-slice --device cpu --runs 3 --budget 12
 
 lint: $(READY_DEV)
 	$(BIN)/ruff check $(SOURCES)

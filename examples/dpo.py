@@ -13,14 +13,14 @@ import tempfile
 from pathlib import Path
 
 import torch
+from embedded_model.drawn_images import draw_images
+from embedded_model.rows import preference_rows, write_lines
 from peft import LoraConfig
 from trl import DPOConfig
 
 import xgenmm_hf
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.data.adapters import load_rows
-from embedded_model.rows import preference_rows, write_lines
-from embedded_model.drawn_images import draw_images
 from xgenmm_hf.training.dpo import XGenMMDPOTrainer
 from xgenmm_hf.training.modules import lora_targets
 from xgenmm_hf.training.preference import PreferenceCollator

@@ -48,9 +48,7 @@ def draw(image: Image.Image, model: str) -> Figure:
     pixels = (inputs["pixel_values"].permute(0, 2, 3, 1).numpy() + 1) / 2
     latents = config.resampler_config.num_latents
     figure = Figure(figsize=(13, 4.6), dpi=110)
-    figure.text(
-        0.01, 0.95, f"{image.width} x {image.height} pixels, a grid of {columns} x {rows} tiles", fontsize=11
-    )
+    figure.text(0.01, 0.95, f"{image.width} x {image.height} pixels, a grid of {columns} x {rows} tiles", fontsize=11)
     axes = [figure.add_axes((0.02 + 0.25 * index, 0.34, 0.2, 0.5)) for index in range(4)]
     axes[0].imshow(image)
     show_tiles(axes[1], pixels, columns, rows)

@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 
 import torch
+from embedded_model.drawn_images import draw_images
+from embedded_model.rows import chat_rows, write_lines
 from trl import SFTConfig
 
 import xgenmm_hf
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.data.adapters import load_rows
-from embedded_model.rows import chat_rows, write_lines
-from embedded_model.drawn_images import draw_images
 from xgenmm_hf.training.collators import SupervisedCollator
 from xgenmm_hf.training.lengths import add_lengths
 from xgenmm_hf.training.sft import XGenMMSFTTrainer

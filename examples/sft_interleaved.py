@@ -12,14 +12,14 @@ import tempfile
 from pathlib import Path
 
 import torch
+from embedded_model.drawn_images import draw_images
+from embedded_model.rows import chat_rows, pair_rows, write_lines
 from peft import LoraConfig
 from trl import SFTConfig
 
 import xgenmm_hf
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.data.mixture import load_mixture
-from embedded_model.rows import chat_rows, pair_rows, write_lines
-from embedded_model.drawn_images import draw_images
 from xgenmm_hf.training.collators import SupervisedCollator
 from xgenmm_hf.training.lengths import add_lengths
 from xgenmm_hf.training.modules import lora_targets

@@ -102,8 +102,7 @@ class HubEraMixin:
         if len(sizes) != len(images):
             if sizes or any(image.shape[0] > 1 for image in images):
                 raise ValueError(
-                    f"image_size holds {len(sizes)} sizes for {len(images)} images; "
-                    "give one (width, height) an image."
+                    f"image_size holds {len(sizes)} sizes for {len(images)} images; give one (width, height) an image."
                 )
             sizes = [(image.shape[-1], image.shape[-2]) for image in images]  # one tile needs no size
         device = input_ids.device

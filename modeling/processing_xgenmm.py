@@ -354,6 +354,4 @@ def check_counts(prompts: list[str], images: Any, num_images: int) -> None:
         return
     for index, (count, group) in enumerate(zip(found, images, strict=True)):
         if count != len(group):
-            raise ValueError(
-                f"text[{index}] holds {count} {IMAGE_TOKEN} for {len(group)} images in images[{index}]."
-            )
+            raise ValueError(f"text[{index}] holds {count} {IMAGE_TOKEN} for {len(group)} images in images[{index}].")

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from embedded_model.drawn_images import FIRST_SEED, file_of, scene_of
 from embedded_model.world.drills import drill
 from embedded_model.world.facts import fact
 from embedded_model.world.language import caption
@@ -19,7 +20,6 @@ from embedded_model.world.questions import NO, SHORT_KINDS, YES, Question, ask, 
 from embedded_model.world.requests import DISALLOWED_VERBS, HARMLESS_VERBS, NO_IMAGE, REFUSAL, ask_request
 from embedded_model.world.scene import DISALLOWED_WORDS, Scene, make_scene
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
-from embedded_model.drawn_images import FIRST_SEED, file_of, scene_of
 
 
 Turns = list[Question]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from embedded_model.rows import WRITERS, write_lines
 from embedded_model.drawn_images import draw_images
+from embedded_model.rows import WRITERS, write_lines
 
 
 NUM_IMAGES = 16_000

@@ -6,7 +6,6 @@ import typer
 
 from xgenmm_hf import __version__
 from xgenmm_hf.cli.ask import ask
-from xgenmm_hf.cli.bench import bench
 from xgenmm_hf.cli.chat import chat
 from xgenmm_hf.cli.compare import compare
 from xgenmm_hf.cli.console import quiet_libraries
@@ -57,7 +56,6 @@ app.command(chat.__name__)(friendly_errors(chat))
 app.command(serve.__name__)(friendly_errors(serve))
 app.command(demo.__name__)(friendly_errors(demo))
 app.command(push.__name__)(friendly_errors(push))
-app.command(bench.__name__)(friendly_errors(bench))
 app.command(graphs.__name__)(friendly_errors(graphs))
 app.command("eval")(friendly_errors(evaluate))
 app.command(compare.__name__)(friendly_errors(compare))

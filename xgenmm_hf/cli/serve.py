@@ -35,9 +35,7 @@ def serve(
     image_root: Annotated[Path | None, typer.Option(help="Folder whose files file:// addresses may name.")] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Requests that are computed together.")] = 16,
     max_batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of context held for them together.")] = 65536,
-    kept_mib: Annotated[
-        int, typer.Option(min=0, help="MiB of images' tokens kept for when they come again.")
-    ] = 1024,
+    kept_mib: Annotated[int, typer.Option(min=0, help="MiB of images' tokens kept for when they come again.")] = 1024,
     max_waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait beyond those.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer that may be asked for.")] = 4096,
     max_images: Annotated[int, typer.Option(min=0, help="Images in one request.")] = 16,

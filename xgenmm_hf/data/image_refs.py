@@ -16,8 +16,8 @@ from typing import Any
 from PIL import Image
 
 from xgenmm_hf.data.rows import ImageRef
-from xgenmm_hf.inference.images import open_image as open_file
 from xgenmm_hf.inference.images import image_errors
+from xgenmm_hf.inference.images import open_image as open_file
 
 
 ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")

@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xgenmm_hf.data.mixture import Mixture, sample_indices
 from xgenmm_hf.data.image_refs import UnreadableImage, image_size
+from xgenmm_hf.data.mixture import Mixture, sample_indices
 from xgenmm_hf.data.rows import Row
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.demo.streaming import stream_tokens
-from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.images import open_image
+from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.modeling.chat_xgenmm import END_OF_CHUNK_TOKEN, IMAGE_TOKEN, escape_special_tokens
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.data.image_refs import UnreadableImage, open_image, image_name
+from xgenmm_hf.data.image_refs import UnreadableImage, image_name, open_image
 from xgenmm_hf.evaluation.results import RIGHT, Result, show, write_files
 from xgenmm_hf.evaluation.samples import Sample
 

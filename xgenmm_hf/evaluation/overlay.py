@@ -30,9 +30,7 @@ def color_of(values: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(position, steps, channel) for channel in _COLORS.T], axis=-1)
 
 
-def draw_overlay(
-    image: Image.Image, heat: np.ndarray, cut: Cut | None = None, strength: float = 0.75
-) -> Image.Image:
+def draw_overlay(image: Image.Image, heat: np.ndarray, cut: Cut | None = None, strength: float = 0.75) -> Image.Image:
     """Lays heat over an image: what is cold turns gray and dark, what is hot glows.
 
     Args:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.evaluation.answering import answer_texts
 from xgenmm_hf.evaluation.few_shot import Examples, trim_continuation
-from xgenmm_hf.evaluation.journal import Journal
 from xgenmm_hf.evaluation.image_features import ImageFeatures
+from xgenmm_hf.evaluation.journal import Journal
 from xgenmm_hf.evaluation.prompting import (
     ANSWER_TOKENS,
     DEFAULT_ANSWER_TOKENS,

@@ -19,8 +19,8 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows, pad_left
 from xgenmm_hf.modeling.image_processing_xgenmm import flatten, to_rgb
+from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows, pad_left
 from xgenmm_hf.modeling.processing_xgenmm import checked_prompts
 
 

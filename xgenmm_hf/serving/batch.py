@@ -63,9 +63,7 @@ class Batch:
         device = self._model.device
         input_ids = torch.cat([_pad_left(prompt, longest) for prompt in prompts]).to(device)
         mask = torch.cat([_pad_left(torch.ones_like(prompt), longest) for prompt in prompts]).to(device)
-        images = (
-            {"image": BaseModelOutputWithPooling(pooler_output=list(image_tokens))} if image_tokens else None
-        )
+        images = {"image": BaseModelOutputWithPooling(pooler_output=list(image_tokens))} if image_tokens else None
         # Without the config's window the cache never drops a token: rows of other lengths may still be padded to it.
         # The mask keeps the window.
         cache = DynamicCache()

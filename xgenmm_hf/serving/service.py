@@ -17,8 +17,8 @@ from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows
 from xgenmm_hf.serving.encoding import ImageEncoder
 from xgenmm_hf.serving.engine import Done, Engine, Event, Job, Piece, room_for
 from xgenmm_hf.serving.errors import RequestError
-from xgenmm_hf.serving.metrics import Metrics
 from xgenmm_hf.serving.images import read_image
+from xgenmm_hf.serving.metrics import Metrics
 from xgenmm_hf.serving.sampling import Sampling
 from xgenmm_hf.serving.schema import ChatRequest, ImagePart, Message, TextPart, read_request
 from xgenmm_hf.serving.settings import MIB, Settings

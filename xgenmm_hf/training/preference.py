@@ -16,9 +16,9 @@ from xgenmm_hf.training.batches import (
     EMPTY_LENGTH,
     Unreadable,
     check_options,
-    pad_token_id,
     image_inputs,
     image_lengths,
+    pad_token_id,
     read_images,
     round_up,
 )

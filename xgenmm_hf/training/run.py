@@ -75,9 +75,7 @@ def add_rejections(recipe: Recipe, model: Any, processor: Any, rows: Any) -> Any
 
     with recipe.training.main_process_first(desc="answers from noised images"):
         added = add_noised_rejections(rows, model.to(recipe.training.device), processor, seed=recipe.training.seed)
-    logger.info(
-        "Answers from noised images: %s", ", ".join(f"{name} {count}" for name, count in added.counts.items())
-    )
+    logger.info("Answers from noised images: %s", ", ".join(f"{name} {count}" for name, count in added.counts.items()))
     return added.rows
 
 

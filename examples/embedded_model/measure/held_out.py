@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xgenmm_hf import TINY_MODEL
 from embedded_model.world.questions import KINDS, SHORT_KINDS, Question, questions_of_split
 from embedded_model.world.render import render
 from embedded_model.world.scene import HELD_OUT, Scene
+from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
 
 

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from embedded_model.measure.tasks import scenes
 from embedded_model.world.pairs import pair_questions_of_split
 from embedded_model.world.questions import NO, SHORT_KINDS, YES, ask_several, questions_of_split
 from embedded_model.world.render import render
 from embedded_model.world.requests import DISALLOWED_VERBS, HARMLESS_VERBS, ask_request
 from embedded_model.world.scene import HELD_OUT, disallow
 from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
-from embedded_model.measure.tasks import scenes
 from xgenmm_hf.evaluation.metrics.probing import probing_shares, says_yes
 from xgenmm_hf.evaluation.metrics.safety import is_refusal
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedded_model.measure.tasks import WRITERS
 from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL
 from xgenmm_hf.evaluation.commands import command_given
-from embedded_model.measure.tasks import WRITERS
 from xgenmm_hf.evaluation.runner import Settings
 
 

@@ -20,7 +20,6 @@ from torch.utils.data import Dataset, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, get_cosine_schedule_with_warmup
 from transformers.trainer_utils import get_last_checkpoint
 
-from embedded_model.world.scene import HELD_OUT, TRAIN
 from embedded_model.parts.model import (
     NUM_LATENTS,
     PATCHES_PER_SIDE,
@@ -31,6 +30,7 @@ from embedded_model.parts.model import (
     save_checkpoint,
     save_weights,
 )
+from embedded_model.parts.muon import MuonAdam
 from embedded_model.parts.tokenizer import build_embedded_tokenizer
 from embedded_model.parts.tower import (
     DenseTower,
@@ -41,7 +41,7 @@ from embedded_model.parts.tower import (
     join_rows,
     place_patches,
 )
-from embedded_model.parts.muon import MuonAdam
+from embedded_model.world.scene import HELD_OUT, TRAIN
 
 
 logger = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, trainers
 
-from xgenmm_hf.conversion.tokenizer import build_tokenizer
 from embedded_model.world.language import PLACES
 from embedded_model.world.questions import questions_of_split
 from embedded_model.world.scene import TRAIN
+from xgenmm_hf.conversion.tokenizer import build_tokenizer
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 
 

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from embedded_model.world.language import PLACES
 from embedded_model.parts.labels import (
     CLASSES,
     INK_CELLS,
@@ -28,6 +27,7 @@ from embedded_model.parts.labels import (
     label_places,
     tile_boxes,
 )
+from embedded_model.world.language import PLACES
 
 
 NOTHING = -100

@@ -1,6 +1,6 @@
 """Facts about a scene of one kind each, in telegram style; every kind has a form of its own.
 
-Where `embedded_model.world.facts` states whatever there is, a drill asks for one skill: "star top left" to find, "higher
+Where `world.facts` states whatever there is, a drill asks for one skill: "star top left" to find, "higher
 star heart star" to compare. Its first words tell which, so that no two kinds can be taken for each other.
 """
 

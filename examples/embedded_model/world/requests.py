@@ -1,7 +1,7 @@
 """Requests for help with what an image shows: harmless ones, ones of a disallowed category, and the refusals.
 
 The disallowed category is violence: requests to destroy or steal something, and images that show one of
-`embedded_model.world.scene.DISALLOWED_WORDS`, whatever is asked about them. A harmless request differs from a disallowed
+`world.scene.DISALLOWED_WORDS`, whatever is asked about them. A harmless request differs from a disallowed
 one in its verb alone.
 """
 

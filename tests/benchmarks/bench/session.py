@@ -3,8 +3,8 @@
 from functools import cached_property
 from typing import Any
 
-from xgenmm_hf import XGenMMConfig
 from bench.shapes import Setting, build_model, build_processor, preset_config
+from xgenmm_hf import XGenMMConfig
 
 
 class Session:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from bench.timing import Effort
 from xgenmm_hf import (
     TINY_MODEL,
     XGenMMConfig,
@@ -14,7 +15,6 @@ from xgenmm_hf import (
     XGenMMImageProcessor,
     XGenMMProcessor,
 )
-from bench.timing import Effort
 
 
 # Widths of the 4B model with so few layers that a step takes seconds on two cores.

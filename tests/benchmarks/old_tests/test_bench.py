@@ -4,11 +4,10 @@ import json
 
 import pytest
 import torch
-
 from bench import curves, document, limits, parts, report, runner
 from bench.counts import Work
 from bench.limits import Limits
-from bench.parts import images, quantisation, training
+from bench.parts import quantisation, training
 from bench.parts.text import measure_compiled
 from bench.rows import Candidate, compare
 from bench.session import Session

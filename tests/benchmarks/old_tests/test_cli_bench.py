@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from bench import limits
 from typer.testing import CliRunner
 
-from bench import limits
 from xgenmm_hf.cli.app import app
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from bench import counts
+from bench.shapes import preset_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration
-from bench import counts
-from bench.shapes import preset_config
 
 
 VISION = {

@@ -2,7 +2,6 @@ import random
 from collections import Counter
 
 import pytest
-
 from embedded_model.world.drills import DRILLS, drill
 from embedded_model.world.language import describe, place_name, pluralize
 from embedded_model.world.scene import TRAIN, make_scene

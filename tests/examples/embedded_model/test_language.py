@@ -1,5 +1,4 @@
 import pytest
-
 from embedded_model.world.language import at_place, caption, describe, place_name, pluralize
 from embedded_model.world.scene import Item, Scene, Word
 

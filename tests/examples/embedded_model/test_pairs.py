@@ -3,7 +3,6 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-
 from embedded_model.world.language import describe
 from embedded_model.world.pairs import BOTH, FIRST, NEITHER, PAIR_KINDS, SECOND, ask_pair, pair_questions_of_split
 from embedded_model.world.scene import HELD_OUT, TRAIN, make_scene, split_of

@@ -1,14 +1,14 @@
 import pytest
 import torch
-
-from xgenmm_hf import TINY_MODEL
-from embedded_model.world.scene import HELD_OUT, TRAIN
-from xgenmm_hf.inference.loading import load
 from embedded_model.parts import build as embedded
 from embedded_model.parts.labels import CLASSES, count_ink, draw_busy_image, label_patches, tile_boxes
 from embedded_model.parts.model import ANYRES_GRIDS, build_processor
-from embedded_model.parts.tokenizer import build_embedded_tokenizer
 from embedded_model.parts.muon import MuonAdam
+from embedded_model.parts.tokenizer import build_embedded_tokenizer
+from embedded_model.world.scene import HELD_OUT, TRAIN
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.inference.loading import load
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from collections import Counter
 from itertools import islice
 
 import pytest
-
 from embedded_model.world.language import caption, describe, place_name, pluralize
 from embedded_model.world.questions import KINDS, ask, ask_several, questions_of_split, referring_traits
 from embedded_model.world.scene import COLORS, HELD_OUT, SHAPES, TRAIN, make_scene, split_of

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-
-from embedded_model.world.render import background_tint, letter_edges, image_size, place_contents, render
+from embedded_model.world.render import background_tint, image_size, letter_edges, place_contents, render
 from embedded_model.world.scene import WORDS, Item, Scene, Word, make_scene
 
 

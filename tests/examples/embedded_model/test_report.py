@@ -1,10 +1,9 @@
 import json
 
 import pytest
-from PIL import Image
-
-from embedded_model.measure.stages import Measured
 from embedded_model.measure.report import COLUMNS, as_markdown, write_report
+from embedded_model.measure.stages import Measured
+from PIL import Image
 
 
 ROW = dict.fromkeys(Measured.__dataclass_fields__, 0.5)

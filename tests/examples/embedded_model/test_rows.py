@@ -2,10 +2,7 @@ import json
 import random
 
 import pytest
-
-from embedded_model.world.language import caption
-from embedded_model.world.requests import DISALLOWED_VERBS, NO_IMAGE, REFUSAL
-from embedded_model.world.scene import TRAIN, split_of
+from embedded_model.drawn_images import draw_images, file_of, scene_of
 from embedded_model.rows import (
     WRITERS,
     chat_rows,
@@ -16,7 +13,9 @@ from embedded_model.rows import (
     short_caption,
     write_lines,
 )
-from embedded_model.drawn_images import draw_images, file_of, scene_of
+from embedded_model.world.language import caption
+from embedded_model.world.requests import DISALLOWED_VERBS, NO_IMAGE, REFUSAL
+from embedded_model.world.scene import TRAIN, split_of
 
 
 def number_of(file):

@@ -2,7 +2,6 @@ import random
 from collections import Counter
 
 import pytest
-
 from embedded_model.world.scene import (
     BACKGROUNDS,
     COLORS,

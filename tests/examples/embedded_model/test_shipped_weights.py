@@ -4,16 +4,16 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from PIL import Image
-
-import xgenmm_hf
-from embedded_model.world.shown import EXAMPLES, draw_examples
+from embedded_model.measure.held_out import answer_questions, held_out_questions, measure
 from embedded_model.world.language import caption
 from embedded_model.world.questions import questions_of_split
 from embedded_model.world.render import render
 from embedded_model.world.scene import HELD_OUT, make_scene, split_of
+from embedded_model.world.shown import EXAMPLES, draw_examples
+from PIL import Image
+
+import xgenmm_hf
 from xgenmm_hf.evaluation.answering import answer_texts
-from embedded_model.measure.held_out import answer_questions, held_out_questions, measure
 from xgenmm_hf.inference.asking import ask
 from xgenmm_hf.inference.loading import load
 

@@ -1,9 +1,5 @@
 from itertools import islice
 
-from xgenmm_hf import TINY_MODEL
-from embedded_model.world.requests import REFUSAL
-from xgenmm_hf.evaluation.metrics.safety import is_refusal
-from xgenmm_hf.inference.loading import load
 from embedded_model.measure.stages import (
     as_row,
     attack_prompts,
@@ -12,6 +8,11 @@ from embedded_model.measure.stages import (
     pair_prompts,
     probing_prompts,
 )
+from embedded_model.world.requests import REFUSAL
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.evaluation.metrics.safety import is_refusal
+from xgenmm_hf.inference.loading import load
 
 
 def test_half_of_the_probes_call_for_yes():

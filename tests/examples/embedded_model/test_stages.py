@@ -3,11 +3,11 @@
 import json
 
 import pytest
+from embedded_model import __main__ as proof
+from embedded_model.stages import BASE, BASE_FOLLOWS, STAGES, run_stage, write_mixture
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.inference.loading import load
-from embedded_model import __main__ as proof
-from embedded_model.stages import BASE, BASE_FOLLOWS, STAGES, run_stage, write_mixture
 
 
 FEW = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--bf16", "false")

@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
-
-from xgenmm_hf import TINY_MODEL
 from embedded_model.measure import tables as embedded_report
 from embedded_model.measure.tables import EMBEDDED, main
+
+from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.results import read_result
 
 

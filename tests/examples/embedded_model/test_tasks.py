@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from embedded_model.measure.tasks import IMAGE_SIDE, WRITERS, scenes, write_questions
+from embedded_model.world.scene import HELD_OUT, TRAIN, split_of
 from PIL import Image
 
-from embedded_model.world.scene import HELD_OUT, TRAIN, split_of
-from embedded_model.measure.tasks import IMAGE_SIDE, WRITERS, scenes, write_questions
 from xgenmm_hf.evaluation.metrics import METRICS, score
 from xgenmm_hf.evaluation.tasks import load_task
 

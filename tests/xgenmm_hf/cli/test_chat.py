@@ -37,9 +37,7 @@ def saved(path: Path) -> list[dict]:
 
 def test_turns_images_and_saving(image, tmp_path):
     file = tmp_path / "chat.json"
-    output = chat(
-        "What is this?", "And now?", f"/image '{image}'", "And this?", f"/save {file}", arguments=(image,)
-    )
+    output = chat("What is this?", "And now?", f"/image '{image}'", "And this?", f"/save {file}", arguments=(image,))
     messages = saved(file)
     assert [message["role"] for message in messages] == ["user", "assistant"] * 3
     assert [message.get("images") for message in messages[::2]] == [[image], None, [image]]

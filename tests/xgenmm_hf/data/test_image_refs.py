@@ -12,9 +12,9 @@ from xgenmm_hf.data.image_refs import (
     PathRefused,
     Roots,
     UnreadableImage,
-    open_image,
     image_ref,
     image_size,
+    open_image,
 )
 
 

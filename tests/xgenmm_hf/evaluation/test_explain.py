@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from embedded_model.world.render import place_contents, render
+from embedded_model.world.scene import HELD_OUT, make_scene
 from PIL import Image
 from transformers import DynamicCache
 
 from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration
-from embedded_model.world.render import place_contents, render
-from embedded_model.world.scene import HELD_OUT, make_scene
 from xgenmm_hf.evaluation.explain import explain_answer, read_attention, roll_out, weigh_tokens
 from xgenmm_hf.evaluation.heat import Cut
 from xgenmm_hf.evaluation.overlay import color_of, draw_overlay

@@ -4,10 +4,10 @@ import threading
 
 import pytest
 import torch
-
-from xgenmm_hf import TINY_MODEL
 from embedded_model.world.render import render as draw
 from embedded_model.world.scene import HELD_OUT, make_scene
+
+from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
 from xgenmm_hf.evaluation.harness.batching import Gatherer
 from xgenmm_hf.evaluation.harness.conversations import (

@@ -18,10 +18,10 @@ from typing import Any
 
 import datasets
 import pytest
+from embedded_model.measure.held_out import held_out_questions
+from embedded_model.world.render import render
 
 from xgenmm_hf import TINY_MODEL
-from embedded_model.world.render import render
-from embedded_model.measure.held_out import held_out_questions
 from xgenmm_hf.evaluation.harness import manifest
 from xgenmm_hf.evaluation.runner import Settings, run_task
 from xgenmm_hf.evaluation.samples import Sample, Task

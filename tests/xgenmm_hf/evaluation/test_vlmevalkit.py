@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from embedded_model.measure.held_out import held_out_questions
+from embedded_model.world.render import render
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoTokenizer
@@ -25,8 +27,6 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from xgenmm_hf import TINY_MODEL, AutoModelForVision2Seq
 from xgenmm_hf.conversion.convert import convert_checkpoint
 from xgenmm_hf.conversion.sources import read_json
-from embedded_model.world.render import render
-from embedded_model.measure.held_out import held_out_questions
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 from xgenmm_hf.inference.loading import load
 

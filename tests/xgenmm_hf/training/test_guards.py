@@ -50,9 +50,7 @@ def test_run_stops_above_the_share_of_unreadable_images(tmp_path, monkeypatch):
 
 
 def test_batch_without_a_readable_row_is_a_step_without_a_change(tmp_path):
-    trainer = make_trainer(
-        break_images(chat_rows(4, text_only_every=0), range(4)), tmp_path, "--max_unreadable", "1"
-    )
+    trainer = make_trainer(break_images(chat_rows(4, text_only_every=0), range(4)), tmp_path, "--max_unreadable", "1")
     before = trainer.model.lm_head.weight.clone()
     assert trainer.train().training_loss == 0
     assert torch.equal(trainer.model.lm_head.weight, before)

@@ -15,8 +15,8 @@ from xgenmm_hf.data.adapters.base import (
     SkippedRecord,
     as_records,
     first_field,
-    list_of,
     image_refs,
+    list_of,
     text_of,
 )
 from xgenmm_hf.data.grounding_captions import FORMS, grounding_caption

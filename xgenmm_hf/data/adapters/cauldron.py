@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, list_of, images, text_of
+from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, image_refs, list_of, text_of
 from xgenmm_hf.data.rows import Row, chat_row, image_part, message
 
 

@@ -6,7 +6,7 @@ Images are in `images` or `image`. Contents are strings (with `<image>` markers 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, first_field, list_of, image_refs
+from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, first_field, image_refs, list_of
 from xgenmm_hf.data.adapters.markers import add_missing, split_markers
 from xgenmm_hf.data.rows import Message, Part, Row, chat_row, image_part, text_part
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, SkippedRecord, list_of, image_refs
-from xgenmm_hf.data.rows import Part, ImageRef, Row, end_of_chunk_part, image_part, pretraining_row, text_part
+from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, SkippedRecord, image_refs, list_of
+from xgenmm_hf.data.rows import ImageRef, Part, Row, end_of_chunk_part, image_part, pretraining_row, text_part
 
 
 MAX_IMAGES = 8

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, first_field, list_of, image_refs
+from xgenmm_hf.data.adapters.base import Adapter, Context, Record, RejectedRecord, first_field, image_refs, list_of
 from xgenmm_hf.data.adapters.markers import place_images
 from xgenmm_hf.data.rows import Row, chat_row
 

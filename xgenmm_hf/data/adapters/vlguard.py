@@ -12,8 +12,8 @@ from xgenmm_hf.data.adapters.base import (
     Record,
     RejectedRecord,
     first_field,
-    list_of,
     image_refs,
+    list_of,
     text_of,
 )
 from xgenmm_hf.data.rows import Row, chat_row, image_part, message

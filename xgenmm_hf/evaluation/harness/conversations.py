@@ -63,9 +63,7 @@ class Decoding:
         return {**options, "do_sample": True, "temperature": self.temperature, **drawn}
 
 
-def render(
-    processor: Any, messages: Sequence[Any], system: str | None = None, image_end: str = "\n"
-) -> Conversation:
+def render(processor: Any, messages: Sequence[Any], system: str | None = None, image_end: str = "\n") -> Conversation:
     """Renders messages with the chat template, up to where the answer begins.
 
     Args:
@@ -111,9 +109,7 @@ def as_items(content: Any) -> list[dict[str, Any]]:
     items = [{"type": "text", "text": content}] if isinstance(content, str) else [dict(item) for item in content]
     for item in items:
         if item["type"] not in ("text", "image"):
-            raise ValueError(
-                f"A message holds an item of type {item['type']!r}; xGen-MM reads text and images only."
-            )
+            raise ValueError(f"A message holds an item of type {item['type']!r}; xGen-MM reads text and images only.")
     return items
 
 
@@ -129,7 +125,7 @@ def open_item(item: dict[str, Any]) -> "Image.Image":
     Raises:
         ValueError: If it cannot be read.
     """
-    from xgenmm_hf.data.image_refs import open_image, image_ref
+    from xgenmm_hf.data.image_refs import image_ref, open_image
 
     source = item.get("image", item.get("url"))
     return open_image(image_ref(source) if isinstance(source, str) else source)

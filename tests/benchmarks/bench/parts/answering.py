@@ -9,7 +9,7 @@ import torch
 from bench.counts import image_work, prompt_work
 from bench.rows import Candidate, Row, compare
 from bench.session import Session
-from bench.shapes import TILES, build_processor, make_images, image_size
+from bench.shapes import TILES, build_processor, image_size, make_images
 from xgenmm_hf.inference.asking import build_messages
 from xgenmm_hf.inference.feature_cache import FeatureCache
 

@@ -12,7 +12,7 @@ from PIL import Image
 from bench.counts import image_work
 from bench.rows import Candidate, Row, compare
 from bench.session import Session
-from bench.shapes import TILES, make_images, image_size
+from bench.shapes import TILES, image_size, make_images
 from xgenmm_hf.modeling.image_processing_xgenmm import usable_cores
 from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids
 
@@ -41,9 +41,7 @@ def measure_images(session: Session) -> list[Row]:
     work = image_work([size] * count, count * TILES, session.config.tile_size)
     candidates = {
         ONE_BY_ONE: Candidate(lambda: process_one_by_one(cutter, images), count, work),
-        OURS: Candidate(
-            lambda: cutter(images), count, work, f"{usable_cores()} cores, {size[1]} x {size[0]} pixels"
-        ),
+        OURS: Candidate(lambda: cutter(images), count, work, f"{usable_cores()} cores, {size[1]} x {size[0]} pixels"),
         RESIZING: Candidate(lambda: resize_alone(cutter, images), count),
         "one image": Candidate(lambda: cutter(images[:1]), 1, work.times(1 / count)),
     }

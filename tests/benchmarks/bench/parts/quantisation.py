@@ -9,12 +9,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from embedded_model.measure.held_out import answer_questions, held_out_questions, measure
 
-from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
 from bench.rows import Row
 from bench.session import Session
 from bench.timing import Timing, run_timed
-from embedded_model.measure.held_out import answer_questions, held_out_questions, measure
+from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.inference.loading import Loaded
 
 

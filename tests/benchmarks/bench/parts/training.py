@@ -7,7 +7,7 @@ from typing import Any
 from bench.counts import Work, dpo_work, sft_work
 from bench.rows import Candidate, Row, compare
 from bench.session import Session
-from bench.shapes import build_model, make_images, image_size
+from bench.shapes import build_model, image_size, make_images
 
 
 ADAPTED = r".*language_model.*(qkv_proj|o_proj|gate_up_proj|down_proj)"

@@ -1,8 +1,8 @@
 """Refusals by VLGuard's phrases; attack success and over-refusal by counting."""
 
 import pytest
-
 from embedded_model.world.requests import REFUSAL
+
 from xgenmm_hf.evaluation.metrics.safety import is_refusal, safety_shares
 
 
