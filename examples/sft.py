@@ -19,8 +19,8 @@ from trl import SFTConfig
 import xgenmm_hf
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.data.adapters import load_rows
+from xgenmm_hf.data.lengths import add_lengths
 from xgenmm_hf.training.collators import SupervisedCollator
-from xgenmm_hf.training.lengths import add_lengths
 from xgenmm_hf.training.sft import XGenMMSFTTrainer
 
 

@@ -19,9 +19,9 @@ from trl import SFTConfig
 
 import xgenmm_hf
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
+from xgenmm_hf.data.lengths import add_lengths
 from xgenmm_hf.data.mixture import load_mixture
 from xgenmm_hf.training.collators import SupervisedCollator
-from xgenmm_hf.training.lengths import add_lengths
 from xgenmm_hf.training.modules import lora_targets
 from xgenmm_hf.training.sft import XGenMMSFTTrainer
 

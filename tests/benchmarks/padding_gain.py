@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from xgenmm_hf.data.lengths import RowLength
 from xgenmm_hf.modeling.tiling_xgenmm import count_tiles, default_grids
-from xgenmm_hf.training.lengths import RowLength
 from xgenmm_hf.training.sampler import ModalityLengthSampler
 
 

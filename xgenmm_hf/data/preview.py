@@ -187,7 +187,7 @@ def measure_rows(
     Returns:
         Measures by source, and an entry for each row that is left out.
     """
-    from xgenmm_hf.training.lengths import measure_row
+    from xgenmm_hf.data.lengths import measure_row
 
     measures: dict[str, list[Measure]] = {}
     # Keyed, as over-sampling repeats rows.

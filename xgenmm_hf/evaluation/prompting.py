@@ -78,7 +78,7 @@ def render_prompt(
         The prompt; each image is one `<image>`.
     """
     if form == "base":
-        from xgenmm_hf.training.encoding import render_content
+        from xgenmm_hf.data.encoding import render_content
 
         images = [image for part in (*shots, sample) for image in part.images]
         return render_content(processor, {"content": base_content(sample, shots, style), "images": images})
@@ -113,7 +113,7 @@ def prepare(
     Raises:
         ValueError: If the header of an image cannot be read.
     """
-    from xgenmm_hf.training.encoding import count_tiles_and_tokens
+    from xgenmm_hf.data.encoding import count_tiles_and_tokens
 
     images = tuple(image for part in (*shots, sample) for image in part.images)
     counts = count_tiles_and_tokens(processor, [image_size(image) for image in images], image_mode)

@@ -239,8 +239,8 @@ def _prepare_all(
 
 def _identity(loaded: "Loaded", checkpoint: str, longest: int, image_mode: str | None) -> dict[str, Any]:
     """Returns what decides the answers of a run beside each sample's prompt and images, as JSON-ready values."""
+    from xgenmm_hf.data.lengths import describe_processor
     from xgenmm_hf.inference.asking import end_tokens
-    from xgenmm_hf.training.lengths import describe_processor
 
     return {
         "checkpoint": checkpoint,

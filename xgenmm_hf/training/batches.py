@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from xgenmm_hf.data.encoding import IGNORE_INDEX, EncodedRow, count_tiles_and_tokens, row_name
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.modeling.tiling_xgenmm import ASPECT_RATIO_MODES
-from xgenmm_hf.training.encoding import IGNORE_INDEX, EncodedRow, count_tiles_and_tokens, row_name
 
 
 # An empty batch is long enough for a next token, so that the model and its loss run as on any other batch.

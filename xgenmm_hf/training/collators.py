@@ -7,8 +7,8 @@ images cannot be read.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xgenmm_hf.data.encoding import EncodedRow, encode_chat, encode_content, render_content, render_row
 from xgenmm_hf.training.batches import check_options, image_lengths, make_batch, pad_token_id, read_images
-from xgenmm_hf.training.encoding import EncodedRow, encode_chat, encode_content, render_content, render_row
 
 
 class RowCollator:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from xgenmm_hf.data.encoding import row_name
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 from xgenmm_hf.training.batches import (
     EMPTY_LENGTH,
@@ -22,7 +23,6 @@ from xgenmm_hf.training.batches import (
     read_images,
     round_up,
 )
-from xgenmm_hf.training.encoding import row_name
 
 
 REFERENCE_LOG_PROBS = ("ref_chosen_logps", "ref_rejected_logps")

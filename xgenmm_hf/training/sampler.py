@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
-from xgenmm_hf.training.lengths import COLUMNS
+from xgenmm_hf.data.lengths import COLUMNS
 
 
 # Batches that are sorted together: enough that neighbours are about equally long, few enough that batches stay random.
@@ -143,7 +143,7 @@ def make_train_sampler(dataset: Any, batch_size: int, seed: int) -> ModalityLeng
     missing = [name for name in COLUMNS if name not in columns]
     if missing:
         raise ValueError(
-            f"The training rows have no column {', '.join(missing)}; call xgenmm_hf.training.lengths.add_lengths on "
+            f"The training rows have no column {', '.join(missing)}; call xgenmm_hf.data.lengths.add_lengths on "
             "them before sampling by length."
         )
     return ModalityLengthSampler(dataset["num_tokens"][:], dataset["modality"][:], batch_size, seed)

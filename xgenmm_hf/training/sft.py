@@ -5,9 +5,9 @@ from typing import Any
 from torch.utils.data import Sampler
 from trl import SFTTrainer
 
+from xgenmm_hf.data.lengths import COLUMNS
 from xgenmm_hf.data.rows import KINDS
 from xgenmm_hf.training.guards import GuardedTrainerMixin
-from xgenmm_hf.training.lengths import COLUMNS
 from xgenmm_hf.training.sampler import EpochOfSampler, make_train_sampler
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm_hf import recipes
+from xgenmm_hf.data.lengths import add_lengths
 from xgenmm_hf.data.rows import row_kind
 from xgenmm_hf.training.arguments import Recipe
-from xgenmm_hf.training.lengths import add_lengths
 
 
 Prepare = Callable[[Any], Any]

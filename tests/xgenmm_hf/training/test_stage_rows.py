@@ -6,9 +6,9 @@ import pytest
 from run_rows import ON_CPU, preference_rows, save_rows
 
 from xgenmm_hf import TINY_MODEL, XGenMMProcessor
+from xgenmm_hf.data.lengths import COLUMNS, add_lengths
 from xgenmm_hf.data.mixture import load_mixture
 from xgenmm_hf.training.arguments import parse_recipe
-from xgenmm_hf.training.lengths import COLUMNS, add_lengths
 from xgenmm_hf.training.stage_rows import load_rows
 
 

@@ -5,7 +5,7 @@ import pytest
 from conversation_rows import IGNORE, conversations, small_processor
 from hypothesis import HealthCheck, given, settings
 
-from xgenmm_hf.training.encoding import EncodedRow, count_tiles_and_tokens, render_chat, row_name
+from xgenmm_hf.data.encoding import EncodedRow, count_tiles_and_tokens, render_chat, row_name
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import pytest
 from conversation_rows import conversations, image, small_processor
 from hypothesis import HealthCheck, given, settings
 
+from xgenmm_hf.data.lengths import RowLength, add_lengths, describe_processor, measure_row
 from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
-from xgenmm_hf.training.lengths import RowLength, add_lengths, describe_processor, measure_row
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from xgenmm_hf.data.encoding import check_parts, count_tiles_and_tokens, render_chat, render_content, render_row
 from xgenmm_hf.data.image_refs import UnreadableImage, image_size
-from xgenmm_hf.training.encoding import check_parts, count_tiles_and_tokens, render_chat, render_content, render_row
 
 
 MODALITIES = ("text", "image", "images")
