@@ -92,8 +92,6 @@ class ModuleArguments:
         lora_resampler: With LoRA: whether the whole resampler trains beside the adapter.
         lora_added_tokens: With LoRA: whether the embeddings of the three added tokens train.
         merge_adapter: With LoRA: whether a merged model is saved in `merged/` beside the adapter.
-        muon_learning_rate: Without LoRA: learning rate of Muon for the matrices of all layers; AdamW then takes the
-            rest at `learning_rate`, and `weight_decay` is Muon's alone. Default: the trainer's optimizer for all.
     """
 
     unfreeze_vision: bool = field(default=False, metadata={"help": "Train the vision tower too."})
@@ -102,9 +100,6 @@ class ModuleArguments:
     lora_resampler: bool = field(default=False, metadata={"help": "LoRA: train the resampler beside the adapter."})
     lora_added_tokens: bool = field(default=True, metadata={"help": "LoRA: train the three added tokens' embeddings."})
     merge_adapter: bool = field(default=False, metadata={"help": "LoRA: also save a merged model, in merged/."})
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "Step the layers' matrices with Muon at this rate; no LoRA, no sharding."}
-    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ There is no training loop here: TRL's trainers run the steps, accelerate places 
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,18 @@ from xgenmm_hf.training.stage_rows import count_sources, load_rows
 
 logger = logging.getLogger(__name__)
 
+# Takes the model, its gradients switched on and off already, and the training arguments; returns a torch optimizer.
+MakeOptimizer = Callable[[Any, Any], Any]
 
-def run_stage(stage: str, arguments: Sequence[str]) -> Path:
+
+def run_stage(stage: str, arguments: Sequence[str], make_optimizer: MakeOptimizer | None = None) -> Path:
     """Runs a stage from its command line.
 
     Args:
         stage: "pretrain", "sft", "dpo" or "safety".
         arguments: `--config NAME` and overrides.
+        make_optimizer: Makes the optimizer from the model and the training arguments. Default: the trainer makes the
+            one that its own options name.
 
     Returns:
         The folder of the trained checkpoint.
@@ -42,7 +47,7 @@ def run_stage(stage: str, arguments: Sequence[str]) -> Path:
     train_rows, eval_rows = load_rows(recipe, processor)
     if recipe.stage == "dpo" and recipe.data.noised_rejections:
         train_rows = add_rejections(recipe, model, processor, train_rows)
-    trainer = build_trainer(recipe, model, processor, train_rows, eval_rows)
+    trainer = build_trainer(recipe, model, processor, train_rows, eval_rows, make_optimizer)
     if trainer.is_world_process_zero():
         logger.info("%s", counts_table(count_parameters(trainer.model)))
         logger.info("Starting %s", "afresh" if resumed is None else f"from {resumed}")
@@ -79,7 +84,14 @@ def add_rejections(recipe: Recipe, model: Any, processor: Any, rows: Any) -> Any
     return added.rows
 
 
-def build_trainer(recipe: Recipe, model: Any, processor: Any, train_rows: Any, eval_rows: Any = None) -> Any:
+def build_trainer(
+    recipe: Recipe,
+    model: Any,
+    processor: Any,
+    train_rows: Any,
+    eval_rows: Any = None,
+    make_optimizer: MakeOptimizer | None = None,
+) -> Any:
     """Builds the trainer of a stage.
 
     Args:
@@ -88,6 +100,7 @@ def build_trainer(recipe: Recipe, model: Any, processor: Any, train_rows: Any, e
         processor: Its processor.
         train_rows: Rows of the stage's kind.
         eval_rows: Likewise, or None.
+        make_optimizer: As for `run_stage`.
 
     Returns:
         A trainer, ready to train.
@@ -96,7 +109,7 @@ def build_trainer(recipe: Recipe, model: Any, processor: Any, train_rows: Any, e
     if adapter is None:
         choose_trained(model, recipe.modules)
     shared = {
-        "optimizers": (make_optimizer(recipe, model), None),
+        "optimizers": (make_optimizer(model, recipe.training) if make_optimizer else None, None),
         "model": model,
         "args": recipe.training,
         "train_dataset": train_rows,

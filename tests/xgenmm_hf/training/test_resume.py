@@ -18,7 +18,6 @@ SCRIPT = Path(__file__).parents[2] / "support" / "train_until_killed.py"
 STEPS = 7
 # The dropout of LoRA draws random numbers, which must go on where they were.
 LORA = ["--use_peft", "true", "--lora_dropout", "0.1", "--lora_resampler", "true", "--learning_rate", "1e-3"]
-MUON = ["--muon_learning_rate", "2e-3", "--learning_rate", "1e-3"]
 
 
 def start(moment: str, step: int, rows: Path, output: Path, *options: str) -> int:
@@ -49,16 +48,6 @@ def test_killed_runs_go_on_with_the_same_rows_and_losses(tmp_path):
     assert start("step", 5, rows, killed, *LORA) == -signal.SIGKILL
     assert is_complete(half_written)
     assert start("never", 0, rows, killed, *LORA) == 0
-    assert_same(killed, whole)
-
-
-@pytest.mark.slow
-def test_muon_goes_on_with_its_momentum(tmp_path):
-    rows = save_rows(chat_rows(8), tmp_path / "rows")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start("never", 0, rows, whole, *MUON) == 0
-    assert start("step", 5, rows, killed, *MUON) == -signal.SIGKILL
-    assert start("never", 0, rows, killed, *MUON) == 0
     assert_same(killed, whole)
 
 

@@ -13,10 +13,10 @@ from xgenmm_hf.training.run import run_stage
 SMALL = ["--per_device_train_batch_size", "2", "--max_steps", "2", "--save_strategy", "no", *ON_CPU]
 
 
-def run(stage, rows, tmp_path, *options, model=TINY_MODEL, kind="chat"):
+def run(stage, rows, tmp_path, *options, model=TINY_MODEL, kind="chat", **further):
     folder = save_rows(rows, tmp_path / f"rows-{stage}", kind)
     given = ["--model_name_or_path", str(model), "--mixture", str(folder), "--output_dir", str(tmp_path / stage)]
-    return run_stage(stage, [*given, *SMALL, *options])
+    return run_stage(stage, [*given, *SMALL, *options], **further)
 
 
 def test_sft_saves_a_checkpoint_with_its_card(tmp_path, caplog):
@@ -38,17 +38,17 @@ def test_sft_saves_a_checkpoint_with_its_card(tmp_path, caplog):
     assert "- transformers " in card
 
 
-def test_muon_steps_whole_matrices_only(tmp_path):
-    folder = run("sft", chat_rows(4), tmp_path, "--muon_learning_rate", "1e-2", "--learning_rate", "0.0")
-    moved = {
-        name
-        for name, weight in XGenMMForConditionalGeneration.from_pretrained(folder).state_dict().items()
-        if not torch.equal(weight, XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL).state_dict()[name])
-    }
-    assert moved
-    assert all(".layers." in name and "norm" not in name for name in moved)
-    with pytest.raises(ValueError, match="leave it out with LoRA, FSDP or DeepSpeed"):
-        run("sft", chat_rows(4), tmp_path / "lora", "--muon_learning_rate", "1e-2", "--use_peft", "true")
+def test_a_caller_may_bring_an_optimizer(tmp_path):
+    """What it does not step stays as it was."""
+
+    def make_optimizer(model, args):
+        assert args.learning_rate == 0.5
+        return torch.optim.SGD([model.lm_head.weight], lr=args.learning_rate)
+
+    folder = run("sft", chat_rows(4), tmp_path, "--learning_rate", "0.5", make_optimizer=make_optimizer)
+    start = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL).state_dict()
+    trained = XGenMMForConditionalGeneration.from_pretrained(folder).state_dict()
+    assert [name for name, weight in trained.items() if not torch.equal(weight, start[name])] == ["lm_head.weight"]
 
 
 def test_image_options_of_a_stage_go_into_its_checkpoint(tmp_path):
