@@ -77,6 +77,7 @@ setup(
         "torch",
         "accelerate>=1.10",
         "einops>=0.8",
+        "filelock",
         "huggingface_hub",
         "jinja2>=3.1",
         "numpy",

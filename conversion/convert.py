@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xgenmm_hf.conversion.files import check_output_folder, output_folder, read_json
 from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode
 from xgenmm_hf.conversion.original_config import (
     GENERATION_NAME,
@@ -20,14 +21,12 @@ from xgenmm_hf.conversion.original_config import (
     parse_original_config,
     read_original_config,
 )
-from xgenmm_hf.conversion.sources import Weights, locate, read_json, weight_files
+from xgenmm_hf.conversion.sources import Weights, locate, weight_files
 from xgenmm_hf.conversion.tensors import Plan, assemble, listed, plan_conversion
 from xgenmm_hf.conversion.towers import VisionEncoder, choose_vision_config, read_vision_encoder
 from xgenmm_hf.conversion.writer import (
     Progress,
-    check_output_folder,
     num_bytes,
-    output_folder,
     parse_size,
     split_into_shards,
     write_shards,

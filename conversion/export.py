@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion import key_map
 from xgenmm_hf.conversion.convert import DEFAULT_SHARD_SIZE, dtype_name, main_dtype, target_dtypes
+from xgenmm_hf.conversion.files import check_output_folder, output_folder, read_json, write_json
 from xgenmm_hf.conversion.original_config import (
     CONFIG_NAME,
     GENERATION_NAME,
@@ -22,16 +23,13 @@ from xgenmm_hf.conversion.original_config import (
     original_rows,
 )
 from xgenmm_hf.conversion.side_files import KEPT_FOLDER, PADDING_NAME, TOKENIZER_FILES
-from xgenmm_hf.conversion.sources import MemoryTensors, SafetensorsFile, Weights, locate, read_json, weight_files
+from xgenmm_hf.conversion.sources import MemoryTensors, SafetensorsFile, Weights, locate, weight_files
 from xgenmm_hf.conversion.tensors import Shape, assemble, one_line, plan_export
 from xgenmm_hf.conversion.writer import (
     Progress,
-    check_output_folder,
     num_bytes,
-    output_folder,
     parse_size,
     split_into_shards,
-    write_json,
     write_shards,
 )
 

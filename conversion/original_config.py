@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.image_mode import ImageMode
-from xgenmm_hf.conversion.sources import read_json
 from xgenmm_hf.conversion.tensors import one_line
 
 

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xgenmm_hf.conversion.files import write_json, write_text
 from xgenmm_hf.conversion.image_mode import ImageMode
 from xgenmm_hf.conversion.model_card import model_card
 from xgenmm_hf.conversion.original_config import CONFIG_NAME, GENERATION_NAME, PREPROCESSOR_NAME, first_added_id
 from xgenmm_hf.conversion.tensors import Plan
 from xgenmm_hf.conversion.towers import OPENCLIP_CONFIG
-from xgenmm_hf.conversion.writer import write_json, write_safetensors
+from xgenmm_hf.conversion.writer import write_safetensors
 
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def write_side_files(
     write_processor(folder, config, mode, tokenizer, _normalisation(original))
     _write_generation_config(folder, config, tokenizer, original.side_files.get(GENERATION_NAME, {}))
     copy_remote_code(folder)
-    (folder / "README.md").write_text(model_card(config, original.folder), encoding="utf-8")
+    write_text(folder / "README.md", model_card(config, original.folder))
     keep_original(folder, original, plan, dtypes)
     return [] if tokenizer is not None else [NO_TOKENIZER]
 

@@ -4,13 +4,13 @@ Every reader gives names, shapes and dtypes without touching a weight, and one t
 memory-mapped file count as the process's memory for as long as the mapping lives, so mappings are kept short.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.tensors import Shape, listed, one_line
 
 
@@ -239,27 +239,6 @@ def locate(source: str | Path) -> Path:
         raise FileNotFoundError(
             f"{source} is no file or folder here, and no repo that can be downloaded from the Hub ({reason})."
         ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object from a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The object.
-
-    Raises:
-        ValueError: If the file is not valid JSON or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); fetch it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
-    return content
 
 
 def weight_files(path: Path) -> list[WeightFile]:

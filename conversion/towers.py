@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion import key_map
+from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.openclip import vision_config_from_openclip
-from xgenmm_hf.conversion.sources import Weights, locate, read_json, weight_files
+from xgenmm_hf.conversion.sources import Weights, locate, weight_files
 from xgenmm_hf.conversion.tensors import Shape
 
 

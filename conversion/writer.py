@@ -6,17 +6,14 @@ shard is ever held in memory.
 """
 
 import json
-import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from xgenmm_hf.conversion.files import write_json
 from xgenmm_hf.conversion.sources import safetensors_dtypes
 from xgenmm_hf.conversion.tensors import Piece, Target
 
@@ -195,63 +192,3 @@ def write_shards(
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         write_json(folder / INDEX_NAME, index)
     return total
-
-
-def write_json(path: Path, content: Mapping) -> None:
-    """Writes a JSON object the way Transformers does."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def check_output_folder(out: str | Path) -> Path:
-    """Checks that a folder may be written: it does not exist yet, or is empty.
-
-    Args:
-        out: The folder.
-
-    Returns:
-        Its absolute path.
-
-    Raises:
-        FileExistsError: If a file or a non-empty folder is there.
-    """
-    path = Path(out).expanduser().absolute()
-    if path.is_dir():
-        if any(path.iterdir()):
-            raise FileExistsError(f"{out} is a folder that is not empty; name a new one or empty it.")
-    elif path.exists() or path.is_symlink():
-        raise FileExistsError(f"{out} is a file; name a folder that does not exist yet.")
-    return path
-
-
-@contextmanager
-def output_folder(out: str | Path, needed_bytes: int = 0) -> Iterator[Path]:
-    """Gives a temporary folder beside `out` that becomes `out` at the end, or disappears if anything fails.
-
-    Args:
-        out: The folder to make.
-        needed_bytes: Space that the result takes, checked beforehand.
-
-    Yields:
-        The temporary folder.
-
-    Raises:
-        FileExistsError: If `out` is a file or a non-empty folder.
-        OSError: If the disk has no room for the result.
-    """
-    path = check_output_folder(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    if free < needed_bytes:
-        raise OSError(f"{path.parent} has {free / 1e9:.1f} GB free; the result takes {needed_bytes / 1e9:.1f} GB.")
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        if check_output_folder(out).is_dir():
-            path.rmdir()
-        temporary.rename(path)
-    finally:
-        if temporary.exists():
-            shutil.rmtree(temporary, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli.ask import SystemTurn
 from xgenmm_hf.cli.convert import Dtype
+from xgenmm_hf.conversion.files import replacing
 
 
 if TYPE_CHECKING:
@@ -108,7 +108,5 @@ def write_image(image: "Image.Image", output: Path) -> None:
         image: The image.
         output: Where it goes; its ending says the format.
     """
-    with tempfile.TemporaryDirectory(dir=output.absolute().parent) as folder:
-        file = Path(folder) / output.name
-        image.save(file, format=_FORMATS[output.suffix.lower()])
-        file.replace(output)
+    with replacing(output) as draft:
+        image.save(draft, format=_FORMATS[output.suffix.lower()])

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xgenmm_hf.conversion.files import replacing, write_json, write_text
 from xgenmm_hf.data.image_refs import UnreadableImage, image_size
 from xgenmm_hf.data.mixture import Mixture, sample_indices
 from xgenmm_hf.data.rows import Row
@@ -271,15 +271,10 @@ def write_preview(
         output: The folder; files of an earlier run in it are replaced.
     """
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".preview-", dir=folder) as name:
-        part = Path(name)
-        (part / REPORT).write_text(json.dumps(asdict(preview), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        with (part / PROBLEMS).open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(problem, ensure_ascii=False) + "\n" for problem in problems)
-        draw_lengths(lengths, part / HISTOGRAM, f"{Path(preview.mixture).name}: tokens a row")
-        for file_name in (REPORT, PROBLEMS, HISTOGRAM):
-            os.replace(part / file_name, folder / file_name)
+    write_json(folder / REPORT, asdict(preview))
+    write_text(folder / PROBLEMS, "".join(json.dumps(problem, ensure_ascii=False) + "\n" for problem in problems))
+    with replacing(folder / HISTOGRAM) as draft:
+        draw_lengths(lengths, draft, f"{Path(preview.mixture).name}: tokens a row")
 
 
 def draw_lengths(lengths: Sequence[int], file: Path, title: str) -> None:

@@ -1,12 +1,11 @@
 """Images of results: a measure against the number of examples, and bars by category."""
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xgenmm_hf.conversion.files import replacing
 from xgenmm_hf.evaluation.results import Result
 
 
@@ -34,12 +33,9 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def save(figure: "Figure", file: Path) -> None:
-    """Writes a figure as PNG, beside its place and then into it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".plot-", dir=file.parent) as name:
-        part = Path(name) / file.name
-        figure.savefig(part, format="png")
-        os.replace(part, file)
+    """Writes a figure as PNG, whole or not at all."""
+    with replacing(file) as draft:
+        figure.savefig(draft, format="png")
 
 
 def main_measure(results: Sequence[Result]) -> str:

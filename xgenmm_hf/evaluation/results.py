@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm_hf import __version__
+from xgenmm_hf.conversion.files import write_text
 from xgenmm_hf.data.image_refs import image_name
 from xgenmm_hf.evaluation.runner import Run, Settings
 from xgenmm_hf.evaluation.samples import Scores, Task
@@ -151,18 +151,14 @@ def write_result(result: Result, folder: Path) -> None:
 
 
 def write_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Writes text files beside their places and then moves each into its place.
+    """Writes text files, each whole or not at all.
 
     Args:
         folder: Where to; it is made if it is not there.
         texts: Name -> text.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".results-", dir=folder) as name:
-        for file, text in texts.items():
-            part = Path(name) / file
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, folder / file)
+    for file, text in texts.items():
+        write_text(folder / file, text)
 
 
 def read_result(file: str | os.PathLike[str]) -> Result:

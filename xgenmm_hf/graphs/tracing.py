@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from xgenmm_hf.conversion.writer import check_output_folder, output_folder, write_json
+from xgenmm_hf.conversion.files import check_output_folder, output_folder, write_json
 from xgenmm_hf.graphs.modules import TextGraph, VisionGraph
 from xgenmm_hf.inference.asking import end_tokens
 from xgenmm_hf.inference.loading import load

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.conversion.sources import read_json
+from xgenmm_hf.conversion.files import read_json
 
 
 TAGS = ("xgenmm", "blip-3")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from xgenmm_hf.conversion.sources import Weights, read_json, weight_files
+from xgenmm_hf.conversion.files import read_json
+from xgenmm_hf.conversion.sources import Weights, weight_files
 from xgenmm_hf.conversion.tensors import listed
 from xgenmm_hf.inference.source import is_original_layout, read_config
 from xgenmm_hf.modeling.remote_code_xgenmm import AUTO_MAP, copy_remote_code

@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.conversion.sources import read_json
+from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.hub.card import Facts, write_card
 from xgenmm_hf.hub.contents import CARD, Contents, File, adapter_base, collect, with_base
 from xgenmm_hf.inference.source import REPO_ID

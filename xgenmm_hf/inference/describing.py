@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from xgenmm_hf import XGenMMConfig
+from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode
-from xgenmm_hf.conversion.sources import read_json, weight_files
+from xgenmm_hf.conversion.sources import weight_files
 from xgenmm_hf.conversion.verify import meta_model
 from xgenmm_hf.inference.source import is_local, is_original_layout, read_config, resolve_model
 from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens, count_tiles

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.conversion.sources import read_json
+from xgenmm_hf.conversion.files import read_json
 
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")

@@ -1,6 +1,5 @@
 """A chat that goes on: turns, the images they show, and answers that may be cut off."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from xgenmm_hf.conversion.files import write_json
 from xgenmm_hf.inference.asking import CallbackStreamer, room_for_answer
 from xgenmm_hf.inference.feature_cache import DEFAULT_BYTES, FeatureCache
 from xgenmm_hf.inference.loading import Loaded
@@ -110,12 +110,9 @@ class Conversation:
             {"role": turn.role, "content": turn.text, **({"images": names} if (names := names_of(turn)) else {})}
             for turn in self.turns
         ]
-        beside = path.with_name(f".{path.name}.part")
         try:
-            beside.write_text(json.dumps({"messages": messages}, ensure_ascii=False, indent=2), encoding="utf-8")
-            beside.replace(path)
+            write_json(path, {"messages": messages})
         except OSError as error:
-            beside.unlink(missing_ok=True)
             raise ValueError(f"The chat cannot be written to {path} ({error.strerror}): give another file.") from None
 
 

@@ -6,12 +6,12 @@ step is saved again.
 
 import json
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from xgenmm_hf.conversion.files import write_json
 from xgenmm_hf.training.arguments import FRESH, LAST, Recipe, resume_choice
 
 
@@ -82,12 +82,7 @@ def mark_complete(checkpoint: Path, facts: dict[str, Any]) -> None:
         checkpoint: A folder in which every rank has finished writing.
         facts: What the run was, see `run_facts`.
     """
-    draft = checkpoint / f".{MARKER}"
-    with draft.open("w", encoding="utf-8") as file:
-        json.dump(facts, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(checkpoint / MARKER)
+    write_json(checkpoint / MARKER, facts)
 
 
 def discard(checkpoint: Path) -> None:

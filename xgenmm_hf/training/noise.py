@@ -12,8 +12,6 @@ Shapes: pixel values are (..., S, S) in [-1, 1], the tiles of one image together
 
 import hashlib
 import logging
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +25,7 @@ from datasets.fingerprint import Hasher
 from PIL import Image
 
 from xgenmm_hf.cli.errors import friendly_errors
+from xgenmm_hf.conversion.files import check_output_folder, output_folder
 from xgenmm_hf.training.batches import read_images
 from xgenmm_hf.training.preference import PreferenceCollator, render_pair, with_image_list
 
@@ -319,25 +318,17 @@ def as_rejection(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_rows(dataset: Dataset, folder: str | Path) -> None:
-    """Saves rows beside their place and moves the finished folder there.
+    """Saves rows; the folder appears whole or not at all.
 
     Args:
         dataset: The rows.
-        folder: A folder that does not exist yet.
+        folder: A folder that does not exist yet or is empty.
 
     Raises:
-        ValueError: If it exists.
+        FileExistsError: If something is there.
     """
-    target = Path(folder)
-    if target.exists():
-        raise ValueError(f"{target} exists already; name a new folder, or remove it.")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        dataset.save_to_disk(str(unfinished / "rows"))
-        (unfinished / "rows").rename(target)
-    finally:
-        shutil.rmtree(unfinished)
+    with output_folder(folder) as unfinished:
+        dataset.save_to_disk(str(unfinished))
 
 
 def main(
@@ -356,8 +347,7 @@ def main(
     """Add second rejected answers, made by a model from noised images, to preference rows."""
     from xgenmm_hf.inference.loading import load
 
-    if out.exists():
-        raise ValueError(f"{out} exists already; name a new folder, or remove it.")
+    check_output_folder(out)
     if not (rows / "dataset_info.json").is_file():
         raise ValueError(f"{rows} holds no rows; give a folder that Dataset.save_to_disk wrote.")
     loaded = load(model, dtype=dtype, device=device)

@@ -26,7 +26,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from xgenmm_hf import TINY_MODEL, AutoModelForVision2Seq
 from xgenmm_hf.conversion.convert import convert_checkpoint
-from xgenmm_hf.conversion.sources import read_json
+from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 from xgenmm_hf.inference.loading import load
 

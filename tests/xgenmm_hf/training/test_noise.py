@@ -180,4 +180,4 @@ def test_the_script_writes_a_folder(answers, tmp_path):
     assert [text_of(row["rejected"]) for row in added] == ["a lie", "a lie", "a bird", "a fish"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "rows"]
     again = CliRunner().invoke(app, arguments)
-    assert isinstance(again.exception, ValueError) and "exists already" in str(again.exception)
+    assert isinstance(again.exception, FileExistsError) and "not empty" in str(again.exception)

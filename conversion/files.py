@@ -1,0 +1,172 @@
+"""Files and folders that appear whole or not at all, and the JSON in them.
+
+Conversion, inference, training, evaluation and the Hub write through this module. A file is written beside its place
+and moved there; a folder is filled in a hidden one (see `output_folder`) and moved there at the end.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+
+UNFINISHED = ".xgenmm-unfinished-"
+_LOCK = "lock"
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Reads a JSON object from a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: If the file is not valid JSON or holds something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); fetch it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
+    return content
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object the way Transformers does, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a UTF-8 text file, whole or not at all."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to; what was written there replaces `path` at the end.
+
+    The bytes are on disk before the file moves. If anything fails, `path` stays as it was and the draft disappears.
+
+    Args:
+        path: The file to make or to replace; its folder is made if it is not there.
+
+    Yields:
+        The draft's path, with the same ending.
+    """
+    target = Path(path).resolve()  # a link stays a link
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{uuid4().hex}{target.suffix}")
+    try:
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def check_output_folder(out: str | Path) -> Path:
+    """Checks that a folder can be made or filled, before the work that fills it.
+
+    Args:
+        out: A folder that does not exist yet or is empty; it may be a mount point or a link to a folder.
+
+    Returns:
+        Its absolute path, links resolved.
+
+    Raises:
+        FileExistsError: If a file or a folder with something in it is there, or a link that leads nowhere.
+        OSError: If this user may not write there.
+    """
+    given = Path(out).expanduser()
+    if given.is_symlink() and not given.exists():
+        raise FileExistsError(f"{out} is a link that leads nowhere; remove it or name another folder.")
+    path = given.resolve()
+    place = path
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise FileExistsError(f"{place} is a file; name a folder that does not exist yet.")
+    if place == path and any(not entry.name.startswith(UNFINISHED) for entry in path.iterdir()):
+        raise FileExistsError(f"{out} is a folder that is not empty; name a new one or empty it.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f"{place} may not be written by this user; name another folder.")
+    return path
+
+
+@contextmanager
+def output_folder(
+    out: str | Path, needed_bytes: int = 0, on_leftovers: Callable[[list[Path]], None] | None = None
+) -> Iterator[Path]:
+    """Gives a hidden folder that becomes `out` at the end, or disappears if anything fails.
+
+    Where `out` does not exist, the hidden folder lies beside it and is renamed. Where it does (an empty folder, a
+    mount point), it lies inside and its entries move up, ``config.json`` last. What a killed run left is removed.
+
+    Args:
+        out: The folder to make, see `check_output_folder`.
+        needed_bytes: Space that the result takes, checked where it will be written.
+        on_leftovers: Called with the folders of killed runs, after they were removed.
+
+    Yields:
+        The folder to fill.
+
+    Raises:
+        FileExistsError: If `out` is a file or a non-empty folder.
+        OSError: If it cannot be written, or the disk has no room for the result.
+    """
+    from filelock import FileLock
+
+    path = check_output_folder(out)
+    inside = path.is_dir()
+    parent = path if inside else path.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    prefix = UNFINISHED if inside else f"{UNFINISHED}{path.name[:100]}-"
+    leftovers = _remove_leftovers(parent, prefix)
+    if leftovers and on_leftovers is not None:
+        on_leftovers(leftovers)
+    free = shutil.disk_usage(parent).free
+    if free < needed_bytes:
+        raise OSError(f"{parent} has {free / 1e9:.1f} GB free; the result takes {needed_bytes / 1e9:.1f} GB.")
+    hidden = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        with FileLock(hidden / _LOCK):
+            staged = hidden / "files"
+            staged.mkdir()
+            yield staged
+            if inside or check_output_folder(out).is_dir():
+                _move_up(staged, check_output_folder(out))
+            else:
+                staged.rename(path)
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _move_up(staged: Path, folder: Path) -> None:
+    for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == "config.json"):
+        shutil.move(entry, folder / entry.name)
+
+
+def _remove_leftovers(parent: Path, prefix: str) -> list[Path]:
+    """Removes hidden folders of which no living process holds the lock; returns them."""
+    from filelock import FileLock, Timeout
+
+    removed = []
+    for hidden in sorted(parent.glob(f"{prefix}*")):
+        try:
+            with FileLock(hidden / _LOCK, timeout=0):
+                shutil.rmtree(hidden)
+        except (Timeout, OSError):
+            continue
+        removed.append(hidden)
+    return removed
