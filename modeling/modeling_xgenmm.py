@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, CLIPVisionConfig, PreTrainedModel
+from transformers import CLIPVisionConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
@@ -23,6 +23,7 @@ from .compat_xgenmm import (
     merge_with_config_defaults,
 )
 from .configuration_xgenmm import XGenMMConfig, is_original_checkpoint
+from .language_xgenmm import build_language_model
 from .legacy_api_xgenmm import HubEraMixin
 from .resampler_xgenmm import XGenMMResampler
 
@@ -102,7 +103,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
         super().__init__(config)
         self.vision_tower = build_vision_tower(config.vision_config)
         self.resampler = XGenMMResampler(config.resampler_config, config.text_config.hidden_size)
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.language_model = build_language_model(config.text_config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import AttentionInterface, AutoModel
 
-from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMModel, XGenMMProcessor
+from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration, XGenMMModel, XGenMMProcessor
 from xgenmm_hf.modeling.compat_xgenmm import IS_V5
 
 
@@ -88,18 +88,81 @@ def test_weights_lie_where_the_engine_loads_them(make_model):
     }
 
 
-def test_plans_for_several_devices(make_model):
-    base = make_model().model
+def as_vllm_builds_it(config) -> XGenMMModel:
+    """Returns the model that vLLM gets: it registers its attention and names it in the text config."""
+    AttentionInterface.register("vllm", AttentionInterface()["sdpa"])
+    config.text_config._attn_implementation = "vllm"
+    return AutoModel.from_config(config).eval()
+
+
+def split_as_vllm_does(name: str, tensor: torch.Tensor, config) -> dict[str, torch.Tensor]:
+    """Splits a stored Phi-3 projection into the ones that vLLM fuses again and shards."""
+    text = config.text_config
+    head_dim = text.hidden_size // text.num_attention_heads
+    queries, keys = text.num_attention_heads * head_dim, text.num_key_value_heads * head_dim
+    for fused, parts, sizes in (
+        ("qkv_proj", ("q_proj", "k_proj", "v_proj"), (queries, keys, keys)),
+        ("gate_up_proj", ("gate_proj", "up_proj"), (text.intermediate_size, text.intermediate_size)),
+    ):
+        if f".{fused}." in name:
+            split = tensor.split(sizes)
+            return {name.replace(fused, part): piece for part, piece in zip(parts, split, strict=True)}
+    return {name: tensor}
+
+
+def test_vllm_gets_the_same_network_in_separate_projections(make_config):
+    config = make_config()
+    config.text_config.sliding_window = 4
+    expected = AutoModel.from_config(config).eval()
+    again = make_config()
+    again.text_config.sliding_window = 4
+    model = as_vllm_builds_it(again)
+    state = {}
+    for name, tensor in expected.state_dict().items():
+        state.update(split_as_vllm_does(name, tensor, config))
+    model.load_state_dict(state, strict=True)
+    assert model.language_model.config._attn_implementation == "vllm"
+    model.language_model.config._attn_implementation = expected.language_model.config._attn_implementation
+    ids = torch.arange(10, 40).reshape(2, 15)
+    with torch.no_grad():
+        outputs, wanted = model(input_ids=ids), expected(input_ids=ids)
+    torch.testing.assert_close(outputs.last_hidden_state, wanted.last_hidden_state, rtol=0, atol=1e-6)
+
+
+def test_vllm_splits_every_large_matrix_by_heads(make_config):
+    base = as_vllm_builds_it(make_config())
     layers = {name.replace(".0.", ".*.") for name, part in base.named_modules() if isinstance(part, torch.nn.Linear)}
-    split = set(base.tp_plan)
-    assert split
-    linear = {name for name in split if not name.endswith("embed_tokens")}
-    assert linear <= layers
-    assert all(name.startswith("language_model.layers.*.") for name in linear)
-    # every large matrix of the decoder is split
     decoder = {name for name in layers if name.startswith("language_model.layers.*.")}
-    assert decoder == linear
+    assert {name.rpartition(".")[2] for name in decoder} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    }  # fmt: skip
+    plan = {name: style for name, style in base.tp_plan.items() if not name.endswith("embed_tokens")}
+    assert set(plan) == decoder
+    assert {style for name, style in plan.items() if name.endswith(("o_proj", "down_proj"))} == {"rowwise"}
+    # nothing is gathered: each rank keeps its own heads
+    assert {style for name, style in plan.items() if not name.endswith(("o_proj", "down_proj"))} == {"colwise"}
     assert {name.split(".")[1] for name in base.pp_plan} == {"embed_tokens", "layers", "norm"}
+
+
+def test_vllm_refuses_what_it_cannot_express(make_config):
+    config = make_config()
+    partial = config.text_config.to_dict() | {"partial_rotary_factor": 0.5}
+    partial["rope_parameters"] = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+    config = XGenMMConfig.from_dict(config.to_dict() | {"text_config": partial})
+    with pytest.raises(ValueError, match="vLLM cannot run this checkpoint: .* partial_rotary_factor 0.5"):
+        as_vllm_builds_it(config)
+    half = config.text_config.hidden_size // config.text_config.num_attention_heads // 2
+    factors = {"short_factor": [1.0] * half, "long_factor": [2.0] * half}
+    longrope = make_config().to_dict()
+    longrope["text_config"]["rope_parameters"] = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 1.0, **factors,
+    }  # fmt: skip
+    longrope["text_config"]["rope_scaling"] = {"type": "longrope", **factors}
+    longrope["text_config"].update(max_position_embeddings=512, original_max_position_embeddings=128)
+    with pytest.raises(ValueError, match="vLLM cannot run this checkpoint: .* longrope"):
+        as_vllm_builds_it(XGenMMConfig.from_dict(longrope))
+    longrope["text_config"]["max_position_embeddings"] = 128
+    assert as_vllm_builds_it(XGenMMConfig.from_dict(longrope)).language_model.config.model_type == "mistral"
 
 
 def test_the_processor_counts_tokens_and_tiles_before_it_sees_a_image(processor, images):
