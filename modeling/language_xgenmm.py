@@ -10,9 +10,9 @@ VLLM = "vllm"
 # what Mistral's config shares with Phi-3's
 SHARED_FIELDS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "use_cache",
-    "original_max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "sliding_window",
-    "attention_dropout", "dtype", "rope_parameters", "rope_theta", "rope_scaling",
+    "num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps",
+    "use_cache", "original_max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id",
+    "sliding_window", "attention_dropout", "dtype", "rope_parameters", "rope_theta", "rope_scaling",
 )  # fmt: skip
 
 
