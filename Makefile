@@ -41,9 +41,9 @@ recipe: $(READY_DEV)
 eval: $(READY_DEV)
 	HF_HUB_OFFLINE=1 PYTHONPATH=examples $(BIN)/python -m embedded_model.measure.tables --work runs/eval --report docs/evaluation
 
-# Speed and memory of every part against the machine's limits, in under ten minutes on two cores.
+# Speed and memory of every part against the machine's limits, in minutes on two cores.
 bench: $(READY_DEV)
-	PYTHONPATH=tests/benchmarks:examples $(BIN)/python -m bench.cli --preset 4b-slice --device cpu --runs 3 --budget 12
+	$(BIN)/python tests/benchmarks/bench.py --preset 4b-slice --device cpu
 
 lint: $(READY_DEV)
 	$(BIN)/ruff check $(SOURCES)
