@@ -22,7 +22,7 @@ PHI3_MEDIUM = {
 
 
 def preset_config(preset: str) -> XGenMMConfig:
-    """Returns the config of a preset; `4b-slice` has 4B's widths and two layers per part, `tiny` is the embedded model."""
+    """Returns the config of a preset; `4b-slice` has 4B's widths and two layers per part."""
     tiny = XGenMMConfig.from_pretrained(TINY_MODEL)
     if preset == "tiny":
         return tiny
