@@ -282,3 +282,8 @@ def legacy_rope(parameters: dict[str, Any], model_type: str | None) -> dict[str,
     else:
         fields["rope_scaling"] = {name: value for name, value in parameters.items() if name not in fields}
     return fields
+
+
+def checkpoints_gradients(model: nn.Module) -> bool:
+    """Tells whether gradient checkpointing is on; the library's property of it has another name in each line."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

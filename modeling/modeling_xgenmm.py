@@ -20,15 +20,14 @@ from .compat_xgenmm import (
     MultimodalGenerationMixin,
     as_unsharded_class,
     build_vision_tower,
+    checkpoints_gradients,
     merge_with_config_defaults,
 )
 from .configuration_xgenmm import XGenMMConfig, is_original_checkpoint
 from .language_xgenmm import build_language_model
 from .legacy_api_xgenmm import HubEraMixin
 from .resampler_xgenmm import XGenMMResampler
-
-
-IGNORE_INDEX = -100
+from .targets_xgenmm import IGNORE_INDEX, count_without_images, without_image_targets
 
 
 @dataclass
@@ -164,8 +163,11 @@ class XGenMMModel(XGenMMPreTrainedModel):
         Returns:
             The tower's output, `last_hidden_state` of it (num_tiles, patches, width).
         """
-        trained = pixel_values.requires_grad or any(weight.requires_grad for weight in self.vision_tower.parameters())
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+        trained = any(weight.requires_grad for weight in self.vision_tower.parameters())
+        if trained and checkpoints_gradients(self.vision_tower) and not pixel_values.requires_grad:
+            # re-entrant checkpointing gives an adapter in a layer no gradient unless the layer's input has one
+            pixel_values = pixel_values.detach().requires_grad_()
+        with torch.set_grad_enabled((trained or pixel_values.requires_grad) and torch.is_grad_enabled()):
             return self.vision_tower(pixel_values, return_dict=True, **kwargs)
 
     def sample_tokens(
@@ -435,15 +437,15 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
         self, logits: torch.Tensor, labels: torch.Tensor | None, input_ids: torch.Tensor | None, **kwargs: Any
     ) -> torch.Tensor | None:
         """Computes next-token cross-entropy on text tokens."""
-        shift_labels = kwargs.get("shift_labels")
-        if labels is None and shift_labels is None:
+        name = "labels" if kwargs.get("shift_labels") is None else "shift_labels"
+        given = {"labels": labels, **kwargs}[name]
+        if given is None:
             return None
         image_token_id = self.config.image_token_id
-        if shift_labels is not None:
-            kwargs["shift_labels"] = shift_labels.masked_fill(shift_labels == image_token_id, IGNORE_INDEX)
-        if labels is not None:
-            labels = labels.masked_fill(labels == image_token_id, IGNORE_INDEX)
-            if input_ids is not None:
-                labels = labels.masked_fill((input_ids == image_token_id).to(labels.device), IGNORE_INDEX)
+        targets = without_image_targets(given, image_token_id)
+        if name == "labels" and input_ids is not None:
+            targets = targets.masked_fill((input_ids == image_token_id).to(targets.device), IGNORE_INDEX)
+        if kwargs.get("num_items_in_batch") is not None:
+            kwargs["num_items_in_batch"] = count_without_images(kwargs["num_items_in_batch"], given, targets)
         vocab_size = self.config.text_config.vocab_size
-        return self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
+        return self.loss_function(logits=logits, vocab_size=vocab_size, **{"labels": labels, **kwargs, name: targets})

@@ -14,6 +14,7 @@ from transformers.processing_utils import MultiModalData
 from .chat_xgenmm import CHAT_TEMPLATE, ESCAPE_MARK, IMAGE_PLACEHOLDER_TOKEN, IMAGE_TOKEN, escape_messages
 from .compat_xgenmm import ImageTextProcessorMixin
 from .remote_code_xgenmm import AUTO_MAP
+from .targets_xgenmm import ModelInputs
 from .tiling_xgenmm import count_image_tokens
 
 
@@ -91,6 +92,8 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         text_options, image_options = split_options(kwargs)
         return_tensors = text_options.pop("return_tensors", None)
         data: dict[str, Any] = {}
+        if isinstance(images, (list, tuple)):  # a prompt without images may say None
+            images = [[] if image is None else image for image in images]
         if images is not None and not is_empty(images):
             data.update(self.image_processor(images, return_tensors="np", **image_options))
         if text is not None:
@@ -98,7 +101,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
             check_counts(prompts, images, len(data.get("image_num_tiles", ())))
             data = {**self._encode(prompts, data.get("image_num_tiles", ()), text_options), **data}
         replacements = data.pop("text_replacement_offsets", None)
-        features = BatchFeature(data, tensor_type=return_tensors)
+        features = ModelInputs(data, return_tensors, self.image_token_id)
         if replacements is not None:
             # Engines that ask for this take images one by one: they cut tensors by tiles, and lists by images.
             sizes = ("image_sizes", "image_num_tiles")

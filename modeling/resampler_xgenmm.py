@@ -15,7 +15,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .compat_xgenmm import initialization
+from .compat_xgenmm import checkpoints_gradients, initialization
 from .configuration_xgenmm import XGenMMResamplerConfig
 
 
@@ -200,6 +200,9 @@ class XGenMMResampler(PreTrainedModel):
             Tokens, (num_chunks, num_latents, output_size).
         """
         latents = self.latents.unsqueeze(0).expand(features.shape[0], -1, -1)
+        if checkpoints_gradients(self) and torch.is_grad_enabled() and not latents.requires_grad:
+            # re-entrant checkpointing gives an adapter in a layer no gradient unless the layer's input has one
+            latents = latents.detach().requires_grad_(any(weight.requires_grad for weight in self.parameters()))
         attention_mask = self._attention_mask(visible, latents)
         for layer in self.layers:
             latents = layer(latents, features, attention_mask, **kwargs)
