@@ -1,16 +1,20 @@
 """Lazy references to images: what a training row holds instead of pixels.
 
-A reference is `{"bytes": bytes | None, "path": str | None}`; bytes win, and the path then only names the image.
+A reference is `{"bytes": bytes | None, "path": str | None}`; bytes win, and the path then only names the image. A path
+is a file, or a member of an archive in the form that `datasets` writes: `zip://MEMBER::ARCHIVE`, `tar://...`.
 Nothing is decoded before `open_image`; `image_size` reads the header alone. Paths that data files state are
-resolved by `Roots`, which never lets them leave the folders they belong to.
+resolved by `Roots`, which never lets them leave the folders and archives they belong to.
 """
 
 import io
 import os
 import re
+import tarfile
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Any
 
 from PIL import Image
@@ -22,6 +26,10 @@ from xgenmm_hf.inference.images import open_image as open_file
 
 ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 DRIVE = re.compile(r"[a-zA-Z]:")
+MEMBER = re.compile(r"(?P<kind>zip|tar)://(?P<member>.+)::(?P<archive>.+?)(?:#(?P<start>\d+)\+(?P<size>\d+))?")
+ARCHIVES = {".zip": "zip", ".tar": "tar"}
+# What file systems allow: bytes of a path, and of one of its names.
+LONGEST_PATH, LONGEST_NAME = 4095, 255
 
 
 class UnreadableImage(ValueError):
@@ -49,14 +57,14 @@ def image_name(ref: Any) -> str:
     """Returns what to call an image in a message."""
     if isinstance(ref, Mapping):
         return ref.get("path") or f"of {len(ref.get('bytes') or b'')} bytes"
-    return f"in memory ({type(ref).__name__})"
+    return os.fspath(ref) if isinstance(ref, (str, os.PathLike)) else f"in memory ({type(ref).__name__})"
 
 
 def open_image(ref: Any) -> Image.Image:
     """Opens and decodes an image.
 
     Args:
-        ref: A reference, or an image already in memory.
+        ref: A reference, a path, or an image already in memory.
 
     Returns:
         The image in RGB.
@@ -67,13 +75,11 @@ def open_image(ref: Any) -> Image.Image:
     if isinstance(ref, Image.Image):
         with reading(image_name(ref)):
             return ref.convert("RGB")
-    data, path = _parts(ref)
-    if data is None:
-        try:
-            return open_file(path)
-        except ValueError as error:
-            raise UnreadableImage(str(error)) from error
-    with reading(image_name(ref)), Image.open(io.BytesIO(data)) as image:
+    source = _source(ref)
+    if isinstance(source, str):
+        with reading(source):
+            return open_file(source)
+    with reading(image_name(ref)), Image.open(source) as image:
         return image.convert("RGB")
 
 
@@ -81,7 +87,7 @@ def image_size(ref: Any) -> tuple[int, int]:
     """Reads an image's size from its header; no pixel is decoded.
 
     Args:
-        ref: A reference, or an image already in memory.
+        ref: A reference, a path, or an image already in memory.
 
     Returns:
         (height, width) in pixels, as `open_image` would have it.
@@ -91,10 +97,10 @@ def image_size(ref: Any) -> tuple[int, int]:
     """
     if isinstance(ref, Image.Image):
         return ref.height, ref.width
-    data, path = _parts(ref)
-    if data is None and not Path(path).is_file():
-        raise UnreadableImage(f"There is no image at {path}: check the path.")
-    with reading(image_name(ref)), Image.open(path if data is None else io.BytesIO(data)) as image:
+    source = _source(ref)
+    if isinstance(source, str) and not os.path.isfile(source):
+        raise UnreadableImage(f"There is no image at {source:.200}: check the path.")
+    with reading(image_name(ref)), Image.open(source) as image:
         return image.height, image.width
 
 
@@ -111,25 +117,70 @@ def reading(name: str) -> Iterator[None]:
     try:
         with image_errors(name):
             yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UnreadableImage(str(error)) from error
 
 
-def _parts(ref: Any) -> tuple[bytes | None, str]:
-    """Splits a reference into its bytes and its path."""
+def _source(ref: Any) -> str | io.BytesIO:
+    """Returns what Pillow can open: a path, or encoded bytes."""
+    if isinstance(ref, (str, os.PathLike)):
+        ref = image_ref(ref)
     if not isinstance(ref, Mapping) or (ref.get("bytes") is None and not ref.get("path")):
         raise UnreadableImage(f"{ref!r:.80} is no image: a reference names bytes or a path.")
-    if ref.get("bytes") == b"":
+    data = ref.get("bytes")
+    if data is None:
+        member = MEMBER.fullmatch(ref["path"])
+        if member is None:
+            return ref["path"]
+        data = _read_member(member)
+    if not data:
         raise UnreadableImage(f"The image {image_name(ref)} is empty (0 bytes).")
-    return ref.get("bytes"), ref.get("path") or ""
+    return io.BytesIO(data)
+
+
+def _read_member(member: re.Match) -> bytes:
+    """Reads one file of an archive."""
+    archive, name = member["archive"], member["member"]
+    try:
+        if member["kind"] == "zip":
+            return _zip_file(archive, os.getpid()).read(name)
+        start, size = (member["start"], member["size"]) if member["start"] else tar_members(archive)[name]
+        with open(archive, "rb") as file:
+            file.seek(int(start))
+            return file.read(int(size))
+    except KeyError:
+        raise UnreadableImage(f"There is no image {name} in {archive}: check the path.") from None
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise UnreadableImage(f"The image {name} of {archive} cannot be read ({error}).") from error
+
+
+@lru_cache(maxsize=16)
+def _zip_file(archive: str, process: int) -> zipfile.ZipFile:
+    # One per process, as processes that share an open file also share the place where it is read.
+    return zipfile.ZipFile(archive)
+
+
+@lru_cache(maxsize=16)
+def tar_members(archive: str) -> dict[str, tuple[int, int]]:
+    """Lists the files of an uncompressed tar archive.
+
+    Args:
+        archive: Its path.
+
+    Returns:
+        Name -> (first byte, bytes).
+    """
+    with tarfile.open(archive, "r:") as file:
+        return {member.name: (member.offset_data, member.size) for member in file if member.isfile()}
 
 
 class Roots:
     """Turns the paths that a data file states into files on this machine.
 
     Args:
-        table: First components of a path -> the folder that they stand for; the longest match wins. The empty prefix
-            covers every other relative path. Prefixes may be absolute, for data files that state absolute paths.
+        table: First components of a path -> the folder or archive (.zip, .tar) that they stand for; the longest match
+            wins. The empty prefix covers every other relative path. Prefixes may be absolute, for data files that
+            state absolute paths.
         default: Folder for relative paths where the table has no empty prefix; None: those paths are refused.
     """
 
@@ -150,22 +201,43 @@ class Roots:
             path: The path as the data file states it.
 
         Returns:
-            The path inside the folder of its prefix.
+            The path inside the folder or archive of its prefix.
 
         Raises:
-            PathRefused: If it is an address, leaves its root, or no root covers it.
+            PathRefused: If it is an address, too long for a file system, leaves its root (a link that leads out of
+                it included), or no root covers it.
         """
         if ADDRESS.match(path):
-            raise PathRefused(f"the image {path!r} is an address: download the images and state their paths")
+            raise PathRefused(f"the image {path!r:.200} is an address: name a table of its downloaded images")
         parts = _components(path)
         if not parts or "\0" in path or ".." in parts or DRIVE.match(path):
-            raise PathRefused(f"the image's path {path!r} is empty or leaves its root")
+            raise PathRefused(f"the image's path {path!r:.200} is empty or leaves its root")
         for prefix, folder in self._folders.items():
             # The empty prefix does not cover absolute paths: their first component is "/" or "//".
             if parts[: len(prefix)] == prefix and len(parts) > len(prefix) and not parts[len(prefix)].startswith("/"):
-                return os.path.join(folder, *parts[len(prefix) :])
+                return self._inside(folder, parts[len(prefix) :], path)
         known = ", ".join(repr("/".join(prefix)) for prefix in self._folders) or "none"
-        raise PathRefused(f"no root covers the image's path {path!r} (roots: {known})")
+        raise PathRefused(f"no root covers the image's path {path!r:.200} (roots: {known})")
+
+    def _inside(self, folder: str, parts: tuple[str, ...], path: str) -> str:
+        kind = ARCHIVES.get(os.path.splitext(folder)[1].lower())
+        if kind is not None:
+            return f"{kind}://{'/'.join(parts)}::{folder}"
+        found = os.path.join(folder, *parts)
+        names = [os.fsencode(part) for part in parts]
+        if len(os.fsencode(found)) > LONGEST_PATH or max(map(len, names)) > LONGEST_NAME:
+            raise PathRefused(f"the image's path {path!r:.60} has {len(path)} characters, more than a path may have")
+        if not os.path.realpath(found).startswith(_boundary(folder)):
+            raise PathRefused(f"the image's path {path!r:.200} is a link that leads out of its root {folder}")
+        return found
+
+
+@lru_cache(maxsize=256)
+def _boundary(folder: str) -> str:
+    """Returns what links inside a root must not leave: itself, or the Hub's cache folder of which it is a snapshot."""
+    parent = os.path.dirname(folder)
+    is_snapshot = os.path.basename(parent) == "snapshots"
+    return os.path.join(os.path.realpath(os.path.dirname(parent) if is_snapshot else folder), "")
 
 
 def _components(path: str) -> tuple[str, ...]:

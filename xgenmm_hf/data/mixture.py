@@ -12,21 +12,26 @@ By weights, for map-style data sets and streams (`datasets.interleave_datasets`)
 
     datasets:
       - {path: mint/*.tar, format: interleaved, weight: 32.5}
-      - {path: kale/*.parquet, weight: 25}
+      - {dataset: Salesforce/blip3-kale, config: core, weight: 25, images: downloaded/kale}
 
-Relative paths are relative to the YAML file.
+A source is files (`path`) or a data set of the Hub (`dataset`, with `config`, `split` and `revision`); images named by
+address are looked up in `images`. Relative paths are relative to the YAML file. A data file in place of the YAML file
+is a mixture of itself.
 """
 
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.compat import shuffle_stream
-from xgenmm_hf.data.adapters.loading import MAX_REJECTED, STREAM_SHARDS, load_rows
-from xgenmm_hf.data.adapters.report import SourceReport
+from xgenmm_hf.data.hub_sets import HubSet
+from xgenmm_hf.data.loading import MAX_REJECTED, STREAM_SHARDS, load_rows
+from xgenmm_hf.data.records import SUFFIXES
+from xgenmm_hf.data.report import SourceReport
 
 
 if TYPE_CHECKING:
@@ -38,7 +43,8 @@ STOPPING = ("all_exhausted", "first_exhausted")
 SHUFFLE_BUFFER = 256
 COMMON_KEYS = {"roots", "seed", "max_rejected"}
 FORM_KEYS = {"data": COMMON_KEYS | {"data"}, "datasets": COMMON_KEYS | {"datasets", "stopping", "shuffle_buffer"}}
-SOURCE_KEYS = {"path", "format", "name", "options", "roots", "weight", "samples"}
+HUB_KEYS = ("config", "split", "revision")
+SOURCE_KEYS = {"path", "dataset", *HUB_KEYS, "format", "name", "options", "roots", "images", "weight", "samples"}
 
 
 @dataclass(frozen=True)
@@ -46,20 +52,24 @@ class Source:
     """One data set of a mixture.
 
     Args:
-        path: Its files, as patterns relative to the mixture's folder.
+        path: Its files, as patterns relative to the mixture's folder; the id alone for a data set of the Hub.
         share: Number of samples or "all"; in the form by weights the weight.
+        hub: The data set of the Hub, or None.
         format: Name of the format, or "auto".
-        name: Name, default: the first file's.
+        name: Name, unique within the mixture.
         options: Options of the format.
         roots: Its own table of image roots; None: the mixture's.
+        images: Tables of downloaded images.
     """
 
     path: tuple[str, ...]
     share: float | str
+    hub: HubSet | None = None
     format: str = "auto"
-    name: str | None = None
+    name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     roots: Mapping[str, str] | None = None
+    images: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -172,9 +182,10 @@ def load_mixture(
         loaded.append(
             load_rows(
                 source.format,
-                [os.path.join(config.file.parent, pattern) for pattern in source.path],
+                source.hub or [os.path.join(config.file.parent, pattern) for pattern in source.path],
                 name=source.name,
                 roots=roots,
+                images=source.images,
                 streaming=streaming,
                 options=source.options,
                 max_rejected=config.max_rejected if max_rejected is None else max_rejected,
@@ -262,7 +273,7 @@ def read_mixture(path: str | os.PathLike[str]) -> MixtureConfig:
     """Reads and checks a mixture's file.
 
     Args:
-        path: The YAML file.
+        path: The YAML file, or a data file.
 
     Returns:
         What it describes.
@@ -275,6 +286,8 @@ def read_mixture(path: str | os.PathLike[str]) -> MixtureConfig:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"There is no mixture file at {file}: check the path.")
+    if file.suffix.lower() in SUFFIXES:
+        return MixtureConfig(file, (Source((file.name,), ALL, name=file.stem),), by_weight=False)
     try:
         fields = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -287,10 +300,11 @@ def read_mixture(path: str | os.PathLike[str]) -> MixtureConfig:
     options = {name: fields[name] for name in ("seed", "max_rejected", "stopping", "shuffle_buffer") if name in fields}
     _check_options(options, file)
     sources = _counted(fields[form], file) if form == "data" else _weighted(fields[form], file)
-    return MixtureConfig(file, sources, form == "datasets", _roots(fields.get("roots"), file), **options)
+    named = _with_names(sources, file)
+    return MixtureConfig(file, named, form == "datasets", _roots(fields.get("roots"), file), **options)
 
 
-def _counted(data: Any, file: Path) -> tuple[Source, ...]:
+def _counted(data: Any, file: Path) -> list[Source]:
     """Reads the form by number of samples; files with zero samples are left out."""
     if not isinstance(data, dict) or not data:
         raise ValueError(f"{file}: `data` must map files to numbers of samples.")
@@ -301,13 +315,19 @@ def _counted(data: Any, file: Path) -> tuple[Source, ...]:
         if samples != ALL and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 0):
             raise ValueError(f"{file}: {pattern} has {samples!r} samples; give a whole number or `all`.")
         if samples != 0:
-            sources.append(_source({**fields, "path": str(pattern)}, samples, file, {"weight"}))
+            # The key of a data set of the Hub is only its name.
+            fields = fields if "dataset" in fields or "path" in fields else {**fields, "path": str(pattern)}
+            sources.append(_source({"name": _name_of(fields, pattern), **fields}, samples, file, {"weight"}))
     if not sources:
         raise ValueError(f"{file}: every file of `data` has 0 samples.")
-    return tuple(sources)
+    return sources
 
 
-def _weighted(entries: Any, file: Path) -> tuple[Source, ...]:
+def _name_of(fields: Mapping[str, Any], key: Any) -> str | None:
+    return None if fields.get("path") == str(key) else str(key)
+
+
+def _weighted(entries: Any, file: Path) -> list[Source]:
     """Reads the form by weights."""
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise ValueError(f"{file}: `datasets` must be a list of mappings with path and weight.")
@@ -315,23 +335,75 @@ def _weighted(entries: Any, file: Path) -> tuple[Source, ...]:
     for entry in entries:
         weight = entry.get("weight")
         if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 < weight < float("inf"):
-            raise ValueError(f"{file}: {entry.get('path')} has the weight {weight!r}; give a positive number.")
+            what = entry.get("path") or entry.get("dataset")
+            raise ValueError(f"{file}: {what} has the weight {weight!r}; give a positive number.")
         sources.append(_source(entry, weight, file, {"samples"}))
-    return tuple(sources)
+    return sources
 
 
 def _source(fields: dict[str, Any], share: float | str, file: Path, without: set[str]) -> Source:
     """Builds a source from its fields."""
-    path = fields.get("path")
-    patterns = [path] if isinstance(path, str) else path
-    if not isinstance(patterns, list) or not patterns or not all(isinstance(item, str) for item in patterns):
-        raise ValueError(f"{file}: a source has the path {path!r}; give a file, a pattern, or a list of them.")
-    _check_keys(fields, SOURCE_KEYS - without, f"{file}: {patterns[0]}")
-    options = fields.get("options") or {}
+    patterns = _strings(fields.get("path"))
+    hub = _hub(fields, file)
+    if (patterns is None) == (hub is None):
+        held = f"the path {fields.get('path')!r}" + (f" and the dataset {hub.name}" if hub else "")
+        raise ValueError(f"{file}: a source has {held}; give either path (files) or dataset (an id of the Hub).")
+    where = (patterns or [hub.name])[0]  # type: ignore[union-attr]
+    _check_keys(fields, SOURCE_KEYS - without, f"{file}: {where}")
+    options, images = fields.get("options") or {}, _strings(fields.get("images") or [])
     if not isinstance(options, dict):
-        raise ValueError(f"{file}: the options of {patterns[0]} must be a mapping.")
-    roots = _roots(fields.get("roots"), file)
-    return Source(tuple(patterns), share, fields.get("format", "auto"), fields.get("name"), options, roots)
+        raise ValueError(f"{file}: the options of {where} must be a mapping.")
+    if images is None and fields.get("images"):
+        raise ValueError(f"{file}: images of {where} must be a folder that img2dataset wrote, a table, or a list.")
+    return Source(
+        tuple(patterns or [hub.name]),  # type: ignore[union-attr]
+        share,
+        hub,
+        fields.get("format", "auto"),
+        fields.get("name") or "",
+        options,
+        _roots(fields.get("roots"), file),
+        tuple(os.path.join(file.parent, folder) for folder in images or ()),
+    )
+
+
+def _hub(fields: Mapping[str, Any], file: Path) -> HubSet | None:
+    given = {name: fields[name] for name in HUB_KEYS if fields.get(name) is not None}
+    name = fields.get("dataset")
+    if not isinstance(name, str):
+        if given or name is not None:
+            raise ValueError(f"{file}: {', '.join(given) or 'dataset'} belongs to one of the Hub (dataset: org/name).")
+        return None
+    beside = file.parent / name
+    return HubSet(str(beside) if beside.is_dir() else name, **given)
+
+
+def _with_names(sources: Sequence[Source], file: Path) -> tuple[Source, ...]:
+    """Gives every source a name of its own: its file's or folder's, and as much of the path as tells it apart."""
+    stated = Counter(source.name for source in sources if source.name)
+    double = next((name for name, number in stated.items() if number > 1), None)
+    if double is not None:
+        raise ValueError(f"{file}: two sources have the name {double}; give each its own.")
+    named = []
+    for source in sources:
+        parts = (source.hub.name if source.hub else str(PurePath(source.path[0]).with_suffix(""))).split("/")
+        parts = [part for part in parts if part and "*" not in part] or ["data"]
+        if source.hub is not None:
+            parts = ["/".join(parts[-2:]), *([source.hub.config] if source.hub.config else [])]
+        names = ["/".join(parts[-size:]) for size in range(len(parts) if source.hub else 1, len(parts) + 1)]
+        names += [f"{names[-1]}-{number}" for number in range(2, len(sources) + 2)]
+        taken = stated.keys() | {other.name for other in named}
+        named.append(
+            source if source.name else replace(source, name=next(name for name in names if name not in taken))
+        )
+    return tuple(named)
+
+
+def _strings(value: Any) -> list[str] | None:
+    """Returns one string or several as a list; None for anything else, and for an empty list."""
+    several = [value] if isinstance(value, str) else value
+    fits = isinstance(several, list) and bool(several) and all(isinstance(item, str) for item in several)
+    return several if fits else None
 
 
 def _roots(table: Any, file: Path) -> dict[str, str] | None:

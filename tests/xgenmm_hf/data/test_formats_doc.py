@@ -79,7 +79,7 @@ def test_an_example(tmp_path, layout, name, body, rows):
 
 
 def test_every_format_has_an_example(tmp_path):
-    from xgenmm_hf.data.adapters.registry import ADAPTERS
+    from xgenmm_hf.data.adapters import ADAPTERS
 
     files = (write_file(tmp_path, layout, name, body) for layout, name, body, _ in examples())
     assert {load_rows("auto", file, streaming=True).report.format for file in files} == set(ADAPTERS)

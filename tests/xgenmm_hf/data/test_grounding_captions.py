@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xgenmm_hf.data.grounding_captions import FORMS, grounding_caption
+from xgenmm_hf.data.boxes import FORMS, grounding_caption
 
 
 PLAYER = ("football player", (0.015, 0.005, 0.845, 0.993))

@@ -1,11 +1,13 @@
 """OCR captions in six granularities, as the report shows them."""
 
+import re
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xgenmm_hf.data.ocr_captions import GRANULARITIES, drop_fillers, ocr_caption, ocr_phrase
-from xgenmm_hf.data.places import checked_box, fractions, place
+from xgenmm_hf.data.boxes import GRANULARITIES, checked_box, drop_fillers, ocr_caption, ocr_phrase, place
 
 
 SHOP = ("MACK SHOP", (0.192, 0.037, 0.817, 0.203))
@@ -59,7 +61,7 @@ def test_fillers(caption, plain):
 @given(boxes)
 def test_places_and_fractions_are_inside(box):
     assert place(box).endswith(("center", "corner"))
-    down, across = fractions(box)
+    down, across = map(Fraction, re.findall(r"located at (\S+) of .* and (\S+) of", ocr_phrase("A", box, 3))[0])
     assert 0 <= down <= 1
     assert abs(float(across) - (box[0] + box[2]) / 2) <= 1 / 20
     assert down.denominator <= 20

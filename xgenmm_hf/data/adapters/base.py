@@ -1,37 +1,21 @@
 """What a data adapter is: a function from one record of a public format to training rows."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import base64
+import binascii
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from xgenmm_hf.data.image_refs import PathRefused, Roots, image_ref
+from xgenmm_hf.data.addresses import AddressTable
+from xgenmm_hf.data.fields import ADDRESS_FIELDS, IMAGE_FIELDS, Record, RejectedRecord, SkippedRecord, first_field
+from xgenmm_hf.data.image_refs import ADDRESS, PathRefused, Roots, image_ref
 from xgenmm_hf.data.rows import ImageRef, Row
 
 
-Record = dict[str, Any]
-
-
-class RecordProblem(Exception):
-    """A record that gives no row.
-
-    Args:
-        kind: Short name that equal problems share, for counting.
-        reason: What exactly is wrong with this record.
-    """
-
-    def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
-        self.kind = kind
-        self.reason = reason
-
-
-class RejectedRecord(RecordProblem):
-    """A malformed record: it counts towards the share of rejected records that stops loading."""
-
-
-class SkippedRecord(RecordProblem):
-    """A well-formed record that the recipe leaves out, such as a tie between two answers."""
+# How JPEG, PNG, GIF and WebP begin in base64.
+BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 
 
 @dataclass(frozen=True)
@@ -42,11 +26,15 @@ class Context:
         source: Name of the data set.
         roots: Resolves the paths of images.
         options: Options of the adapter.
+        addresses: Finds images by address; None: addresses are refused.
+        notes: Counts what was taken although it is out of the ordinary, by kind.
     """
 
     source: str
     roots: Roots = field(default_factory=Roots)
     options: Mapping[str, Any] = field(default_factory=dict)
+    addresses: AddressTable | None = None
+    notes: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -73,97 +61,112 @@ class Adapter:
         return self.kind if isinstance(self.kind, str) else self.kind(record)
 
 
-def image_refs(value: Any, context: Context) -> list[ImageRef]:
-    """Reads the images of a record.
+def images_of(record: Record, context: Context, names: Iterable[str] = IMAGE_FIELDS) -> list[ImageRef]:
+    """Reads the images of a record: from the first of some fields, or by its address.
 
     Args:
-        value: None, a path, encoded bytes, a `{"bytes", "path"}` mapping, or a list of those.
-        context: Resolves paths.
+        record: The record.
+        context: Where it comes from; the option `image_column` names another field.
+        names: Fields that may hold images.
+
+    Returns:
+        References in order.
+
+    Raises:
+        RejectedRecord: If one of them is no image, or its path is refused.
+        SkippedRecord: If an image has an address and was not downloaded.
+    """
+    column = context.options.get("image_column") or first_field(record, names)
+    if column is not None:
+        return image_refs(record.get(column), context)
+    addresses = [name for name in ADDRESS_FIELDS if isinstance(record.get(name), str)]
+    if not addresses or "url" not in addresses and context.addresses is None:
+        return []
+    if context.addresses is None:
+        return image_refs(record["url"], context)
+    for name in addresses:
+        if (found := context.addresses.find(name, record[name])) is not None:
+            return [found]
+    raise _not_downloaded(record[addresses[0]])
+
+
+def image_refs(value: Any, context: Context) -> list[ImageRef]:
+    """Reads images.
+
+    Args:
+        value: None, a path, an address, encoded bytes, base64 (with or without `data:`), an array (H, W) or (H, W, C)
+            of 0-255, an image in memory, a `{"bytes", "path"}` mapping, or a list of those. An empty string is no
+            image.
+        context: Resolves paths and addresses.
 
     Returns:
         References in order.
 
     Raises:
         RejectedRecord: If one of them is none of these, or its path is refused.
+        SkippedRecord: If an image has an address and was not downloaded.
     """
     if value is None:
         return []
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and not (value and isinstance(value[0], list)):
         return [ref for item in value for ref in _one_image(item, context)]
     return _one_image(value, context)
 
 
 def _one_image(value: Any, context: Context) -> list[ImageRef]:
-    """Reads one image of a record, as a list of one."""
+    """Reads one image of a record, as a list of one or, where there is none, of nothing."""
+    path = None
     if isinstance(value, Mapping):
-        data, path = value.get("bytes"), value.get("path")
-        if data is not None:
-            return [image_ref(path, bytes(data))]
-        value = path
+        path, data = value.get("path"), value.get("bytes")
+        value = path if data is None else data
+    if isinstance(value, str):
+        if not value.strip():
+            context.notes["empty image"] += 1
+            return []
+        return [_by_text(value, context)]
     if isinstance(value, (bytes, bytearray)):
-        return [image_ref(None, bytes(value))]
-    if not isinstance(value, str) or not value:
-        raise RejectedRecord("image", f"an image is given as {value!r:.60}; it must be a path or encoded bytes")
+        return [image_ref(path, bytes(value))]
+    return [image_ref(path, _encode(value))]
+
+
+def _by_text(value: str, context: Context) -> ImageRef:
+    head, _, body = value.partition(",") if value.startswith("data:") else ("", "", value)
+    if head.endswith(";base64") or (not head and value.startswith(BASE64)):
+        try:
+            return image_ref(None, base64.b64decode(body, validate=True))
+        except binascii.Error as error:
+            raise RejectedRecord("image", f"an image in base64 is damaged ({error})") from None
+    if context.addresses is not None and ADDRESS.match(value):
+        found = context.addresses.find("url", value)
+        if found is None:
+            raise _not_downloaded(value)
+        return found
     try:
-        return [image_ref(context.roots.resolve(value))]
+        return image_ref(context.roots.resolve(value))
     except PathRefused as error:
         raise RejectedRecord("path", str(error)) from None
 
 
-def text_of(record: Mapping[str, Any], name: str) -> str:
-    """Returns a field that must be a non-empty string.
+def _encode(value: Any) -> bytes:
+    """Encodes an array or an image in memory as PNG."""
+    import numpy as np
+    from PIL import Image
 
-    Raises:
-        RejectedRecord: If it is missing, empty or no string.
-    """
-    value = record.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise RejectedRecord("fields", f"{name} is {value!r:.60}; it must be a non-empty string")
-    return value
-
-
-def list_of(record: Mapping[str, Any], name: str) -> list:
-    """Returns a field that must be a list; a list written as JSON counts as one.
-
-    Raises:
-        RejectedRecord: If it is missing or no list.
-    """
-    value = record.get(name)
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = parse_json(value, name)
-    if not isinstance(value, list):
-        raise RejectedRecord("fields", f"{name} is a {type(value).__name__}; it must be a list")
-    return value
-
-
-def parse_json(text: str | bytes, name: str) -> Any:
-    """Parses JSON inside a record.
-
-    Raises:
-        RejectedRecord: If it is not JSON.
-    """
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise RejectedRecord("json", f"{name} is not JSON ({error})") from None
+        image = value if isinstance(value, Image.Image) else Image.fromarray(_pixels(np.asarray(value)))
+        file = io.BytesIO()
+        image.save(file, format="PNG", compress_level=1)
+    except (TypeError, ValueError, OverflowError, OSError):
+        what = f"an image is given as {value!r:.60}"
+        raise RejectedRecord("image", f"{what}; it must be a path, encoded bytes, or an array of 0-255") from None
+    return file.getvalue()
 
 
-def first_field(record: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """Returns the first of some names that a record has a value for."""
-    return next((name for name in names if record.get(name) is not None), None)
+def _pixels(array: Any) -> Any:
+    if array.ndim not in (2, 3) or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
+        raise ValueError
+    return array.astype("uint8")
 
 
-def as_records(value: Any, name: str) -> Iterator[Mapping[str, Any]]:
-    """Yields mappings from a list of mappings, or from a mapping of lists as `datasets` stores those.
-
-    Raises:
-        RejectedRecord: If it is neither.
-    """
-    if isinstance(value, Mapping):
-        columns = {key: column for key, column in value.items() if isinstance(column, list)}
-        if len(columns) != len(value) or len({len(column) for column in columns.values()}) > 1:
-            raise RejectedRecord("fields", f"{name} is a mapping whose values are not lists of one length")
-        value = [dict(zip(columns, items, strict=True)) for items in zip(*columns.values(), strict=True)]
-    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
-        raise RejectedRecord("fields", f"{name} must be a list of mappings")
-    yield from value
+def _not_downloaded(value: str) -> SkippedRecord:
+    return SkippedRecord("not downloaded", f"the image {value!r:.200} is not among the downloaded ones")

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xgenmm_hf.data.adapters.base import Context, RejectedRecord, SkippedRecord
-from xgenmm_hf.data.adapters.registry import ADAPTERS
-from xgenmm_hf.data.adapters.vlfeedback import ASPECTS, mean_rating
+from xgenmm_hf.data.adapters import ADAPTERS
+from xgenmm_hf.data.adapters.base import Context
+from xgenmm_hf.data.adapters.preferences import ASPECTS, mean_rating
+from xgenmm_hf.data.fields import RejectedRecord, SkippedRecord
 from xgenmm_hf.data.image_refs import Roots
 from xgenmm_hf.data.rows import validate_row
 

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xgenmm_hf.data.adapters import llava
-from xgenmm_hf.data.adapters.base import Context, RejectedRecord
+from xgenmm_hf.data.adapters import ADAPTERS
+from xgenmm_hf.data.adapters.base import Context
+from xgenmm_hf.data.fields import RejectedRecord
 from xgenmm_hf.data.image_refs import Roots
 from xgenmm_hf.data.rows import validate_row
 
@@ -14,7 +15,7 @@ CONTEXT = Context("set", Roots(default="/images"))
 
 
 def convert(record):
-    (row,) = llava.ADAPTER.convert(record, "1", CONTEXT)
+    (row,) = ADAPTERS["llava"].convert(record, "1", CONTEXT)
     return row
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xgenmm_hf.data.adapters import load_rows
-from xgenmm_hf.data.adapters.records import find_files, first_record, make_shards, name_columns, read_shard
+from xgenmm_hf.data.records import find_files, first_record, make_shards, name_columns, read_shard
 
 
 def talk(answer="A bus.", **fields):
@@ -75,7 +75,7 @@ def test_shards_hold_every_line_once(tmp_path, texts, number, ending):
     file.write_text("\n".join(lines) + ending, encoding="utf-8", newline="")
     found = [item for shard in make_shards([file], number) for item in read_shard(shard)]
     assert [item.record["text"] for item in found] == [text for text in texts if text]
-    assert [int(item.position) for item in found] == [line for line, text in enumerate(texts, 1) if text]
+    assert [int(item.place) for item in found] == [line for line, text in enumerate(texts, 1) if text]
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
@@ -209,8 +209,8 @@ def test_tables(tmp_path):
 def test_the_first_record_of_a_large_array_is_found_without_the_rest(tmp_path):
     file = tmp_path / "set.json"
     file.write_text(" \n[ " + json.dumps(talk("x" * 2_000_000)) + ", {broken")
-    assert first_record([file])["messages"][1]["content"].startswith("xxx")
+    assert first_record(make_shards([file]))["messages"][1]["content"].startswith("xxx")
     with pytest.raises(ValueError, match=r"set.json is not JSON"):
         load_rows("auto", file, cache_dir=tmp_path / "cache")
     write(tmp_path, "empty.json", [])
-    assert first_record([tmp_path / "empty.json", write(tmp_path, "b.jsonl", [{"a": 1}])]) == {"a": 1}
+    assert first_record(make_shards([tmp_path / "empty.json", write(tmp_path, "b.jsonl", [{"a": 1}])])) == {"a": 1}

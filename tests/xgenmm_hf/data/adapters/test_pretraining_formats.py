@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from xgenmm_hf.data.adapters.base import Context, RejectedRecord, SkippedRecord
-from xgenmm_hf.data.adapters.registry import ADAPTERS
-from xgenmm_hf.data.adapters.webdataset import sample_record
+from xgenmm_hf.data.adapters import ADAPTERS
+from xgenmm_hf.data.adapters.base import Context
+from xgenmm_hf.data.fields import RejectedRecord, SkippedRecord
 from xgenmm_hf.data.image_refs import Roots, open_image
 from xgenmm_hf.data.rows import validate_row
+from xgenmm_hf.data.webdataset import sample_record
 
 
 def convert(format, record, **options):
@@ -133,23 +134,23 @@ def tiff(*colours):
 
 def test_a_sample_with_all_its_images_in_one_file():
     fields = {"texts": [None, "a", None], "images": ["page_0_0", None, "page_1_0"]}
-    sample = {"__key__": "doc", "tiff": tiff("red", "blue"), "json": json.dumps(fields).encode()}
-    record = sample_record(sample)
+    sample = {"tiff": tiff("red", "blue"), "json": json.dumps(fields).encode()}
+    record = sample_record("doc", sample)
     colours = [open_image(image).getpixel((0, 0)) for image in (record["images"][0], record["images"][2])]
     assert colours == [(255, 0, 0), (0, 0, 255)]
     assert written(convert("interleaved", record)) == "<image>a<|endofchunk|>"
     with pytest.raises(RejectedRecord, match=r"1 image.* for 2 place"):
-        sample_record({**sample, "tiff": tiff("red")})
+        sample_record("doc", {**sample, "tiff": tiff("red")})
     with pytest.raises(RejectedRecord, match="doc.tiff"):
-        sample_record({**sample, "tiff": b"nothing"})
+        sample_record("doc", {**sample, "tiff": b"nothing"})
 
 
 def test_samples_of_other_formats():
     talk = {"id": "7", "image": "coco/1.jpg", "conversations": []}
-    record = sample_record({"__key__": "1", "jpg": b"x", "json": json.dumps(talk).encode()})
+    record = sample_record("1", {"jpg": b"x", "json": json.dumps(talk).encode()})
     assert (record["id"], record["images"], "image" in record) == ("7", [{"bytes": b"x", "path": "1.jpg"}], False)
-    record = sample_record({"__key__": "1", "jpg": b"x", "json": b'{"width": 3, "caption": null}', "txt": b"A bus."})
+    record = sample_record("1", {"jpg": b"x", "json": b'{"width": 3, "caption": null}', "txt": b"A bus."})
     assert written(convert("captions", record)) == "<image>A bus.<|endofchunk|>"
     for sample in ({"jpg": b"x"}, {"json": b"{"}, {"json": b"[]"}, {"txt": b"\xff"}):
         with pytest.raises(RejectedRecord):
-            sample_record({"__key__": "1", **sample})
+            sample_record("1", sample)

@@ -3,17 +3,18 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.data.adapters.base import RecordProblem, RejectedRecord
+from xgenmm_hf.data.fields import RecordProblem, RejectedRecord
 
 
 logger = logging.getLogger(__name__)
 
 PROBLEMS, COUNTS = "problems.jsonl", "counts.jsonl"
+COUNTED = ("rejected", "skipped", "notes")
 LOGGED_PROBLEMS = 5
 SMALLEST_SAMPLE = 100
 
@@ -26,12 +27,13 @@ class SourceReport:
         source: Name of the data set.
         format: Its format.
         kind: Kind of its rows.
-        files: Its files.
+        files: Its files, or its id on the Hub.
         records: Records read; None while streaming, as is the number of rows.
         rows: Rows they became.
         rejected: Malformed records by kind of problem.
         skipped: Well-formed records that the recipe leaves out, by kind.
-        problems_file: JSON lines with every one of both; None while streaming.
+        notes: What was taken although it is out of the ordinary, by kind, such as a question without an answer.
+        problems_file: JSON lines with every rejected and skipped record; None while streaming.
     """
 
     source: str
@@ -42,6 +44,7 @@ class SourceReport:
     rows: int | None = None
     rejected: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
     problems_file: str | None = None
 
     def problems(self) -> Iterator[dict[str, Any]]:
@@ -49,6 +52,10 @@ class SourceReport:
         if self.problems_file is not None and Path(self.problems_file).is_file():
             with open(self.problems_file, encoding="utf-8") as file:
                 yield from map(json.loads, file)
+
+    def exceeds(self, max_rejected: float) -> bool:
+        """Tells whether more than a share of the records are malformed, or no row is left."""
+        return not self.rows or sum(self.rejected.values()) > max_rejected * (self.records or 0)
 
     def check(self, max_rejected: float) -> None:
         """Checks that not too many records are malformed.
@@ -59,17 +66,17 @@ class SourceReport:
         Raises:
             ValueError: If there are more, or no row is left.
         """
-        rejected = sum(self.rejected.values())
-        share = rejected / max(1, self.records or 0)
-        if self.rows and share <= max_rejected:
+        if not self.exceeds(max_rejected):
             return
-        first = next((item for item in self.problems() if item["outcome"] == "rejected"), None)
+        first = next((item for item in self.problems() if item["outcome"] == "rejected" or not self.rows), None)
         example = f"; the first is {first['id']} of {first['file']}: {first['reason']}" if first else ""
         if not self.rows:
             raise ValueError(f"{self.source} gives no row from {self.records} record(s){example}.")
+        rejected = sum(self.rejected.values())
         raise ValueError(
-            f"{rejected} of {self.records} records of {self.source} are malformed ({share:.1%}), more than "
-            f"max_rejected allows ({max_rejected:.1%}){example}; all are listed in {self.problems_file}."
+            f"{rejected} of {self.records} records of {self.source} are malformed "
+            f"({rejected / (self.records or 1):.1%}), more than max_rejected allows ({max_rejected:.1%}){example}; "
+            f"all are listed in {self.problems_file}."
         )
 
     def save(self, file: Path) -> None:
@@ -80,6 +87,20 @@ class SourceReport:
     def load(cls, file: Path) -> "SourceReport":
         """Reads a saved report."""
         return cls(**json.loads(file.read_text(encoding="utf-8")))
+
+    def sum_counts(self, folder: Path) -> None:
+        """Takes over the counts of all shards, as their tallies wrote them."""
+        totals = {name: Counter[str]() for name in COUNTED}
+        self.records = self.rows = 0
+        counts = folder / COUNTS
+        for line in counts.read_text(encoding="utf-8").splitlines() if counts.is_file() else ():
+            entry = json.loads(line)
+            self.records += entry["records"]
+            self.rows += entry["rows"]
+            for name, total in totals.items():
+                total.update(entry[name])
+        self.rejected, self.skipped, self.notes = (dict(totals[name]) for name in COUNTED)
+        self.problems_file = str(folder / PROBLEMS)
 
 
 class Tally:
@@ -96,8 +117,7 @@ class Tally:
         self.folder = None if folder is None else Path(folder)
         self.max_rejected = max_rejected
         self.records = self.rows = self.logged = 0
-        self.rejected: Counter[str] = Counter()
-        self.skipped: Counter[str] = Counter()
+        self.rejected, self.skipped, self.notes = Counter[str](), Counter[str](), Counter[str]()
 
     def add(self, problem: RecordProblem, file: str, id: str) -> None:
         """Counts and notes a problem.
@@ -110,51 +130,25 @@ class Tally:
         if self.folder is not None:
             outcome = "rejected" if rejected else "skipped"
             entry = {"source": self.source, "file": file, "id": id, "outcome": outcome, "kind": problem.kind}
-            _append(self.folder / PROBLEMS, {**entry, "reason": problem.reason})
-            return
-        if not rejected:
+            self._append(PROBLEMS, {**entry, "reason": problem.reason})
             return
         self.logged += 1
         if self.logged <= LOGGED_PROBLEMS:
             logger.warning("%s, %s of %s: %s", self.source, id, file, problem.reason)
-        if self.rejected.total() > self.max_rejected * max(self.records, SMALLEST_SAMPLE):
+        if rejected and self.rejected.total() > self.max_rejected * max(self.records, SMALLEST_SAMPLE):
             raise ValueError(
                 f"{self.rejected.total()} of the first {self.records} records of {self.source} are malformed, more "
                 f"than max_rejected allows ({self.max_rejected:.1%}); the last is {id} of {file}: {problem.reason}."
             )
 
     def close(self) -> None:
-        """Writes the counts down."""
+        """Writes the counts down; a stream logs them, as nothing else tells what it left out."""
+        counts = {"records": self.records, "rows": self.rows, **{name: dict(getattr(self, name)) for name in COUNTED}}
         if self.folder is not None:
-            counts = {"records": self.records, "rows": self.rows, "rejected": self.rejected, "skipped": self.skipped}
-            _append(self.folder / COUNTS, counts)
+            self._append(COUNTS, counts)
+        elif any(counts[name] for name in COUNTED):
+            logger.warning("%s: %s", self.source, counts)
 
-
-def _append(file: Path, entry: dict[str, Any]) -> None:
-    """Appends one line to a file."""
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
-
-
-def sum_counts(folder: Path, report: SourceReport) -> SourceReport:
-    """Adds the counts of all shards to a report.
-
-    Args:
-        folder: Where the tallies wrote.
-        report: A report without counts; it is changed and returned.
-    """
-    totals: dict[str, Counter] = {"rejected": Counter(), "skipped": Counter()}
-    report.records = report.rows = 0
-    for counts in _lines(folder / COUNTS):
-        report.records += counts["records"]
-        report.rows += counts["rows"]
-        for name, total in totals.items():
-            total.update(counts[name])
-    report.rejected, report.skipped = dict(totals["rejected"]), dict(totals["skipped"])
-    report.problems_file = str(folder / PROBLEMS)
-    return report
-
-
-def _lines(file: Path) -> Iterable[dict[str, Any]]:
-    """Returns the entries of a file of JSON lines, none if it does not exist."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    def _append(self, name: str, entry: dict[str, Any]) -> None:
+        with (self.folder / name).open("a", encoding="utf-8", errors="backslashreplace") as lines:  # type: ignore[operator]
+            lines.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -1,5 +1,6 @@
-"""Local files of any public format -> a `datasets` data set of training rows."""
+"""Files of any public format, or a data set of the Hub -> a `datasets` data set of training rows."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,23 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf import __version__
-from xgenmm_hf.data.adapters.base import Adapter, Context, RecordProblem, RejectedRecord, first_field
-from xgenmm_hf.data.adapters.records import Found, Shard, find_files, first_record, make_shards, read_shard
-from xgenmm_hf.data.adapters.registry import AUTO, adapter_of, check_options, detect
-from xgenmm_hf.data.adapters.report import SourceReport, Tally, sum_counts
+from xgenmm_hf.data.adapters import AUTO, adapter_of, check_options, detect
+from xgenmm_hf.data.adapters.base import Adapter, Context
+from xgenmm_hf.data.addresses import AddressTable, index_addresses
+from xgenmm_hf.data.fields import RecordProblem, RejectedRecord, first_field
+from xgenmm_hf.data.hub_sets import HubSet, hub_shards
 from xgenmm_hf.data.image_refs import Roots
+from xgenmm_hf.data.records import Files, Found, Shard, find_files, first_record, make_shards, read_shard
+from xgenmm_hf.data.report import SourceReport, Tally
 from xgenmm_hf.data.rows import InvalidRow, Row, features_of, validate_row
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
-CACHE_FORM = 2  # raise it when the same files give other rows than before
+CACHE_FORM = 3  # raise it when the same files give other rows than before
 MAX_REJECTED = 0.01
 STREAM_SHARDS = 16
 REPORT = "report.json"
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -44,26 +47,29 @@ class LoadedRows:
 
 def load_rows(
     format: str,
-    files: Files,
+    files: Files | HubSet,
     *,
     name: str | None = None,
     roots: Mapping[str, str | os.PathLike[str]] | None = None,
+    images: Sequence[str] = (),
     streaming: bool = False,
     options: Mapping[str, Any] | None = None,
     max_rejected: float = MAX_REJECTED,
     cache_dir: str | os.PathLike[str] | None = None,
     num_shards: int = STREAM_SHARDS,
 ) -> LoadedRows:
-    """Reads files of one format into training rows; images stay references.
+    """Reads files or a data set of the Hub into training rows; images stay references.
 
     A malformed record is left out, counted, and listed with its place and the reason; it is never replaced.
 
     Args:
-        format: Name of the format (see `registry.ADAPTERS`), or "auto" to tell it from the first record.
-        files: A path, a pattern with `*`, or several.
+        format: Name of the format (see `adapters.ADAPTERS`), or "auto" to tell it from the first record.
+        files: A path, a pattern with `*`, or several; or a `HubSet`.
         name: Name of the source; default: the first file's.
-        roots: First components of images' paths -> folders, "" for all others; default: all relative paths are
-            beside their data file.
+        roots: First components of images' paths -> folders or archives, "" for all others; default: all relative
+            paths are beside their data file.
+        images: Folders that img2dataset wrote, or tables with `url` (`uid`, `key`) and `path`: where images lie that
+            the data name by address.
         streaming: Whether to read while iterating instead of building a cache first.
         options: Options of the format.
         max_rejected: Largest share of malformed records; while streaming it is judged from 100 records on.
@@ -74,66 +80,75 @@ def load_rows(
         The rows and the report.
 
     Raises:
-        ValueError: If a file cannot be read, the format is not known, too many records are malformed, or no row is
-            left.
+        ValueError: If a file cannot be read, the format is not known, too many records are malformed, no row is
+            left, or there is no space for the cache.
     """
-    paths = find_files(files)
-    first = first_record(paths)
-    adapter = detect(first, str(paths[0])) if format == AUTO else adapter_of(format)
+    import datasets
+
+    cache = Path(cache_dir) if cache_dir is not None else Path(datasets.config.HF_DATASETS_CACHE) / "xgenmm"
+    if isinstance(files, HubSet):
+        shards, names, base = hub_shards(files, streaming, num_shards), [files.name], None
+        default = files.name
+    else:
+        paths = find_files(files)
+        shards, names = make_shards(paths, num_shards if streaming else 1), [str(path) for path in paths]
+        base, default = os.path.commonpath([path.absolute().parent for path in paths]), paths[0].stem
+    first = first_record(shards)
+    adapter = detect(first, names[0]) if format == AUTO else adapter_of(format)
     options = dict(options or {})
     check_options(adapter, options)
-    source = name or paths[0].stem
-    kind = adapter.kind_of(first)
-    report = SourceReport(source, adapter.name, kind, [str(path) for path in paths])
     recipe = {
-        "source": source,
+        "source": name or default,
         "format": adapter.name,
-        "kind": kind,
+        "kind": adapter.kind_of(first),
         "options": options,
         "roots": None if roots is None else {prefix: os.path.abspath(folder) for prefix, folder in roots.items()},
-        "base": os.path.commonpath([path.absolute().parent for path in paths]),
-        "several": len(paths) > 1,
+        "images": index_addresses(images, cache) if images else None,
+        "base": base,
+        "several": len(names) > 1,
     }
+    report = SourceReport(recipe["source"], adapter.name, recipe["kind"], names)
     if streaming:
-        return LoadedRows(_stream(make_shards(paths, num_shards), recipe, max_rejected), report)
-    loaded = _build(make_shards(paths), recipe, report, cache_dir)
+        return LoadedRows(_stream(shards, {**recipe, "log": None, "max_rejected": max_rejected}), report)
+    loaded = _build(shards, recipe, report, cache)
     loaded.report.check(max_rejected)
     return loaded
 
 
-def _stream(shards: list[Shard], recipe: dict[str, Any], max_rejected: float) -> "IterableDataset":
-    """Makes a data set that reads while it is iterated."""
+def _stream(shards: list[Shard], recipe: dict[str, Any]) -> "IterableDataset":
     from datasets import IterableDataset
 
     return IterableDataset.from_generator(
-        generate,
-        features=features_of(recipe["kind"]),
-        gen_kwargs={"shards": shards, "recipe": {**recipe, "log": None, "max_rejected": max_rejected}},
+        generate, features=features_of(recipe["kind"]), gen_kwargs={"shards": shards, "recipe": recipe}
     )
 
 
-def _build(
-    shards: list[Shard], recipe: dict[str, Any], report: SourceReport, cache_dir: str | os.PathLike[str] | None
-) -> LoadedRows:
+def _build(shards: list[Shard], recipe: dict[str, Any], report: SourceReport, cache: Path) -> LoadedRows:
     """Makes a data set in memory-mapped files, or finds them again from an earlier call."""
     import datasets
     from filelock import FileLock
 
-    parent = Path(cache_dir) if cache_dir is not None else Path(datasets.config.HF_DATASETS_CACHE) / "xgenmm"
     versions = [CACHE_FORM, __version__, datasets.__version__]
     key = hashlib.sha256(json.dumps([versions, shards, recipe], sort_keys=True).encode()).hexdigest()[:16]
-    folder = (parent / f"{report.source.replace('/', '-')}-{key}").absolute()
+    folder = (cache / f"{report.source.replace('/', '-')}-{key}").absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         complete = (folder / REPORT).is_file()
         if not complete:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-        dataset = _from_generator(shards, {**recipe, "log": str(folder), "max_rejected": 1.0}, folder)
+        try:
+            dataset = _from_generator(shards, {**recipe, "log": str(folder), "max_rejected": 1.0}, folder)
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if error.errno not in NO_SPACE:
+                raise
+            reason = f"There is no space for the rows of {report.source} in {folder.parent} ({error.strerror})"
+            raise ValueError(f"{reason}: free some, or name another folder (cache_dir, HF_DATASETS_CACHE).") from error
         if complete:
             report = SourceReport.load(folder / REPORT)
         else:
-            sum_counts(folder, report)
+            report.sum_counts(folder)
         if dataset is None:
             report.check(max_rejected=1.0)
             raise ValueError(f"{report.source} gave rows that datasets did not keep: delete {folder} and try again.")
@@ -154,7 +169,7 @@ def _from_generator(shards: list[Shard], recipe: dict[str, Any], folder: Path) -
             gen_kwargs={"shards": shards, "recipe": recipe},
         )
     except DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError):
+        if isinstance(error.__cause__, (ValueError, OSError)):
             raise error.__cause__ from None
         raise
     except ValueError:
@@ -167,8 +182,9 @@ def generate(shards: list[Shard], recipe: dict[str, Any]) -> Iterator[Row]:
 
     Args:
         shards: Shards to read.
-        recipe: How: `source`, `format`, `kind`, `options`, `roots`, `base` (folder that file names are relative to),
-            `several` (whether there are several files), `log` (folder for problems, or None), `max_rejected`.
+        recipe: How: `source`, `format`, `kind`, `options`, `roots`, `images` (an index of addresses), `base` (folder
+            that file names are relative to), `several` (whether there are several files), `log` (folder for problems,
+            or None), `max_rejected`.
 
     Yields:
         Valid rows.
@@ -178,10 +194,12 @@ def generate(shards: list[Shard], recipe: dict[str, Any]) -> Iterator[Row]:
     """
     adapter = adapter_of(recipe["format"])
     tally = Tally(recipe["source"], recipe["log"], recipe["max_rejected"])
+    addresses = AddressTable(recipe["images"]) if recipe["images"] else None
     for shard in shards:
-        beside = os.path.dirname(shard["path"]) if recipe["roots"] is None else None
-        context = Context(recipe["source"], Roots(recipe["roots"], beside), recipe["options"])
-        file = os.path.relpath(shard["path"], recipe["base"])
+        beside = os.path.dirname(shard["path"]) if recipe["roots"] is None and recipe["base"] else None
+        roots = Roots(recipe["roots"], beside)
+        context = Context(recipe["source"], roots, recipe["options"], addresses, tally.notes)
+        file = os.path.relpath(shard["path"], recipe["base"]) if recipe["base"] else shard["path"]
         for found in read_shard(shard):
             tally.records += 1
             try:
@@ -195,11 +213,6 @@ def generate(shards: list[Shard], recipe: dict[str, Any]) -> Iterator[Row]:
 
 
 def _convert(adapter: Adapter, found: Found, file: str, context: Context, kind: str) -> list[Row]:
-    """Turns a record into checked rows.
-
-    Raises:
-        RecordProblem: If there are none.
-    """
     if isinstance(found.record, RecordProblem):
         raise found.record
     rows = list(adapter.convert(found.record, row_id(found, file), context))
@@ -221,11 +234,11 @@ def row_id(found: Found, file: str) -> str:
         file: Name of its file, empty if the source has only one.
 
     Returns:
-        `ID@POSITION`, `ID@FILE:POSITION`, or without an own id the place alone.
+        `ID@PLACE`, `ID@FILE:PLACE`, or without an own id the place alone.
     """
-    place = f"{file}:{found.position}" if file else found.position
+    place = f"{file}:{found.place}" if file else found.place
     if isinstance(found.record, RejectedRecord):
         return place
     field = first_field(found.record, ("id", "uid"))
     own = "" if field is None else str(found.record[field])
-    return place if own in ("", found.position) else f"{own}@{place}"
+    return place if own in ("", found.place) else f"{own}@{place}"

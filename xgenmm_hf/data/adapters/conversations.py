@@ -1,0 +1,289 @@
+"""Conversations: LLaVA's form and its many relatives, TRL's messages, The Cauldron, VLGuard.
+
+Sources: the card of each set as docs/data-formats.md lists them.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from xgenmm_hf.data.adapters.base import Adapter, Context, images_of
+from xgenmm_hf.data.fields import Record, RejectedRecord, first_field, list_of, text_of
+from xgenmm_hf.data.rows import ImageRef, Message, Part, Row, chat_row, image_part, message, text_part
+
+
+IMAGES = ("image", "images")
+TURNS = ("conversations", "conversation")
+ROLE_OF = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+# MMDU writes its own marker. One line break behind a marker goes with it: the chat template writes one for an image.
+MARKER = re.compile(r"(?:<image>|<ImageHere>)\n?")
+KIND_OF_PAIR = {
+    (False, "instruction"): "unsafe_image",
+    (True, "unsafe_instruction"): "unsafe_instruction",
+    (True, "safe_instruction"): "safe",
+}
+
+
+def convert_llava(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns a record of `conversations` (LLaVA, LLaVA-OneVision, MMDU) or `conversation` (Mantis) into a chat row.
+
+    A turn has `from` and `value`, or `role` and `content`; images are in `image` or `images`.
+
+    Args:
+        record: The record.
+        id: Id of the row.
+        context: Where the record comes from.
+
+    Yields:
+        One row.
+
+    Raises:
+        RejectedRecord: If turns are malformed, every answer is empty, or markers outnumber images.
+    """
+    name = first_field(record, TURNS) or TURNS[0]
+    messages = [_turn(turn, f"turn {index}") for index, turn in enumerate(list_of(record, name))]
+    if not any(turn["role"] == "assistant" and _has_text(turn) for turn in messages):
+        raise RejectedRecord("no answer", "no turn of the assistant has any text")
+    yield finish_chat(id, context.source, messages, images_of(record, context, IMAGES), context)
+
+
+def convert_messages(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns a record in TRL's form (`messages`, or `prompt` with `completion` or with a pair) into a row.
+
+    Args:
+        record: The record; contents are strings, with markers or without, or lists of parts.
+        id: Id of the row.
+        context: Where the record comes from.
+
+    Yields:
+        One row.
+
+    Raises:
+        RejectedRecord: If messages are malformed, image parts outnumber images, or a prompt beside a completion
+            holds an answer.
+    """
+    images = images_of(record, context, IMAGES[::-1])
+    if kind_of_messages(record) == "preference":
+        row: Row = {"id": id, "source": context.source, "images": images}
+        row["prompt"] = place_images(_messages(record, "prompt", "user"), len(images))
+        row["chosen"] = _messages(record, "chosen", "assistant")
+        row["rejected"] = _messages(record, "rejected", "assistant")
+        yield row
+        return
+    if record.get("messages") is not None:
+        messages = _messages(record, "messages", "user")
+    else:
+        messages = _messages(record, "prompt", "user")
+        # A chat row cannot say that an answer in the prompt is no target.
+        if any(turn["role"] == "assistant" for turn in messages):
+            reason = "prompt holds an answer, which would be trained too: write the chat as messages"
+            raise RejectedRecord("roles", reason)
+        messages += _messages(record, "completion", "assistant")
+    yield finish_chat(id, context.source, messages, images, context)
+
+
+def convert_cauldron(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns a record of The Cauldron into one chat of all its questions, the images before the first.
+
+    Args:
+        record: With `images`, and `texts` of `{"user", "assistant", "source"}`; `<image>` means no image there.
+        id: Id of the row.
+        context: Where the record comes from.
+
+    Yields:
+        One row; its source also names that of its texts, where they share one.
+
+    Raises:
+        RejectedRecord: If a question or an answer is missing.
+    """
+    texts = list_of(record, "texts")
+    if not texts or not all(isinstance(text, Mapping) for text in texts):
+        raise RejectedRecord("fields", "texts holds no pair of user and assistant")
+    images = images_of(record, context, IMAGES)
+    messages = []
+    for text in texts:
+        messages += [message("user", text_of(text, "user")), message("assistant", text_of(text, "assistant"))]
+    origins = {str(text.get("source") or "") for text in texts}
+    origin = origins.pop() if len(origins) == 1 else ""
+    source = f"{context.source}/{origin}" if origin else context.source
+    yield chat_row(id, source, place_images(messages, len(images)), images)
+
+
+def convert_vlguard(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns a record of VLGuard into a chat row for each of its instructions.
+
+    Args:
+        record: With `image`, `safe`, and `instr-resp`: an unsafe image has one `instruction`, a safe one has a
+            `safe_instruction` and an `unsafe_instruction`, each with its `response`.
+        id: Id of the record; the rows' have the kind behind a slash.
+        context: Where the record comes from.
+
+    Yields:
+        Rows whose source ends in the example's kind: `unsafe_image`, `unsafe_instruction` or `safe`.
+
+    Raises:
+        RejectedRecord: If the flag, the image or an instruction is missing.
+    """
+    safe = record.get("safe")
+    if not isinstance(safe, bool):
+        raise RejectedRecord("fields", f"safe is {safe!r:.20}; it must be true or false")
+    images = images_of(record, context, IMAGES)
+    if len(images) != 1:
+        raise RejectedRecord("image", f"the record has {len(images)} images instead of one")
+    rows: list[Row] = []
+    for pair in list_of(record, "instr-resp"):
+        if not isinstance(pair, Mapping):
+            raise RejectedRecord("fields", "instr-resp must be a list of mappings")
+        # Read through `datasets`, each pair has all fields, the missing ones as None.
+        names = [name for (flag, name) in KIND_OF_PAIR if flag == safe and pair.get(name) is not None]
+        if len(names) != 1:
+            held = sorted(name for name in pair if pair[name] is not None)
+            raise RejectedRecord("fields", f"a pair of a {'safe' if safe else 'unsafe'} image holds {held}")
+        kind = KIND_OF_PAIR[safe, names[0]]
+        question = message("user", image_part(), text_of(pair, names[0]))
+        answer = message("assistant", text_of(pair, "response"))
+        suffix = "" if not any(row["id"] == f"{id}/{kind}" for row in rows) else f"-{len(rows)}"
+        rows.append(chat_row(f"{id}/{kind}{suffix}", f"{context.source}/{kind}", [question, answer], images))
+    if not rows:
+        raise RejectedRecord("fields", "instr-resp is empty")
+    yield from rows
+
+
+def finish_chat(id: str, source: str, messages: list[Message], images: list[ImageRef], context: Context) -> Row:
+    """Places a conversation's images and takes it although it has quirks that are ordinary; those are counted.
+
+    Left out are an empty system turn, answers before the first question, and questions after the last answer.
+
+    Args:
+        id: Id of the row.
+        source: Its source.
+        messages: The conversation, with image parts where it has markers.
+        images: Its images.
+        context: Counts the quirks.
+
+    Returns:
+        The row; what else is wrong with it its check will say.
+
+    Raises:
+        RejectedRecord: If image parts outnumber images, or there is no turn of the user for the images.
+    """
+    messages = place_images(messages, len(images))
+    if messages and messages[0]["role"] == "system" and not _has_text(messages[0]):
+        context.notes["empty system turn"] += 1
+        messages = messages[1:]
+    start = 1 if messages and messages[0]["role"] == "system" else 0
+    while len(messages) > start and messages[start]["role"] == "assistant":
+        context.notes["answer before the first question"] += 1
+        messages = messages[:start] + messages[start + 1 :]
+    while messages and messages[-1]["role"] == "user":
+        context.notes["question without an answer"] += 1
+        images = images[: len(images) - sum(part["type"] == "image" for part in messages[-1]["content"])]
+        messages = messages[:-1]
+    return chat_row(id, source, messages, images)
+
+
+def place_images(messages: list[Message], num_images: int) -> list[Message]:
+    """Puts the images that no part stands for before the first text of the user.
+
+    Args:
+        messages: Messages with image parts.
+        num_images: Images of the conversation.
+
+    Returns:
+        The messages; their image parts number `num_images`.
+
+    Raises:
+        RejectedRecord: If there are more image parts than images, or no turn of the user for the images.
+    """
+    found = sum(part["type"] == "image" for turn in messages for part in turn["content"])
+    if found > num_images:
+        raise RejectedRecord("markers", f"{found} <image> marker(s) for {num_images} image(s)")
+    if found < num_images:
+        first = next((turn for turn in messages if turn["role"] == "user"), None)
+        if first is None:
+            raise RejectedRecord("markers", f"{num_images} image(s), but no turn of the user")
+        first["content"] = [image_part()] * (num_images - found) + first["content"]
+    return messages
+
+
+def split_markers(text: str) -> list[Part]:
+    """Puts image parts where a text has markers, empty texts left out."""
+    first, *rest = MARKER.split(text)
+    parts = [text_part(first)] if first else []
+    for piece in rest:
+        parts += [image_part(), *([text_part(piece)] if piece else [])]
+    return parts
+
+
+def kind_of_messages(record: Record) -> str:
+    """Returns the kind of the row that a record in TRL's form becomes."""
+    return "preference" if record.get("chosen") is not None else "chat"
+
+
+def _turn(turn: Any, where: str) -> Message:
+    """Reads one turn in either spelling."""
+    fields = turn if isinstance(turn, Mapping) else {}
+    speaker = fields.get(first_field(fields, ("from", "role")) or "from")
+    if not isinstance(speaker, str) or speaker not in ROLE_OF:
+        what = speaker if fields else turn
+        raise RejectedRecord("roles", f"{where} is from {what!r:.40}; use human, gpt or system")
+    role, name = ROLE_OF[speaker], first_field(fields, ("value", "content")) or "value"
+    if fields.get(name) is None:
+        raise RejectedRecord("fields", f"{where} has no text: its {name} is None")
+    return {"role": role, "content": _parts(fields[name], role, where)}
+
+
+def _messages(record: Record, name: str, role: str) -> list[Message]:
+    """Reads a field that is a list of messages, or one text of a given role."""
+    if name != "messages" and isinstance(record.get(name), str):
+        return [{"role": role, "content": _parts(record[name], role, name)}]
+    messages = []
+    for index, turn in enumerate(list_of(record, name)):
+        if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str):
+            raise RejectedRecord("roles", f"{name}[{index}] is no message with a role")
+        content = _parts(turn.get("content"), turn["role"], f"{name}[{index}]")
+        messages.append({"role": turn["role"], "content": content})
+    return messages
+
+
+def _parts(content: Any, role: str, where: str) -> list[Part]:
+    """Reads the content of one message; markers count in strings of the user only, empty texts are left out."""
+    if isinstance(content, str):
+        return split_markers(content) if role == "user" else [text_part(content)]
+    if not isinstance(content, list):
+        raise RejectedRecord("fields", f"{where} has a {type(content).__name__} as content")
+    parts: list[Part] = []
+    for item in content:
+        item = {"type": "text", "text": item} if isinstance(item, str) else item
+        kind = item.get("type") if isinstance(item, Mapping) else None
+        if kind == "image":
+            parts.append(image_part())
+        elif kind == "text" and isinstance(item.get("text"), str):
+            parts += [text_part(item["text"])] if item["text"] else []
+        else:
+            raise RejectedRecord("fields", f"{where} holds a part of type {kind!r}; use text and image")
+    return parts
+
+
+def _has_text(turn: Message) -> bool:
+    return any((part["text"] or "").strip() for part in turn["content"])
+
+
+def _matches_cauldron(record: Record) -> bool:
+    texts = record.get("texts")
+    return isinstance(texts, list) and bool(texts) and isinstance(texts[0], Mapping) and "user" in texts[0]
+
+
+ADAPTERS = (
+    Adapter("llava", convert_llava, lambda record: not {*TURNS}.isdisjoint(record), "chat"),
+    Adapter(
+        "hub",
+        convert_messages,
+        lambda record: (
+            "messages" in record or ("prompt" in record and not {"completion", "chosen"}.isdisjoint(record))
+        ),
+        kind_of_messages,
+    ),
+    Adapter("cauldron", convert_cauldron, _matches_cauldron, "chat"),
+    Adapter("vlguard", convert_vlguard, lambda record: "instr-resp" in record, "chat"),
+)

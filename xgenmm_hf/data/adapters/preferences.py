@@ -1,0 +1,111 @@
+"""Preference sets: VLFeedback (several rated answers) and RLAIF-V (a chosen and a rejected one)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from xgenmm_hf.data.adapters.base import Adapter, Context, image_refs, images_of
+from xgenmm_hf.data.fields import Record, SkippedRecord, first_field, mappings_of, text_of
+from xgenmm_hf.data.rows import Row, image_part, message, preference_row
+
+
+ASPECTS = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
+HIGHEST = 5.0
+IMAGES = ("image", "images", "img_path")
+
+
+def convert_vlfeedback(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns the rated answers to one instruction into a preference row.
+
+    Preferred is the highest mean rating, dispreferred the lowest; of several answers with one mean the first is taken.
+    Source: https://huggingface.co/datasets/MMInstruction/VLFeedback; the xGen-MM report for the choice.
+
+    Args:
+        record: The record; its image in `image` or `img_path`, else `merged_images/ID.jpg`.
+        id: Id of the row.
+        context: Where the record comes from.
+
+    Yields:
+        One row.
+
+    Raises:
+        RejectedRecord: If the prompt or the completions are malformed.
+        SkippedRecord: "incomplete" if fewer than two answers have all three ratings, "tie" if the highest mean is
+            the lowest, "same answer" if both answers are one text.
+    """
+    prompt = text_of(record, "prompt")
+    # The published JSONL names no image: it is the archive's file of the record's id.
+    if first_field(record, IMAGES):
+        images = images_of(record, context, IMAGES)
+    else:
+        images = image_refs(f"merged_images/{text_of(record, 'id')}.jpg", context)
+    rated = []
+    for completion in mappings_of(record.get("completions"), "completions"):
+        score = mean_rating(completion.get("annotations"))
+        response = completion.get("response")
+        if score is not None and isinstance(response, str) and response.strip():
+            rated.append((score, response))
+    if len(rated) < 2:
+        raise SkippedRecord("incomplete", f"{len(rated)} answer(s) with all three ratings; a pair needs two")
+    best, worst = max(rated, key=lambda pair: pair[0]), min(rated, key=lambda pair: pair[0])
+    if best[0] == worst[0]:
+        raise SkippedRecord("tie", f"all {len(rated)} answers have the mean rating {best[0]:g}")
+    yield _pair(id, context, prompt, best[1], worst[1], images)
+
+
+def convert_rlaif_v(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns a question with a chosen and a rejected answer into a preference row.
+
+    Source: https://huggingface.co/datasets/openbmb/RLAIF-V-Dataset (columns).
+
+    Args:
+        record: With `question`, `chosen`, `rejected` and `image`.
+        id: Id of the row.
+        context: Where the record comes from.
+
+    Yields:
+        One row.
+
+    Raises:
+        RejectedRecord: If a text is missing.
+        SkippedRecord: "same answer" if both answers are one text.
+    """
+    images = images_of(record, context)
+    texts = [text_of(record, name) for name in ("question", "chosen", "rejected")]
+    yield _pair(id, context, *texts, images)
+
+
+def mean_rating(annotations: Any) -> float | None:
+    """Returns the mean of an answer's three ratings.
+
+    Args:
+        annotations: Aspect -> `{"Rating": "4", ...}`; ratings are strings or numbers, "N/A" where there is none.
+
+    Returns:
+        The mean, or None if a rating is missing or outside 0-5.
+    """
+    ratings = []
+    for aspect in ASPECTS:
+        value = annotations.get(aspect) if isinstance(annotations, Mapping) else None
+        try:
+            rating = float(value.get("Rating") if isinstance(value, Mapping) else value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return None
+        if not 0 <= rating <= HIGHEST:
+            return None
+        ratings.append(rating)
+    return sum(ratings) / len(ratings)
+
+
+def _pair(id: str, context: Context, question: str, chosen: str, rejected: str, images: list) -> Row:
+    if chosen.strip() == rejected.strip():
+        raise SkippedRecord("same answer", "the preferred and the dispreferred answer are the same text")
+    prompt = message("user", *[image_part()] * len(images), question)
+    return preference_row(id, context.source, [prompt], chosen, rejected, images)
+
+
+ADAPTERS = (
+    Adapter("vlfeedback", convert_vlfeedback, lambda record: {"completions", "prompt"} <= record.keys(), "preference"),
+    Adapter(
+        "rlaif-v", convert_rlaif_v, lambda record: {"question", "chosen", "rejected"} <= record.keys(), "preference"
+    ),
+)

@@ -1,0 +1,193 @@
+"""Captions that say what stands where in an image: those of BLIP3-OCR and of BLIP3-GROUNDING.
+
+A box is (x0, y0, x1, y1), its upper left and lower right corner as fractions of the image's width and height.
+Source: the xGen-MM (BLIP-3) report, v4, figure 4. For a box with the text MACK SHOP the six OCR captions are
+
+1. "MACK SHOP"
+2. "MACK SHOP" located above the center
+3. "MACK SHOP" located at 2/17 of the image from top to bottom and 1/2 of the image from left to right
+4. "MACK SHOP" approximately starts at [0.2, 0.0] and extends up to [0.8, 0.2]
+5. "MACK SHOP" starts at [0.192, 0.037] and extends up to [0.817, 0.203]
+6. <ocr>MACK SHOP</ocr><bbox>[0.192, 0.037][0.817, 0.203]</bbox>
+
+(the data set puts fillers such as "the text" before each quotation; pre-training drops them), and those of an object
+
+- place: football player (in the center)
+- tags: <object>football player</object><bbox>[0.015, 0.005][0.845, 0.993]</bbox>
+- extent: football player (starts at (0.015, 0.005) and extends up to (0.845, 0.993))
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any
+
+
+Box = tuple[float, float, float, float]
+
+GRANULARITIES = range(1, 7)
+FORMS = ("place", "tags", "extent")
+LARGEST_DENOMINATOR = 20
+# Quotations are matched first, so that what they hold is never taken for a filler.
+FILLERS = re.compile(
+    r"""(?P<quoted>"[^"]*"|<ocr>.*?</ocr>)"""
+    r"""|^\s*(?:the|this)\s+image\s+(?:contains|shows)\s+(?=the\s+text\s|text\s|"|<ocr>)"""
+    r"""|\b(?:the\s+)?text\s+(?="|<ocr>)""",
+    re.IGNORECASE | re.DOTALL,
+)
+_ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
+_MIDDLE = {"top": "above the center", "": "in the center", "bottom": "below the center"}
+_SIDE = {"left": "to the left of the center", "right": "to the right of the center"}
+
+
+def checked_box(values: Sequence[Any]) -> Box:
+    """Returns four numbers as a box.
+
+    Args:
+        values: (x0, y0, x1, y1), or the two corners as pairs.
+
+    Raises:
+        ValueError: If they are no box inside the image.
+    """
+    flat = [number for value in values for number in (value if isinstance(value, (list, tuple)) else [value])]
+    numbers = all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in flat)
+    if len(flat) != 4 or not numbers:
+        raise ValueError(f"A box is four numbers x0, y0, x1, y1; got {values!r:.80}.")
+    x0, y0, x1, y1 = (float(number) for number in flat)
+    if not (0 <= x0 <= x1 <= 1 and 0 <= y0 <= y1 <= 1):
+        raise ValueError(f"A box is x0 <= x1, y0 <= y1 in fractions (0-1) of the image; got {values!r:.80}.")
+    return x0, y0, x1, y1
+
+
+def place(box: Box) -> str:
+    """Returns the ninth of the image in which the middle of a box lies, such as "at the top left corner"."""
+    row, column = (
+        names[min(int((low + high) / 2 * 3), 2)]
+        for names, low, high in ((_ROWS, box[1], box[3]), (_COLUMNS, box[0], box[2]))
+    )
+    if row and column:
+        return f"at the {row} {column} corner"
+    return _SIDE[column] if column else _MIDDLE[row]
+
+
+def ocr_phrase(text: str, box: Box, granularity: int) -> str:
+    """Says one text of an image and where it stands.
+
+    Args:
+        text: The text.
+        box: Where it stands, in fractions of the image.
+        granularity: 1 (the text alone) to 6 (tags and three decimals).
+
+    Raises:
+        ValueError: If there is no such granularity.
+    """
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"There is no OCR granularity {granularity!r}; use 1 to 6.")
+    if granularity == 6:
+        return f"<ocr>{text}</ocr><bbox>{''.join(_corners(box, 3))}</bbox>"
+    if granularity == 2:
+        return f'"{text}" located {place(box)}'
+    if granularity == 3:
+        middle = [Fraction((box[low] + box[low + 2]) / 2).limit_denominator(LARGEST_DENOMINATOR) for low in (1, 0)]
+        down, across = (f"{part} of the image from" for part in middle)
+        return f'"{text}" located at {down} top to bottom and {across} left to right'
+    if granularity in (4, 5):
+        start, end = _corners(box, 1 if granularity == 4 else 3)
+        return f'"{text}" {"approximately " if granularity == 4 else ""}starts at {start} and extends up to {end}'
+    return f'"{text}"'
+
+
+def ocr_caption(texts: Iterable[tuple[str, Box]], granularity: int = 1, fillers: bool = False) -> str:
+    """Says all texts of an image in one caption.
+
+    Args:
+        texts: Texts with their boxes, in reading order.
+        granularity: 1 to 6; pre-training uses 1, the texts without boxes.
+        fillers: Whether to write them as the data set has them: `The image contains the text "A", the text "B"`.
+
+    Returns:
+        The caption, empty without texts.
+    """
+    phrases = [ocr_phrase(text, box, granularity) for text, box in texts]
+    if not phrases or not fillers:
+        return ", ".join(phrases)
+    return "The image contains " + ", ".join(f"the text {phrase}" for phrase in phrases)
+
+
+def drop_fillers(caption: str) -> str:
+    """Removes the fillers of a caption and leaves the quoted texts and their places as they are.
+
+    Source: the xGen-MM report: OCR captions lose filler phrases like "the text" in the data loader.
+    """
+    return FILLERS.sub(lambda match: match["quoted"] or "", caption).strip()
+
+
+def grounded(name: str, box: Box, form: str) -> str:
+    """Says an object and where it is.
+
+    Args:
+        name: The object as the caption has it.
+        box: Its box, in fractions of the image.
+        form: "place", "tags" or "extent".
+
+    Raises:
+        ValueError: If there is no such form.
+    """
+    if form == "place":
+        return f"{name} ({place(box)})"
+    if form == "tags":
+        return f"<object>{name}</object><bbox>{''.join(_corners(box, 3))}</bbox>"
+    if form == "extent":
+        start, end = _corners(box, 3, "()")
+        return f"{name} (starts at {start} and extends up to {end})"
+    raise ValueError(f"There is no grounding form {form!r}; use {', '.join(FORMS)}.")
+
+
+def form_of(caption: str) -> str | None:
+    """Tells in which form a caption says where its objects are; None: in none."""
+    if "<bbox>" in caption:
+        return "tags"
+    if re.search(r"\(starts at [(\[]", caption, re.IGNORECASE):
+        return "extent"
+    return "place" if re.search(r"\([^)]*\b(?:center|corner|left|right|top|bottom)\b[^)]*\)", caption) else None
+
+
+def grounding_caption(caption: str, objects: Sequence[tuple[str, Box]], form: str) -> str:
+    """Writes the places of objects into a caption.
+
+    Every object is annotated where the caption first names it as a whole word, case aside; objects of one name take
+    its mentions one after another. Within a longer name ("red jersey") a shorter one ("jersey") is not a mention.
+
+    Args:
+        caption: The caption.
+        objects: Names with their boxes; those that the caption does not name are left out.
+        form: "place", "tags" or "extent".
+
+    Returns:
+        The caption with places.
+
+    Raises:
+        ValueError: If there is no such form.
+    """
+    if form not in FORMS:
+        raise ValueError(f"There is no grounding form {form!r}; use {', '.join(FORMS)}.")
+    waiting: dict[str, list[Box]] = {}
+    for name, box in objects:
+        if name.strip():
+            waiting.setdefault(name.strip().lower(), []).append(box)
+    if not waiting:
+        return caption
+    longest_first = sorted(waiting, key=lambda name: (-len(name), name))
+    mention = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest_first))})(?!\w)", re.IGNORECASE)
+
+    def annotate(match: re.Match) -> str:
+        boxes = waiting.get(match[0].lower())
+        return grounded(match[0], boxes.pop(0), form) if boxes else match[0]
+
+    return mention.sub(annotate, caption)
+
+
+def _corners(box: Box, decimals: int, brackets: str = "[]") -> tuple[str, str]:
+    """Writes the two corners of a box as "[x, y]"."""
+    numbers = [f"{number:.{decimals}f}" for number in box]
+    return tuple(f"{brackets[0]}{', '.join(pair)}{brackets[1]}" for pair in (numbers[:2], numbers[2:]))  # type: ignore[return-value]

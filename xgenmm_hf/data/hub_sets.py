@@ -1,0 +1,107 @@
+"""Data sets of the Hub by their id, read through `datasets`; also folders on disk that are laid out like one."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xgenmm_hf.data.fields import Record, RejectedRecord
+
+
+class HubSet(NamedTuple):
+    """A data set of the Hub.
+
+    Args:
+        name: Its id (`org/name`), or a folder laid out like its repository.
+        config: Its configuration; None: the default one.
+        split: Which split.
+        revision: A commit, a branch or a tag; None: the newest.
+    """
+
+    name: str
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+def hub_shards(source: HubSet, streaming: bool, number: int = 1) -> list[dict[str, Any]]:
+    """Lists what ranks and workers can read on their own.
+
+    Args:
+        source: The data set.
+        streaming: Whether to read while iterating; otherwise `datasets` downloads and caches it whole.
+        number: Shards wanted; a stream has as many as its files allow.
+
+    Returns:
+        Shards that `records.read_shard` takes; they hold a fingerprint of the data for a cache's key.
+
+    Raises:
+        ValueError: If there is no such data set, configuration or split, or it needs code to be run.
+    """
+    rows = _load(source, streaming)
+    count = max(1, min(number, rows.num_shards)) if streaming else 1
+    if not streaming:
+        mark = rows._fingerprint
+    else:
+        mark = hashlib.sha256(repr([*source, rows.info.download_checksums]).encode()).hexdigest()
+    common = {"path": source.name, "layout": "hub", "source": list(source), "streaming": streaming, "mark": mark}
+    return [{**common, "index": index, "count": count} for index in range(count)]
+
+
+def read_hub_shard(shard: dict[str, Any]) -> Iterator[tuple[str, Record | RejectedRecord]]:
+    """Reads the rows of a shard; images stay encoded.
+
+    Args:
+        shard: One of `hub_shards`.
+
+    Yields:
+        (place, record): the row's number, behind that of its shard where there are several.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    rows = _load(HubSet(*shard["source"]), shard["streaming"])
+    if shard["count"] > 1:
+        rows = rows.shard(shard["count"], shard["index"])
+    prefix = f"{shard['index']}-" if shard["count"] > 1 else ""
+    for index, record in enumerate(rows):
+        yield f"{prefix}{index}", record
+
+
+def _load(source: HubSet, streaming: bool) -> Any:
+    from datasets import load_dataset
+
+    name = source.name
+    try:
+        rows = load_dataset(
+            str(Path(name).absolute()) if Path(name).is_dir() else name,
+            source.config,
+            split=source.split,
+            revision=source.revision,
+            streaming=streaming,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        what = ", ".join(str(part) for part in source if part is not None)
+        raise ValueError(f"The data set {what} cannot be loaded: {reason:.400}.") from error
+    return _keep_encoded(rows)
+
+
+def _keep_encoded(rows: Any) -> Any:
+    """Leaves images as bytes and paths, as a decoder would run for every row that is only counted."""
+    for name, feature in (rows.features or {}).items():
+        kept = _undecoded(feature)
+        if kept is not feature:
+            rows = rows.cast_column(name, kept)
+    return rows
+
+
+def _undecoded(feature: Any) -> Any:
+    from datasets import Image, List
+
+    if isinstance(feature, Image):
+        return Image(decode=False)
+    if isinstance(feature, List):
+        inner = _undecoded(feature.feature)
+        return feature if inner is feature.feature else List(inner)
+    return feature

@@ -1,0 +1,421 @@
+"""One reader for data files: JSON, JSON lines, CSV and TSV, Parquet, WebDataset shards, data sets of the Hub.
+
+A file is read in shards, so that ranks and workers can share it; a shard is a plain dict, as `datasets` hashes it.
+Files with lines are cut at line breaks, Parquet files at row groups, the others are one shard each. JSON is read
+record by record and not with `datasets`' builder: that wants one schema for the whole file (published LLaVA files have
+a path here and a list of paths there) and gives up at the first bad line, where here a bad record is one record.
+"""
+
+import csv
+import glob
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xgenmm_hf.data.fields import (
+    ADDRESS_FIELDS,
+    CAPTION_FIELDS,
+    IMAGE_FIELDS,
+    NOT_UNICODE,
+    SURROGATE,
+    Record,
+    RejectedRecord,
+    is_unicode,
+    parse_json,
+)
+
+
+Shard = dict[str, Any]
+Placed = Iterator[tuple[str, Record | RejectedRecord]]
+Files = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+SUFFIXES = {
+    ".json": "json",
+    ".jsonl": "lines",
+    ".ndjson": "lines",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".tar": "tar",
+}
+# Where a JSON file that is one object keeps its records.
+LISTS = ("data", "questions", "annotations")
+BATCH_ROWS = 64
+LONGEST_CELL = 1 << 30
+NAMES_OF_COLUMNS = {name.lower() for name in (*IMAGE_FIELDS, *ADDRESS_FIELDS, *CAPTION_FIELDS)}
+
+
+class Comma(csv.excel):
+    """CSV; a quotation that its line does not close is an error."""
+
+    strict = True
+
+
+class Tab(csv.excel_tab):
+    """TSV: quotation marks mean nothing."""
+
+    quoting = csv.QUOTE_NONE
+    strict = True
+
+
+class Found(NamedTuple):
+    """A record, or why it could not be read.
+
+    Args:
+        file: Path of its file, or the name of a data set on the Hub.
+        place: Where it stands there: an index of a JSON array, a line, a row, or a sample's name.
+        record: Its fields, or the problem.
+    """
+
+    file: str
+    place: str
+    record: Record | RejectedRecord
+
+
+def read_records(files: Files) -> Iterator[Found]:
+    """Reads data files record by record.
+
+    Args:
+        files: A path, a pattern with `*`, or several of them, of files that end in one of `SUFFIXES`.
+
+    Yields:
+        Records in order; a record that cannot be read is a `RejectedRecord`.
+
+    Raises:
+        ValueError: If a file is missing, of no known kind, or cannot be read as a whole.
+    """
+    for shard in make_shards(find_files(files)):
+        yield from read_shard(shard)
+
+
+def find_files(files: Files) -> list[Path]:
+    """Lists the files that paths and patterns name, each once.
+
+    Args:
+        files: A path, a pattern with `*`, or several of them.
+
+    Returns:
+        Existing files; those of a pattern are sorted.
+
+    Raises:
+        ValueError: If a path does not exist, a pattern names nothing, or a file's suffix is not known.
+    """
+    several = [files] if isinstance(files, (str, os.PathLike)) else files
+    found: dict[Path, None] = {}
+    for item in several:
+        name = os.fspath(item)
+        paths = [Path(name)] if os.path.isfile(name) else sorted(map(Path, glob.glob(name, recursive=True)))
+        if not any(path.is_file() for path in paths):
+            raise ValueError(f"There is no data file at {name}: check the path.")
+        found.update(dict.fromkeys(path for path in paths if path.is_file()))
+    for path in found:
+        if path.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"{path} has the suffix {path.suffix!r}; data files end in {', '.join(SUFFIXES)}.")
+    return list(found)
+
+
+def make_shards(files: Iterable[Path], number: int = 1) -> list[Shard]:
+    """Cuts files into shards.
+
+    Args:
+        files: Data files.
+        number: Shards wanted over all; files that cannot be cut may make it fewer, many files more.
+
+    Returns:
+        Shards in reading order. Size and time of a file are in its shards, as a cache's key needs them.
+    """
+    paths = list(files)
+    parts = -(-number // max(1, len(paths)))
+    return [shard for path in paths for shard in _shards_of(path, parts)]
+
+
+def read_shard(shard: Shard) -> Iterator[Found]:
+    """Reads the records of a shard.
+
+    Args:
+        shard: One of `make_shards`, or of `hub_sets.hub_shards`.
+
+    Yields:
+        Records in order, and problems of single records.
+
+    Raises:
+        ValueError: If the file as a whole cannot be read.
+    """
+    if shard["layout"] == "hub":
+        from xgenmm_hf.data.hub_sets import read_hub_shard
+
+        yield from (Found(shard["path"], place, record) for place, record in read_hub_shard(shard))
+        return
+    path = Path(shard["path"])
+    with _readable(path):
+        for place, record in READERS[shard["layout"]](path, shard):
+            yield Found(shard["path"], place, record)
+
+
+def first_record(shards: Iterable[Shard]) -> Record:
+    """Returns the first record of some shards that can be read at all.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    names, problem = [], ""
+    for shard in shards:
+        names.append(shard["path"])
+        for found in read_shard(shard):
+            if not isinstance(found.record, RejectedRecord):
+                return found.record
+            problem = problem or f"; the first problem: {found.record.reason}"
+    raise ValueError(f"{', '.join(dict.fromkeys(names))} holds no record that can be read{problem}.")
+
+
+def _layout_of(path: Path) -> str:
+    layout = SUFFIXES[path.suffix.lower()]
+    if layout != "json":
+        return layout
+    with path.open("rb") as file:
+        lines = (line for line in file if line.strip(b"\xef\xbb\xbf \t\r\n"))
+        first = next(lines, b"").lstrip(b"\xef\xbb\xbf \t")
+        # Many .json files are JSON lines; one that is a single object holds its records in a list.
+        if first.startswith(b"{"):
+            return "lines" if first.rstrip().endswith(b"}") and any(True for _ in lines) else "object"
+    return layout
+
+
+def _shards_of(path: Path, parts: int) -> list[Shard]:
+    layout, facts = _layout_of(path), path.stat()
+    common = {"path": str(path.absolute()), "layout": layout, "size": facts.st_size, "time": facts.st_mtime_ns}
+    if layout == "parquet":
+        cuts = _row_group_cuts(path, parts)
+    elif layout in ("lines", "csv", "tsv") and parts > 1:
+        cuts = _line_cuts(path, parts)
+    else:
+        cuts = [(0, -1, 0)]
+    return [{**common, "start": start, "stop": stop, "first": first} for start, stop, first in cuts]
+
+
+def _line_cuts(path: Path, parts: int) -> list[tuple[int, int, int]]:
+    """Returns (first byte, byte after the last, number of the first line) of each shard."""
+    size = path.stat().st_size
+    bounds = sorted({size * part // parts for part in range(1, parts)} - {0})
+    cuts, start, first, end = [], 0, 0, 0
+    with path.open("rb") as file:
+        for line, text in enumerate(file, start=1):
+            end += len(text)
+            if bounds and end >= bounds[0]:
+                cuts.append((start, end, first))
+                start, first = end, line
+                bounds = [bound for bound in bounds if bound > end]
+    return [*cuts, (start, size, first)] if start < size else cuts
+
+
+def _row_group_cuts(path: Path, parts: int) -> list[tuple[int, int, int]]:
+    """Returns (first row group, row group after the last, number of the first row) of each shard."""
+    import pyarrow.parquet as pq
+
+    with _readable(path):
+        facts = pq.ParquetFile(path).metadata
+    rows = [0]
+    for group in range(facts.num_row_groups):
+        rows.append(rows[-1] + facts.row_group(group).num_rows)
+    parts = max(1, min(parts, facts.num_row_groups))
+    bounds = [facts.num_row_groups * part // parts for part in range(parts + 1)]
+    return [(start, stop, rows[start]) for start, stop in zip(bounds, bounds[1:], strict=False)]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Tells what a library says of a broken file as one sentence."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, tarfile.TarError, OSError, EOFError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"The data file {path} cannot be read ({reason}): get it again.") from error
+
+
+def _read_json(path: Path, shard: Shard) -> Placed:
+    """Reads a JSON array one record at a time."""
+    text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
+    checked = not SURROGATE.search(text) and is_unicode(text)
+    if not text.lstrip().startswith("["):
+        raise ValueError(f"The data file {path} holds no list of records.")
+    place, index, decoder = text.index("[") + 1, 0, json.JSONDecoder()
+    while (place := _past_space(text, place)) < len(text) and text[place] != "]":
+        record: Any
+        try:
+            record, end = decoder.raw_decode(text, place)
+        except RecursionError:
+            record, end = RejectedRecord("json", "the record is nested too deeply"), _past_value(text, place)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"The data file {path} is not JSON ({error}).") from error
+        yield str(index), _checked(record, checked)
+        place, index = _past_space(text, end), index + 1
+        if text[place : place + 1] == ",":
+            place += 1
+        elif text[place : place + 1] != "]":
+            raise ValueError(f"The data file {path} is not JSON (no comma behind record {index - 1}).")
+    if place >= len(text):
+        raise ValueError(f"The data file {path} is not JSON (its list does not end): get it again.")
+
+
+def _past_space(text: str, place: int) -> int:
+    return re.compile(r"\s*").match(text, place).end()  # type: ignore[union-attr]
+
+
+def _past_value(text: str, place: int) -> int:
+    """Returns the end of a JSON value that the parser cannot hold."""
+    depth = 0
+    for token in re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL).finditer(text, place):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.end()
+    return len(text)
+
+
+def _read_object(path: Path, shard: Shard) -> Placed:
+    """Reads a JSON file that is one object: the list of records in it, or itself the only record."""
+    try:
+        value = parse_json(path.read_bytes(), f"the data file {path}")
+    except RejectedRecord as problem:
+        raise ValueError(f"{problem.reason[0].upper()}{problem.reason[1:]}: restore the file.") from None
+    records = next((value[name] for name in LISTS if isinstance(value.get(name), list)), [value])
+    yield from ((str(index), _checked(record, unicode=True)) for index, record in enumerate(records))
+
+
+def _read_lines(path: Path, shard: Shard) -> Placed:
+    """Reads one JSON record per line; empty lines are left out."""
+    for number, line in _lines(path, shard):
+        if line.strip():
+            try:
+                yield str(number), _checked(parse_json(line, "the line"), unicode=True)
+            except RejectedRecord as problem:
+                yield str(number), problem
+
+
+def _lines(path: Path, shard: Shard) -> Iterator[tuple[int, bytes]]:
+    """Yields the lines of a shard with their numbers, from 1."""
+    with path.open("rb") as file:
+        file.seek(shard["start"])
+        for number, line in enumerate(file, start=shard["first"] + 1):
+            yield number, line
+            if 0 <= shard["stop"] <= file.tell():
+                return
+
+
+def _read_table(path: Path, shard: Shard) -> Placed:
+    """Reads CSV or TSV, one record per line; without a header the columns are named by `name_columns`."""
+    dialect = Comma if shard["layout"] == "csv" else Tab
+    csv.field_size_limit(LONGEST_CELL)  # a cell may hold an image in base64
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        names, has_header = name_columns(next(csv.reader(file, dialect), []))
+    for number, line in _lines(path, shard):
+        if (number == 1 and has_header) or not line.strip():
+            continue
+        try:
+            values = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")], dialect))
+            if len(values) != len(names):
+                raise csv.Error(f"it has {len(values)} columns instead of {len(names)}")
+            yield str(number), dict(zip(names, values, strict=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            yield str(number), RejectedRecord("table", f"the line cannot be read ({error})")
+
+
+def name_columns(first: Sequence[str]) -> tuple[list[str], bool]:
+    """Decides whether a table's first line is a header, and names its columns.
+
+    Args:
+        first: The cells of the first line.
+
+    Returns:
+        The names, and whether the line is a header. Two columns without a header are `image` and `caption`, the
+        image being the one that looks like a path or an address (CC3M has it second, CC12M first); more columns are
+        named by their number.
+    """
+    if any(cell.strip().lower() in NAMES_OF_COLUMNS for cell in first):
+        return [cell.strip() for cell in first], True
+    if len(first) == 2:
+        pathlike = [" " not in cell.strip() and ("/" in cell or "." in cell) for cell in first]
+        return (["caption", "image"] if pathlike == [False, True] else ["image", "caption"]), False
+    return [str(index) for index in range(len(first))], False
+
+
+def _read_parquet(path: Path, shard: Shard) -> Placed:
+    """Reads the row groups of a shard."""
+    import pyarrow.parquet as pq
+
+    row = shard["first"]
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=range(shard["start"], shard["stop"])):
+            for record in _rows_of(batch):
+                yield str(row), record
+                row += 1
+
+
+def _rows_of(batch: Any) -> Iterator[Record | RejectedRecord]:
+    """Yields the rows of a batch; where one is not UTF-8, they are read one by one."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for index in range(len(batch)):
+            try:
+                record = batch.slice(index, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                record = RejectedRecord("text", f"the row holds bytes that are not UTF-8 ({error.reason})")
+            yield record
+
+
+def _read_tar(path: Path, shard: Shard) -> Placed:
+    """Reads WebDataset samples: neighbouring files that share their name up to the first dot."""
+    from xgenmm_hf.data.webdataset import sample_record
+
+    def finish(key: str, files: dict[str, bytes]) -> tuple[str, Record | RejectedRecord]:
+        if not is_unicode(key):
+            return key.encode(errors="replace").decode(), RejectedRecord("text", f"the sample's name {NOT_UNICODE}")
+        try:
+            return key, sample_record(key, files)
+        except RejectedRecord as problem:
+            return key, problem
+
+    with tarfile.open(path, "r|*") as archive:
+        sample, files = "", {}
+        for member in archive:
+            folder, _, base = member.name.rpartition("/")
+            stem, _, extension = base.partition(".")
+            if not member.isfile() or not stem:
+                continue
+            key = f"{folder}/{stem}" if folder else stem
+            if files and sample != key:
+                yield finish(sample, files)
+                files = {}
+            content = archive.extractfile(member)
+            sample, files[extension.lower()] = key, b"" if content is None else content.read()
+        if files:
+            yield finish(sample, files)
+
+
+def _checked(record: Any, unicode: bool) -> Record | RejectedRecord:
+    """Returns a record if it is a mapping whose texts are Unicode, as its reader may know already."""
+    if isinstance(record, RejectedRecord):
+        return record
+    if not isinstance(record, dict):
+        return RejectedRecord("fields", f"the record is a {type(record).__name__}; it must be a mapping")
+    if unicode or is_unicode(record):
+        return record
+    return RejectedRecord("text", f"the record {NOT_UNICODE}")
+
+
+READERS = {
+    "json": _read_json,
+    "object": _read_object,
+    "lines": _read_lines,
+    "csv": _read_table,
+    "tsv": _read_table,
+    "parquet": _read_parquet,
+    "tar": _read_tar,
+}

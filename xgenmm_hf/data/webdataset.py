@@ -1,0 +1,94 @@
+"""WebDataset samples: the files that share a name; what they hold is a record of one of the other formats.
+
+An image with a `txt` file is a captioned image. A `json` file makes the sample a record of the format it has; the
+sample's images then are its images. A MINT-1T sample has its document in `json` and its images as the frames of
+one `tiff`; a sample of the Industry Documents Library has one page per frame.
+"""
+
+import io
+from collections.abc import Iterator
+
+from xgenmm_hf.data.fields import Record, RejectedRecord, parse_json
+from xgenmm_hf.data.image_refs import UnreadableImage, image_ref, reading
+from xgenmm_hf.data.rows import ImageRef
+
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "ppm")
+FRAMES = ("tif", "tiff")
+TEXTS = ("txt", "caption")
+
+
+def sample_record(key: str, files: dict[str, bytes]) -> Record:
+    """Turns a sample into a record of another format.
+
+    Args:
+        key: The name that its files share.
+        files: What they hold, by extension.
+
+    Returns:
+        The fields of its `json` file with its images in `images`, or `images` and `caption`.
+
+    Raises:
+        RejectedRecord: If it has neither a text nor a JSON file, or one that cannot be read.
+    """
+    images = _images_of(key, files)
+    text = next((extension for extension in TEXTS if extension in files), None)
+    if "json" not in files:
+        if text is None:
+            raise RejectedRecord("fields", f"the sample {key} has neither a txt nor a json file")
+        return {"id": key, "images": images, "caption": _decode(files[text], f"{key}.{text}")}
+    fields = parse_json(files["json"], f"{key}.json")
+    if not isinstance(fields, dict):
+        raise RejectedRecord("fields", f"{key}.json is no mapping")
+    fields = {"id": key, **fields}
+    if isinstance(fields.get("texts"), list) and isinstance(fields.get("images"), list):
+        slots = [slot is not None for slot in fields["images"]]
+        if sum(slots) != len(images):
+            raise RejectedRecord("image", f"{len(images)} image(s) for {sum(slots)} place(s) of the document")
+        remaining = iter(images)
+        return {**fields, "images": [next(remaining) if slot else None for slot in slots]}
+    if not images:
+        return fields
+    fields = {name: value for name, value in fields.items() if name not in ("image", "images")}
+    is_chat = not {"conversations", "messages", "prompt"}.isdisjoint(fields)
+    if text is not None and fields.get("caption") is None and not is_chat:
+        fields["caption"] = _decode(files[text], f"{key}.{text}")
+    return {**fields, "images": images}
+
+
+def _images_of(key: str, files: dict[str, bytes]) -> list[ImageRef]:
+    """Returns references to a sample's images in the order of its files, frames of TIFF files one by one."""
+    refs = []
+    for extension, data in files.items():
+        ending, name = extension.rsplit(".", 1)[-1], f"{key}.{extension}"
+        if ending in IMAGES:
+            refs.append(image_ref(name, data))
+        elif ending in FRAMES:
+            refs += [image_ref(f"{name}#{index}", frame) for index, frame in enumerate(_split_frames(data, name))]
+    return refs
+
+
+def _split_frames(data: bytes, name: str) -> Iterator[bytes]:
+    """Yields the frames of a TIFF file as PNG files; a lone frame as it is."""
+    from PIL import Image
+
+    try:
+        with reading(name), Image.open(io.BytesIO(data)) as image:
+            number = getattr(image, "n_frames", 1)
+            if number == 1:
+                yield data
+                return
+            for index in range(number):
+                image.seek(index)
+                frame = io.BytesIO()
+                image.convert("RGB").save(frame, format="PNG", compress_level=1)
+                yield frame.getvalue()
+    except UnreadableImage as error:
+        raise RejectedRecord("image", str(error)) from None
+
+
+def _decode(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise RejectedRecord("text", f"{name} is not UTF-8") from None
