@@ -9,12 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging
 
 
 IMAGE_TOKEN = "<image>"
 IMAGE_PLACEHOLDER_TOKEN = "<image placeholder>"
 END_OF_CHUNK_TOKEN = "<|endofchunk|>"
 MULTIMODAL_TOKENS = (IMAGE_TOKEN, IMAGE_PLACEHOLDER_TOKEN, END_OF_CHUNK_TOKEN)
+# where an image's pixels may stand in an item, in the order of Transformers
+IMAGE_KEYS = ("image", "url", "path", "base64")
+NO_CHAT_TEMPLATE = (
+    "This is a base model: it has no chat template, because it was never tuned on chats. Write running text with "
+    "<image> for each image, after examples that end in <|endofchunk|> where you have some, or use an instruct model."
+)
+
+logger = logging.get_logger(__name__)
 
 SPACE_PIECE = "\u2581"
 # Two noncharacters, which Unicode keeps for a program's own use. The normaliser in tokenizer.json removes the pair
@@ -56,6 +65,55 @@ CHAT_TEMPLATE = """\
     {{- '<|assistant|>\\n' -}}
 {%- endif -%}
 """
+
+
+def content_as_items(conversation: Any) -> list:
+    """Writes contents in the one form that both library lines read: items of type text and image.
+
+    Args:
+        conversation: Messages, or a list of conversations.
+
+    Returns:
+        Copies of the messages. An `image_url` item becomes an image; an image has its pixels under `image`, if it has
+        any; a content of None is empty.
+
+    Raises:
+        ValueError: If it is no conversation.
+    """
+    messages = getattr(conversation, "messages", conversation)
+    if not isinstance(messages, (list, tuple)) or not messages:
+        shown = "empty" if isinstance(messages, (list, tuple)) else f"a {type(messages).__name__}"
+        raise ValueError(f'The conversation is {shown}; pass a list of messages, {{"role": "user", "content": ...}}.')
+    messages = [one.model_dump() if hasattr(one, "model_dump") else one for one in messages]  # of a client library
+    return [_as_items(one) if isinstance(one, Mapping) else content_as_items(one) for one in messages]
+
+
+def _as_items(message: Mapping) -> dict[str, Any]:
+    content = message.get("content")
+    if message.get("tool_calls"):
+        logger.warning_once("The chat template has no place for tool_calls: only the text of such messages is read.")
+    if content is None or isinstance(content, str):
+        content = [{"type": "text", "text": content}] if content else []
+    elif isinstance(content, Mapping) or not isinstance(content, (list, tuple)):
+        raise ValueError(f"A message's content is a {type(content).__name__}; pass a string or a list of items.")
+    return {**message, "content": [_as_item(item) for item in content]}
+
+
+def _as_item(item: Any) -> dict[str, Any]:
+    """Rewrites one item; data sets with one column per key leave None where a key does not apply."""
+    if isinstance(item, str):
+        return {"type": "text", "text": item}
+    if not isinstance(item, Mapping) or not isinstance(item.get("type"), str):
+        raise ValueError('A message holds an item without a type; write {"type": "text", "text": ...} or an image.')
+    if item["type"] == "text":
+        return {"type": "text", "text": item.get("text") or ""}
+    if item["type"] == "image_url":
+        url = item.get("image_url")
+        item = {"type": "image", "url": url.get("url") if isinstance(url, Mapping) else url}
+    if item["type"] != "image":
+        return dict(item)
+    pixels = next((item[key] for key in IMAGE_KEYS if item.get(key) is not None), None)
+    return {"type": "image"} if pixels is None else {"type": "image", "image": pixels}
 
 
 def escape_special_tokens(text: str, tokenizer: PreTrainedTokenizerFast) -> str:

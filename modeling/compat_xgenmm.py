@@ -3,7 +3,9 @@
 Everything else in the package is written once and asks here.
 """
 
-from collections.abc import Callable, Iterator
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -31,6 +33,7 @@ if IS_V5:
 else:
     from torch.nn import init as initialization
     from transformers import AutoModelForImageTextToText, AutoModelForVision2Seq
+    from transformers.utils.chat_template_utils import render_jinja_template
 
     IMAGE_TEXT_AUTO_CLASSES = (AutoModelForVision2Seq, AutoModelForImageTextToText)
 
@@ -40,6 +43,59 @@ else:
         attributes = ["image_processor", "tokenizer"]
         image_processor_class = "AutoImageProcessor"
         tokenizer_class = "AutoTokenizer"
+
+        def apply_chat_template(
+            self,
+            conversation: Any,
+            chat_template: str | None = None,
+            tokenize: bool = False,
+            return_dict: bool = False,
+            return_assistant_tokens_mask: bool = False,
+            processor_kwargs: dict[str, Any] | None = None,
+            **kwargs: Any,
+        ):
+            """Renders chats and prepares them, with 5.x's assistant mask and its split of options from variables."""
+            if not tokenize:
+                return super().apply_chat_template(conversation, chat_template, **kwargs)
+            template = self.chat_template if chat_template is None else chat_template
+            template = template["default"] if isinstance(template, dict) else template
+            # A variable of the template is a name that occurs in it; every other name is an option of the call.
+            known = {*inspect.signature(render_jinja_template).parameters, *re.findall(r"\w+", template)}
+            variables = {name: kwargs.pop(name) for name in known & kwargs.keys()}
+            is_batched = not isinstance(conversation[0], Mapping)
+            chats = conversation if is_batched else [conversation]
+            prompts, answers = render_jinja_template(
+                conversations=chats,
+                chat_template=template,
+                return_assistant_tokens_mask=return_assistant_tokens_mask,
+                **{**self.tokenizer.special_tokens_map, **variables},
+            )
+            options = {**kwargs, **(processor_kwargs or {})}
+            images = [
+                [item["image"] for turn in chat for item in turn["content"] if "image" in item] for chat in chats
+            ]
+            batch = self(
+                images=images if any(images) else None,
+                text=prompts if is_batched else prompts[0],
+                return_offsets_mapping=return_assistant_tokens_mask or options.pop("return_offsets_mapping", False),
+                **options,
+            )
+            if not return_dict:
+                return batch["input_ids"]
+            if return_assistant_tokens_mask:
+                offsets = batch.pop("offset_mapping")
+                masks = [mask_of_spans(*row) for row in zip(offsets, answers, strict=True)]
+                tensor_type = options.get("return_tensors")
+                batch["assistant_masks"] = torch.tensor(masks) if tensor_type == "pt" else masks
+            return batch
+
+    def mask_of_spans(offsets: Any, spans: list[tuple[int, int]]) -> list[int]:
+        """Marks the tokens that begin in one of some stretches of the prompt; an image's tokens belong to none."""
+        starts, ends = torch.as_tensor(offsets).T
+        inside = torch.zeros_like(starts, dtype=torch.bool)
+        for first, last in spans:
+            inside |= (starts >= first) & (starts < last) & (ends > starts)
+        return inside.long().tolist()
 
     def merge_with_config_defaults(forward: Callable) -> Callable:
         """Lets the config's `output_attentions` and `output_hidden_states` stand in where a call does not say."""

@@ -7,25 +7,48 @@ Source: the released image processor (Pillow bicubic resizing, black letterbox, 
 """
 
 import math
-import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
-from transformers.image_transforms import to_pil_image
-from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, load_image
+from transformers.processing_utils import ImagesKwargs
 
+from .images_xgenmm import check_size, flatten, image_name, quoted, read_image
+from .legacy_api_xgenmm import LegacyImageMixin
 from .remote_code_xgenmm import AUTO_MAP
-from .tile_memory_xgenmm import borrow
 from .tiling_xgenmm import ASPECT_RATIO_MODES, check_grids, default_grids, fit_into_grid, select_grids
 
 
-class XGenMMImageProcessor(BaseImageProcessor):
+# What this processor always does; a call may say so (other models' calls do), but not ask for something else.
+FIXED = {
+    "do_convert_rgb": True,
+    "do_resize": True,
+    "resample": Image.Resampling.BICUBIC,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_center_crop": False,
+    "data_format": "channels_first",
+    "default_to_square": True,
+    "device": "cpu",
+}
+
+
+class XGenMMImagesKwargs(ImagesKwargs, total=False):
+    """Options of a call beside the library's.
+
+    Attributes:
+        image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the processor's.
+        crop_to_patches: Whether the call also returns `num_patches`, the tiles per image (TRL asks so).
+    """
+
+    image_aspect_ratio: str | None
+    crop_to_patches: bool | None
+
+
+class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
     """Cuts images into tiles.
 
     Args:
@@ -43,6 +66,7 @@ class XGenMMImageProcessor(BaseImageProcessor):
     """
 
     model_input_names = ["pixel_values", "image_sizes", "image_num_tiles"]
+    valid_kwargs = XGenMMImagesKwargs
     _auto_class = "AutoImageProcessor"
 
     def __init__(
@@ -58,73 +82,92 @@ class XGenMMImageProcessor(BaseImageProcessor):
         self.image_aspect_ratio = checked_mode(image_aspect_ratio)
         self.size = checked_size(size)
         grids = default_grids(self.size["height"]) if anyres_grids is None else anyres_grids
-        self.anyres_grids = [list(grid) for grid in grids]
-        self.image_mean = [0.5, 0.5, 0.5] if image_mean is None else list(image_mean)
-        self.image_std = [0.5, 0.5, 0.5] if image_std is None else list(image_std)
+        self.anyres_grids = checked_grids(grids, self.size["height"], self.image_aspect_ratio)
+        self.image_mean = checked_channels("image_mean", image_mean, lowest=0.0)
+        self.image_std = checked_channels("image_std", image_std, lowest=1e-6)
         self.auto_map = {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
-        if self.image_aspect_ratio == "anyres":
-            check_grids(self.anyres_grids, self.size["height"])
 
-    def __call__(self, images: Any, **kwargs: Any) -> BatchFeature:
-        """Cuts images into tiles; see `process`."""
-        return self.process(images, **kwargs)
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any):
+        """Builds the processor from the fields of a saved file.
 
-    def process(
+        Args:
+            image_processor_dict: The fields.
+            **kwargs: As in `ImageProcessingMixin.from_dict`.
+
+        Returns:
+            The processor.
+
+        Raises:
+            ValueError: If a field is out of range.
+        """
+        if image_processor_dict.get("anyres_grids", ()) is None:
+            raise ValueError(
+                "preprocessor_config.json says anyres_grids: null, so nothing says how images are tiled; give a list "
+                "of (width, height) in pixels, or leave the field out for the released ones."
+            )
+        return super().from_dict(image_processor_dict, **kwargs)
+
+    def __call__(
         self,
         images: Any,
         image_aspect_ratio: str | None = None,
         return_tensors: str | None = "pt",
+        do_normalize: bool | None = True,
+        crop_to_patches: bool | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Cuts images into tiles, several images at once on all cores.
+        """Cuts images into tiles.
 
         Args:
-            images: An image or a (nested) list of them: PIL images, arrays and tensors of uint8 values (channels
-                first or last), or paths, URLs and base64 strings. Images that are not RGB are converted.
+            images: An image or a (nested) list of images, each as `read_image` takes it: PIL images, arrays, tensors,
+                paths, addresses, data URLs or base64. None in a list stands for no image.
             image_aspect_ratio: Mode of this call; default: the processor's.
             return_tensors: `"pt"` or `"np"`.
-            **kwargs: Ignored, as other image processors' options are.
+            do_normalize: False returns the tiles as uint8, a quarter of the bytes; the model normalises them on its
+                device.
+            crop_to_patches: Whether to return `num_patches` too, the tiles per image under TRL's name.
+            **kwargs: The library's other options, accepted where they ask for what this processor does anyway.
 
         Returns:
             `pixel_values` (num_tiles, 3, S, S), `image_sizes` (num_images, 2) as (height, width) and
             `image_num_tiles` (num_images,).
 
         Raises:
-            ValueError: If something is not an image or cannot be read.
+            TypeError: If an option is unknown.
+            ValueError: If something is not an image or cannot be read, or an option has a value not supported.
         """
+        self._check_options(kwargs)
         mode = checked_mode(image_aspect_ratio or self.image_aspect_ratio)
-        images = [to_rgb(image, index) for index, image in enumerate(flatten(images))]
-        if not images:
+        sources = flatten(images)
+        if not sources:
             raise ValueError("images is empty; pass at least one image, or leave images out for a text-only prompt.")
-        pixel_values, image_sizes, image_num_tiles = self._cut_all(images, mode)
-        data = {"pixel_values": pixel_values, "image_sizes": image_sizes, "image_num_tiles": image_num_tiles}
+        names = [image_name(source, f"images[{index}]") for index, source in enumerate(sources)]
+        read = [read_image(source, name, allow_remote=True) for source, name in zip(sources, names, strict=True)]
+        for image, name in zip(read, names, strict=True):
+            check_size(image.height, image.width, name, padded=mode == "pad")
+        tiles, sizes, num_tiles = self._cut_all(read, mode, normalize=do_normalize is not False)
+        data = {"pixel_values": tiles, "image_sizes": sizes, "image_num_tiles": num_tiles}
+        if crop_to_patches:
+            data["num_patches"] = num_tiles
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def preprocess(
-        self, images: Any, image_aspect_ratio: str | None = None, return_tensors: str | None = None, **kwargs: Any
-    ) -> BatchFeature:
-        """The Hub-era call, with the original's shapes.
-
-        Args:
-            images: An image or a list of them.
-            image_aspect_ratio: `"anyres"` tiles the images; None gives one tile per image.
-            return_tensors: Ignored: the original always gave torch tensors.
-            **kwargs: Ignored.
-
-        Returns:
-            `pixel_values`: with `"anyres"` (images, tiles, 3, S, S), or a list of (tiles, 3, S, S) where the
-            images have different numbers of tiles; else (1, images, 1, 3, S, S).
-
-        Raises:
-            ValueError: If something is not an image or cannot be read.
-        """
-        one_tile = "none" if self.image_aspect_ratio == "anyres" else self.image_aspect_ratio
-        batch = self.process(images, image_aspect_ratio=image_aspect_ratio or one_tile)
-        if image_aspect_ratio != "anyres":
-            return BatchFeature({"pixel_values": batch["pixel_values"][None, :, None]})
-        images = list(batch["pixel_values"].split(batch["image_num_tiles"].tolist()))
-        same = len({image.shape[0] for image in images}) == 1
-        return BatchFeature({"pixel_values": torch.stack(images) if same else images})
+    def _check_options(self, options: dict[str, Any]) -> None:
+        own = {**FIXED, "size": self.size, "image_mean": self.image_mean, "image_std": self.image_std}
+        for name, value in options.items():
+            if name not in XGenMMImagesKwargs.__annotations__:
+                raise TypeError(
+                    f"XGenMMImageProcessor got an unexpected option {name!r}; a call takes image_aspect_ratio, "
+                    "return_tensors, do_normalize and crop_to_patches."
+                )
+            wanted = checked_size(value) if name == "size" and value is not None else value
+            if isinstance(wanted, tuple):
+                wanted = list(wanted)
+            if wanted is not None and wanted != own.get(name):
+                raise ValueError(
+                    f"{name}={quoted(repr(value))} is not supported in a call: this processor always works with "
+                    f"{own.get(name)!r}."
+                )
 
     def get_number_of_image_patches(self, height: int, width: int, images_kwargs: dict | None = None) -> int:
         """Counts the tiles of an image (called patches by other models' processors).
@@ -150,33 +193,24 @@ class XGenMMImageProcessor(BaseImageProcessor):
     def _count_tiles(self, grid: list[int] | None) -> int:
         return 1 if grid is None else 1 + grid[0] * grid[1] // self.size["height"] ** 2
 
-    def _cut_all(self, images: list[Image.Image], mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _cut_all(
+        self, images: list[Image.Image], mode: str, normalize: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Cuts all images, each into its own part of one array."""
         sizes = [(image.height, image.width) for image in images]
         grids = self._grids(sizes, mode)
         num_tiles = np.array([self._count_tiles(grid) for grid in grids])
         side = self.size["height"]
-        shape = (int(num_tiles.sum()), 3, side, side)
-        pixel_values = borrow(math.prod(shape)).reshape(shape)
-        parts = np.split(pixel_values, num_tiles.cumsum()[:-1])
-        mean, std = (np.array(values, dtype=np.float32) for values in (self.image_mean, self.image_std))
-
-        def cut(image: Image.Image, grid: list[int] | None, part: np.ndarray) -> None:
-            fill_tiles(part[:1], self._one_tile(image, mode), 1, (0, 0), mean, std)
+        tiles = np.empty((int(num_tiles.sum()), 3, side, side), dtype=np.float32 if normalize else np.uint8)
+        parts = np.split(tiles, num_tiles.cumsum()[:-1])
+        scale = (self.image_mean, self.image_std) if normalize else None
+        for image, grid, part in zip(images, grids, parts, strict=True):
+            fill_tiles(part[:1], self._one_tile(image, mode), 1, (0, 0), scale)
             if grid is not None:
                 height, width, top, left = fit_into_grid(image.height, image.width, *grid)
                 resized = image.resize((width, height), Image.Resampling.BICUBIC)
-                fill_tiles(part[1:], resized, grid[0] // side, (top, left), mean, std)
-
-        jobs = (images, grids, parts)
-        workers = min(len(images), usable_cores())
-        if workers == 1:
-            for job in zip(*jobs, strict=True):
-                cut(*job)
-        else:
-            with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(cut, *jobs))
-        return pixel_values, np.array(sizes), num_tiles
+                fill_tiles(part[1:], resized, grid[0] // side, (top, left), scale)
+        return tiles, np.array(sizes), num_tiles
 
     def _one_tile(self, image: Image.Image, mode: str) -> Image.Image:
         if mode == "pad" and image.width != image.height:
@@ -189,87 +223,46 @@ class XGenMMImageProcessor(BaseImageProcessor):
 
 def checked_mode(mode: str) -> str:
     """Returns an aspect-ratio mode, or raises a ValueError if it is none."""
-    if mode not in ASPECT_RATIO_MODES:
+    if not isinstance(mode, str) or mode not in ASPECT_RATIO_MODES:
         raise ValueError(f"image_aspect_ratio is {mode!r}; it must be one of {', '.join(ASPECT_RATIO_MODES)}.")
     return mode
 
 
-def checked_size(size: dict[str, int] | int | None) -> dict[str, int]:
+def checked_size(size: Any) -> dict[str, int]:
     """Returns the tile size as `{"height": S, "width": S}`, or raises a ValueError if it is not square."""
-    if size is None:
-        size = 384
-    if isinstance(size, int):
-        size = {"height": size, "width": size}
-    if size.get("height") != size.get("width") or not isinstance(size.get("height"), int) or size["height"] <= 0:
-        raise ValueError(f'size is {size}; tiles are square: give {{"height": S, "width": S}} in pixels.')
-    return {"height": size["height"], "width": size["width"]}
+    given = 384 if size is None else size
+    sides = [given.get("height"), given.get("width")] if isinstance(given, Mapping) else [given, given]
+    if sides[0] != sides[1] or type(sides[0]) is not int or sides[0] <= 0:
+        raise ValueError(f'size is {size!r}; tiles are square: give {{"height": S, "width": S}} in pixels.')
+    return {"height": sides[0], "width": sides[1]}
 
 
-def flatten(images: Any) -> Iterable[Any]:
-    """Yields the images of an image, a list or nested lists."""
-    if isinstance(images, (list, tuple)):
-        for item in images:
-            yield from flatten(item)
-    elif isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
-        yield from images
-    else:
-        yield images
+def checked_grids(grids: Any, tile_size: int, mode: str) -> list[list[int]]:
+    """Returns grids as lists, or raises a ValueError if they are no (width, height) in whole tiles."""
+    is_list = isinstance(grids, (list, tuple)) and all(isinstance(grid, (list, tuple)) for grid in grids)
+    if not is_list or any(type(value) is not int for grid in grids for value in grid):
+        raise ValueError(f"anyres_grids is {quoted(repr(grids))}; give a list of (width, height) in pixels.")
+    if mode == "anyres":
+        check_grids(grids, tile_size)
+    return [list(grid) for grid in grids]
 
 
-def to_rgb(image: Any, index: int) -> Image.Image:
-    """Returns an image as an RGB PIL image; EXIF rotation is not applied to files, as in the original.
-
-    Args:
-        image: PIL image, array or tensor of uint8 values, or path, URL or base64 string.
-        index: Position in the call, for the message.
-
-    Returns:
-        The image.
-
-    Raises:
-        ValueError: If it is not an image or cannot be read.
-    """
-    if isinstance(image, (np.ndarray, torch.Tensor)):
-        image = array_to_image(np.asarray(image), index)
-    if isinstance(image, (str, Path)):
-        image = open_image(image, index)
-    if not isinstance(image, Image.Image):
-        raise ValueError(
-            f"images[{index}] is a {type(image).__name__}; "
-            "pass PIL images (PIL.Image.open(path)), numpy arrays or tensors."
-        )
-    if image.width == 0 or image.height == 0:
-        raise ValueError(f"images[{index}] is {image.width} x {image.height} pixels; it must not be empty.")
-    try:
-        image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"images[{index}] cannot be read ({error}); the file is damaged or truncated.") from error
-
-
-def open_image(source: str | Path, index: int) -> Image.Image:
-    """Opens a local file, or loads a URL or base64 string through the library."""
-    try:
-        return Image.open(source) if Path(source).is_file() else load_image(str(source))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"images[{index}] cannot be opened from {str(source)[:80]!r}: {error}") from error
-
-
-def array_to_image(array: np.ndarray, index: int) -> Image.Image:
-    """Returns a uint8 array (channels first or last) as a PIL image."""
-    if array.ndim != 3 or array.dtype != np.uint8:
-        raise ValueError(
-            f"images[{index}] is an array of shape {array.shape} and type {array.dtype}; pass uint8 values of shape "
-            "(height, width, 3) or (3, height, width)."
-        )
-    channels = infer_channel_dimension_format(array)
-    if channels is ChannelDimension.FIRST:
-        array = array.transpose(1, 2, 0)
-    return to_pil_image(np.ascontiguousarray(array), do_rescale=False, input_data_format=ChannelDimension.LAST)
+def checked_channels(name: str, values: Any, lowest: float) -> list[float]:
+    """Returns a mean or deviation of three channels, 0.5 by default, or raises a ValueError."""
+    values = [0.5, 0.5, 0.5] if values is None else values
+    is_list = isinstance(values, (list, tuple)) and len(values) == 3
+    if not is_list or not all(isinstance(value, (int, float)) and lowest <= value < math.inf for value in values):
+        above = "0 or more" if lowest == 0 else "above 0"
+        raise ValueError(f"{name} is {quoted(repr(values))}; it must be three numbers, each {above}.")
+    return list(values)
 
 
 def fill_tiles(
-    tiles: np.ndarray, image: Image.Image, cols: int, corner: tuple[int, int], mean: np.ndarray, std: np.ndarray
+    tiles: np.ndarray,
+    image: Image.Image,
+    cols: int,
+    corner: tuple[int, int],
+    scale: tuple[Sequence[float], Sequence[float]] | None,
 ) -> None:
     """Lays an image on a black canvas and writes the canvas' tiles, in the original's order of operations.
 
@@ -278,34 +271,31 @@ def fill_tiles(
         image: An RGB image.
         cols: Tiles in a row of the canvas.
         corner: The image's (top, left) on the canvas, in pixels.
-        mean: Mean of each channel, (3,) float32.
-        std: Standard deviation of each channel, (3,) float32.
+        scale: Mean and standard deviation of the channels, for float32 tiles; None for uint8 tiles.
     """
     side = tiles.shape[-1]
-    black = (np.float32(0) - mean) / std
     for channel, plane in enumerate(image.split()):
         pixels = np.asarray(plane)
+        mean, std = (np.float32(values[channel]) for values in scale or ((0, 0, 0), (1, 1, 1)))
         # One plane of one tile at a time: it stays in the core's cache for all steps.
         for index, values in enumerate(tiles[:, channel]):
             row, col = divmod(index, cols)
             top, bottom = overlap(row * side, side, corner[0], image.height)
             left, right = overlap(col * side, side, corner[1], image.width)
             if (bottom - top, right - left) != (side, side):
-                values[:] = black[channel]
+                values[:] = (0 - mean) / std
             inside = values[top:bottom, left:right]
             down, across = row * side - corner[0], col * side - corner[1]
             shown = pixels[top + down : bottom + down, left + across : right + across]
+            if scale is None:
+                inside[:] = shown
+                continue
             np.divide(shown, np.float32(255), out=inside, dtype=np.float32)
-            inside -= mean[channel]
-            inside /= std[channel]
+            inside -= mean
+            inside /= std
 
 
 def overlap(start: int, length: int, other_start: int, other_length: int) -> tuple[int, int]:
     """Returns where one stretch meets another, as (first, end) counted from its own start; equal if it does not."""
     first = min(max(other_start - start, 0), length)
     return first, max(first, min(other_start + other_length - start, length))
-
-
-def usable_cores() -> int:
-    """Counts the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,10 +9,40 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LogitsProcessorList, PreTrainedTokenizerBase, SuppressTokensLogitsProcessor
+from transformers import BatchFeature, LogitsProcessorList, PreTrainedTokenizerBase, SuppressTokensLogitsProcessor
 from transformers.utils import ModelOutput
 
 from .tiling_xgenmm import count_image_tokens
+
+
+class LegacyImageMixin:
+    """Adds the original's `preprocess` to an image processor, whose own call has one form only."""
+
+    def preprocess(
+        self, images: Any, image_aspect_ratio: str | None = None, return_tensors: str | None = None, **kwargs: Any
+    ) -> BatchFeature:
+        """The original's call, with the original's shapes.
+
+        Args:
+            images: An image or a list of them.
+            image_aspect_ratio: `"anyres"` tiles the images; None gives one tile per image.
+            return_tensors: Ignored: the original always gave torch tensors.
+            **kwargs: Ignored, as in the original.
+
+        Returns:
+            `pixel_values`: with `"anyres"` (images, tiles, 3, S, S), or a list of (tiles, 3, S, S) where the
+            images have different numbers of tiles; else (1, images, 1, 3, S, S).
+
+        Raises:
+            ValueError: If something is not an image or cannot be read.
+        """
+        one_tile = "none" if self.image_aspect_ratio == "anyres" else self.image_aspect_ratio
+        batch = self(images, image_aspect_ratio=image_aspect_ratio or one_tile, return_tensors="pt")
+        if image_aspect_ratio != "anyres":
+            return BatchFeature({"pixel_values": batch["pixel_values"][None, :, None]})
+        tiles = list(batch["pixel_values"].split(batch["image_num_tiles"].tolist()))
+        same = len({image.shape[0] for image in tiles}) == 1
+        return BatchFeature({"pixel_values": torch.stack(tiles) if same else tiles})
 
 
 class HubEraMixin:

@@ -4,21 +4,31 @@ Shapes: B prompts of L tokens; num_images images in num_tiles tiles, flat, in th
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import MultiModalData
+from transformers.processing_utils import ImagesKwargs, MultiModalData, TextKwargs
 
-from .chat_xgenmm import CHAT_TEMPLATE, ESCAPE_MARK, IMAGE_PLACEHOLDER_TOKEN, IMAGE_TOKEN, escape_messages
+from .chat_xgenmm import (
+    ESCAPE_MARK,
+    IMAGE_PLACEHOLDER_TOKEN,
+    IMAGE_TOKEN,
+    NO_CHAT_TEMPLATE,
+    content_as_items,
+    escape_messages,
+)
 from .compat_xgenmm import ImageTextProcessorMixin
+from .images_xgenmm import flatten
 from .remote_code_xgenmm import AUTO_MAP
 from .targets_xgenmm import ModelInputs
 from .tiling_xgenmm import count_image_tokens
 
 
-IMAGE_OPTIONS = ("image_aspect_ratio",)
+TEXT_OPTIONS = frozenset(
+    {*TextKwargs.__annotations__, "return_tensors", "return_text_replacement_offsets", "sanitize_control_tokens"}
+)
+IMAGE_OPTIONS = frozenset({*ImagesKwargs.__annotations__, "image_aspect_ratio", "crop_to_patches"}) - TEXT_OPTIONS
 # an image in a prompt: the image token, and in the base models' form the placeholders after it
 IMAGE = re.compile(f"{re.escape(IMAGE_TOKEN)}(?:{re.escape(IMAGE_PLACEHOLDER_TOKEN)})*")
 TURN_TOKEN = re.compile(r"<\|(?:system|user|assistant|end)\|>")
@@ -30,9 +40,13 @@ class XGenMMProcessor(ImageTextProcessorMixin):
     Args:
         image_processor: An `XGenMMImageProcessor`.
         tokenizer: An `XGenMMTokenizer`.
-        chat_template: Jinja template of chats; default: Phi-3 turns, an image renders `<image>` and a newline.
+        chat_template: Jinja template of chats; default: the tokenizer's. Instruct models have Phi-3 turns, in which an
+            image renders `<image>` and a newline; base models have none.
         num_latents: Tokens of one sampling (of a tile, or with fixed sampling of an image).
         anyres_patch_sampling: Whether each tile is sampled on its own.
+
+    Raises:
+        ValueError: If an option is out of range.
     """
 
     _auto_class = "AutoProcessor"
@@ -46,12 +60,15 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         anyres_patch_sampling: bool = True,
         **kwargs: Any,
     ):
+        if type(num_latents) is not int or num_latents < 1:
+            raise ValueError(f"num_latents is {num_latents!r}; it must be a positive number of tokens.")
         self.num_latents = num_latents
         self.anyres_patch_sampling = anyres_patch_sampling
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
-        super().__init__(image_processor, tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        tokenizer.skip_control_tokens = True  # in texts for people, also those of the library's streamers
+        super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
 
     @property
     def image_ids(self) -> list[int]:
@@ -69,54 +86,57 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         """Prepares model inputs.
 
         Args:
-            images: An image, a list of images, or a list of lists, one a prompt.
+            images: An image, a list of images, or a list with each prompt's list of images; None in a list stands for
+                no image. See `read_image` for what an image may be.
             text: A prompt or a list of prompts. `<image>` stands for an image, alone or followed by
                 `<image placeholder>` tokens (the base models' form).
             videos: Not supported; only None or empty.
             audio: Not supported; only None or empty.
             **kwargs: Options of the tokenizer (`return_tensors`, `padding`, `padding_side`, `truncation`,
-                `max_length`, ...), `image_aspect_ratio`, `return_mm_token_type_ids`, and for serving engines
-                `return_text_replacement_offsets`; also nested as `text_kwargs`, `images_kwargs`, `common_kwargs`.
+                `max_length`, ...) and of the image processor (`image_aspect_ratio`, `do_normalize`),
+                `return_mm_token_type_ids`, and for serving engines `return_text_replacement_offsets`; also nested as
+                `text_kwargs`, `images_kwargs`, `common_kwargs`.
 
         Returns:
-            `input_ids` and `attention_mask` (B, L); with images also `pixel_values` (num_tiles, 3, S, S),
-            `image_sizes` (num_images, 2) as (height, width) and `image_num_tiles` (num_images,).
+            `input_ids` and `attention_mask` (B, L); with images also `pixel_values` (num_tiles, 3, S, S) and
+            `image_sizes` (num_images, 2) as (height, width); `image_num_tiles` (num_images,) under its key alone (see
+            `ModelInputs`).
 
         Raises:
+            TypeError: If an option is unknown.
             ValueError: If prompts and images do not fit each other, or truncation cuts an image's tokens.
         """
         if videos or audio:
             raise ValueError("xGen-MM reads images and text only; leave videos and audio out.")
         if text is None and images is None:
             raise ValueError("Nothing to prepare; pass text, images or both.")
+        prompts = None if text is None else checked_prompts(text)
         text_options, image_options = split_options(kwargs)
         return_tensors = text_options.pop("return_tensors", None)
         data: dict[str, Any] = {}
-        if isinstance(images, (list, tuple)):  # a prompt without images may say None
-            images = [[] if image is None else image for image in images]
-        if images is not None and not is_empty(images):
+        if flatten(images) or prompts is None:
             data.update(self.image_processor(images, return_tensors="np", **image_options))
-        if text is not None:
-            prompts = checked_prompts(text)
-            check_counts(prompts, images, len(data.get("image_num_tiles", ())))
-            data = {**self._encode(prompts, data.get("image_num_tiles", ()), text_options), **data}
+        num_tiles = data.pop("image_num_tiles", None)
+        if prompts is not None:
+            lengths = [self._image_length(int(count)) for count in (() if num_tiles is None else num_tiles)]
+            check_counts(prompts, images, len(lengths))
+            data = {**self._encode(prompts, lengths, text_options), **data}
         replacements = data.pop("text_replacement_offsets", None)
-        features = ModelInputs(data, return_tensors, self.image_token_id)
+        batch = ModelInputs(data, return_tensors, self.image_token_id, num_tiles)
         if replacements is not None:
             # Engines that ask for this take images one by one: they cut tensors by tiles, and lists by images.
             sizes = ("image_sizes", "image_num_tiles")
-            features.update({name: list(features[name]) for name in sizes if name in features})
-            features["text_replacement_offsets"] = replacements
-        return features
+            batch.update({name: list(batch[name]) for name in sizes if name in batch})
+            batch["text_replacement_offsets"] = replacements
+        return batch
 
-    def _encode(self, prompts: list[str], image_num_tiles: Any, options: dict[str, Any]) -> dict[str, Any]:
+    def _encode(self, prompts: list[str], lengths: list[int], options: dict[str, Any]) -> dict[str, Any]:
         """Expands the images in the prompts and tokenises them."""
         with_types = options.pop("return_mm_token_type_ids", False)
         # 5.x asks for these beside the tokens' offsets, to move those back to the prompt as it was passed: ours count
         # from there.
         with_replacements = options.pop("return_text_replacement_offsets", False)
         with_replacements = with_replacements and not options.get("return_offsets_mapping")
-        lengths = [self._image_length(int(num_tiles)) for num_tiles in image_num_tiles]
         remaining = iter(lengths)
         expanded = [IMAGE.sub(lambda match: IMAGE_TOKEN * next(remaining), prompt) for prompt in prompts]
         is_rest = [options.get("add_special_tokens") is False and ends_a_turn(prompt) for prompt in prompts]
@@ -152,44 +172,24 @@ class XGenMMProcessor(ImageTextProcessorMixin):
 
         Args:
             conversation: Messages, or a list of them: `{"role", "content"}`, the content a string or items
-                `{"type": "text", "text"}` and `{"type": "image", "image" | "path" | "url"}`.
+                `{"type": "text", "text"}`, `{"type": "image", "image" | "path" | "url" | "base64"}` and
+                `{"type": "image_url", "image_url": {"url"}}`.
             chat_template: Template of this call; default: the processor's.
             escape_special_tokens: Whether control tokens written inside contents stay plain text.
             **kwargs: As in `ProcessorMixin.apply_chat_template`.
 
         Returns:
             The prompt, or the model inputs.
+
+        Raises:
+            ValueError: If the model is a base model, which has no chat template, or the conversation is none.
         """
+        if chat_template is None and self.chat_template is None:
+            raise ValueError(NO_CHAT_TEMPLATE)
         conversation = content_as_items(conversation)
         if escape_special_tokens:
             conversation = escape_messages(conversation, self.tokenizer)
         return super().apply_chat_template(conversation, chat_template, **kwargs)
-
-    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **kwargs: Any) -> list[str]:
-        """Decodes token ids of several sequences.
-
-        Args:
-            sequences: Ids, (B, L).
-            skip_special_tokens: Whether to leave out every control token, `<|end|>` and the roles too (the tokenizer
-                alone keeps those, as the original's did).
-            **kwargs: Options of the tokenizer.
-
-        Returns:
-            The texts.
-        """
-        kwargs.setdefault("skip_control_tokens", skip_special_tokens)
-        return self.tokenizer.batch_decode(sequences, skip_special_tokens=skip_special_tokens, **kwargs)
-
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
-        """Decodes token ids; see `batch_decode`."""
-        kwargs.setdefault("skip_control_tokens", skip_special_tokens)
-        return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens, **kwargs)
-
-    def post_process_image_text_to_text(
-        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
-    ) -> list[str]:
-        """Decodes what `generate` returned; see `batch_decode`."""
-        return self.batch_decode(generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs)
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> list[str]:
         """Saves the processor, with `preprocessor_config.json`: 5.x would leave it out, but older code reads it."""
@@ -291,47 +291,58 @@ def offsets_in_prompt(prompt: str, lengths: list[int], offsets: Any) -> list[tup
     return [(start, end) for start, end in spans.tolist()]
 
 
-def content_as_items(conversation: Any) -> list:
-    """Writes string contents as one text item, the only form that 4.57 takes when it looks for images.
+def split_options(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits the options of a call into the tokenizer's and the image processor's.
 
     Args:
-        conversation: Messages, or a list of conversations.
+        kwargs: The options, flat or nested as in `ProcessingKwargs`; those for videos and audio are left out.
 
     Returns:
-        Copies of the messages.
+        Options of the tokenizer, and of the image processor.
+
+    Raises:
+        TypeError: If an option is unknown.
     """
-    items: list[Any] = []
-    for message in getattr(conversation, "messages", conversation):
-        if not isinstance(message, Mapping):
-            items.append(content_as_items(message))
-        elif isinstance(message.get("content"), str):
-            items.append({**message, "content": [{"type": "text", "text": message["content"]}]})
-        else:
-            items.append(message)
-    return items
-
-
-def split_options(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits the options of a call into the tokenizer's and the image processor's."""
     kwargs = dict(kwargs)
-    common, text, image = (kwargs.pop(f"{name}_kwargs", None) or {} for name in ("common", "text", "images"))
-    kwargs = {name: value for name, value in kwargs.items() if not name.endswith("_kwargs")}
-    image = {**image, **{name: kwargs.pop(name) for name in IMAGE_OPTIONS if name in kwargs}}
+    common, text, image = (dict(kwargs.pop(f"{name}_kwargs", None) or {}) for name in ("common", "text", "images"))
+    for name, value in kwargs.items():
+        if name in TEXT_OPTIONS:
+            text[name] = value
+        elif name in IMAGE_OPTIONS:
+            image[name] = value
+        elif name not in ("videos_kwargs", "audio_kwargs"):
+            raise TypeError(
+                f"XGenMMProcessor got an unexpected option {name!r}; it takes the tokenizer's options, "
+                "image_aspect_ratio and do_normalize."
+            )
     image.pop("return_tensors", None)
-    return {**common, **text, **kwargs}, image
-
-
-def is_empty(images: Any) -> bool:
-    """Tells whether a (nested) list holds no image."""
-    return isinstance(images, (list, tuple)) and all(is_empty(item) for item in images)
+    return {**common, **text}, image
 
 
 def checked_prompts(text: Any) -> list[str]:
-    """Returns one prompt or several as a list, or raises a ValueError if they are no strings."""
-    prompts = [text] if isinstance(text, str) else list(text)
+    """Returns one prompt or several as a list, or raises a ValueError if they are no prompts."""
+    if isinstance(text, str):
+        prompts = [text]
+    elif isinstance(text, (list, tuple)) and not (text and hasattr(text[0], "size")):
+        prompts = list(text)
+    else:
+        first = text[0] if isinstance(text, (list, tuple)) else text
+        hint = (
+            "call processor(images=..., text=...)" if hasattr(first, "size") else "pass a string or a list of strings"
+        )
+        raise ValueError(f"text is a {type(first).__name__}; {hint}.")
+    if not prompts:
+        raise ValueError("text is an empty list; pass at least one prompt.")
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise ValueError(f"text[{index}] is a {type(prompt).__name__}; pass a string or a list of strings.")
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"text[{index}] holds half a character (a lone surrogate) at position {error.start}; decode the text "
+                'with errors="replace" where it was read.'
+            ) from None
     return prompts
 
 
@@ -353,8 +364,9 @@ def check_counts(prompts: list[str], images: Any, num_images: int) -> None:
             f"write one {IMAGE_TOKEN} for each image."
         )
     nested = isinstance(images, (list, tuple)) and len(images) == len(prompts) > 1
-    if not nested or not all(isinstance(group, (list, tuple)) for group in images):
+    if not nested or not all(group is None or isinstance(group, (list, tuple)) for group in images):
         return
     for index, (count, group) in enumerate(zip(found, images, strict=True)):
-        if count != len(group):
-            raise ValueError(f"text[{index}] holds {count} {IMAGE_TOKEN} for {len(group)} images in images[{index}].")
+        if count != len(flatten(group)):
+            number = len(flatten(group))
+            raise ValueError(f"text[{index}] holds {count} {IMAGE_TOKEN} for {number} images in images[{index}].")

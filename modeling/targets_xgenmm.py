@@ -1,4 +1,4 @@
-"""Which tokens count as training targets: image tokens never do.
+"""What the processor returns, and which tokens count as training targets: image tokens never do.
 
 Shapes: labels and ids are (B, L); a label of -100 counts for nothing.
 """
@@ -21,15 +21,35 @@ class ModelInputs(BatchFeature):
     Collators copy `input_ids` and set the copy as `labels` of what the processor returned, TRL's own too. Trainers
     count and sum over these labels without asking the model, so image tokens become -100 here already.
 
+    `inputs["image_num_tiles"]` answers, but is no item: the model counts tiles from `image_sizes`, and trainers hand
+    every item on to functions that know only the names of the library's own models.
+
     Args:
         data: The inputs by name.
         tensor_type: As for `BatchFeature`.
         image_token_id: Id of the tokens that stand for images; None leaves labels as they are.
+        image_num_tiles: Tiles of each image, (num_images,); None without images.
     """
 
-    def __init__(self, data: Any = None, tensor_type: Any = None, image_token_id: int | None = None):
+    def __init__(
+        self,
+        data: Any = None,
+        tensor_type: Any = None,
+        image_token_id: int | None = None,
+        image_num_tiles: Any = None,
+    ):
         self.image_token_id = image_token_id
+        counts = {} if image_num_tiles is None else {"image_num_tiles": image_num_tiles}
+        self.counts = BatchFeature(counts, tensor_type=tensor_type)
         super().__init__(data, tensor_type=tensor_type)
+
+    def __getitem__(self, item: str) -> Any:
+        """Returns an input, or the number of tiles of each image."""
+        return self.counts[item] if item in self.counts and item not in self.data else super().__getitem__(item)
+
+    def __contains__(self, item: object) -> bool:
+        """Tells whether an input, or the number of tiles, is there."""
+        return item in self.data or item in self.counts
 
     def __setitem__(self, name: str, value: Any) -> None:
         """Sets an input; `labels` lose their image tokens."""

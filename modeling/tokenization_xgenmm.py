@@ -139,6 +139,9 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
 
     model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"
+    # Whether skip_special_tokens leaves out every token marked as special in the file, and not only those that
+    # all_special_tokens names, as the original's did; a processor sets it.
+    skip_control_tokens = False
     _auto_class = "AutoTokenizer"
 
     @property
@@ -256,15 +259,18 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
         spaces_between_special_tokens: bool = True,
-        skip_control_tokens: bool = False,
+        skip_control_tokens: bool | None = None,
         **kwargs: Any,
     ) -> str:
         """Decodes ids as the original did: added tokens stand between spaces.
 
         `skip_special_tokens` leaves out what `all_special_tokens` names, as the original did; `skip_control_tokens`
-        leaves out every token marked as special in the file, `<|end|>` and the roles too.
+        (default: the attribute of this name, where special tokens are skipped) leaves out every token marked as
+        special in the file, `<|end|>` and the roles too.
         Source: `PreTrainedTokenizer._decode` (transformers 4.41).
         """
+        if skip_control_tokens is None:
+            skip_control_tokens = skip_special_tokens and self.skip_control_tokens
         ids = token_ids["input_ids"] if isinstance(token_ids, dict) else token_ids
         tokens = [self.backend_tokenizer.id_to_token(int(index)) for index in ([ids] if isinstance(ids, int) else ids)]
         added = self.added_tokens_decoder.values()

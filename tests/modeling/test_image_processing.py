@@ -1,6 +1,10 @@
 """The image processor: inputs it takes, options, bad images, its file."""
 
 import io
+import json
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -28,7 +32,9 @@ def image() -> Image.Image:
 def test_every_form_of_a_image_gives_the_same(processor, image):
     expected = processor(images=[image])["pixel_values"]
     array = np.array(image)
+    floats = array.astype(np.float32) / 255
     forms = [image, array, array.transpose(2, 0, 1), torch.from_numpy(array), [[image]], np.stack([array])]
+    forms += [floats, torch.from_numpy(floats).permute(2, 0, 1), array.astype(np.int64), [None, [None, image]]]
     for form in forms:
         assert torch.equal(processor(images=form)["pixel_values"], expected)
 
@@ -85,12 +91,17 @@ def truncated_image() -> Image.Image:
     ("images", "message"),
     [
         (list, "images is empty"),
-        (lambda: ["missing.png"], r"images\[0\] cannot be opened from 'missing.png'"),
-        (lambda: [np.zeros((4, 4, 3), dtype=np.float32)], "type float32"),
+        (lambda: ["missing.png"], "There is no image at missing.png"),
+        (lambda: [np.full((4, 4, 3), 2, dtype=np.float32)], "type float32 with values 2 to 2"),
         (lambda: [np.zeros((4, 4), dtype=np.uint8)], r"shape \(4, 4\)"),
-        (lambda: [Image.new("RGB", (4, 4)), None], r"images\[1\] is a NoneType"),
+        (lambda: [Image.new("RGB", (4, 4)), 7], r"images\[1\] is a int"),
+        (lambda: [None, None], "images is empty"),
+        (
+            lambda: [Image.new("RGB", (1, 65_536))],
+            "1 x 65536 pixels, which is too large: the limit of a side is 65535",
+        ),
         (lambda: [Image.new("RGB", (0, 4))], "must not be empty"),
-        (lambda: [truncated_image()], r"images\[0\] cannot be read .*truncated"),
+        (lambda: [truncated_image()], r"images\[0\] is damaged or cut short .*truncated"),
     ],
 )
 def test_bad_images(processor, images, message):
@@ -104,6 +115,16 @@ def test_bad_images(processor, images, message):
         ({"image_aspect_ratio": "squash"}, "must be one of anyres, none, pad"),
         ({"size": {"height": 16, "width": 20}}, "tiles are square"),
         ({"size": 16, "anyres_grids": [[16, 20]]}, "multiples of the tile size, 16"),
+        ({"size": "384"}, "tiles are square"),
+        ({"size": {"height": "16", "width": "16"}}, "tiles are square"),
+        ({"size": True}, "tiles are square"),
+        ({"anyres_grids": [None]}, "give a list of"),
+        ({"anyres_grids": [[16.0, 32]]}, "give a list of"),
+        ({"image_std": [0.5, 0, 0.5]}, "three numbers, each above 0"),
+        ({"image_std": [0.5, float("nan"), 0.5]}, "three numbers"),
+        ({"image_mean": [0.5, 0.5]}, "three numbers, each 0 or more"),
+        ({"image_mean": "0.5"}, "three numbers"),
+        ({"image_aspect_ratio": ["anyres"]}, "must be one of"),
     ],
 )
 def test_bad_options(options, message):
@@ -129,3 +150,77 @@ def test_legacy_api_images_of_different_tile_counts(processor, image):
     images = [image, image.resize((30, 31))]
     values = processor.preprocess(images, image_aspect_ratio="anyres")["pixel_values"]
     assert [tuple(tiles.shape) for tiles in values] == [(3, 3, SIDE, SIDE), (5, 3, SIDE, SIDE)]
+
+
+def test_uint8_tiles_become_the_same_values(processor, image):
+    small = processor(images=image, do_normalize=False)["pixel_values"]
+    assert small.dtype == torch.uint8
+    assert torch.equal((small.float() / 255 - 0.5) / 0.5, processor(images=image)["pixel_values"])
+
+
+def test_the_way_trl_counts_tiles(processor, image):
+    batch = processor(images=[[image], None, [image, image.resize((30, 31))]], crop_to_patches=True)
+    assert batch["num_patches"].tolist() == [3, 3, 5]
+
+
+def test_options_that_other_processors_have(processor, image):
+    expected = processor(images=image)["pixel_values"]
+    same = {"do_resize": True, "do_rescale": True, "size": {"height": SIDE, "width": SIDE}, "data_format": None}
+    assert torch.equal(processor(images=image, **same)["pixel_values"], expected)
+    with pytest.raises(TypeError, match="unexpected option 'image_aspect_ration'"):
+        processor(images=image, image_aspect_ration="pad")
+    for option in ({"do_resize": False}, {"size": 128}, {"image_mean": [0, 0, 0]}, {"rescale_factor": 1}):
+        with pytest.raises(ValueError, match="is not supported in a call"):
+            processor(images=image, **option)
+
+
+def test_the_square_canvas_counts_against_the_limit_of_pixels(processor, monkeypatch):
+    thin = Image.new("RGB", (1, 871))
+    assert processor(images=thin, image_aspect_ratio="pad")["image_num_tiles"].tolist() == [1]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    assert processor(images=thin)["image_num_tiles"].tolist() == [3]
+    with pytest.raises(ValueError, match="needs a square canvas of 758641 pixels and the limit is 10000"):
+        processor(images=thin, image_aspect_ratio="pad")
+
+
+def test_an_error_of_a_batch_names_the_file(processor, image, tmp_path):
+    image.save(tmp_path / "good.png")
+    data = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
+    for bad in (str(tmp_path / "cut.png"), Image.open(tmp_path / "cut.png")):
+        with pytest.raises(ValueError, match="cut.png is damaged"):
+            processor(images=[tmp_path / "good.png", bad])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": "384"}, "tiles are square"),
+        ({"anyres_grids": None}, "anyres_grids: null"),
+        ({"image_std": [0, 0, 0]}, "image_std"),
+        ({"image_mean": [float("nan")] * 3}, "image_mean"),
+    ],
+)
+def test_bad_values_of_a_saved_file(processor, tmp_path, fields, message):
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **fields}))
+    with pytest.raises(ValueError, match=message):
+        AutoImageProcessor.from_pretrained(tmp_path)
+
+
+WORKER = """
+import atexit, pickle, sys
+from PIL import Image
+
+processor = pickle.loads(bytes.fromhex(sys.argv[1]))
+images = [Image.new("RGB", (40, 20))] * 4
+# runs when the interpreter shuts down and threads can no longer be started
+atexit.register(lambda: print(processor(images)["image_num_tiles"].tolist(), flush=True))
+"""
+
+
+def test_a_pickled_processor_works_in_a_fresh_process_to_its_end(processor):
+    code = [sys.executable, "-c", WORKER, pickle.dumps(processor).hex()]
+    done = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[3, 3, 3, 3]", done.stderr

@@ -41,7 +41,7 @@ def test_every_image_takes_its_tokens(processor, wide, square):
     assert image_tokens(processor, batch) == [9 * latents, 4 * latents]
     assert batch["attention_mask"][1, 0] == 0 and batch["attention_mask"][1, -1] == 1
     assert batch["image_sizes"].tolist() == [[50, 200], [100, 100], [50, 200]]
-    assert set(batch) == {"input_ids", "attention_mask", "pixel_values", "image_sizes", "image_num_tiles"}
+    assert set(batch) == {"input_ids", "attention_mask", "pixel_values", "image_sizes"}
 
 
 def test_placeholders_after_an_image_count_as_one_image(processor, square):
@@ -68,7 +68,7 @@ def test_nested_images_and_nested_options(processor, wide, square):
 
 def test_text_alone_and_images_alone(processor, square):
     assert set(processor(text="hello")) == {"input_ids", "attention_mask"}
-    assert set(processor(images=square)) == {"pixel_values", "image_sizes", "image_num_tiles"}
+    assert set(processor(images=square)) == {"pixel_values", "image_sizes"}
     assert "pixel_values" not in processor(text="hello", images=[])
 
 

@@ -27,7 +27,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_importing_every_cli_and_image_module_loads_nothing_heavy():
     code = (
-        "import json, sys, xgenmm_hf.cli.app, xgenmm_hf.inference.source, xgenmm_hf.inference.images;"
+        "import json, sys, xgenmm_hf.cli.app, xgenmm_hf.inference.source, xgenmm_hf.modeling.images_xgenmm;"
         "print(json.dumps(sorted(sys.modules)))"
     )
     assert {"torch", "transformers", "safetensors", "huggingface_hub", "xgenmm_hf.auto"}.isdisjoint(

@@ -31,11 +31,11 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of streaming.")] = False,
 ) -> None:
     """Ask a model about one or several images."""
-    from xgenmm_hf.inference.images import open_images
     from xgenmm_hf.inference.source import is_local, resolve_model
+    from xgenmm_hf.modeling.images_xgenmm import read_image
 
     # Cheap checks first: a wrong path should not wait for torch to load.
-    opened = open_images(images or [])
+    opened = [read_image(path) for path in images or []]
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars

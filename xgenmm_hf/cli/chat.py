@@ -45,11 +45,11 @@ def chat(
     """Chat with a model about images in the terminal."""
     from rich.console import Console
 
-    from xgenmm_hf.inference.images import open_images
     from xgenmm_hf.inference.source import is_local, resolve_model
+    from xgenmm_hf.modeling.images_xgenmm import read_image
 
     paths = images or []
-    images = list(zip(paths, open_images(paths), strict=True))
+    images = [(path, read_image(path)) for path in paths]
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
@@ -134,11 +134,11 @@ class Session:
             self._images = []
 
     def _open(self, paths: list[str]) -> None:
-        from xgenmm_hf.inference.images import open_images
+        from xgenmm_hf.modeling.images_xgenmm import read_image
 
         if not paths:
             raise ValueError("/image needs the path of an image.")
-        self.show(list(zip(paths, open_images(paths), strict=True)))
+        self.show([(path, read_image(path)) for path in paths])
 
     def _save(self, path: str) -> None:
         if not path:

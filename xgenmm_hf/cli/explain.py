@@ -44,12 +44,12 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="Print shares of tiles and patches as JSON.")] = False,
 ) -> None:
     """Show which parts of an image an answer rests on."""
-    from xgenmm_hf.inference.images import open_image
     from xgenmm_hf.inference.source import is_local, resolve_model
+    from xgenmm_hf.modeling.images_xgenmm import read_image
 
     # Cheap checks first: a wrong path should not wait for torch to load.
     check_output(output)
-    opened = open_image(image)
+    opened = read_image(image)
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars

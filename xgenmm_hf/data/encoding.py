@@ -19,9 +19,9 @@ from xgenmm_hf.modeling.chat_xgenmm import (
     IMAGE_PLACEHOLDER_TOKEN,
     IMAGE_TOKEN,
     MULTIMODAL_TOKENS,
+    content_as_items,
     escape_messages,
 )
-from xgenmm_hf.modeling.processing_xgenmm import content_as_items
 from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens
 
 

@@ -6,7 +6,6 @@ Nothing is decoded before `open_image`; `image_size` reads the header alone. Pat
 resolved by `Roots`, which never lets them leave the folders and archives they belong to.
 """
 
-import io
 import os
 import re
 import tarfile
@@ -20,8 +19,7 @@ from typing import Any
 from PIL import Image
 
 from xgenmm_hf.data.rows import ImageRef
-from xgenmm_hf.inference.images import image_errors
-from xgenmm_hf.inference.images import open_image as open_file
+from xgenmm_hf.modeling.images_xgenmm import read_image, read_size
 
 
 ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -61,7 +59,7 @@ def image_name(ref: Any) -> str:
 
 
 def open_image(ref: Any) -> Image.Image:
-    """Opens and decodes an image.
+    """Opens and decodes an image; see `read_image` for what turns it and how it becomes RGB.
 
     Args:
         ref: A reference, a path, or an image already in memory.
@@ -70,17 +68,10 @@ def open_image(ref: Any) -> Image.Image:
         The image in RGB.
 
     Raises:
-        UnreadableImage: If it is missing, damaged, no image, or larger than Pillow's limit.
+        UnreadableImage: If it is missing, damaged, no image, or larger than the limits.
     """
-    if isinstance(ref, Image.Image):
-        with reading(image_name(ref)):
-            return ref.convert("RGB")
-    source = _source(ref)
-    if isinstance(source, str):
-        with reading(source):
-            return open_file(source)
-    with reading(image_name(ref)), Image.open(source) as image:
-        return image.convert("RGB")
+    with reading():
+        return read_image(_source(ref), image_name(ref))
 
 
 def image_size(ref: Any) -> tuple[int, int]:
@@ -90,52 +81,38 @@ def image_size(ref: Any) -> tuple[int, int]:
         ref: A reference, a path, or an image already in memory.
 
     Returns:
-        (height, width) in pixels, as `open_image` would have it.
+        (height, width) in pixels, as `open_image` has it.
 
     Raises:
-        UnreadableImage: If the header cannot be read, or says more pixels than Pillow's limit.
+        UnreadableImage: If the header cannot be read, or states more than the limits.
     """
-    if isinstance(ref, Image.Image):
-        return ref.height, ref.width
-    source = _source(ref)
-    if isinstance(source, str) and not os.path.isfile(source):
-        raise UnreadableImage(f"There is no image at {source:.200}: check the path.")
-    with reading(image_name(ref)), Image.open(source) as image:
-        return image.height, image.width
+    with reading():
+        return read_size(_source(ref), image_name(ref))
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
+def reading() -> Iterator[None]:
     """Turns every failure to read an image into `UnreadableImage`.
 
-    Args:
-        name: What to call the image.
-
     Raises:
-        UnreadableImage: For every failure inside the block.
+        UnreadableImage: For every ValueError and OSError inside the block.
     """
     try:
-        with image_errors(name):
-            yield
+        yield
     except (ValueError, OSError) as error:
         raise UnreadableImage(str(error)) from error
 
 
-def _source(ref: Any) -> str | io.BytesIO:
-    """Returns what Pillow can open: a path, or encoded bytes."""
+def _source(ref: Any) -> Any:
+    """Returns what `read_image` takes: a path, encoded bytes, or what is in memory already."""
     if isinstance(ref, (str, os.PathLike)):
         ref = image_ref(ref)
+    elif isinstance(ref, Image.Image):
+        return ref
     if not isinstance(ref, Mapping) or (ref.get("bytes") is None and not ref.get("path")):
         raise UnreadableImage(f"{ref!r:.80} is no image: a reference names bytes or a path.")
-    data = ref.get("bytes")
-    if data is None:
-        member = MEMBER.fullmatch(ref["path"])
-        if member is None:
-            return ref["path"]
-        data = _read_member(member)
-    if not data:
-        raise UnreadableImage(f"The image {image_name(ref)} is empty (0 bytes).")
-    return io.BytesIO(data)
+    member = MEMBER.fullmatch(ref["path"]) if ref.get("bytes") is None else None
+    return ref if member is None else _read_member(member)
 
 
 def _read_member(member: re.Match) -> bytes:

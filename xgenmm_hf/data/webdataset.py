@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from xgenmm_hf.data.fields import Record, RejectedRecord, parse_json
 from xgenmm_hf.data.image_refs import UnreadableImage, image_ref, reading
 from xgenmm_hf.data.rows import ImageRef
+from xgenmm_hf.modeling.images_xgenmm import image_errors, to_rgb
 
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "ppm")
+IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "avif", "heic")
 FRAMES = ("tif", "tiff")
 TEXTS = ("txt", "caption")
 
@@ -73,7 +74,7 @@ def _split_frames(data: bytes, name: str) -> Iterator[bytes]:
     from PIL import Image
 
     try:
-        with reading(name), Image.open(io.BytesIO(data)) as image:
+        with reading(), image_errors(name), Image.open(io.BytesIO(data), formats=("TIFF", "PNG", "JPEG")) as image:
             number = getattr(image, "n_frames", 1)
             if number == 1:
                 yield data
@@ -81,7 +82,7 @@ def _split_frames(data: bytes, name: str) -> Iterator[bytes]:
             for index in range(number):
                 image.seek(index)
                 frame = io.BytesIO()
-                image.convert("RGB").save(frame, format="PNG", compress_level=1)
+                to_rgb(image, name).save(frame, format="PNG", compress_level=1)
                 yield frame.getvalue()
     except UnreadableImage as error:
         raise RejectedRecord("image", str(error)) from None

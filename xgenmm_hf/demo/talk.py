@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.demo.streaming import stream_tokens
-from xgenmm_hf.inference.images import open_image
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.modeling.chat_xgenmm import END_OF_CHUNK_TOKEN, IMAGE_TOKEN, escape_special_tokens
+from xgenmm_hf.modeling.images_xgenmm import read_image
 
 
 if TYPE_CHECKING:
@@ -169,6 +169,6 @@ def open_upload(path: str) -> "Image.Image":
         ValueError: If it cannot be opened.
     """
     try:
-        return open_image(path)
+        return read_image(path)
     except ValueError as error:
         raise ValueError(str(error).replace(path, Path(path).name)) from error

@@ -1,4 +1,4 @@
-"""Loading a checkpoint, opening images and asking questions about them.
+"""Loading a checkpoint and asking it questions about images.
 
-``images`` needs Pillow only; ``loading`` and ``asking`` load torch and Transformers when they are imported.
+``source`` imports neither torch nor Transformers; ``loading`` and ``asking`` do.
 """

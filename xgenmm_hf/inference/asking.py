@@ -54,7 +54,7 @@ class CallbackStreamer(TextStreamer):
     """A Transformers streamer that hands each finished piece of text to a function instead of printing it."""
 
     def __init__(self, tokenizer: Any, on_text: Callable[[str], None]):
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, skip_control_tokens=True)
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
         self.on_text = on_text
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:

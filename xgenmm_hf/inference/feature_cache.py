@@ -19,7 +19,7 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from xgenmm_hf.modeling.image_processing_xgenmm import flatten, to_rgb
+from xgenmm_hf.modeling.images_xgenmm import flatten, read_image
 from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows, pad_left
 from xgenmm_hf.modeling.processing_xgenmm import checked_prompts
 
@@ -83,7 +83,7 @@ class FeatureCache:
         Raises:
             ValueError: If something is not an image, or prompts and images do not fit each other.
         """
-        images = [to_rgb(image, index) for index, image in enumerate(flatten([] if images is None else images))]
+        images = [read_image(image, f"images[{index}]") for index, image in enumerate(flatten(images))]
         tokens = self.encode(images, image_aspect_ratio)
         tokenizer, config = self.processor.tokenizer, self.model.config
         rows = [torch.tensor(ids) for ids in tokenizer(checked_prompts(text))["input_ids"]]

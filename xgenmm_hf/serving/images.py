@@ -1,22 +1,16 @@
 """Images that requests name: data URLs always, files under one folder and public addresses where allowed."""
 
-import base64
-import binascii
-import io
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from PIL import Image
 
-from xgenmm_hf.inference.images import image_errors
+from xgenmm_hf.modeling.images_xgenmm import read_data_url, read_size
+from xgenmm_hf.modeling.images_xgenmm import read_image as decode
 from xgenmm_hf.serving.errors import RequestError
 from xgenmm_hf.serving.remote import fetch
 from xgenmm_hf.serving.settings import Settings
-
-
-# Every further decoder is further code that strangers' bytes reach.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 
 
 def read_image(url: str, name: str, settings: Settings, seconds: float, pixels: int) -> Image.Image:
@@ -36,31 +30,20 @@ def read_image(url: str, name: str, settings: Settings, seconds: float, pixels: 
         RequestError: If it is not allowed, too large, or not an image.
     """
     scheme = url.partition(":")[0].lower()
-    if scheme == "data":
-        data = read_data_url(url, name)
-    elif scheme == "file" and settings.image_root is not None:
-        data = read_file(url, name, settings.image_root, settings.max_bytes)
-    elif scheme in ("http", "https") and settings.allow_remote:
-        data = fetch(url, settings.max_bytes, seconds)
-    else:
-        known = {"file": "--image-root FOLDER", "http": "--allow-remote", "https": "--allow-remote"}
-        hint = f" (the server allows {scheme} addresses only with {known[scheme]})" if scheme in known else ""
-        raise RequestError(400, f"{name} must be a data URL, data:image/png;base64,...{hint}.", param="messages")
-    return decode_image(data, name, pixels, settings.max_pixels)
-
-
-def read_data_url(url: str, name: str) -> bytes:
-    """Returns the bytes of a ``data:image/...`` URL, or raises a RequestError."""
-    header, comma, payload = url.partition(",")
-    kind, *options = header[len("data:") :].split(";")
-    if not comma or not kind.lower().startswith("image/"):
-        raise RequestError(400, f"{name} is no image's data URL; write data:image/png;base64,...", param="messages")
-    if "base64" not in [option.strip().lower() for option in options]:
-        return unquote_to_bytes(payload)
     try:
-        return base64.b64decode(payload, validate=True)
-    except (binascii.Error, ValueError):
-        raise RequestError(400, f"{name} is not valid base64.", code="invalid_base64", param="messages") from None
+        if scheme == "data":
+            data = read_data_url(url, name)
+        elif scheme == "file" and settings.image_root is not None:
+            data = read_file(url, name, settings.image_root, settings.max_bytes)
+        elif scheme in ("http", "https") and settings.allow_remote:
+            data = fetch(url, settings.max_bytes, seconds)
+        else:
+            known = {"file": "--image-root FOLDER", "http": "--allow-remote", "https": "--allow-remote"}
+            hint = f" (the server allows {scheme} addresses only with {known[scheme]})" if scheme in known else ""
+            raise RequestError(400, f"{name} must be a data URL, data:image/png;base64,...{hint}.", param="messages")
+        return decode_image(data, name, pixels, settings.max_pixels)
+    except ValueError as error:
+        raise RequestError(400, str(error), code="invalid_image", param="messages") from None
 
 
 def read_file(url: str, name: str, root: Path, max_bytes: int) -> bytes:
@@ -100,17 +83,12 @@ def decode_image(data: bytes, name: str, pixels: int, max_pixels: int) -> Image.
         The image in RGB.
 
     Raises:
-        RequestError: If it is too large, damaged or not an image in one of `FORMATS`.
+        ValueError: If it is too large, damaged or not an image.
     """
-    try:
-        with image_errors(name):
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > pixels:
-            raise ValueError(
-                f"{name} has {image.width} x {image.height} pixels; {pixels} are left of the {max_pixels} that "
-                "a request's images may have together: make it smaller, or send fewer."
-            )
-        with image_errors(name), image:
-            return image.convert("RGB")
-    except ValueError as error:
-        raise RequestError(400, str(error), code="invalid_image", param="messages") from None
+    height, width = read_size(data, name)
+    if height * width > pixels:
+        raise ValueError(
+            f"{name} has {width} x {height} pixels; {pixels} are left of the {max_pixels} that a request's images may "
+            "have together: make it smaller, or send fewer."
+        )
+    return decode(data, name)

@@ -46,7 +46,7 @@ def test_the_size_needs_only_the_header(tmp_path):
         (image_ref("named.png", b""), "named.png is empty"),
         (image_ref("named.png", b"text"), "named.png is not an image"),
         (image_ref(), "is no image"),
-        ("a.png", "is no image"),
+        ("a.png", "no image at a.png"),
     ],
 )
 def test_what_cannot_be_read(ref, reason):

@@ -1,0 +1,406 @@
+"""Reading images: the one place where a path, a URL, bytes, an array or a PIL image becomes an RGB image.
+
+An image that the caller opened is taken as it is. What is opened here is turned by its EXIF orientation. Greyscale of
+16 or 32 bits is scaled to 8 bits; every other mode becomes RGB by Pillow's conversion, as in the original code.
+
+Needs neither torch nor Transformers, so that a command line can check its images before it loads them.
+
+Shapes: arrays are (height, width, channels) or (channels, height, width); sizes are (height, width) in pixels.
+"""
+
+import base64
+import binascii
+import importlib
+import importlib.util
+import io
+import os
+import re
+import urllib.request
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+
+# Every further decoder is further code that untrusted bytes reach; some of Pillow's even start other programs.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+MAX_SIDE = 65_535
+MAX_DOWNLOAD_BYTES = 64 * 2**20
+DOWNLOAD_SECONDS = 30
+LONGEST_QUOTE = 80
+
+_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1")
+_GREYSCALE_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+_GREYSCALE_32 = ("I", "F")
+_LONGEST_PATH = 4096
+_YES = ("1", "true", "yes", "on")
+
+
+def read_image(source: Any, name: str | None = None, *, allow_remote: bool = False) -> Image.Image:
+    """Reads an image.
+
+    Args:
+        source: A PIL image; a NumPy array or tensor (integers in 0-255, or floats in 0-1); a path; an http, https or
+            file address; a data URL or base64; encoded bytes; or `{"bytes": ..., "path": ...}`, whose bytes win.
+        name: What messages call it where it has no file name, for example "images[2]".
+        allow_remote: Whether http and https addresses are fetched.
+
+    Returns:
+        The image in RGB; of an animation the first frame.
+
+    Raises:
+        ValueError: If it is not an image, cannot be read, or is larger than the limits (see `check_size`).
+    """
+    name = image_name(source, name)
+    if isinstance(source, Image.Image):
+        return to_rgb(source, name)
+    if _is_array(source):
+        return array_to_image(source, name)
+    with ExitStack() as stack:
+        image = _open(source, name, allow_remote, stack)
+        with image_errors(name):
+            ImageOps.exif_transpose(image, in_place=True)
+        return to_rgb(image, name)
+
+
+def read_size(source: Any, name: str | None = None) -> tuple[int, int]:
+    """Reads an image's size from its header; no pixel is decoded.
+
+    Args:
+        source: As in `read_image`; nothing is fetched.
+        name: What messages call it where it has no file name.
+
+    Returns:
+        (height, width) in pixels, as `read_image` has it (an orientation that a PNG file states behind its pixels is
+        not seen).
+
+    Raises:
+        ValueError: If the header cannot be read, or states more than the limits.
+    """
+    name = image_name(source, name)
+    if isinstance(source, Image.Image):
+        return source.height, source.width
+    if _is_array(source):
+        image = array_to_image(source, name)
+        return image.height, image.width
+    with ExitStack() as stack:
+        image = _open(source, name, False, stack)
+        # Pillow decodes a PNG file to look for EXIF behind the pixels, and turns a TIFF file by itself.
+        has_exif = "exif" in image.info if image.format == "PNG" else image.format != "TIFF"
+        with image_errors(name):
+            on_its_side = has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return image.size if on_its_side else (image.height, image.width)
+
+
+def image_name(source: Any, name: str | None = None) -> str:
+    """Returns what to call an image in a message: its file, else `name`; at most 80 characters of input."""
+    if isinstance(source, Mapping):
+        source = source.get("path")
+    elif isinstance(source, Image.Image):
+        source = getattr(source, "filename", None)
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source) and not _is_data_url(source):
+        return quoted(os.fspath(source))
+    return name or "in memory"
+
+
+def quoted(text: Any) -> str:
+    """Returns at most 80 characters of a text, for a message."""
+    text = os.fsdecode(text)
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= LONGEST_QUOTE else f"{text[: LONGEST_QUOTE - 3]}..."
+
+
+def flatten(images: Any) -> list[Any]:
+    """Lists the images of an image, of (nested) lists of images, or of a batch of arrays; None stands for no image."""
+    if images is None:
+        return []
+    if isinstance(images, (list, tuple)):
+        return [image for item in images for image in flatten(item)]
+    if _is_array(images) and images.ndim >= 4:
+        return [image for item in images for image in flatten(item)]
+    return [images]
+
+
+def check_size(height: int, width: int, name: str, *, padded: bool = False) -> None:
+    """Checks an image's size against the limits, which are the same wherever an image comes from.
+
+    Args:
+        height: Pixels.
+        width: Pixels.
+        name: What to call the image.
+        padded: Whether the image is put on a square canvas, whose pixels then count.
+
+    Raises:
+        ValueError: If the image is empty, a side is longer than 65 535 pixels, or there are more pixels than
+            `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    if height < 1 or width < 1:
+        raise ValueError(f"The image {name} is {width} x {height} pixels; it must not be empty.")
+    if max(height, width) > MAX_SIDE:
+        raise ValueError(
+            f"The image {name} is {width} x {height} pixels, which is too large: the limit of a side is {MAX_SIDE}; "
+            "make it smaller."
+        )
+    pixels = max(height, width) ** 2 if padded else height * width
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        canvas = f"needs a square canvas of {pixels}" if padded else f"has {pixels}"
+        raise ValueError(
+            f"The image {name} is too large: it {canvas} pixels and the limit is {Image.MAX_IMAGE_PIXELS}; "
+            "make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+        )
+
+
+@contextmanager
+def image_errors(name: str) -> Iterator[None]:
+    """Reports Pillow's many kinds of failure as one.
+
+    Args:
+        name: What to call the image.
+
+    Raises:
+        ValueError: For every failure inside the block.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes, which check_size refuses, and of odd metadata
+            yield
+    except UnidentifiedImageError:
+        raise ValueError(
+            f"The image {name} is not an image in a format that can be read ({', '.join(FORMATS)}): convert it to PNG "
+            "or JPEG."
+        ) from None
+    except Image.DecompressionBombError:
+        raise ValueError(
+            f"The image {name} is too large: the limit is {Image.MAX_IMAGE_PIXELS} pixels (width x height); make it "
+            "smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+        ) from None
+    except PermissionError:
+        raise ValueError(f"The image {name} may not be read: check its permissions.") from None
+    except MemoryError:
+        raise ValueError(f"The image {name} does not fit into memory: make it smaller.") from None
+    except Exception as error:
+        # Damaged files fail inside decoders with OSError, SyntaxError, struct.error, EOFError, IndexError and others.
+        reason = quoted(" ".join(str(error).split()) or type(error).__name__)
+        raise ValueError(f"The image {name} is damaged or cut short ({reason}): get it again.") from error
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Converts a PIL image to RGB.
+
+    Args:
+        image: An image of any mode.
+        name: What to call it.
+
+    Returns:
+        The image, itself where it is RGB already. `I;16` is divided by 257. `I` and `F` are taken as 8 bits where
+        all values lie in 0-255 (as `convert` writes them), `F` in 0-1 is multiplied by 255, `I` up to 65 535 is
+        divided by 257; any other range is stretched to 0-255.
+
+    Raises:
+        ValueError: If it cannot be decoded or is larger than the limits.
+    """
+    check_size(image.height, image.width, name)
+    with image_errors(name):
+        image.load()
+        if image.mode == "RGB":
+            return image
+        if image.mode in _GREYSCALE_16:
+            values = np.asarray(image).astype(np.float64) / 257
+        elif image.mode in _GREYSCALE_32:
+            values = _to_8_bits(np.asarray(image).astype(np.float64), image.mode)
+        else:
+            return image.convert("RGB")
+        return Image.fromarray((values + 0.5).astype(np.uint8)).convert("RGB")
+
+
+def _to_8_bits(values: np.ndarray, mode: str) -> np.ndarray:
+    """Scales greyscale of 32 bits to 0-255."""
+    low, high = values.min(), values.max()
+    if not np.isfinite(low + high):
+        raise ValueError("it holds NaN or inf")
+    if low >= 0 and high <= 1 and mode == "F":
+        return values * 255
+    if low >= 0 and high <= 255:
+        return values
+    if low >= 0 and high <= 65_535 and mode == "I":
+        return values / 257
+    return (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+
+
+def _is_array(source: Any) -> bool:
+    return isinstance(source, np.ndarray) or (hasattr(source, "detach") and hasattr(source, "ndim"))  # a tensor
+
+
+def array_to_image(array: Any, name: str) -> Image.Image:
+    """Converts an array or tensor to an RGB image.
+
+    Args:
+        array: (height, width, channels) or (channels, height, width) with 1, 3 or 4 channels (where both fit, the
+            first are the channels, as in Transformers); integers in 0-255, or floats in 0-1.
+        name: What to call it.
+
+    Returns:
+        The image; floats are rounded to the nearest of 256 levels.
+
+    Raises:
+        ValueError: If shape or values are others.
+    """
+    if not isinstance(array, np.ndarray):
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+    is_float = np.issubdtype(array.dtype, np.floating)
+    is_number = is_float or np.issubdtype(array.dtype, np.integer)
+    channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+    fits = is_number and array.ndim == 3 and (channels_first or array.shape[2] in (1, 3, 4))
+    if fits and array.size == 0:
+        check_size(*(array.shape[1:] if channels_first else array.shape[:2]), name)
+    if not fits or not (array.min() >= 0 and array.max() <= (1 if is_float else 255)):
+        values = f" with values {array.min():.4g} to {array.max():.4g}" if fits else ""
+        raise ValueError(
+            f"The image {name} is an array of shape {array.shape} and type {array.dtype}{values}; pass "
+            "(height, width, 3) or (3, height, width) with uint8 values, or floats in 0-1."
+        )
+    pixels = array.transpose(1, 2, 0) if channels_first else array
+    pixels = (pixels * 255 + 0.5 if is_float else pixels).astype(np.uint8)
+    pixels = np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    return to_rgb(Image.fromarray(pixels), name)
+
+
+def _open(source: Any, name: str, allow_remote: bool, stack: ExitStack) -> Image.Image:
+    """Opens an encoded image and reads its header; the stack closes its file."""
+    if isinstance(source, Mapping):
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source):
+        source = _locate(os.fspath(source), name, allow_remote)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        file: Any = io.BytesIO(source)
+    elif isinstance(source, Path):
+        with image_errors(name):
+            file = stack.enter_context(source.open("rb"))
+    else:
+        raise ValueError(
+            f"The image {name} is a {type(source).__name__}; pass PIL images, arrays, paths, addresses, data URLs or "
+            "bytes."
+        )
+    with image_errors(name):
+        prefix = file.read(12)
+    if not prefix:
+        raise ValueError(f"The image {name} is empty (0 bytes): it may not have been downloaded whole.")
+    formats = _formats(prefix, name)
+    with image_errors(name):
+        image = stack.enter_context(Image.open(file, formats=formats))
+    check_size(image.height, image.width, name)
+    return image
+
+
+def _formats(prefix: bytes, name: str) -> list[str]:
+    """Lists the formats that this installation reads; pillow-heif is imported at the first HEIC file."""
+    Image.init()
+    if prefix[4:8] == b"ftyp" and prefix[8:12] in _HEIC_BRANDS and "HEIF" not in Image.OPEN:
+        if importlib.util.find_spec("pillow_heif") is not None:
+            importlib.import_module("pillow_heif").register_heif_opener()
+        elif not prefix.endswith(b"f1"):  # mif1 and msf1 may also be AVIF, which Pillow reads
+            raise ValueError(f"The image {name} is HEIC, which needs pillow-heif: pip install pillow-heif.")
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
+def _locate(text: str, name: str, allow_remote: bool) -> bytes | Path:
+    """Turns a path, an address, a data URL or base64 into a file or its bytes."""
+    if _is_data_url(text):
+        return read_data_url(text, name)
+    scheme = text.partition("://")[0].lower() if _ADDRESS.match(text) else ""
+    if scheme in ("http", "https"):
+        return _fetch(text, name, allow_remote)
+    if scheme == "file":
+        text = url2pathname(urlsplit(text).path)
+    elif scheme:
+        raise ValueError(
+            f"The image {name} is an address of a kind that is not read: give a file, or an http or https address."
+        )
+    path = Path(text)
+    try:
+        is_file, exists = path.is_file(), path.exists()
+    except (OSError, ValueError):  # longer than a file name may be, or with a null byte
+        is_file = exists = False
+    if is_file:
+        return path
+    if exists:
+        raise ValueError(f"The image {name} is not a file: give the path of one image.")
+    data = _decode_base64(text)
+    if data is not None and _is_image(data):
+        return data
+    remedy = "check the path" if len(text) <= _LONGEST_PATH else "it is neither a path nor valid base64 of an image"
+    raise ValueError(f"There is no image at {name}: {remedy}.")
+
+
+def _is_image(data: bytes) -> bool:
+    """Tells whether bytes begin as an image does, so that base64 can be told from a path that does not exist."""
+    try:
+        Image.open(io.BytesIO(data), formats=_formats(data[:12], "")).close()
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # damaged, too large or in need of a package: what reads it says so
+        return True
+    return True
+
+
+def _is_data_url(source: Any) -> bool:
+    return isinstance(source, str) and source[:5].lower() == "data:"
+
+
+def read_data_url(url: str, name: str) -> bytes:
+    """Decodes a `data:image/...` URL.
+
+    Args:
+        url: The URL.
+        name: What to call the image.
+
+    Returns:
+        The encoded image.
+
+    Raises:
+        ValueError: If it is no image's, or not valid base64.
+    """
+    header, comma, payload = url.partition(",")
+    kind, *options = header[len("data:") :].split(";")
+    if not comma or not kind.lower().startswith("image/"):
+        raise ValueError(f"The image {name} has no image's data URL; write data:image/png;base64,...")
+    if "base64" not in [option.strip().lower() for option in options]:
+        return unquote_to_bytes(payload)
+    data = _decode_base64(payload)
+    if data is None:
+        raise ValueError(f"The image {name} is not valid base64.")
+    return data
+
+
+def _decode_base64(text: str) -> bytes | None:
+    """Decodes base64 with or without line breaks and padding, in either alphabet; None if the text is no such."""
+    compact = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
+    try:
+        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _fetch(url: str, name: str, allow_remote: bool) -> bytes:
+    """Downloads an image."""
+    offline = any(os.environ.get(name, "").lower() in _YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    if not allow_remote or offline:
+        reason = "offline mode is on" if allow_remote else "fetching is off here"
+        raise ValueError(f"The image {name} is an address and {reason}: download the image and give its path.")
+    request = urllib.request.Request(url, headers={"User-Agent": "xgenmm-hf"})
+    try:
+        with urllib.request.urlopen(request, timeout=DOWNLOAD_SECONDS) as response:
+            data = response.read(MAX_DOWNLOAD_BYTES + 1)
+    except (OSError, ValueError) as error:  # URLError, HTTPError and timeouts are OSErrors
+        raise ValueError(f"The image {name} cannot be fetched ({quoted(' '.join(str(error).split()))}).") from error
+    if len(data) > MAX_DOWNLOAD_BYTES:
+        raise ValueError(f"The image {name} is larger than the limit of {MAX_DOWNLOAD_BYTES} bytes.")
+    return data
