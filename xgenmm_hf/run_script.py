@@ -8,7 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from xgenmm_hf.cli.errors import friendly_errors
+from xgenmm_hf.errors import friendly_errors
 
 
 @friendly_errors

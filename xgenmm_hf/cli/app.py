@@ -12,7 +12,6 @@ from xgenmm_hf.cli.console import quiet_libraries
 from xgenmm_hf.cli.convert import convert
 from xgenmm_hf.cli.data import data
 from xgenmm_hf.cli.demo import demo
-from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.cli.eval import evaluate
 from xgenmm_hf.cli.explain import explain
 from xgenmm_hf.cli.export import export
@@ -23,6 +22,7 @@ from xgenmm_hf.cli.recipes import recipes
 from xgenmm_hf.cli.serve import serve
 from xgenmm_hf.cli.train import CONTEXT as TRAIN_CONTEXT
 from xgenmm_hf.cli.train import train
+from xgenmm_hf.errors import friendly_errors
 
 
 app = typer.Typer(

@@ -11,7 +11,7 @@ import typer
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli.ask import SystemTurn
 from xgenmm_hf.cli.convert import Dtype
-from xgenmm_hf.cli.errors import one_line
+from xgenmm_hf.errors import one_line
 
 
 if TYPE_CHECKING:

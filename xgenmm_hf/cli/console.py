@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 
-from xgenmm_hf.cli.errors import debugging
+from xgenmm_hf.errors import debugging
 
 
 def quiet_libraries() -> None:

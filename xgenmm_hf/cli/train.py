@@ -62,9 +62,9 @@ def train(
 
 def print_options(stage: str) -> None:
     """Prints every option of a stage."""
-    from xgenmm_hf.training.arguments import make_parser
+    from xgenmm_hf.training.arguments import RecipeParser
 
-    make_parser(stage).print_help()
+    RecipeParser(stage).print_help()
 
 
 def preview(stage: str, given: list[str], output: str | None = None) -> None:

@@ -3,8 +3,8 @@
 import typer
 
 from xgenmm_hf.cli.console import quiet_libraries
-from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.cli.eval import evaluate
+from xgenmm_hf.errors import friendly_errors
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import torch
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.conversion.sources import weight_files
 from xgenmm_hf.conversion.tensors import listed
+from xgenmm_hf.inference.adapters import adapter_base, merge_adapter
 from xgenmm_hf.inference.source import is_local, resolve_model
 from xgenmm_hf.modeling.compat_xgenmm import names_of_mismatched
 
@@ -29,7 +30,8 @@ def load(model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "a
     """Loads a checkpoint for inference.
 
     Args:
-        model: Path of a checkpoint folder, or a Hub repository of the form ``organisation/name``.
+        model: Path of a checkpoint folder or of an adapter's, or a Hub repository of the form ``organisation/name``.
+            An adapter is merged into the base model that it names.
         dtype: ``float32``, ``float16``, ``bfloat16``, or ``auto``: the checkpoint's own, except that float16 becomes
             float32 on the CPU, where half-precision arithmetic is emulated.
         device: A torch device such as ``cpu`` or ``cuda:0``, or ``auto``: a GPU where there is one.
@@ -41,13 +43,20 @@ def load(model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "a
         ValueError: If the model, the dtype or the device is not usable.
         FileNotFoundError: If weights are missing.
     """
-    source = resolve_model(model)
+    base = adapter_base(model)
+    source = resolve_model(base or model)
     place = pick_device(device)
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"dtype is {dtype!r}; it must be auto, {', '.join(DTYPES)}.")
     if is_local(source):
         check_files(Path(source))
     loaded, processor = _load_parts(source, DTYPES.get(dtype, "auto"))
+    if base is not None:
+        loaded = merge_adapter(loaded, model)
+        processor = XGenMMProcessor.from_pretrained(model)
+        # a stage may cut images in another way than its base model, which the adapter's processor says
+        loaded.config.image_aspect_ratio = processor.image_processor.image_aspect_ratio
+        loaded.config.anyres_grids = [list(grid) for grid in processor.image_processor.anyres_grids]
     if dtype == "auto" and place.type == "cpu" and loaded.dtype == torch.float16:
         loaded = loaded.float()
     return Loaded(loaded.to(place).eval(), processor)

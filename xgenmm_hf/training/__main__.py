@@ -4,14 +4,23 @@ import logging
 import os
 import sys
 
-from xgenmm_hf.cli.errors import friendly_errors
+from xgenmm_hf.errors import friendly_errors
 
 
 STAGES = ("pretrain", "sft", "dpo", "safety")
+# tqdm reads its options from the environment when it is imported: no bar for what takes a moment
+BARS_AFTER = {"TQDM_DELAY": "2", "TQDM_MININTERVAL": "1"}
 
 
 def show_messages() -> None:
-    """Shows this package's messages; ranks other than the first only show warnings."""
+    """Shows this package's messages and progress bars; ranks other than the first only show warnings.
+
+    Call it before Transformers is imported: the Trainer's bar depends on the library's verbosity.
+    """
+    for name, value in BARS_AFTER.items():
+        os.environ.setdefault(name, value)
+    if os.environ.get("TRANSFORMERS_VERBOSITY") == "error":  # as the command line sets it for its other verbs
+        os.environ["TRANSFORMERS_VERBOSITY"] = "warning"
     logger = logging.getLogger("xgenmm_hf")
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     if not logger.handlers:

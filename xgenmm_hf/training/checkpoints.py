@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any moment: one counts only once a marker in it says that all of it was written.
 
-A folder that a killed run left half-written has no marker: it is passed over when a run goes on, and removed when its
-step is saved again.
+A folder that a killed run left half-written has no marker: it is passed over when a run is resumed, and removed when
+its step is saved again.
 """
 
 import json
@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.conversion.files import write_json
+from xgenmm_hf.conversion.files import read_json, write_json
 from xgenmm_hf.training.arguments import FRESH, LAST, Recipe, resume_choice
 
 
@@ -19,14 +19,34 @@ logger = logging.getLogger(__name__)
 
 MARKER = "complete.json"
 FOLDER = re.compile(r"checkpoint-(\d+)")
-# What decides the rows, their order and the losses; the number of steps may grow from one start to the next.
+# What decides the rows, their order, the losses and the steps. Everything else (logging, saving, evaluation, the
+# number of steps) may change from one start to the next and is applied.
 _TRAINING_FIELDS = (
     "seed",
     "data_seed",
+    "world_size",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "max_length",
-    "world_size",
+    "bf16",
+    "fp16",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "warmup_ratio",
+    "optim",
+    "optim_args",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "neftune_noise_alpha",
+    "loss_type",
+    "loss_weights",
+    "beta",
 )
 _DATA_FIELDS = (
     "mixture",
@@ -40,8 +60,23 @@ _MODULE_FIELDS = (
     "unfreeze_vision",
     "freeze_resampler",
     "freeze_language_model",
+    "lora_vision",
     "lora_resampler",
     "lora_added_tokens",
+    "vision_learning_rate",
+    "resampler_learning_rate",
+)
+_MODEL_FIELDS = (
+    "use_peft",
+    "lora_r",
+    "lora_alpha",
+    "lora_dropout",
+    "lora_target_modules",
+    "lora_modules_to_save",
+    "use_rslora",
+    "use_dora",
+    "load_in_4bit",
+    "load_in_8bit",
 )
 
 
@@ -112,7 +147,7 @@ def rotate(run: Path, limit: int | None, best: str | None = None) -> None:
 
 
 def run_facts(recipe: Recipe) -> dict[str, Any]:
-    """Returns what decides a run's rows and losses, to be compared when it goes on.
+    """Returns what decides a run's rows, losses and steps, to be compared when it is resumed.
 
     Args:
         recipe: The run's options.
@@ -120,9 +155,16 @@ def run_facts(recipe: Recipe) -> dict[str, Any]:
     Returns:
         Plain values by name.
     """
-    parts = ((recipe.data, _DATA_FIELDS), (recipe.modules, _MODULE_FIELDS), (recipe.training, _TRAINING_FIELDS))
-    facts: dict[str, Any] = {name: getattr(part, name) for part, names in parts for name in names}
-    return {"stage": recipe.stage, "model": recipe.base, "use_peft": recipe.model.use_peft, **facts}
+    parts = {
+        "data": (recipe.data, _DATA_FIELDS),
+        "modules": (recipe.modules, _MODULE_FIELDS),
+        "training": (recipe.training, _TRAINING_FIELDS),
+        "model": (recipe.model, _MODEL_FIELDS),
+    }
+    facts = {name: getattr(part, name, None) for part, names in parts.values() for name in names}
+    # as JSON reads it again: enumerations as text, tuples as lists
+    facts |= {"stage": recipe.stage, "model": recipe.model.model_name_or_path}
+    return json.loads(json.dumps(facts, default=str))
 
 
 def checkpoint_to_resume(recipe: Recipe) -> str | None:
@@ -135,7 +177,7 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
         The checkpoint's path, or None for a fresh start.
 
     Raises:
-        ValueError: If there is no such checkpoint, it is half-written, or its run was another one.
+        ValueError: If there is no such checkpoint, it is half-written, or its run had other settings.
     """
     choice = resume_choice(recipe.training.resume_from_checkpoint)
     if choice == FRESH:
@@ -146,13 +188,12 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
     if not (path / "trainer_state.json").is_file():
         raise ValueError(f"{path} is no checkpoint of a run: it holds no trainer_state.json.")
     differing = differences(path, run_facts(recipe)) if is_complete(path) else []
-    if differing and choice == LAST:
-        raise ValueError(
-            f"{path} was written by a run with other settings ({'; '.join(differing)}): use another --output_dir, "
-            "start afresh with --resume_from_checkpoint false, or name the checkpoint to go on from it all the same."
-        )
     if differing:
-        logger.warning("Going on from %s with other settings: %s", path, "; ".join(differing))
+        raise ValueError(
+            f"{path} was written by a run with other settings ({'; '.join(differing)}), which resuming cannot apply: "
+            "set them back, or start a new run with another --output_dir (--resume_from_checkpoint false starts this "
+            "one afresh)."
+        )
     return str(path)
 
 
@@ -166,7 +207,48 @@ def differences(checkpoint: Path, facts: dict[str, Any]) -> list[str]:
     Returns:
         One phrase for each fact that differs.
     """
-    written = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+    written = read_json(checkpoint / MARKER)
     return [
         f"{name} {written[name]}, now {now}" for name, now in facts.items() if name in written and written[name] != now
     ]
+
+
+def finished_steps(run: str | Path) -> int | None:
+    """Returns the number of steps that a finished run's folder was saved after, or None where no run has finished."""
+    state = Path(run) / "trainer_state.json"
+    return int(read_json(state)["global_step"]) if state.is_file() else None
+
+
+def check_not_finished(run: str | Path, steps: int, resumed: str | None) -> bool:
+    """Tells whether a run has already finished, so that nothing is overwritten.
+
+    Args:
+        run: The run's output folder.
+        steps: Steps that the run is to have.
+        resumed: The checkpoint that it would resume from; None for a start from the beginning.
+
+    Returns:
+        Whether training is still to be done.
+
+    Raises:
+        ValueError: If the folder holds a finished shorter run without a checkpoint to resume from.
+    """
+    done = finished_steps(run)
+    if done is None:
+        return True
+    if done >= steps:
+        return False
+    if resumed is None:
+        raise ValueError(
+            f"{run} holds a finished run of {done} steps and no checkpoint to resume from: use another --output_dir, "
+            "or --resume_from_checkpoint false to overwrite it."
+        )
+    return True
+
+
+def what_was_kept(run: str | Path) -> str:
+    """Returns the end of a sentence about a run that stops: which checkpoint is good, and how to continue."""
+    last = last_complete(run)
+    if last is None:
+        return "no checkpoint is complete yet, so nothing was kept; lower save_steps for long runs."
+    return f"{last} is complete; run the same command again to resume from it."

@@ -11,6 +11,7 @@ is computed before either model runs and given to both:
 The loss itself is TRL's code, untouched.
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -69,12 +70,11 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         # before TRL shards it: a sharded model cannot be hashed
         reference_hash = hash_module(ref_model) if precompute and ref_model is not None else None
         if precompute:
+            args = copy.copy(args)
             args.precompute_ref_log_probs = False
-        try:
-            super().__init__(model, ref_model, args, data_collator, train_dataset, eval_dataset, **kwargs)
-        finally:
-            if precompute:
-                args.precompute_ref_log_probs = True
+        super().__init__(model, ref_model, args, data_collator, train_dataset, eval_dataset, **kwargs)
+        if precompute:
+            self.args.precompute_ref_log_probs = True
         if data_collator is None and self._is_vision_dataset:
             self.data_collator = PreferenceCollator(
                 self.processing_class, self.args.max_length, self.args.pad_to_multiple_of
@@ -127,7 +127,7 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
     def compute_ref_log_probs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
         """Computes the reference's log-probabilities of one batch, for `precompute_ref_log_probs`."""
         inputs, _, _ = take_notes(inputs)
-        if "pixel_values" not in inputs and self._is_sharded():
+        if "pixel_values" not in inputs and self.is_sharded():
             inputs = self._add_blank_image(inputs)
         return super().compute_ref_log_probs(model, inputs)
 

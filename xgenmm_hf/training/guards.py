@@ -1,17 +1,23 @@
-"""What watches over a run, as a mixin of our trainers on top of TRL's.
+"""What our trainers add to TRL's, as a mixin.
 
-Rows that are left out are counted and reported, a loss that is no number stops the run, and checkpoints count only
-when they are complete.
+Dropped rows are counted and reported, a NaN or infinite loss stops the run, checkpoints count only when they are
+complete, parts of the model may have learning rates of their own, and evaluations may answer rows.
 """
 
+import copy
+import errno
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from transformers import TrainerCallback
 
-from xgenmm_hf.training.checkpoints import discard, mark_complete, rotate
+from xgenmm_hf.training.checkpoints import discard, mark_complete, rotate, what_was_kept
+from xgenmm_hf.training.modules import PARTS as MARKS
 from xgenmm_hf.training.sharding import add_blank_image, gather_head_before_use
 
 
@@ -19,6 +25,14 @@ logger = logging.getLogger(__name__)
 
 NOTES = ("row_ids", "unreadable")
 JUDGED_AFTER = 100
+
+
+class AppliesSettings(TrainerCallback):
+    """Applies how often a resumed run logs, evaluates and saves; the Trainer would keep the checkpoint's numbers."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Computes the steps of the state from the run's own options."""
+        state.compute_steps(args, state.max_steps)
 
 
 class TrainingStopped(RuntimeError):
@@ -32,7 +46,7 @@ def take_notes(batch: dict[str, Any]) -> tuple[dict[str, Any], list[str], list[s
         batch: A collator's batch; it stays as it is.
 
     Returns:
-        The batch for the model, the ids of its rows, and one sentence for each row that was left out.
+        The batch for the model, the ids of its rows, and one sentence for each dropped row.
     """
     inputs = {name: value for name, value in batch.items() if name not in NOTES}
     return inputs, list(batch.get("row_ids") or []), list(batch.get("unreadable") or [])
@@ -43,23 +57,54 @@ class GuardedTrainerMixin:
 
     Args:
         *args: Passed on.
-        max_unreadable: Share of rows left out, for an unreadable image or a prompt without room for an answer,
-            above which the run stops; judged after the first 100 rows.
+        max_dropped: Share of dropped rows, for an unreadable image or a prompt without room for an answer, above
+            which the run stops; judged after the first 100 rows.
         run_facts: What decides the run's rows and losses; kept in each checkpoint's marker.
+        learning_rates: Learning rates of parts, by their names in `modules.PARTS`; the others have `learning_rate`.
+        answers: Answers evaluation rows, see `xgenmm_hf.training.answers`.
         **kwargs: Passed on.
     """
 
     def __init__(
-        self, *args: Any, max_unreadable: float = 0.01, run_facts: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        max_dropped: float = 0.01,
+        run_facts: dict[str, Any] | None = None,
+        learning_rates: Mapping[str, float] | None = None,
+        answers: Any = None,
+        **kwargs: Any,
     ):
-        self.max_unreadable = max_unreadable
+        self.max_dropped = max_dropped
         self.run_facts = dict(run_facts or {})
+        self.learning_rates = dict(learning_rates or {})
+        self.answers = answers
         self.num_rows = 0
-        self.num_unreadable = 0
+        self.num_dropped = 0
         self._reported: set[str] = set()
         self._row_ids: list[str] = []
         super().__init__(*args, **kwargs)
+        # The Trainer would count half-written checkpoints; this class removes old ones itself.
+        self.args, self.num_kept_checkpoints = copy.copy(self.args), self.args.save_total_limit
+        self.args.save_total_limit = None
+        self.add_callback(AppliesSettings)
         gather_head_before_use(self.model)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Makes the optimizer, with the learning rates of parts."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if self.learning_rates:
+            names = {parameter: name for name, parameter in self.model.named_parameters()}
+            split_groups(optimizer, names, self.learning_rates)
+        return optimizer
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluates, and answers rows where that was asked for."""
+        metrics = super().evaluate(*args, **kwargs)
+        if self.answers is None:
+            return metrics
+        answered = self.answers.answer(self)
+        self.log(answered)
+        return {**metrics, **answered}
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Takes the notes off a batch before it goes to the device and the model."""
@@ -67,7 +112,7 @@ class GuardedTrainerMixin:
         without = "pixel_values" not in inputs
         some_have_images = self._count_rows(len(self._row_ids), unreadable, not without)
         # Where no rank has an image none runs the tower, and the resampler stays untouched as on one device.
-        if without and some_have_images and self._is_sharded():
+        if without and some_have_images and self.is_sharded():
             inputs = self._add_blank_image(inputs)
         return super()._prepare_inputs(inputs)
 
@@ -76,17 +121,17 @@ class GuardedTrainerMixin:
         return add_blank_image(inputs, self._plain_config()) if "labels" in inputs else inputs
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
-        """Computes the loss and stops the run where it is no number."""
+        """Computes the loss and stops the run where it is NaN or infinite."""
         result = super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         self._check_loss(result[0] if return_outputs else result)
         return result
 
     def _count_rows(self, num_readable: int, unreadable: list[str], with_images: bool) -> bool:
-        """Counts a batch's rows over all ranks, reports each one left out once, and judges their share.
+        """Counts a batch's rows over all ranks, reports each dropped one once, and judges their share.
 
         Args:
             num_readable: Rows of this rank's batch.
-            unreadable: A sentence for each row that was left out of it.
+            unreadable: A sentence for each row that was dropped from it.
             with_images: Whether it holds images.
 
         Returns:
@@ -104,18 +149,18 @@ class GuardedTrainerMixin:
         counts = self.accelerator.reduce(torch.tensor(here, device=self.args.device).float(), "sum")
         rows, bad, images = (int(count) for count in counts.tolist())
         self.num_rows += rows
-        self.num_unreadable += bad
-        if self.num_rows < JUDGED_AFTER or self.num_unreadable <= self.max_unreadable * self.num_rows:
+        self.num_dropped += bad
+        if self.num_rows < JUDGED_AFTER or self.num_dropped <= self.max_dropped * self.num_rows:
             return bool(images)
         last = next((text for text in gather_object(unreadable[-1:]) if text), "")
         raise TrainingStopped(
-            f"{self.num_unreadable} of {self.num_rows} rows ({self.num_unreadable / self.num_rows:.1%}) have a "
-            "image that cannot be read or a prompt that leaves no room for an answer, more than max_unreadable "
-            f"{self.max_unreadable:.1%} allows. {last}".rstrip()
+            f"{self.num_dropped} of {self.num_rows} rows ({self.num_dropped / self.num_rows:.1%}) have an "
+            "image that cannot be read or a prompt that leaves no room for an answer, more than max_dropped "
+            f"{self.max_dropped:.1%} allows. {last}".rstrip()
         )
 
     def _check_loss(self, loss: torch.Tensor) -> None:
-        """Stops all ranks where the loss of one is no number, and names the rows."""
+        """Stops all ranks where the loss of one is NaN or infinite, and names the rows."""
         broken = (~torch.isfinite(loss.detach())).any().float()
         if not int(self.accelerator.reduce(broken, "sum")):
             return
@@ -126,7 +171,7 @@ class GuardedTrainerMixin:
             "lower the learning rate."
         )
 
-    def _is_sharded(self) -> bool:
+    def is_sharded(self) -> bool:
         """Tells whether ranks hold pieces of the parameters, so that all must run the same modules."""
         if self.accelerator.num_processes == 1:
             return False
@@ -135,35 +180,64 @@ class GuardedTrainerMixin:
     def _plain_config(self) -> Any:
         return self.accelerator.unwrap_model(self.model).config
 
-    def describe_unreadable(self) -> str:
-        """Returns one sentence about how many rows were left out."""
-        share = self.num_unreadable / self.num_rows if self.num_rows else 0.0
+    def describe_dropped(self) -> str:
+        """Returns one sentence about how many rows were dropped."""
+        share = self.num_dropped / self.num_rows if self.num_rows else 0.0
         return (
-            f"{self.num_unreadable} of {self.num_rows} rows ({share:.2%}) since the last start left out: an image "
+            f"{self.num_dropped} of {self.num_rows} rows ({share:.2%}) since the last start dropped: an image "
             "cannot be read, or the prompt leaves no room for an answer."
         )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains, and reports rows left out at the end, however that came."""
+        """Trains, and reports dropped rows at the end, also of a run that stops."""
         try:
             return super().train(*args, **kwargs)
         finally:
             if self.num_rows and self.is_world_process_zero():
-                logger.log(logging.WARNING if self.num_unreadable else logging.INFO, self.describe_unreadable())
+                logger.log(logging.WARNING if self.num_dropped else logging.INFO, self.describe_dropped())
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Saves a checkpoint, marks it complete when every rank is done, and only then removes old ones."""
+        """Saves a checkpoint, marks it complete when every rank is done, and only then removes old ones.
+
+        Raises:
+            TrainingStopped: If the disk takes no more; the sentence names the checkpoint that is still good.
+        """
         run = Path(self._get_output_dir(trial=trial))
         folder = run / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.exists():
             discard(folder)
         self.accelerator.wait_for_everyone()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if not is_disk_error(error):
+                raise
+            raise TrainingStopped(f"{folder} could not be written ({error}); {what_was_kept(run)}") from error
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder, {**self.run_facts, "step": self.state.global_step})
-            rotate(run, limit, self.state.best_model_checkpoint)
+            rotate(run, self.num_kept_checkpoints, self.state.best_model_checkpoint)
+
+
+def split_groups(optimizer: Any, names: Mapping[Any, str], rates: Mapping[str, float]) -> None:
+    """Gives parts of the model learning rates of their own.
+
+    Args:
+        optimizer: A fresh optimizer; its groups are replaced.
+        names: Each parameter's name.
+        rates: Learning rates by part, see `modules.PARTS`.
+    """
+    groups = []
+    for group in optimizer.param_groups:
+        by_rate: dict[float, list[Any]] = {}
+        for parameter in group["params"]:
+            rate = next((rate for part, rate in rates.items() if MARKS[part] in names[parameter]), group["lr"])
+            by_rate.setdefault(rate, []).append(parameter)
+        groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+    optimizer.param_groups[:] = groups
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Tells whether an error says that a disk takes no more; libraries wrap the system's error as text."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return full or any(text in str(error) for text in ("No space left", "Disk quota", "PytorchStreamWriter"))

@@ -1,24 +1,29 @@
 """Loading what a stage starts from: a checkpoint's model and processor, cut to the way the stage shows images."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
 
 from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration, XGenMMProcessor
+from xgenmm_hf.conversion.files import output_folder
 from xgenmm_hf.conversion.tensors import listed
+from xgenmm_hf.inference.adapters import adapter_base, merge_adapter
 from xgenmm_hf.inference.loading import check_files
 from xgenmm_hf.inference.source import is_local, resolve_model
 from xgenmm_hf.modeling.compat_xgenmm import names_of_mismatched
 from xgenmm_hf.training.arguments import Recipe
-from xgenmm_hf.training.modules import quantization_config
+from xgenmm_hf.training.modules import check_quantised, quantization_config
 
 
-def load_for_training(recipe: Recipe) -> tuple[Any, Any]:
+def load_for_training(recipe: Recipe, quantised: bool = True) -> tuple[Any, Any]:
     """Loads the model and the processor of a run.
 
     Args:
         recipe: Its options.
+        quantised: Whether `load_in_4bit` and `load_in_8bit` count; an adapter is merged in full precision.
 
     Returns:
         The model, on the CPU unless it is quantised, and the processor.
@@ -30,11 +35,12 @@ def load_for_training(recipe: Recipe) -> tuple[Any, Any]:
     set_seed(recipe.training.seed)
     where = hub_options(recipe, source)
     config = config_of(recipe, source, where)
+    quantisation = quantization_config(recipe.model) if quantised else None
     options = {
         "config": config,
         "dtype": recipe.model.dtype or "auto",
         "attn_implementation": recipe.model.attn_implementation,
-        "quantization_config": quantization_config(recipe.model),
+        "quantization_config": quantisation,
         **(recipe.training.model_init_kwargs or {}),
     }
     try:
@@ -52,8 +58,8 @@ def load_for_training(recipe: Recipe) -> tuple[Any, Any]:
         raise ValueError(
             f"The weights in {source} do not fit its config.json ({listed(gaps)}); use one model's files."
         )
-    # It was given to the loader; the trainer would warn that the model exists already.
-    recipe.training.model_init_kwargs = None
+    if quantisation is not None:
+        check_quantised(model)
     return model, processor
 
 
@@ -83,20 +89,43 @@ def checked_source(name: str) -> str:
     """Returns the folder or repository of a model to train.
 
     Args:
-        name: `model_name_or_path`.
+        name: `model_name_or_path`; an adapter's folder stands for its base model.
 
     Raises:
-        ValueError: If it is no checkpoint, one in the original layout, or an adapter.
+        ValueError: If it is no checkpoint, or one in the original layout.
     """
-    folder = Path(name).expanduser()
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{name} is an adapter: train it with --merge_adapter true and start from its merged/ folder instead."
-        )
-    source = resolve_model(name)
+    source = resolve_model(adapter_base(name) or name)
     if is_local(source):
         check_files(Path(source))
     return source
+
+
+def with_merged_base(recipe: Recipe) -> Recipe:
+    """Merges the adapter that a run starts from into its base model, saved in the run's folder.
+
+    A new adapter, a quantised model and DPO's reference then start from weights that are on disk.
+
+    Args:
+        recipe: The run's options.
+
+    Returns:
+        The options with the merged folder as the model; as they were where the run starts from no adapter.
+
+    Raises:
+        ValueError: If the adapter or its base model cannot be loaded.
+    """
+    base = adapter_base(recipe.base)
+    if base is None:
+        return recipe
+    weights = (Path(recipe.base).expanduser() / "adapter_model.safetensors").read_bytes()
+    folder = Path(recipe.training.output_dir) / f"base-{hashlib.sha256(weights).hexdigest()[:8]}"
+    with recipe.training.main_process_first(desc="merging the adapter that the run starts from"):
+        if not folder.is_dir():
+            model, processor = load_for_training(replace(recipe, base=base), quantised=False)
+            with output_folder(folder) as draft:
+                merge_adapter(model, recipe.base).save_pretrained(draft)
+                processor.save_pretrained(draft)
+    return replace(recipe, base=str(folder))
 
 
 def config_of(recipe: Recipe, source: str, where: dict[str, Any]) -> XGenMMConfig:

@@ -1,13 +1,13 @@
 """What trains: which parts of the model get gradients, through LoRA or as they are, and how many parameters that is.
 
 Without LoRA the resampler and the language model train and the vision tower is frozen, as published for every stage.
-With LoRA the adapter sits in the layers of the language model alone: never in the tower or the resampler, and never at
-the head, whose weight TRL reads directly.
+With LoRA the adapter sits in the layers of the language model, on request also in those of the vision tower, and
+never at the head, whose weight TRL reads directly.
 """
 
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,52 @@ PARTS = {
     "head": "lm_head.",
 }
 OTHER = "other"
-KEPT_WHOLE = ("vision_tower", "resampler", "lm_head")
+TOWER, RESAMPLER, HEAD = "model.vision_tower", "model.resampler", "lm_head"
+KEPT_WHOLE = (TOWER, RESAMPLER, HEAD)
+"""Modules that quantised loading keeps whole: `BitsAndBytesConfig(..., llm_int8_skip_modules=[*KEPT_WHOLE])`."""
+
+DECODER_LAYERS = r"model\.language_model\.layers\.\d+\."
+TOWER_LAYERS = r"model\.vision_tower\..*\.layers\.\d+\."
+
+
+def resolve_modules(
+    model: nn.Module,
+    wanted: str | Iterable[str],
+    option: str,
+    kind: type[nn.Module] = nn.Module,
+    within: str = "",
+    only_one: bool = False,
+) -> list[str]:
+    """Resolves the names that an option gives to modules of a model; every option with such names asks here.
+
+    Args:
+        model: The model.
+        wanted: Full names such as `model.resampler`, or their last parts such as `qkv_proj`.
+        option: The option's name, for messages.
+        kind: Class of the modules.
+        within: Regular expression that begins the full name of every module that may be named.
+        only_one: Whether each name must stand for one module.
+
+    Returns:
+        The modules' full names, in the model's order.
+
+    Raises:
+        ValueError: If a name fits no module, only modules that may not be named, or more than one where it must not.
+    """
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    names = [name for name, module in model.named_modules() if isinstance(module, kind)]
+    allowed = [name for name in names if re.match(within, name)]
+    found: set[str] = set()
+    for name in wanted:
+        fitting = [full for full in allowed if full == name or full.endswith(f".{name}")]
+        if not fitting or (only_one and len(fitting) > 1):
+            number = f"{len(fitting)} modules" if fitting else "no module"
+            choices = sorted({full.rpartition(".")[2] for full in allowed} if within else {*KEPT_WHOLE})
+            raise ValueError(f"{option} names {name}, which fits {number} here; use {', '.join(choices)}.")
+        found.update(fitting)
+    if not found:
+        raise ValueError(f"{option} names nothing; leave it out or name a module.")
+    return [name for name in names if name in found]
 
 
 def choose_trained(model: Any, modules: ModuleArguments) -> None:
@@ -45,8 +90,10 @@ def choose_trained(model: Any, modules: ModuleArguments) -> None:
         ValueError: If nothing is left to train.
     """
     model.requires_grad_(not modules.freeze_language_model)
-    model.model.vision_tower.requires_grad_(modules.unfreeze_vision)
-    model.model.resampler.requires_grad_(not modules.freeze_resampler)
+    switches = {TOWER: ("unfreeze_vision", True), RESAMPLER: ("freeze_resampler", False)}
+    for part, (option, trains) in switches.items():
+        for name in resolve_modules(model, part, option, only_one=True):
+            model.get_submodule(name).requires_grad_(getattr(modules, option) == trains)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("Everything is frozen: leave out freeze_resampler or freeze_language_model.")
 
@@ -64,51 +111,51 @@ def lora_config(model: Any, model_args: ModelConfig, modules: ModuleArguments) -
         A PEFT config, or None without `use_peft`.
 
     Raises:
-        ValueError: If PEFT is missing, or the names fit no layer of the language model.
+        ValueError: If PEFT is missing, or a name fits no module.
     """
     if not model_args.use_peft:
         return None
     if importlib.util.find_spec("peft") is None:
         raise ValueError("LoRA needs PEFT: pip install xgenmm-hf[train].")
     config: Any = get_peft_config(model_args)
-    config.target_modules = lora_targets(model, model_args.lora_target_modules)
-    saved = list(model_args.lora_modules_to_save or [])
-    if modules.lora_resampler:
-        saved.append("resampler")
-    if modules.unfreeze_vision:
-        saved.append("vision_tower")
+    config.target_modules = lora_targets(model, model_args.lora_target_modules, modules.lora_vision)
+    asked = model_args.lora_modules_to_save
+    saved = resolve_modules(model, asked, "lora_modules_to_save", only_one=True) if asked else []
+    saved += [RESAMPLER] if modules.lora_resampler else []
+    saved += [TOWER] if modules.unfreeze_vision else []
     config.modules_to_save = saved or None
     if modules.lora_added_tokens:
         config.trainable_token_indices = {"embed_tokens": sorted(model.config.added_tokens.values())}
     return config
 
 
-def lora_targets(model: nn.Module, wanted: str | Iterable[str] | None = None) -> str:
-    """Returns the pattern of the linear layers that LoRA adapts, all of them in the language model's layers.
+def lora_targets(model: nn.Module, wanted: str | Sequence[str] | None = None, vision: bool = False) -> str:
+    """Returns the pattern of the linear layers that LoRA adapts.
 
     Args:
         model: An `XGenMMForConditionalGeneration`.
-        wanted: Last parts of names, such as `qkv_proj`; None or "all-linear" for every linear layer.
+        wanted: Last parts of names in the decoder's layers, such as `qkv_proj`; None or "all-linear" for every
+            linear layer of them.
+        vision: Whether the linear layers of the vision tower get an adapter too.
 
     Returns:
         A pattern for PEFT's full matches.
 
     Raises:
-        ValueError: If a name fits no linear layer of the language model.
+        ValueError: If a name fits no linear layer of the language model's layers.
     """
-    layers = re.compile(r"(?:.*\.)?language_model\.layers\.\d+\.(.+)")
-    matches = (layers.fullmatch(name) for name, module in model.named_modules() if isinstance(module, nn.Linear))
-    paths = sorted({match[1] for match in matches if match})
-    names = sorted({path.rpartition(".")[2] for path in paths})
-    chosen = names if wanted in (None, "all-linear") else [wanted] if isinstance(wanted, str) else list(wanted or [])
-    unknown = sorted(set(chosen) - set(names))
-    if unknown or not chosen:
-        raise ValueError(
-            f"lora_target_modules names {', '.join(unknown) or 'nothing'}; linear layers of the language model are "
-            f"{', '.join(names)} (the vision tower, the resampler and the head take no adapter)."
-        )
-    kept = [re.escape(path) for path in paths if path.rpartition(".")[2] in chosen]
-    return rf"(?:.*\.)?language_model\.layers\.\d+\.(?:{'|'.join(kept)})"
+    if wanted is None or wanted in ("all-linear", ["all-linear"]):
+        wanted = linear_layers(model, DECODER_LAYERS)
+    chosen = resolve_modules(model, wanted, "lora_target_modules", nn.Linear, DECODER_LAYERS)
+    if vision:
+        chosen += linear_layers(model, TOWER_LAYERS)
+    paths = sorted({re.sub(r"\.\d+\.", ".#.", name) for name in chosen})
+    return rf"(?:.*\.)?(?:{'|'.join(re.escape(path) for path in paths)})".replace(r"\#", r"\d+")
+
+
+def linear_layers(model: nn.Module, within: str) -> list[str]:
+    """Returns the full names of the linear layers whose name begins with an expression."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and re.match(within, name)]
 
 
 def quantization_config(model_args: ModelConfig) -> Any:
@@ -128,10 +175,32 @@ def quantization_config(model_args: ModelConfig) -> Any:
     if not model_args.use_peft:
         raise ValueError("Quantised weights cannot train by themselves: add use_peft: true (QLoRA).")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("QLoRA needs bitsandbytes: pip install bitsandbytes, on a machine with a GPU.")
+        raise ValueError("QLoRA needs bitsandbytes: pip install 'xgenmm-hf[quant]'.")
     config: Any = get_quantization_config(model_args)
     config.llm_int8_skip_modules = list(KEPT_WHOLE)
     return config
+
+
+def check_quantised(model: nn.Module) -> None:
+    """Checks that quantised loading replaced the linear layers of the decoder's layers, all of them and no others.
+
+    Args:
+        model: A model that was loaded with `quantization_config`.
+
+    Raises:
+        ValueError: If it replaced others: libraries read names in skip lists in ways of their own.
+    """
+    from bitsandbytes import nn as quantised
+
+    kinds = (quantised.Linear4bit, quantised.Linear8bitLt)
+    found = {name for name, module in model.named_modules() if isinstance(module, kinds)}
+    expected = set(linear_layers(model, DECODER_LAYERS))
+    if found != expected:
+        odd = sorted(found ^ expected)
+        raise ValueError(
+            f"Quantised loading left out or took {len(odd)} layers too many, such as {odd[0]}: report the versions of "
+            "transformers and bitsandbytes, and train without load_in_4bit and load_in_8bit."
+        )
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:

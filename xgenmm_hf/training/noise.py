@@ -5,7 +5,7 @@ answer it is a hallucination of the model's own.
 Source: BLIP-3 (arXiv 2408.08872, DPO); POVID (arXiv 2402.11411) for noised images as a source of rejected answers;
 Visual Contrastive Decoding (arXiv 2311.16922) for the sigmoid schedule and step 500 of 1000.
 
-    python -m xgenmm_hf.training.noise MODEL ROWS OUT
+    python -m xgenmm_hf.cli.noise MODEL ROWS OUT
 
 Shapes: pixel values are (..., S, S) in [-1, 1], the tiles of one image together.
 """
@@ -14,18 +14,18 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import typer
-from datasets import Dataset, concatenate_datasets, load_from_disk
+from datasets import Dataset, concatenate_datasets
 from datasets.fingerprint import Hasher
 from PIL import Image
 
-from xgenmm_hf.cli.errors import friendly_errors
-from xgenmm_hf.conversion.files import check_output_folder, output_folder
+from xgenmm_hf.conversion.files import output_folder
+from xgenmm_hf.training.answers import answer_prompts, text_of
 from xgenmm_hf.training.batches import read_images
 from xgenmm_hf.training.preference import PreferenceCollator, render_pair, with_image_list
 
@@ -253,47 +253,23 @@ class Answerer:
         """
         prompts = [render_pair(self.processor, row)[0] for row in rows]
         images = [image for row in rows for image in row["images"]]
-        inputs = self.processor(text=prompts, images=images, padding=True, padding_side="left", return_tensors="pt")
         places = [
             f"{index}/{number}"
             for row, index in zip(rows, indices, strict=True)
             for number in range(len(row["images"]))
         ]
-        inputs["pixel_values"] = self._noised(inputs["pixel_values"], inputs["image_num_tiles"], places)
-        length = inputs["input_ids"].shape[1]
-        room = self.model.config.text_config.max_position_embeddings - length
-        training = self.model.training
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                output = self.model.generate(
-                    **inputs.to(self.model.device, self.model.dtype),
-                    max_new_tokens=min(self.max_new_tokens, room),
-                    do_sample=False,
-                    num_beams=1,
-                )
-        finally:
-            self.model.train(training)
-        texts = self.processor.batch_decode(output[:, length:], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        noised = partial(self._noised, places=places)
+        return answer_prompts(self.model, self.processor, prompts, images, self.max_new_tokens, noised)
 
-    def _noised(self, pixel_values: torch.Tensor, image_num_tiles: torch.Tensor, places: list[str]) -> torch.Tensor:
-        """Noises each image's tiles with a generator of the image's own."""
+    def _noised(self, inputs: dict[str, Any], places: list[str]) -> dict[str, Any]:
+        """Noises each image's tiles with a generator of its own."""
         noised = []
-        for tiles, place in zip(pixel_values.split(image_num_tiles.tolist()), places, strict=True):
+        tiles_of_images = inputs["pixel_values"].split(inputs["image_num_tiles"].tolist())
+        for tiles, place in zip(tiles_of_images, places, strict=True):
             digest = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
             noised.append(noise_image(tiles, **self.noise, generator=generator))
-        return torch.cat(noised)
-
-
-def text_of(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the texts of messages, joined."""
-    contents = [message["content"] for message in messages]
-    return "".join(
-        content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
-        for content in contents
-    )
+        return {**inputs, "pixel_values": torch.cat(noised)}
 
 
 def as_rejection(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -329,43 +305,3 @@ def save_rows(dataset: Dataset, folder: str | Path) -> None:
     """
     with output_folder(folder) as unfinished:
         dataset.save_to_disk(str(unfinished))
-
-
-def main(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub repository; the model that answers.")],
-    rows: Annotated[Path, typer.Argument(help="Folder of preference rows, written by Dataset.save_to_disk.")],
-    out: Annotated[Path, typer.Argument(help="New folder for the rows and the added ones.")],
-    step: Annotated[int, typer.Option(help="Steps of noise.")] = 500,
-    num_steps: Annotated[int, typer.Option(help="Steps of the whole diffusion process.")] = STEPS_OF_SCHEDULES,
-    schedule: Annotated[str, typer.Option(help="sigmoid or linear.")] = "sigmoid",
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows answered together.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of an answer's length.")] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
-    device: Annotated[str, typer.Option(help="A torch device such as cuda:0, or auto.")] = "auto",
-) -> None:
-    """Add second rejected answers, made by a model from noised images, to preference rows."""
-    from xgenmm_hf.inference.loading import load
-
-    check_output_folder(out)
-    if not (rows / "dataset_info.json").is_file():
-        raise ValueError(f"{rows} holds no rows; give a folder that Dataset.save_to_disk wrote.")
-    loaded = load(model, dtype=dtype, device=device)
-    result = add_noised_rejections(
-        load_from_disk(str(rows)),
-        loaded.model,
-        loaded.processor,
-        step=step,
-        num_steps=num_steps,
-        schedule=schedule,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-    )
-    save_rows(result.rows, out)
-    for outcome, count in result.counts.items():
-        typer.echo(f"{outcome:12} {count}")
-
-
-if __name__ == "__main__":
-    typer.run(friendly_errors(main))

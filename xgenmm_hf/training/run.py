@@ -3,17 +3,26 @@
 There is no training loop here: TRL's trainers run the steps, accelerate places them.
 """
 
+import copy
 import logging
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.training.arguments import Recipe, parse_recipe
+from xgenmm_hf.conversion.files import output_folder, write_json
+from xgenmm_hf.inference.adapters import merge_adapter
+from xgenmm_hf.training import prompt_form
+from xgenmm_hf.training.answers import EvaluationAnswers
+from xgenmm_hf.training.arguments import FRESH, Recipe, parse_recipe, resume_choice
 from xgenmm_hf.training.card import write_card
-from xgenmm_hf.training.checkpoints import checkpoint_to_resume, run_facts
+from xgenmm_hf.training.checkpoints import check_not_finished, checkpoint_to_resume, run_facts, what_was_kept
 from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
-from xgenmm_hf.training.loading import checked_source, load_for_training
+from xgenmm_hf.training.guards import TrainingStopped
+from xgenmm_hf.training.loading import checked_source, load_for_training, with_merged_base
 from xgenmm_hf.training.modules import choose_trained, count_parameters, counts_table, lora_config
+from xgenmm_hf.training.plan import plan_of
 from xgenmm_hf.training.sft import XGenMMSFTTrainer
 from xgenmm_hf.training.stage_rows import count_sources, load_rows
 
@@ -43,20 +52,31 @@ def run_stage(stage: str, arguments: Sequence[str], make_optimizer: MakeOptimize
     recipe = parse_recipe(stage, arguments)
     checked_source(recipe.base)
     resumed = checkpoint_to_resume(recipe)
+    recipe = with_merged_base(recipe)
     model, processor = load_for_training(recipe)
     train_rows, eval_rows = load_rows(recipe, processor)
     if recipe.stage == "dpo" and recipe.data.noised_rejections:
         train_rows = add_rejections(recipe, model, processor, train_rows)
     trainer = build_trainer(recipe, model, processor, train_rows, eval_rows, make_optimizer)
+    output, plan = Path(recipe.training.output_dir), plan_of(trainer)
+    fresh = resume_choice(recipe.training.resume_from_checkpoint) == FRESH
+    if not fresh and not check_not_finished(output, plan.num_steps, resumed):
+        logger.info("%s has already finished: its %d steps are done, nothing was changed.", output, plan.num_steps)
+        return output
     if trainer.is_world_process_zero():
         logger.info("%s", counts_table(count_parameters(trainer.model)))
-        logger.info("Starting %s", "afresh" if resumed is None else f"from {resumed}")
-    result = trainer.train(resume_from_checkpoint=resumed)
+        logger.info("%s%s", plan, "" if resumed is None else f"; resuming from {resumed}")
+        for warning in plan.warnings():
+            logger.warning("%s", warning)
+    try:
+        result = trainer.train(resume_from_checkpoint=resumed)
+    except KeyboardInterrupt:
+        raise TrainingStopped(f"Stopped at step {trainer.state.global_step}: {what_was_kept(output)}") from None
     metrics = {**result.metrics, **(trainer.evaluate() if eval_rows is not None else {})}
-    save_run(trainer, recipe, count_sources(train_rows), metrics)
+    save_run(trainer, recipe, train_rows, metrics)
     if hasattr(trainer, "end"):  # closes trackers and the process group; newer libraries
         trainer.end()
-    return Path(recipe.training.output_dir)
+    return output
 
 
 def add_rejections(recipe: Recipe, model: Any, processor: Any, rows: Any) -> Any:
@@ -108,53 +128,30 @@ def build_trainer(
     adapter = lora_config(model, recipe.model, recipe.modules)
     if adapter is None:
         choose_trained(model, recipe.modules)
+    args = copy.copy(recipe.training)
+    args.model_init_kwargs = None  # the model exists already
+    rates = {"vision tower": recipe.modules.vision_learning_rate, "resampler": recipe.modules.resampler_learning_rate}
     shared = {
-        "optimizers": (make_optimizer(model, recipe.training) if make_optimizer else None, None),
+        "optimizers": (make_optimizer(model, args) if make_optimizer else None, None),
         "model": model,
-        "args": recipe.training,
+        "args": args,
         "train_dataset": train_rows,
         "eval_dataset": eval_rows,
         "processing_class": processor,
         "peft_config": adapter,
-        "max_unreadable": recipe.data.max_unreadable,
+        "data_collator": make_collator(recipe, processor),
+        "max_dropped": recipe.data.max_dropped,
+        "learning_rates": {part: rate for part, rate in rates.items() if rate is not None},
         "run_facts": run_facts(recipe),
     }
     if recipe.stage == "dpo":
         from xgenmm_hf.training.dpo import XGenMMDPOTrainer
 
-        return XGenMMDPOTrainer(data_collator=make_collator(recipe, processor), **shared)
-    return XGenMMSFTTrainer(
-        data_collator=make_collator(recipe, processor),
-        group_by_modality_length=recipe.data.group_by_modality_length,
-        **shared,
-    )
-
-
-def make_optimizer(recipe: Recipe, model: Any) -> Any:
-    """Makes the optimizer that `muon_learning_rate` asks for.
-
-    Args:
-        recipe: The run's options.
-        model: The model, its gradients switched on and off already.
-
-    Returns:
-        The optimizer, or None: the trainer then makes the one that its own options name.
-
-    Raises:
-        ValueError: If the option does not go with the others.
-    """
-    if recipe.modules.muon_learning_rate is None:
-        return None
-    if recipe.model.use_peft or recipe.training.fsdp or recipe.training.deepspeed:
-        raise ValueError(
-            "muon_learning_rate needs whole matrices that train: leave it out with LoRA, FSDP or DeepSpeed."
-        )
-    from embedded_model.parts.muon import MuonAdam
-
-    args = recipe.training
-    betas = (args.adam_beta1, args.adam_beta2)
-    rates = (recipe.modules.muon_learning_rate, args.learning_rate)
-    return MuonAdam(model.named_parameters(), *rates, betas=betas, weight_decay=args.weight_decay)
+        return XGenMMDPOTrainer(**shared)
+    if recipe.data.eval_generate:
+        number = recipe.data.eval_generate
+        shared["answers"] = EvaluationAnswers(processor, eval_rows, number, args.per_device_eval_batch_size)
+    return XGenMMSFTTrainer(group_by_modality_length=recipe.data.group_by_modality_length, **shared)
 
 
 def make_collator(recipe: Recipe, processor: Any) -> Any:
@@ -172,46 +169,65 @@ def make_collator(recipe: Recipe, processor: Any) -> Any:
     return (PretrainingCollator if recipe.stage == "pretrain" else SupervisedCollator)(processor, **options)
 
 
-def save_run(trainer: Any, recipe: Recipe, counts: dict[str, int], metrics: dict[str, float]) -> None:
-    """Saves the trained checkpoint with its processor, remote code, metrics and card.
+def save_run(trainer: Any, recipe: Recipe, train_rows: Any, metrics: dict[str, float]) -> None:
+    """Saves the trained checkpoint with its processor, remote code, prompt form, metrics and card.
 
     Args:
         trainer: The trainer, after training.
         recipe: The run's options.
-        counts: Training rows by source.
+        train_rows: Training rows.
         metrics: What training and evaluation measured.
     """
-    output = recipe.training.output_dir
+    output = Path(recipe.training.output_dir)
     if trainer.is_fsdp_enabled:
-        # Shards are for going on; what others load is one set of weights.
+        # Shards are for resuming; what others load is one set of weights.
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
-    trainer.save_model(output)
+    trainer.save_model(str(output))
     trainer.accelerator.wait_for_everyone()
-    notes = trainer.describe_unreadable()
     if trainer.is_world_process_zero():
         trainer.save_metrics("all", metrics, combined=False)
-        if recipe.model.use_peft and recipe.modules.merge_adapter:
-            merge_adapter(recipe, Path(output) / "merged")
+        if recipe.stage == "sft":
+            first = train_rows.take(prompt_form.ROWS_LOOKED_AT)
+            write_json(output / prompt_form.FILE, prompt_form.prompt_form_of(first))
+    write_card(trainer, recipe, count_sources(train_rows), metrics, trainer.describe_dropped())
+    if recipe.model.use_peft and recipe.modules.merge_adapter and trainer.is_world_process_zero():
+        save_merged(recipe, output / "merged")
+    # Last: a run whose state is in its folder has finished.
     trainer.save_state()
-    write_card(trainer, recipe, counts, metrics, notes)
     if recipe.training.push_to_hub:
         trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
 
 
-def merge_adapter(recipe: Recipe, folder: Path) -> None:
-    """Adds a trained adapter to its base model and saves the sum.
+def save_merged(recipe: Recipe, folder: Path) -> None:
+    """Adds a trained adapter to its base model and saves the sum with the run's other files.
 
-    The base is loaded anew: weights that were quantised for training are merged at full precision.
+    The base is loaded again: weights that were quantised for training are merged in full precision.
 
     Args:
         recipe: The run's options.
-        folder: Where the merged checkpoint goes.
+        folder: Where the merged checkpoint goes; one that is there is replaced.
     """
-    from peft import PeftModel
+    base, processor = load_for_training(recipe, quantised=False)
+    with replacing_folder(folder) as draft:
+        merge_adapter(base, recipe.training.output_dir).save_pretrained(draft)
+        processor.save_pretrained(draft)
+        for name in (prompt_form.FILE, "README.md"):
+            source = Path(recipe.training.output_dir) / name
+            if source.is_file():
+                shutil.copyfile(source, draft / name)
 
-    recipe.model.load_in_4bit = recipe.model.load_in_8bit = False
-    base, processor = load_for_training(recipe)
-    merged = PeftModel.from_pretrained(base, recipe.training.output_dir).merge_and_unload()
-    merged.save_pretrained(folder)
-    processor.save_pretrained(folder)
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Gives a hidden folder beside `folder` that takes its place at the end; if anything fails, `folder` stays."""
+    if not folder.exists():
+        with output_folder(folder) as draft:
+            yield draft
+        return
+    beside = folder.with_name(f".{folder.name}-replaced")
+    shutil.rmtree(beside, ignore_errors=True)
+    with output_folder(beside) as draft:
+        yield draft
+    shutil.rmtree(folder)
+    beside.rename(folder)

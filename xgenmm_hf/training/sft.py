@@ -33,7 +33,7 @@ class XGenMMSFTTrainer(GuardedTrainerMixin, SFTTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        sampler = make_train_sampler(rows, self._rows_a_step(), self._order_seed()) if self._groups(rows) else None
+        sampler = make_train_sampler(rows, self._rows_per_step(), self._order_seed()) if self._groups(rows) else None
         if sampler is None:
             return super()._get_train_sampler(train_dataset)
         self.add_callback(EpochOfSampler(sampler))
@@ -42,7 +42,7 @@ class XGenMMSFTTrainer(GuardedTrainerMixin, SFTTrainer):
     def _groups(self, rows: Any) -> bool:
         return self.group_by_modality_length and all(name in (rows.column_names or ()) for name in COLUMNS)
 
-    def _rows_a_step(self) -> int:
+    def _rows_per_step(self) -> int:
         """Returns the rows of an optimizer step over all ranks."""
         args = self.args
         return args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps

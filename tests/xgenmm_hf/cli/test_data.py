@@ -8,8 +8,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xgenmm_hf.cli.data import data
-from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.data import preview
+from xgenmm_hf.errors import friendly_errors
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from run_rows import chat_rows, preference_rows, pretraining_rows, save_rows
 
 from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration, XGenMMProcessor, recipes
 from xgenmm_hf.data.mixture import read_mixture
-from xgenmm_hf.training.arguments import check_options, make_parser, read_recipe
+from xgenmm_hf.training.arguments import RecipeParser, check_options, read_recipe
 from xgenmm_hf.training.run import run_stage
 
 
@@ -89,7 +89,7 @@ def test_shipped_file_is_found_and_known(name):
     elif name.startswith("accelerate/"):
         assert yaml.safe_load(path.read_text())["compute_environment"] == "LOCAL_MACHINE"
     else:
-        check_options(read_recipe(path), make_parser(stage_of(name)), path)
+        check_options(read_recipe(path), RecipeParser(stage_of(name)), path)
 
 
 @pytest.mark.parametrize("name", RECIPES)

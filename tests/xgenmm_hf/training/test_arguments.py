@@ -20,12 +20,12 @@ HEAD = "model_name_or_path: m\nuse_cpu: true\nbf16: false\n"
 
 def test_command_line_wins_over_the_recipe(recipe_file, tmp_path):
     given = recipe_file(f"{HEAD}output_dir: {tmp_path}\nlearning_rate: 2e-5\nmax_steps: 10\nmixture: mix.yaml\n")
-    recipe = parse_recipe("sft", [*given, "--max-steps", "3", "--unfreeze_vision", "--no_lora_added_tokens"])
+    recipe = parse_recipe("sft", [*given, "--max-steps", "3", "--use_peft", "--lora_vision", "--no_lora_added_tokens"])
     assert (recipe.training.learning_rate, recipe.training.max_steps) == (2e-5, 3)
-    assert (recipe.modules.unfreeze_vision, recipe.modules.lora_added_tokens) == (True, False)
+    assert (recipe.modules.lora_vision, recipe.modules.lora_added_tokens) == (True, False)
     assert recipe.data.mixture == "mix.yaml"
     assert recipe.options["max_steps"] == 3
-    assert recipe.options["unfreeze_vision"] is True
+    assert recipe.options["lora_vision"] is True
     assert "learning_rate: 2e-5" in describe_options(recipe.options)
     assert "weight_decay" not in recipe.options
 
@@ -33,7 +33,7 @@ def test_command_line_wins_over_the_recipe(recipe_file, tmp_path):
 def test_options_of_trl_and_of_the_trainer_are_reachable(recipe_file, tmp_path):
     given = [*recipe_file(HEAD), "--output_dir", str(tmp_path)]
     assert parse_recipe("dpo", [*given, "--beta", "0.3", "--loss_type", "ipo"]).training.loss_type == ["ipo"]
-    recipe = parse_recipe("sft", [*given, "--report_to", "tensorboard", "--optim", "adafactor", "--lora_r", "4"])
+    recipe = parse_recipe("sft", [*given, "--report_to", "tensorboard", "--optim", "adafactor", "--use_peft", "--lora_r", "4"])
     assert (recipe.training.report_to, recipe.training.optim, recipe.model.lora_r) == (["tensorboard"], "adafactor", 4)
 
 
@@ -49,7 +49,7 @@ def test_options_of_trl_and_of_the_trainer_are_reachable(recipe_file, tmp_path):
         (HEAD, ["--max_steps", "many"], "invalid int value: 'many'; --options lists the options"),
         (HEAD, ["--qqqqq", "3"], "There is no option --qqqqq; --options lists them"),
         (HEAD, ["--config", "x"], "--config is given twice"),
-        (HEAD, ["--max_unreadable", "2"], "max_unreadable is 2.0; it is a share between 0 and 1"),
+        (HEAD, ["--max_dropped", "2"], "max_dropped is 2.0; it is a share between 0 and 1"),
         (HEAD, ["--image_aspect_ratio", "wide"], "use anyres, none or pad"),
         (HEAD, ["--anyres_tiles", "2by1"], "anyres_tiles holds '2by1'; write width x height"),
         ("use_cpu: true\nbf16: false\n", [], "No model is named"),

@@ -35,22 +35,22 @@ def test_unreadable_images_are_counted_and_reported(tmp_path, caplog):
     trainer = make_trainer(rows, tmp_path)
     with caplog.at_level(logging.INFO, logger="xgenmm_hf"):
         trainer.train()
-    assert (trainer.num_rows, trainer.num_unreadable) == (8, 2)
+    assert (trainer.num_rows, trainer.num_dropped) == (8, 2)
     assert caplog.text.count("colours/0 is left out") == 1
-    assert "2 of 8 rows (25.00%) since the last start left out" in caplog.text
+    assert "2 of 8 rows (25.00%) since the last start dropped" in caplog.text
     assert trainer.state.global_step == 2
 
 
 def test_run_stops_above_the_share_of_unreadable_images(tmp_path, monkeypatch):
     monkeypatch.setattr("xgenmm_hf.training.guards.JUDGED_AFTER", 8)
-    trainer = make_trainer(break_images(chat_rows(12), range(0, 12, 2)), tmp_path, "--max_unreadable", "0.2")
+    trainer = make_trainer(break_images(chat_rows(12), range(0, 12, 2)), tmp_path, "--max_dropped", "0.2")
     with pytest.raises(TrainingStopped, match=r"rows \(.*%\) have an image that cannot be read or a .*left out"):
         trainer.train()
     assert trainer.state.global_step < 3
 
 
 def test_batch_without_a_readable_row_is_a_step_without_a_change(tmp_path):
-    trainer = make_trainer(break_images(chat_rows(4, text_only_every=0), range(4)), tmp_path, "--max_unreadable", "1")
+    trainer = make_trainer(break_images(chat_rows(4, text_only_every=0), range(4)), tmp_path, "--max_dropped", "1")
     before = trainer.model.lm_head.weight.clone()
     assert trainer.train().training_loss == 0
     assert torch.equal(trainer.model.lm_head.weight, before)

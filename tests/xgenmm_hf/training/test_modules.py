@@ -102,7 +102,7 @@ def test_lora_on_named_layers(model):
     pattern = re.compile(lora_targets(model, ["qkv_proj", "o_proj"]))
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert all("self_attn" in name for name in linear if pattern.fullmatch(name))
-    with pytest.raises(ValueError, match=r"names q_proj; linear layers of the language model are down_proj"):
+    with pytest.raises(ValueError, match=r"names q_proj, which fits no module here; use down_proj, gate_up_proj, o_proj, qkv_proj"):
         lora_targets(model, ["q_proj"])
 
 
@@ -133,12 +133,12 @@ def test_quantisation_leaves_tower_resampler_and_head(monkeypatch):
         quantization_config(ModelConfig(load_in_4bit=True))
     assert quantization_config(ModelConfig(use_peft=True)) is None
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install bitsandbytes"):
+    with pytest.raises(ValueError, match=r"pip install .xgenmm-hf\[quant\]"):
         quantization_config(ModelConfig(load_in_4bit=True, use_peft=True))
     monkeypatch.undo()
     monkeypatch.setattr("xgenmm_hf.training.modules.importlib.util.find_spec", lambda name: object())
     config = quantization_config(ModelConfig(load_in_8bit=True, use_peft=True))
-    assert config.llm_int8_skip_modules == ["vision_tower", "resampler", "lm_head"]
+    assert config.llm_int8_skip_modules == ["model.vision_tower", "model.resampler", "lm_head"]
 
 
 def test_counts_are_those_of_the_parameters(model):

@@ -1,0 +1,54 @@
+"""Adapter folders: the base model that an adapter belongs to, and both merged into one model."""
+
+from pathlib import Path
+from typing import Any
+
+from xgenmm_hf.conversion.files import read_json
+
+
+CONFIG = "adapter_config.json"
+
+
+def adapter_base(folder: str | Path) -> str | None:
+    """Returns the base model that an adapter folder names, or None where the folder holds no adapter.
+
+    Args:
+        folder: A folder, or any other name.
+
+    Returns:
+        Folder or repository of the base model.
+
+    Raises:
+        ValueError: If the adapter names no base model.
+    """
+    path = Path(folder).expanduser()
+    if not (path / CONFIG).is_file() or (path / "config.json").is_file():
+        return None
+    base = read_json(path / CONFIG).get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{path / CONFIG} names no base_model_name_or_path: add the model that it was trained from.")
+    beside = path / str(base)  # a moved folder keeps its base beside it
+    return str(beside) if beside.is_dir() else str(base)
+
+
+def merge_adapter(model: Any, folder: str | Path) -> Any:
+    """Adds an adapter to its base model.
+
+    Args:
+        model: The base model, in full precision.
+        folder: The adapter's folder.
+
+    Returns:
+        The merged model, without PEFT's classes.
+
+    Raises:
+        ValueError: If PEFT is missing, or the adapter does not fit the model.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ValueError(f"{folder} is an adapter, which needs PEFT: pip install peft.") from error
+    try:
+        return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except (RuntimeError, KeyError, OSError) as error:
+        raise ValueError(f"The adapter in {folder} does not fit its base model: {error}") from error

@@ -1,0 +1,217 @@
+"""Answers during training: prompts answered in one batch, and rows answered and logged at each evaluation."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from PIL import Image
+
+from xgenmm_hf.conversion.files import write_text
+from xgenmm_hf.training.batches import read_images
+
+
+logger = logging.getLogger(__name__)
+
+METRIC = "eval_exact_match"
+# Room behind the longest reference answer, and the most tokens of an answer.
+SPARE_TOKENS, MOST_TOKENS = 8, 256
+
+
+def answer_prompts(
+    model: Any,
+    processor: Any,
+    prompts: Sequence[str],
+    images: Sequence[Image.Image],
+    max_new_tokens: int,
+    change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    **options: Any,
+) -> list[str]:
+    """Answers prompts greedily; the model is in the mode afterwards that it was in before.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        prompts: Rendered prompts; each image is one `<image>`.
+        images: Their images, in order.
+        max_new_tokens: Most tokens of an answer; the context may leave fewer.
+        change: Changes the model's inputs.
+        **options: Further options of `generate`.
+
+    Returns:
+        The answers without control tokens.
+    """
+    inputs = dict(
+        processor(
+            text=list(prompts), images=list(images) or None, padding=True, padding_side="left", return_tensors="pt"
+        )
+    )
+    inputs = change(inputs) if change else inputs
+    inputs = {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for name, value in inputs.items()
+    }
+    length = inputs["input_ids"].shape[1]
+    room = model.config.text_config.max_position_embeddings - length
+    limits = {"max_new_tokens": min(max_new_tokens, room), "do_sample": False, "num_beams": 1}
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output = model.generate(**inputs, **limits, **options)
+    finally:
+        model.train(training)
+    texts = processor.batch_decode(output[:, length:], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def text_of(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the texts of messages, joined."""
+    contents = [message["content"] for message in messages]
+    return "".join(
+        content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+        for content in contents
+    )
+
+
+def normalised(answer: str) -> str:
+    """Returns an answer as exact match compares it: lower case, single spaces, no full stop at the end."""
+    return " ".join(answer.casefold().split()).rstrip(".!")
+
+
+class EvaluationAnswers:
+    """Answers evaluation rows and logs them as a table: what the model says to held-out questions.
+
+    A row asks its last turn: everything before the last answer is the prompt, that answer the reference. The table
+    goes to `eval_answers/step-N.jsonl` in the output folder, and with its images to TensorBoard, Weights and Biases
+    or Trackio where the run reports to them.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        rows: Evaluation rows with `messages`, or with `prompt` and `completion`.
+        number: How many of them are answered; the first ones.
+        batch_size: Prompts answered together.
+
+    Raises:
+        ValueError: If no row has a question and an answer.
+    """
+
+    def __init__(self, processor: Any, rows: Any, number: int, batch_size: int):
+        self.processor = processor
+        self.batch_size = batch_size
+        chosen = [rows[index] for index in range(min(number, len(rows)))]
+        self.rows = [row for row in map(question_of, read_images(chosen)[0]) if row is not None]
+        if not self.rows:
+            raise ValueError("eval_generate finds no row with a question and an answer in eval_mixture; leave it out.")
+        lengths = [len(ids) for ids in processor.tokenizer([row["reference"] for row in self.rows])["input_ids"]]
+        self.max_new_tokens = min(max(lengths) + SPARE_TOKENS, MOST_TOKENS)
+
+    def answer(self, trainer: Any) -> dict[str, float]:
+        """Answers the rows, on every rank its share, and logs the table on the main process.
+
+        Args:
+            trainer: The trainer whose model answers.
+
+        Returns:
+            `eval_exact_match`, the share of answers that are the reference, on every rank.
+        """
+        accelerator = trainer.accelerator
+        # Where ranks hold pieces of the parameters all must run every step; the rows are few.
+        sharded = trainer.is_sharded()
+        share = slice(None) if sharded else slice(accelerator.process_index, None, accelerator.num_processes)
+        rows = list(enumerate(self.rows))[share]
+        answers = []
+        model = accelerator.unwrap_model(trainer.model)
+        for start in range(0, len(rows), self.batch_size):
+            batch = [row for _, row in rows[start : start + self.batch_size]]
+            prompts = [self.processor.apply_chat_template(row["prompt"], add_generation_prompt=True) for row in batch]
+            images = [image for row in batch for image in row["images"]]
+            with accelerator.autocast():
+                answers += answer_prompts(
+                    model, self.processor, prompts, images, self.max_new_tokens, synced_gpus=sharded
+                )
+        found = [(index, text) for (index, _), text in zip(rows, answers, strict=True)]
+        found = found if sharded else gather_object(found)
+        table = [
+            {
+                **self.rows[index],
+                "answer": text,
+                "right": normalised(text) == normalised(self.rows[index]["reference"]),
+            }
+            for index, text in sorted(found)
+        ]
+        if trainer.is_world_process_zero():
+            log_table(trainer, table)
+        return {METRIC: sum(row["right"] for row in table) / len(table)}
+
+
+def question_of(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Cuts a conversation before its last answer; None for a row without a question or an answer.
+
+    Args:
+        row: A row with PIL images.
+
+    Returns:
+        Its `id`, `prompt` (messages), `images` of the prompt, `question` (the last one's text) and `reference`.
+    """
+    messages = list(row.get("messages") or [*(row.get("prompt") or []), *(row.get("completion") or [])])
+    places = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not places or places[-1] == 0:
+        return None
+    prompt = messages[: places[-1]]
+    parts = [part for message in prompt for part in message["content"] if isinstance(part, Mapping)]
+    images = row["images"][: sum(part.get("type") == "image" for part in parts)]
+    reference, question = text_of([messages[places[-1]]]), text_of(prompt[-1:])
+    return {
+        "id": str(row.get("id", "?")),
+        "prompt": prompt,
+        "images": images,
+        "question": question,
+        "reference": reference,
+    }
+
+
+def log_table(trainer: Any, table: Sequence[Mapping[str, Any]]) -> None:
+    """Writes answers into the output folder and to the trackers that the run reports to.
+
+    Args:
+        trainer: The trainer.
+        table: Rows with `id`, `question`, `reference`, `answer`, `right` and `images`.
+    """
+    step = trainer.state.global_step
+    columns = ("id", "question", "reference", "answer", "right")
+    lines = [json.dumps({name: row[name] for name in columns}, ensure_ascii=False) for row in table]
+    write_text(Path(trainer.args.output_dir) / "eval_answers" / f"step-{step}.jsonl", "\n".join(lines) + "\n")
+    for callback in trainer.callback_handler.callbacks:
+        writer = getattr(callback, "tb_writer", None)
+        if writer is not None:
+            log_to_tensorboard(writer, table, columns, step)
+    trackers = trainer.args.report_to
+    if "wandb" in trackers:
+        import wandb
+
+        images = [[wandb.Image(image) for image in row["images"]] for row in table]
+        data = [[*(row[name] for name in columns), shown] for row, shown in zip(table, images, strict=True)]
+        wandb.log({"eval_answers": wandb.Table(columns=[*columns, "images"], data=data)})
+    if "trackio" in trackers:
+        import pandas
+        import trackio
+
+        frame = pandas.DataFrame([{name: row[name] for name in columns} for row in table])
+        frame["image"] = [trackio.Image(row["images"][0]) if row["images"] else None for row in table]
+        trackio.log({"eval_answers": trackio.Table(dataframe=frame)})
+
+
+def log_to_tensorboard(writer: Any, table: Sequence[Mapping[str, Any]], columns: Sequence[str], step: int) -> None:
+    """Writes answers as a Markdown table and the first images of the rows, under the rows' ids."""
+    import numpy as np
+
+    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
+    lines += [" | ".join(str(row[name]).replace("|", "\\|").replace("\n", " ") for name in columns) for row in table]
+    writer.add_text("eval_answers", "\n".join(lines), step)
+    for row in table:
+        if row["images"]:
+            writer.add_image(f"eval_answers/{row['id']}", np.asarray(row["images"][0]), step, dataformats="HWC")

@@ -1,0 +1,143 @@
+"""Options that a stage would ignore, refused instead of read and forgotten.
+
+TRL's and the Trainer's configs have options for data, collators and metrics that our stages make themselves, and many
+options count only beside another one. A value that asks for what happens anyway is fine.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+
+Values = Mapping[str, Any]
+
+
+class Rule(NamedTuple):
+    """When an option does nothing.
+
+    Attributes:
+        remedy: What to do instead.
+        harmless: Values that ask for what happens anyway.
+        counts: Tells from all options whether this one counts; None: it never does.
+        needs: An option beside which this one counts; where a run switches that off by name, this one may stay.
+        stages: The stages that the rule is about; empty: all.
+    """
+
+    remedy: str
+    harmless: tuple[Any, ...] = (None, False)
+    counts: Callable[[Values], bool] | None = None
+    needs: str | None = None
+    stages: tuple[str, ...] = ()
+
+
+def beside(option: str, *wanted: Any) -> dict[str, Any]:
+    """Returns the fields of a rule for options that count only beside another one."""
+    remedy = f"it counts beside {option}{f' {wanted[0]}' if wanted else ''} only; set that, or leave this out"
+    return {
+        "remedy": remedy,
+        "harmless": (),
+        "counts": lambda values: values[option] in wanted if wanted else bool(values[option]),
+        "needs": option,
+    }
+
+
+def trains_tower(values: Values) -> bool:
+    """Tells whether the vision tower trains."""
+    return values["unfreeze_vision"] or (values["use_peft"] and values["lora_vision"])
+
+
+def trains_resampler(values: Values) -> bool:
+    """Tells whether the resampler trains."""
+    return values["lora_resampler"] if values["use_peft"] else not values["freeze_resampler"]
+
+
+def groups_rows(values: Values) -> bool:
+    """Tells whether rows are grouped by modality and length."""
+    return values["group_by_modality_length"] and not values["streaming"]
+
+
+PREFERENCES, CONVERSATIONS = ("dpo",), ("pretrain", "sft", "safety")
+ANSWERS_ONLY = "the targets are always the assistant's turns, or the completion where a row has one; leave it out"
+OUR_ROWS = "rows come from the mixture, in its own form; leave it out"
+NO_PACKING = "rows with images are padded, not packed; leave it out, group_by_modality_length saves the padding"
+NO_METRICS = "evaluations measure the loss and with eval_generate answers; leave it out"
+THE_VERB = "the verb decides what runs; leave it out"
+OUR_CODE = "the model's code is this package's; leave it out"
+OUR_ORDER = "the mixture and group_by_modality_length decide the order of rows; leave it out"
+LORA_OPTIONS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters")
+LORA_OPTIONS += ("lora_modules_to_save", "lora_task_type", "use_rslora", "use_dora", "lora_vision", "lora_resampler")
+LORA_OPTIONS += ("lora_added_tokens", "merge_adapter")
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "assistant_only_loss": (
+        Rule(ANSWERS_ONLY, (True,), stages=("sft", "safety")),
+        Rule("pre-training counts every text token; leave it out", stages=("pretrain",)),
+    ),
+    "completion_only_loss": (Rule(ANSWERS_ONLY, (None,)),),
+    **dict.fromkeys(("dataset_text_field", "dataset_kwargs"), (Rule(OUR_ROWS, (None,)),)),
+    **dict.fromkeys(("packing", "padding_free", "eval_packing"), (Rule(NO_PACKING),)),
+    "packing_strategy": (Rule(NO_PACKING, ()),),
+    "truncation_mode": (Rule("an image may only be cut with all that follows it; leave it out", ("keep_start",)),),
+    "shuffle_dataset": (Rule(OUR_ORDER),),
+    **dict.fromkeys(("group_by_length", "length_column_name"), (Rule(OUR_ORDER, (None, False, "length")),)),
+    "train_sampling_strategy": (
+        Rule(OUR_ORDER, ("random",), lambda values: not groups_rows(values), stages=CONVERSATIONS),
+    ),
+    "pad_token": (Rule("the checkpoint's tokenizer has a padding token; leave it out", (None,)),),
+    "trust_remote_code": (Rule(OUR_CODE, (None, False)),),
+    "use_liger_kernel": (Rule("Liger has no kernels for this model; leave it out"),),
+    "liger_kernel_config": (Rule("Liger has no kernels for this model; leave it out"),),
+    "router_aux_loss_coef": (Rule("the language model has no experts; leave it out", (None, 0, 0.0)),),
+    "dataset_num_proc": (Rule("preference pairs are not measured in advance; leave it out", stages=PREFERENCES),),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), (Rule(THE_VERB, ()),)),
+    "overwrite_output_dir": (Rule("use resume_from_checkpoint false to start afresh"),),
+    **dict.fromkeys(
+        ("label_names", "include_for_metrics", "include_inputs_for_metrics", "batch_eval_metrics"), (Rule(NO_METRICS),)
+    ),
+    "eval_do_concat_batches": (Rule(NO_METRICS, (True,)),),
+    "prediction_loss_only": (Rule(NO_METRICS, (True, False)),),
+    **dict.fromkeys(LORA_OPTIONS, (Rule(**beside("use_peft")),)),
+    **dict.fromkeys(
+        ("freeze_resampler", "freeze_language_model"),
+        (Rule("an adapter leaves them as they are anyway; leave it out", (False,), lambda v: not v["use_peft"]),),
+    ),
+    **dict.fromkeys(
+        ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), (Rule(**beside("load_in_4bit")),)
+    ),
+    "vision_learning_rate": (Rule("the tower is frozen: add unfreeze_vision or lora_vision", (None,), trains_tower),),
+    "resampler_learning_rate": (Rule("the resampler is frozen; leave it out", (None,), trains_resampler),),
+    "noised_rejections": (Rule("only dpo has rejected answers; leave it out", stages=CONVERSATIONS),),
+    "eval_generate": (Rule("pairs and documents have no question to answer", (0,), stages=("dpo", "pretrain")),),
+    "group_by_modality_length": (
+        Rule("pairs keep the trainer's own order; leave it out", stages=PREFERENCES),
+        Rule("a stream keeps its own order; leave it out", (False,), lambda values: not values["streaming"]),
+    ),
+    "anyres_tiles": (
+        Rule("one-tile modes have no grids", (None,), lambda v: v["image_aspect_ratio"] in (None, "anyres")),
+    ),
+    "precompute_ref_batch_size": (Rule(**beside("precompute_ref_log_probs")),),
+    **dict.fromkeys(("ref_model_mixup_alpha", "ref_model_sync_steps"), (Rule(**beside("sync_ref_model")),)),
+    "f_alpha_divergence_coef": (Rule(**beside("f_divergence_type", "alpha_divergence")),),
+    "discopop_tau": (
+        Rule("it counts beside loss_type discopop only", (), lambda values: "discopop" in values["loss_type"]),
+    ),
+}
+
+
+def check_effective(stage: str, given: Iterable[str], values: Values) -> None:
+    """Refuses options that would do nothing.
+
+    Args:
+        stage: "pretrain", "sft", "dpo" or "safety".
+        given: Names of the options that the recipe and the command line set.
+        values: All options of the run.
+
+    Raises:
+        ValueError: With the first such option and what to do instead.
+    """
+    given = list(given)
+    for name in given:
+        for rule in RULES.get(name, ()):
+            concerned = (not rule.stages or stage in rule.stages) and rule.needs not in given
+            if not concerned or values[name] in rule.harmless or (rule.counts and rule.counts(values)):
+                continue
+            raise ValueError(f"{name} {values[name]} would do nothing in xgenmm train {stage}: {rule.remedy}.")
