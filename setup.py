@@ -32,7 +32,16 @@ def list_packages() -> list[str]:
     return packages
 
 
-TRAIN = ["trl>=1.14", "peft>=0.17", "datasets>=4", "accelerate>=1.10", "matplotlib>=3.7", "pyarrow>=15", "pyyaml>=6"]
+TRAIN = [
+    "trl>=1.14,<1.17",  # ceilings: see xgenmm_hf/training/library_names.py
+    "peft>=0.17,<0.22",
+    "accelerate>=1.10,<1.16",
+    "datasets>=4",
+    "matplotlib>=3.7",
+    "pyarrow>=15",
+    "pyyaml>=6",
+    "tensorboard>=2.16",
+]
 OPENCLIP = ["open_clip_torch>=2.24"]
 EVAL = ["datasets>=4", "matplotlib>=3.7", "pyarrow>=15", "pycocoevalcap>=1.2", "pyyaml>=6"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"]
@@ -75,7 +84,7 @@ setup(
     install_requires=[
         "transformers>=4.57,<6",
         "torch",
-        "accelerate>=1.10",
+        "accelerate>=1.10,<1.16",
         "einops>=0.8",
         "filelock",
         "huggingface_hub",

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration, XGenMMModel
     from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
     from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
+    from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
+    from xgenmm_hf.training.dpo import XGenMMDPOTrainer
+    from xgenmm_hf.training.preference import PreferenceCollator
+    from xgenmm_hf.training.sft import XGenMMSFTTrainer
 
 __version__ = "0.1.0"
 
@@ -28,11 +32,16 @@ TINY_BASE_MODEL: str = str(Path(__file__).resolve().parent / "assets" / "tiny_ba
 
 _HOME_OF = {
     "AutoModelForVision2Seq": "compat_xgenmm",
+    "PreferenceCollator": "xgenmm_hf.training.preference",
+    "PretrainingCollator": "xgenmm_hf.training.collators",
+    "SupervisedCollator": "xgenmm_hf.training.collators",
     "XGenMMConfig": "configuration_xgenmm",
+    "XGenMMDPOTrainer": "xgenmm_hf.training.dpo",
     "XGenMMForConditionalGeneration": "modeling_xgenmm",
     "XGenMMImageProcessor": "image_processing_xgenmm",
     "XGenMMModel": "modeling_xgenmm",
     "XGenMMProcessor": "processing_xgenmm",
+    "XGenMMSFTTrainer": "xgenmm_hf.training.sft",
     "XGenMMTokenizer": "tokenization_xgenmm",
 }
 
@@ -40,11 +49,16 @@ __all__ = [
     "TINY_BASE_MODEL",
     "TINY_MODEL",
     "AutoModelForVision2Seq",
+    "PreferenceCollator",
+    "PretrainingCollator",
+    "SupervisedCollator",
     "XGenMMConfig",
+    "XGenMMDPOTrainer",
     "XGenMMForConditionalGeneration",
     "XGenMMImageProcessor",
     "XGenMMModel",
     "XGenMMProcessor",
+    "XGenMMSFTTrainer",
     "XGenMMTokenizer",
     "__version__",
 ]
@@ -55,7 +69,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
     import_module("xgenmm_hf.auto")
-    value = getattr(import_module(f"xgenmm_hf.modeling.{_HOME_OF[name]}"), name)
+    home = _HOME_OF[name]
+    value = getattr(import_module(home if "." in home else f"xgenmm_hf.modeling.{home}"), name)
     globals()[name] = value
     return value
 

@@ -18,7 +18,8 @@ def recipes(
     from xgenmm_hf import recipes as shipped
 
     if name is None:
-        print("\n".join(shipped.names()))
+        width = max(len(one) for one in shipped.names())
+        print("\n".join(f"{one:{width}}  {shipped.describe(one)}" for one in shipped.names()))
     elif out is None:
         print(shipped.find(name))
     else:

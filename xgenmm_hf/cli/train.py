@@ -83,7 +83,8 @@ def preview(stage: str, given: list[str], output: str | None = None) -> None:
     from xgenmm_hf.training.stage_rows import mixture_path
 
     require_libraries()
-    recipe = parse_recipe(stage, given)
+    # a dry run computes nothing, so it needs no accelerator
+    recipe = parse_recipe(stage, [*given, "--use_cpu", "true"])
     mixture = str(mixture_path(recipe, recipe.data.mixture))
     source = resolve_model(recipe.base)
     where = hub_options(recipe, source)

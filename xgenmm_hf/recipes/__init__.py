@@ -5,7 +5,9 @@ A recipe holds the options of a training stage (TRL's, the Trainer's and ours), 
 """
 
 import difflib
+import re
 import shutil
+from itertools import takewhile
 from pathlib import Path
 
 
@@ -37,7 +39,7 @@ def find(name: str | Path, beside: Path | None = None) -> Path:
     """
     text = str(name)
     stem, _, size = text.removesuffix(".yaml").rpartition("_")
-    places = [Path(text).expanduser(), *([beside / text] if beside else [])]
+    places = [*([beside / text] if beside else []), Path(text).expanduser()]
     places += [RECIPES / text, RECIPES / f"{text}.yaml", RECIPES / size / f"{stem}.yaml"]
     for place in places:
         if place.is_file():
@@ -45,6 +47,13 @@ def find(name: str | Path, beside: Path | None = None) -> Path:
     close = difflib.get_close_matches(text, names(), n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(close)}?" if close else f"; shipped are {', '.join(names())}."
     raise ValueError(f"There is no file and no shipped recipe {text}{hint}")
+
+
+def describe(name: str | Path) -> str:
+    """Returns the first clause of the comment that a shipped file begins with."""
+    lines = find(name).read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
+    return re.split(r"[.:;](?:\s|$)", comment, maxsplit=1)[0]
 
 
 def copy_files(name: str | Path, folder: Path) -> list[Path]:
@@ -55,10 +64,10 @@ def copy_files(name: str | Path, folder: Path) -> list[Path]:
         folder: Where to; made if it is missing.
 
     Returns:
-        The files written.
+        The files written; one that is there already with the same content is left out.
 
     Raises:
-        ValueError: If there is no such file, or a copy would replace one.
+        ValueError: If there is no such file, or a copy would replace one that is different.
     """
     import yaml
 
@@ -68,10 +77,17 @@ def copy_files(name: str | Path, folder: Path) -> list[Path]:
     mixture = (yaml.safe_load(source.read_text(encoding="utf-8")) or {}).get("mixture")
     if mixture:
         pairs[folder / mixture] = find(mixture, beside=source.parent)
+    # variants of a recipe share their mixture
+    pairs = {path: original for path, original in pairs.items() if not same_file(path, original)}
     taken = [path for path in pairs if path.exists()]
     if taken:
-        raise ValueError(f"{taken[0]} exists already; choose another folder.")
+        raise ValueError(f"{taken[0]} exists already and is different; choose another folder.")
     for path, original in pairs.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(original, path)
     return list(pairs)
+
+
+def same_file(path: Path, original: Path) -> bool:
+    """Tells whether a file is there already with the same content."""
+    return path.is_file() and path.read_bytes() == original.read_bytes()

@@ -17,12 +17,14 @@ from typing import Any, NoReturn
 import yaml
 from trl import DPOConfig, ModelConfig, SFTConfig, TrlParser
 
-from xgenmm_hf import recipes
+from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL, recipes
 from xgenmm_hf.training.ineffective import check_effective
 
 
 STAGES = {"pretrain": SFTConfig, "sft": SFTConfig, "dpo": DPOConfig, "safety": SFTConfig}
 FRESH, LAST = "false", "auto"
+EMBEDDED = {"embedded": TINY_MODEL, "embedded-base": TINY_BASE_MODEL}
+"""Names of the embedded checkpoints in `model_name_or_path`."""
 PATHS = ("output_dir", "model_name_or_path", "deepspeed")
 RENAMED = {"max_unreadable": "max_dropped"}
 
@@ -214,7 +216,8 @@ def parse_recipe(stage: str, arguments: Sequence[str]) -> Recipe:
     values = {name: value for part in (data, modules, training, model) for name, value in vars(part).items()}
     options = {**config, **{name: values[name] for name in named}}
     check_effective(stage, [name for name in options if name != "env"], values)
-    return Recipe(stage, data, modules, training, model, model.model_name_or_path, path, options)
+    base = EMBEDDED.get(model.model_name_or_path, model.model_name_or_path)
+    return Recipe(stage, data, modules, training, model, base, path, options)
 
 
 def paths_beside(path: Path | None, config: dict[str, Any], named: Sequence[str]) -> list[str]:

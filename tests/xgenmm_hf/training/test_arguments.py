@@ -33,7 +33,9 @@ def test_command_line_wins_over_the_recipe(recipe_file, tmp_path):
 def test_options_of_trl_and_of_the_trainer_are_reachable(recipe_file, tmp_path):
     given = [*recipe_file(HEAD), "--output_dir", str(tmp_path)]
     assert parse_recipe("dpo", [*given, "--beta", "0.3", "--loss_type", "ipo"]).training.loss_type == ["ipo"]
-    recipe = parse_recipe("sft", [*given, "--report_to", "tensorboard", "--optim", "adafactor", "--use_peft", "--lora_r", "4"])
+    recipe = parse_recipe(
+        "sft", [*given, "--report_to", "tensorboard", "--optim", "adafactor", "--use_peft", "--lora_r", "4"]
+    )
     assert (recipe.training.report_to, recipe.training.optim, recipe.model.lora_r) == (["tensorboard"], "adafactor", 4)
 
 

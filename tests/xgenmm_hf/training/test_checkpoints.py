@@ -9,6 +9,7 @@ import pytest
 from xgenmm_hf.training.arguments import DataArguments, ModuleArguments
 from xgenmm_hf.training.checkpoints import (
     MARKER,
+    check_not_finished,
     checkpoint_to_resume,
     discard,
     is_complete,
@@ -31,7 +32,7 @@ def run(tmp_path):
     return tmp_path
 
 
-def recipe(output, resume=None, data=None, modules=None, **changes):
+def recipe(output, resume=None, data=None, modules=None, model=None, **changes):
     training = {
         "seed": 1,
         "data_seed": None,
@@ -44,7 +45,7 @@ def recipe(output, resume=None, data=None, modules=None, **changes):
     return SimpleNamespace(
         stage="sft",
         training=SimpleNamespace(output_dir=str(output), resume_from_checkpoint=resume, **training),
-        model=SimpleNamespace(use_peft=False),
+        model=SimpleNamespace(model_name_or_path="m", use_peft=False, **(model or {})),
         base="m",
         data=DataArguments(mixture="mix.yaml", **(data or {})),
         modules=ModuleArguments(**(modules or {})),
@@ -89,15 +90,14 @@ def test_run_starts_where_the_options_say(run):
         checkpoint_to_resume(recipe(run, str(run / "checkpoint-99")))
 
 
-def test_run_with_other_settings_is_not_continued_in_silence(run, caplog):
+def test_run_with_other_settings_is_not_continued(run):
     last = run / "checkpoint-10"
     mark_complete(last, run_facts(recipe(run)))
     assert checkpoint_to_resume(recipe(run)) == str(last)
     with pytest.raises(ValueError, match="seed 1, now 2; per_device_train_batch_size 2, now 4"):
         checkpoint_to_resume(recipe(run, seed=2, per_device_train_batch_size=4))
-    with caplog.at_level(logging.WARNING):
-        assert checkpoint_to_resume(recipe(run, str(last), seed=2)) == str(last)
-    assert "seed 1, now 2" in caplog.text
+    with pytest.raises(ValueError, match="seed 1, now 2.*which resuming cannot apply"):
+        checkpoint_to_resume(recipe(run, str(last), seed=2))
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,15 @@ def test_run_with_other_settings_is_not_continued_in_silence(run, caplog):
         ("modules", "unfreeze_vision", True),
         ("modules", "freeze_resampler", True),
         ("modules", "lora_added_tokens", False),
+        ("modules", "vision_learning_rate", 1e-6),
+        ("model", "lora_r", 8),
+        ("model", "lora_alpha", 8),
     ],
 )
 def test_other_rows_tiles_or_modules_are_other_settings(run, part, name, value):
     mark_complete(run / "checkpoint-10", run_facts(recipe(run)))
+    if part == "model":
+        mark_complete(run / "checkpoint-10", run_facts(recipe(run, model={name: 4})))
     with pytest.raises(ValueError, match=f"other settings .{name} "):
         checkpoint_to_resume(recipe(run, **{part: {name: value}}))
     mark_complete(run / "checkpoint-10", run_facts(recipe(run, **{part: {name: value}})))
@@ -131,3 +136,22 @@ def test_marker_is_whole_or_absent(tmp_path):
     mark_complete(tmp_path, {"step": 3})
     assert json.loads((tmp_path / MARKER).read_text()) == {"step": 3}
     assert [path.name for path in tmp_path.iterdir()] == [MARKER]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("learning_rate", 2e-5), ("lr_scheduler_type", "cosine"), ("warmup_steps", 3), ("weight_decay", 0.1)],
+)
+def test_settings_of_the_optimizer_are_refused_by_name(run, name, value):
+    mark_complete(run / "checkpoint-10", run_facts(recipe(run, **{name: 0})))
+    with pytest.raises(ValueError, match=f"{name} 0, now {value}"):
+        checkpoint_to_resume(recipe(run, **{name: value}))
+
+
+def test_finished_run_is_told_from_one_that_goes_on(run, tmp_path):
+    assert check_not_finished(run, 10, None)
+    (run / "trainer_state.json").write_text('{"global_step": 10}')
+    assert not check_not_finished(run, 10, None)
+    assert check_not_finished(run, 12, str(run / "checkpoint-10"))
+    with pytest.raises(ValueError, match="holds a finished run of 10 steps and no checkpoint"):
+        check_not_finished(run, 12, None)

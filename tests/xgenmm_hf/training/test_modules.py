@@ -9,13 +9,16 @@ from trl import ModelConfig
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration
 from xgenmm_hf.training.arguments import ModuleArguments
+from xgenmm_hf.training.guards import split_groups
 from xgenmm_hf.training.modules import (
+    check_quantised,
     choose_trained,
     count_parameters,
     counts_table,
     lora_config,
     lora_targets,
     quantization_config,
+    resolve_modules,
 )
 
 
@@ -102,7 +105,7 @@ def test_lora_on_named_layers(model):
     pattern = re.compile(lora_targets(model, ["qkv_proj", "o_proj"]))
     linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert all("self_attn" in name for name in linear if pattern.fullmatch(name))
-    with pytest.raises(ValueError, match=r"names q_proj, which fits no module here; use down_proj, gate_up_proj, o_proj, qkv_proj"):
+    with pytest.raises(ValueError, match=r"names q_proj, which fits no module here; use down_proj, gate_up"):
         lora_targets(model, ["q_proj"])
 
 
@@ -150,3 +153,54 @@ def test_counts_are_those_of_the_parameters(model):
     lines = counts_table(counts)
     assert f"{tower:,}" in lines
     assert "vision tower" in lines
+
+
+def test_names_that_fit_nothing_or_too_much_are_refused(model):
+    assert resolve_modules(model, "model.resampler", "freeze") == ["model.resampler"]
+    with pytest.raises(ValueError, match="option names resampl, which fits no module here"):
+        resolve_modules(model, "resampl", "option")
+    with pytest.raises(ValueError, match=r"option names mlp, which fits \d+ modules here"):
+        resolve_modules(model, "mlp", "option", only_one=True)
+    with pytest.raises(ValueError, match="option names nothing"):
+        resolve_modules(model, [], "option")
+    with pytest.raises(ValueError, match="lora_modules_to_save names norm, which fits"):
+        lora_config(model, ModelConfig(use_peft=True, lora_modules_to_save=["norm"]), ModuleArguments())
+
+
+def test_lora_on_the_vision_tower(model):
+    config = lora_config(model, ModelConfig(use_peft=True), ModuleArguments(lora_vision=True))
+    adapted = get_peft_model(model, config)
+    tower = [name for name, weight in adapted.named_parameters() if "vision_tower" in name and weight.requires_grad]
+    layers = model.config.vision_config.num_hidden_layers
+    assert len(tower) == layers * 6 * 2  # two matrices for each of q, k, v, out, fc1, fc2
+    adapted(**batch(adapted)).loss.backward()
+    assert all(adapted.get_parameter(name).grad is not None for name in tower)
+
+
+def test_parts_have_their_own_learning_rates(model):
+    choose_trained(model, ModuleArguments(unfreeze_vision=True))
+    names = {weight: name for name, weight in model.named_parameters()}
+    optimizer = torch.optim.AdamW(
+        [{"params": list(names)[::2], "weight_decay": 0.1}, {"params": list(names)[1::2], "weight_decay": 0.0}], lr=1.0
+    )
+    split_groups(optimizer, names, {"vision tower": 0.1, "resampler": 0.2})
+    rates = {names[weight]: group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    assert len(rates) == len(names)
+    for name, rate in rates.items():
+        assert rate == (0.1 if "vision_tower" in name else 0.2 if "resampler" in name else 1.0)
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.1, 0.0}
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_real_quantisation_takes_the_decoder_and_nothing_else(bits):
+    quantised = pytest.importorskip("bitsandbytes").nn
+    config = quantization_config(ModelConfig(use_peft=True, **{bits: True}))
+    model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, quantization_config=config)
+    kinds = (quantised.Linear4bit, quantised.Linear8bitLt)
+    found = {name for name, module in model.named_modules() if isinstance(module, kinds)}
+    linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert found == {name for name in linear if ".language_model.layers." in name}
+    check_quantised(model)
+    model.model.resampler.projection = quantised.Linear4bit(4, 4)
+    with pytest.raises(ValueError, match=r"1 layers too many, such as model\.resampler\.projection"):
+        check_quantised(model)
