@@ -1,5 +1,6 @@
 """Adapter folders: the base model that an adapter belongs to, and both merged into one model."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from xgenmm_hf.conversion.files import read_json
 CONFIG = "adapter_config.json"
 
 
-def adapter_base(folder: str | Path) -> str | None:
+def adapter_base(folder: str | os.PathLike[str]) -> str | None:
     """Returns the base model that an adapter folder names, or None where the folder holds no adapter.
 
     Args:
@@ -31,7 +32,7 @@ def adapter_base(folder: str | Path) -> str | None:
     return str(beside) if beside.is_dir() else str(base)
 
 
-def merge_adapter(model: Any, folder: str | Path) -> Any:
+def merge_adapter(model: Any, folder: str | os.PathLike[str]) -> Any:
     """Adds an adapter to its base model.
 
     Args:

@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,7 @@ def save_run(trainer: Any, recipe: Recipe, train_rows: Any, metrics: dict[str, f
     if trainer.is_world_process_zero():
         trainer.save_metrics("all", metrics, combined=False)
         if recipe.stage == "sft":
-            first = train_rows.take(prompt_form.ROWS_LOOKED_AT)
+            first = islice(train_rows, prompt_form.ROWS_LOOKED_AT)
             write_json(output / prompt_form.FILE, prompt_form.prompt_form_of(first))
     write_card(trainer, recipe, count_sources(train_rows), metrics, trainer.describe_dropped())
     if recipe.model.use_peft and recipe.modules.merge_adapter and trainer.is_world_process_zero():
