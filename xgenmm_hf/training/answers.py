@@ -27,7 +27,7 @@ def answer_prompts(
     prompts: Sequence[str],
     images: Sequence[Image.Image],
     max_new_tokens: int,
-    change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    change: Callable[[Any], Any] | None = None,
     **options: Any,
 ) -> list[str]:
     """Answers prompts greedily; the model is in the mode afterwards that it was in before.
@@ -38,22 +38,16 @@ def answer_prompts(
         prompts: Rendered prompts; each image is one `<image>`.
         images: Their images, in order.
         max_new_tokens: Most tokens of an answer; the context may leave fewer.
-        change: Changes the model's inputs.
+        change: Changes what the processor returned, before it goes to the model.
         **options: Further options of `generate`.
 
     Returns:
         The answers without control tokens.
     """
-    inputs = dict(
-        processor(
-            text=list(prompts), images=list(images) or None, padding=True, padding_side="left", return_tensors="pt"
-        )
-    )
+    options_of_batch = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
+    inputs = processor(text=list(prompts), images=list(images) or None, **options_of_batch)
     inputs = change(inputs) if change else inputs
-    inputs = {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else None)
-        for name, value in inputs.items()
-    }
+    inputs = inputs.to(model.device, model.dtype)
     length = inputs["input_ids"].shape[1]
     room = model.config.text_config.max_position_embeddings - length
     limits = {"max_new_tokens": min(max_new_tokens, room), "do_sample": False, "num_beams": 1}

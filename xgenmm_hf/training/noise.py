@@ -261,7 +261,7 @@ class Answerer:
         noised = partial(self._noised, places=places)
         return answer_prompts(self.model, self.processor, prompts, images, self.max_new_tokens, noised)
 
-    def _noised(self, inputs: dict[str, Any], places: list[str]) -> dict[str, Any]:
+    def _noised(self, inputs: Any, places: list[str]) -> Any:
         """Noises each image's tiles with a generator of its own."""
         noised = []
         tiles_of_images = inputs["pixel_values"].split(inputs["image_num_tiles"].tolist())
@@ -269,7 +269,8 @@ class Answerer:
             digest = hashlib.sha256(f"{self.seed}/{place}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
             noised.append(noise_image(tiles, **self.noise, generator=generator))
-        return {**inputs, "pixel_values": torch.cat(noised)}
+        inputs["pixel_values"] = torch.cat(noised)
+        return inputs
 
 
 def as_rejection(row: Mapping[str, Any]) -> dict[str, Any]:

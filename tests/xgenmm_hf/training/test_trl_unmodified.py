@@ -1,0 +1,125 @@
+"""TRL's trainers, commands and scripts run on our checkpoints as they are."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+from PIL import Image
+from trl import GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer, RLOOConfig, RLOOTrainer
+
+from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
+
+
+LAUNCHER = Path(__file__).parents[2] / "support" / "run_trl_script.py"
+# A checkout of TRL's repository: its scripts for images are not in the installed package.
+CHECKOUT = Path(os.environ.get("TRL_CHECKOUT", "nowhere"))
+TINY_RUN = ["--model_name_or_path", TINY_MODEL, "--max_steps", "2", "--use_cpu", "true", "--bf16", "false"]
+TINY_RUN += ["--per_device_train_batch_size", "2", "--report_to", "none", "--save_strategy", "no"]
+LORA = ["--use_peft", "--lora_target_modules", "qkv_proj", "o_proj"]
+GENERATED = ["--num_generations", "2", "--max_completion_length", "4"]
+SCRIPTS = {
+    "grpo_vlm": GENERATED,
+    "rloo_vlm": GENERATED,
+    "gspo_vlm": [*GENERATED, "--importance_sampling_level", "sequence", "--beta", "0.04"],
+    "online_dpo_vlm": ["--max_new_tokens", "4", "--max_length", "1024"],
+    "sft_vlm": ["--dataset_name", "messages"],
+    "dpo_vlm": ["--dataset_name", "preferences", *LORA],
+    "mpo_vlm": ["--dataset_name", "preferences", *LORA, "--loss_type", "sigmoid", "bco_pair", "sft"],
+}
+
+
+def image(index: int) -> Image.Image:
+    return Image.new("RGB", (40 + 30 * (index % 3), 40), ("red", "green", "blue")[index % 3])
+
+
+def questions(num_images: int) -> Dataset:
+    rows = []
+    for index in range(4):
+        row = {"prompt": [{"role": "user", "content": f"Which colours? {index}"}]}
+        rows.append({**row, "images": [image(index + place) for place in range(num_images)]} if num_images else row)
+    return Dataset.from_list(rows)
+
+
+def load(mode: str):
+    model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32)
+    processor = XGenMMProcessor.from_pretrained(TINY_MODEL)
+    model.config.image_aspect_ratio = processor.image_processor.image_aspect_ratio = mode
+    return model, processor
+
+
+def reward(completions, **_):
+    return [float(index % 2) for index in range(len(completions))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_images", "mode"), [(0, "anyres"), (1, "anyres"), (2, "anyres"), (1, "none")])
+@pytest.mark.parametrize(
+    ("trainer", "config", "beta"),
+    [(GRPOTrainer, GRPOConfig, 0.0), (GRPOTrainer, GRPOConfig, 0.04), (RLOOTrainer, RLOOConfig, 0.05)],
+    ids=["grpo", "grpo-beta", "rloo"],
+)
+def test_rewarded_answers(trainer, config, beta, num_images, mode, tmp_path):
+    model, processor = load(mode)
+    before = model.lm_head.weight.clone()
+    options = {"max_steps": 2, "per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 4}
+    quiet = {"bf16": False, "use_cpu": True, "report_to": "none", "save_strategy": "no", "learning_rate": 1e-3}
+    trainer(
+        model=model,
+        reward_funcs=reward,
+        args=config(str(tmp_path), beta=beta, temperature=2.0, **options, **quiet),
+        train_dataset=questions(num_images),
+        processing_class=processor,
+    ).train()
+    assert not torch.equal(model.lm_head.weight, before)
+    assert model.lm_head.weight.isfinite().all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_images", [False, True])
+def test_kto(with_images, tmp_path):
+    model, processor = load("anyres")
+    rows = []
+    for index in range(4):
+        row = {"prompt": [{"role": "user", "content": "Which colour?"}], "label": bool(index % 2)}
+        row["completion"] = [{"role": "assistant", "content": "red"}]
+        rows.append({**row, "images": [image(index)]} if with_images else row)
+    args = KTOConfig(
+        str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=4,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+    )
+    result = KTOTrainer(
+        model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=processor
+    ).train()
+    assert result.training_loss > 0
+
+
+def launch(script: Path, *options: str, output: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(LAUNCHER), str(script), *TINY_RUN, "--output_dir", str(output), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(output.glob("*model.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dataset"), [("sft", "messages"), ("dpo", "preferences")])
+def test_command_of_trl(name, dataset, tmp_path):
+    script = Path(trl.__file__).parent / "scripts" / f"{name}.py"
+    launch(script, "--dataset_name", dataset, output=tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHECKOUT.is_dir(), reason="TRL_CHECKOUT names no checkout of TRL's repository")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_of_trl(name, tmp_path):
+    launch(CHECKOUT / "examples" / "scripts" / f"{name}.py", *SCRIPTS[name], output=tmp_path / "out")
