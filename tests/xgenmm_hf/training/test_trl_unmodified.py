@@ -1,8 +1,6 @@
 """TRL's trainers, commands and scripts run on our checkpoints as they are."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +9,11 @@ import trl
 from datasets import Dataset
 from PIL import Image
 from trl import GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer, RLOOConfig, RLOOTrainer
+from trl_scripts import run_script
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
 
 
-LAUNCHER = Path(__file__).parents[2] / "support" / "run_trl_script.py"
 # A checkout of TRL's repository: its scripts for images are not in the installed package.
 CHECKOUT = Path(os.environ.get("TRL_CHECKOUT", "nowhere"))
 TINY_RUN = ["--model_name_or_path", TINY_MODEL, "--max_steps", "2", "--use_cpu", "true", "--bf16", "false"]
@@ -103,23 +101,21 @@ def test_kto(with_images, tmp_path):
     assert result.training_loss > 0
 
 
-def launch(script: Path, *options: str, output: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, str(LAUNCHER), str(script), *TINY_RUN, "--output_dir", str(output), *options]
-    done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+def launch(monkeypatch, script: Path, *options: str, output: Path) -> None:
+    run_script(monkeypatch, script, [*TINY_RUN, "--output_dir", str(output), *options])
     assert list(output.glob("*model.safetensors"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "dataset"), [("sft", "messages"), ("dpo", "preferences")])
-def test_command_of_trl(name, dataset, tmp_path):
+def test_command_of_trl(name, dataset, tmp_path, monkeypatch):
     script = Path(trl.__file__).parent / "scripts" / f"{name}.py"
-    launch(script, "--dataset_name", dataset, output=tmp_path / "out")
+    launch(monkeypatch, script, "--dataset_name", dataset, output=tmp_path / "out")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CHECKOUT.is_dir(), reason="TRL_CHECKOUT names no checkout of TRL's repository")
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_script_of_trl(name, tmp_path):
-    launch(CHECKOUT / "examples" / "scripts" / f"{name}.py", *SCRIPTS[name], output=tmp_path / "out")
+def test_script_of_trl(name, tmp_path, monkeypatch):
+    script = CHECKOUT / "examples" / "scripts" / f"{name}.py"
+    launch(monkeypatch, script, *SCRIPTS[name], output=tmp_path / "out")

@@ -1,14 +1,13 @@
-"""Runs a script of TRL's repository as it is, with its data set and its answer checker replaced by small ones.
-
-    python run_trl_script.py SCRIPT.py [its options]
+"""Rows and rewards that stand in for what scripts of TRL's repository load from the Hub; the scripts stay as they are.
 
 The scripts load a data set of the Hub by name and check answers with `math_verify`; neither is at hand in a test. What
 they import is replaced before they import it: `datasets.load_dataset` returns rows in the published columns, and the
-reward is one that varies. The scripts themselves stay as they are.
+reward is one that varies.
 """
 
 import runpy
 import sys
+from pathlib import Path
 
 import datasets
 import trl.rewards
@@ -67,8 +66,9 @@ def reward(completions, **kwargs) -> list[float]:
     return [float(index % 3) for index in range(len(completions))]
 
 
-if __name__ == "__main__":
-    datasets.load_dataset = load_dataset
-    trl.rewards.accuracy_reward = reward
-    sys.argv = sys.argv[1:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+def run_script(monkeypatch, script: Path, options: list[str]) -> None:
+    """Runs a script in this process."""
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(trl.rewards, "accuracy_reward", reward)
+    monkeypatch.setattr(sys, "argv", [str(script), *options])
+    runpy.run_path(str(script), run_name="__main__")
