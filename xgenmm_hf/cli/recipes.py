@@ -18,8 +18,7 @@ def recipes(
     from xgenmm_hf import recipes as shipped
 
     if name is None:
-        width = max(len(one) for one in shipped.names())
-        print("\n".join(f"{one:{width}}  {shipped.describe(one)}" for one in shipped.names()))
+        print("\n".join(shipped.names()))
     elif out is None:
         print(shipped.find(name))
     else:

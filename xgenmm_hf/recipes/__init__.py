@@ -5,9 +5,7 @@ A recipe holds the options of a training stage (TRL's, the Trainer's and ours), 
 """
 
 import difflib
-import re
 import shutil
-from itertools import takewhile
 from pathlib import Path
 
 
@@ -49,13 +47,6 @@ def find(name: str | Path, beside: Path | None = None) -> Path:
     raise ValueError(f"There is no file and no shipped recipe {text}{hint}")
 
 
-def describe(name: str | Path) -> str:
-    """Returns the first clause of the comment that a shipped file begins with."""
-    lines = find(name).read_text(encoding="utf-8").splitlines()
-    comment = " ".join(line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
-    return re.split(r"[.:;](?:\s|$)", comment, maxsplit=1)[0]
-
-
 def copy_files(name: str | Path, folder: Path) -> list[Path]:
     """Copies a shipped file to edit it; a recipe brings its mixture, where it will be found.
 
@@ -64,10 +55,10 @@ def copy_files(name: str | Path, folder: Path) -> list[Path]:
         folder: Where to; made if it is missing.
 
     Returns:
-        The files written; one that is there already with the same content is left out.
+        The files written.
 
     Raises:
-        ValueError: If there is no such file, or a copy would replace one that is different.
+        ValueError: If there is no such file, or a copy would replace one.
     """
     import yaml
 
@@ -75,19 +66,12 @@ def copy_files(name: str | Path, folder: Path) -> list[Path]:
     target = folder / (f"{source.stem}_{source.parent.name}.yaml" if source.parent.name not in SHARED else source.name)
     pairs = {target: source}
     mixture = (yaml.safe_load(source.read_text(encoding="utf-8")) or {}).get("mixture")
-    if mixture:
+    if mixture and Path(mixture).parent.name in SHARED:  # else it names data of the user's own
         pairs[folder / mixture] = find(mixture, beside=source.parent)
-    # variants of a recipe share their mixture
-    pairs = {path: original for path, original in pairs.items() if not same_file(path, original)}
     taken = [path for path in pairs if path.exists()]
     if taken:
-        raise ValueError(f"{taken[0]} exists already and is different; choose another folder.")
+        raise ValueError(f"{taken[0]} exists already; choose another folder.")
     for path, original in pairs.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(original, path)
     return list(pairs)
-
-
-def same_file(path: Path, original: Path) -> bool:
-    """Tells whether a file is there already with the same content."""
-    return path.is_file() and path.read_bytes() == original.read_bytes()

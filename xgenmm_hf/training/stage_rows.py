@@ -14,6 +14,7 @@ from xgenmm_hf.training.arguments import Recipe
 
 Prepare = Callable[[Any], Any]
 
+DATA_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".tar")
 NO_DATA = "No data is named: set mixture in the recipe or --mixture."
 KIND_OF_STAGE = {"pretrain": "pretraining", "sft": "chat", "safety": "chat", "dpo": "preference"}
 
@@ -69,7 +70,7 @@ def open_rows(recipe: Recipe, name: str, streaming: bool, prepare: Prepare | Non
 
     Args:
         recipe: The run's options.
-        name: A mixture's path or shipped name, or a folder that `Dataset.save_to_disk` wrote.
+        name: A mixture's path or shipped name, a file of one data set, or a folder that `Dataset.save_to_disk` wrote.
         streaming: Whether rows are read as they are needed.
         prepare: Called with the rows of each source before some are chosen; not for streams.
 
@@ -81,11 +82,17 @@ def open_rows(recipe: Recipe, name: str, streaming: bool, prepare: Prepare | Non
     """
     import datasets
 
+    from xgenmm_hf.data.loading import load_rows as load_rows_of
     from xgenmm_hf.data.mixture import load_mixture
 
     folder = Path(name).expanduser()
     if not (folder / "dataset_info.json").is_file():
-        rows = load_mixture(mixture_path(recipe, name), streaming=streaming, prepare=prepare).dataset
+        path = mixture_path(recipe, name)
+        if path.suffix in DATA_FILES:
+            rows = load_rows_of("auto", path, streaming=streaming).dataset
+            rows = rows if prepare is None or streaming else prepare(rows)
+        else:
+            rows = load_mixture(path, streaming=streaming, prepare=prepare).dataset
     elif streaming:
         rows = datasets.load_from_disk(str(folder)).to_iterable_dataset()
     else:
