@@ -134,3 +134,27 @@ def test_unknown_recipe_suggests_close_names(tmp_path):
         recipes.find("stf_4b")
     with pytest.raises(ValueError, match="no file and no shipped recipe"):
         recipes.find(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("name", ["deepspeed_zero2", "deepspeed_zero3"])
+def test_deepspeed_itself_reads_the_config(name):
+    config = pytest.importorskip("deepspeed.runtime.config")
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils import DeepSpeedPlugin
+
+    shipped = load_config_from_file(str(recipes.find(f"accelerate/{name}"))).deepspeed_config
+    plugin = DeepSpeedPlugin(
+        zero_stage=shipped["zero_stage"],
+        gradient_clipping=shipped["gradient_clipping"],
+        gradient_accumulation_steps=4,
+        offload_optimizer_device=shipped["offload_optimizer_device"],
+        offload_param_device=shipped["offload_param_device"],
+        zero3_init_flag=shipped["zero3_init_flag"],
+        zero3_save_16bit_model=shipped.get("zero3_save_16bit_model", False),
+    )
+    values = {"train_micro_batch_size_per_gpu": 2, "train_batch_size": 8, "bf16": {"enabled": True}}
+    read = config.DeepSpeedConfig({**plugin.deepspeed_config, **values, "steps_per_print": 10})
+    assert read.zero_config.stage == int(name[-1])
+    assert read.gradient_accumulation_steps == 4
+    assert read.gradient_clipping == 1.0
+    assert read.bfloat16_config.enabled

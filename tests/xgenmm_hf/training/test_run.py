@@ -1,6 +1,7 @@
 """Stages from the command line to a saved checkpoint."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from run_rows import ON_CPU, chat_rows, preference_rows, save_rows
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.inference.loading import load
+from xgenmm_hf.training.guards import TrainingStopped
+from xgenmm_hf.training.prompt_form import prompt_form_of
 from xgenmm_hf.training.run import run_stage
 
 
@@ -112,3 +115,69 @@ def test_rows_of_another_kind_are_refused(tmp_path):
 def test_streamed_rows_train(tmp_path):
     folder = run("sft", chat_rows(8), tmp_path, "--streaming", "true")
     assert "| streamed | not counted |" in (folder / "README.md").read_text()
+
+
+def losses_of(folder) -> list[float]:
+    state = json.loads((folder / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def test_streamed_run_resumes_with_the_same_losses_and_a_finished_one_stays(tmp_path, caplog):
+    options = ["--streaming", "true", "--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2"]
+    folder = run("sft", chat_rows(8), tmp_path, *options)
+    whole = losses_of(folder)
+    again = ["--model_name_or_path", TINY_MODEL, "--mixture", str(tmp_path / "rows-sft"), "--output_dir", str(folder)]
+    weights = (folder / "model.safetensors").stat().st_mtime_ns
+    with caplog.at_level("INFO", logger="xgenmm_hf"):
+        run_stage("sft", [*again, *SMALL, *options])
+    assert "has already finished: its 4 steps are done, nothing was changed" in caplog.text
+    assert (folder / "model.safetensors").stat().st_mtime_ns == weights
+    # as a kill after step 3 leaves it
+    shutil.rmtree(folder / "checkpoint-4")
+    (folder / "trainer_state.json").unlink()
+    with pytest.raises(ValueError, match=r"learning_rate 2e-05, now 0.001"):
+        run_stage("sft", [*again, *SMALL, *options, "--learning_rate", "1e-3"])
+    run_stage("sft", [*again, *SMALL, *options])
+    assert losses_of(folder) == pytest.approx(whole, abs=1e-6)
+
+
+def test_interrupted_run_says_what_was_kept(tmp_path, monkeypatch):
+    def interrupted(self, *args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xgenmm_hf.training.guards.GuardedTrainerMixin.compute_loss", interrupted)
+    with pytest.raises(TrainingStopped, match="Stopped at step 0: no checkpoint is complete yet"):
+        run("sft", chat_rows(4), tmp_path)
+
+
+def test_start_says_the_plan_and_what_is_odd_in_it(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="xgenmm_hf"):
+        run("sft", chat_rows(4), tmp_path, "--warmup_steps", "5", "--gradient_accumulation_steps", "4")
+    assert "Training on 4 rows: batches of 8 rows, 2 steps (2 epochs), 5 of them warm-up" in caplog.text
+    assert "All 2 steps are warm-up" in caplog.text
+    assert "A batch takes 8 rows and there are 4" in caplog.text
+
+
+def test_evaluations_answer_rows_and_the_prompt_form_is_stored(tmp_path):
+    more = ["--eval_mixture", str(tmp_path / "rows-sft"), "--eval_generate", "3", "--save_strategy", "steps"]
+    best = ["--load_best_model_at_end", "true", "--metric_for_best_model", "eval_exact_match", "--save_steps", "1"]
+    folder = run("sft", chat_rows(4), tmp_path, *more, *best, "--eval_strategy", "steps", "--eval_steps", "1")
+    answers = [json.loads(line) for line in (folder / "eval_answers" / "step-2.jsonl").read_text().splitlines()]
+    assert len(answers) == 3
+    assert all(answer["question"].startswith(("Which colour?", "Say a colour")) for answer in answers)
+    assert (
+        json.loads((folder / "all_results.json").read_text())["eval_exact_match"]
+        == sum(answer["right"] for answer in answers) / 3
+    )
+    assert json.loads((folder / "prompt_form.json").read_text()) == {"suffix": "", "system": None}
+
+
+def test_prompt_form_is_what_nine_of_ten_rows_share():
+    suffix = "\nAnswer the question using a single word or phrase."
+    rows = [
+        {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"Why {n}?{suffix}"}]}
+        for n in range(10)
+    ]
+    assert prompt_form_of(rows) == {"suffix": suffix, "system": "Be brief."}
+    plain = [{"messages": [{"role": "user", "content": "Why?"}]}] * 3
+    assert prompt_form_of([*rows, *plain]) == {"suffix": "", "system": None}

@@ -1,4 +1,4 @@
-"""Two processes with FSDP2 train like one, save what loads anywhere, and go on from it."""
+"""Two processes with FSDP2 or DDP train like one, save what loads anywhere, and resume from it."""
 
 import json
 import os
@@ -56,18 +56,37 @@ def options(processes: int, rows: Path, output: Path) -> list[str]:
 def train_here(rows: Path, output: Path) -> list[float]:
     """Trains in this process; returns the losses."""
     run_stage("sft", options(1, rows, output))
+    return losses_of(output)
+
+
+def losses_of(output: Path) -> list[float]:
     state = json.loads((output / "trainer_state.json").read_text())
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
 def train_on_two(rows: Path, output: Path) -> dict:
-    """Trains on two processes; returns what rank 0 recorded."""
+    """Trains on two processes with FSDP2; returns what rank 0 recorded."""
     facts = output.with_suffix(".jsonl")
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-    command = [*start, str(SCRIPT), str(facts), "sft", *options(2, rows, output)]
-    done = subprocess.run(command, env=environment(), capture_output=True, check=False, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch([str(SCRIPT), str(facts)], rows, output)
     return json.loads(facts.read_text().splitlines()[-1])
+
+
+def launch(program: list[str], rows: Path, output: Path) -> None:
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
+    command = [*start, *program, "sft", *options(2, rows, output)]
+    done = subprocess.run(command, env=environment(), capture_output=True, check=False, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_ddp_with_images_on_one_rank_only_trains_like_one(tmp_path):
+    rows = save_rows(chat_rows(8, text_only_every=2), tmp_path / "rows")
+    one, output = train_here(rows, tmp_path / "one"), tmp_path / "two"
+    launch(["-m", "xgenmm_hf.training"], rows, output)
+    assert losses_of(output) == pytest.approx(one, rel=1e-5)
+    # another number of processes would see other rows
+    with pytest.raises(ValueError, match=r"world_size 2, now 1.*which resuming cannot apply"):
+        run_stage("sft", [*options(1, rows, output), "--max_steps", str(STEPS + 2)])
 
 
 @pytest.mark.slow
