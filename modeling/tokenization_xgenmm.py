@@ -102,6 +102,10 @@ class PrefixedEncoding:
     def offsets(self) -> list:
         """Spans of the tokens in the caller's text, one (start, end) a token."""
         encoding = self._encoding
+        if self._shifts in ((0,), (1,)):  # one text: at most the one space
+            if self._shifts == (0,):
+                return encoding.offsets
+            return [(start - (start > 0), end - (end > 0)) for start, end in encoding.offsets]
         places = zip(encoding.offsets, encoding.sequence_ids, encoding.word_ids, strict=True)
         return [self._move(span, self._shift_of(sequence, word)) for span, sequence, word in places]
 

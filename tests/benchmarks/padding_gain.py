@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import torch
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from xgenmm_hf.data.lengths import RowLength
 from xgenmm_hf.modeling.tiling_xgenmm import count_tiles, default_grids
@@ -53,10 +54,14 @@ def draw_rows(num_rows: int, seed: int) -> list[RowLength]:
     return rows
 
 
-def orders(rows: list[RowLength], batch_size: int, seed: int) -> Iterator[tuple[str, list[int]]]:
+def orders(rows: list[RowLength], batch_size: int, per_device: int, seed: int) -> Iterator[tuple[str, list[int]]]:
     """Yields the orders that are compared."""
     yield "random", random.Random(seed).sample(range(len(rows)), len(rows))
-    columns = ([row.num_tokens for row in rows], [row.modality for row in rows], batch_size, seed)
+    lengths = [row.num_tokens for row in rows]
+    # The Trainer sorts what one device takes, and knows nothing of the others.
+    grouped = LengthGroupedSampler(per_device, lengths=lengths, generator=torch.Generator().manual_seed(seed))
+    yield "the Trainer's group_by_length", list(grouped)
+    columns = (lengths, [row.modality for row in rows], batch_size, seed)
     yield "by modality", list(ModalityLengthSampler(*columns, num_sorted_batches=1))
     yield "by modality and length", list(ModalityLengthSampler(*columns))
 
@@ -77,13 +82,13 @@ def main() -> None:
     rows = draw_rows(options.rows, options.seed)
     mean = sum(row.num_tokens for row in rows) / len(rows)
     print(f"{len(rows)} rows, {mean:.0f} tokens on average, batches of {per_device} on {options.devices} devices")
-    print(f"{'order':<24}{'padding':>10}{'padding and waiting':>22}")
-    for name, order in orders(rows, per_step, options.seed):
+    print(f"{'order':<32}{'padding':>10}{'padding and waiting':>22}")
+    for name, order in orders(rows, per_step, per_device, options.seed):
         lengths = [rows[index].num_tokens for index in order]
         padding = share_wasted(lengths, per_device, lambda batch: len(batch) * max(batch))
         # A step lasts as long as its longest batch: the other devices wait for it.
         waiting = share_wasted(lengths, per_step, lambda step: len(step) * max(step))
-        print(f"{name:<24}{padding:>10.1%}{waiting:>22.1%}")
+        print(f"{name:<32}{padding:>10.1%}{waiting:>22.1%}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xgenmm_hf.data.encoding import check_parts, count_tiles_and_tokens, render_chat, render_content, render_row
@@ -11,6 +12,9 @@ from xgenmm_hf.data.image_refs import UnreadableImage, image_size
 
 MODALITIES = ("text", "image", "images")
 COLUMNS = ("num_tokens", "num_tiles", "modality")
+BATCH_ROWS = 256
+# Starting processes takes seconds: it pays from so many rows on.
+LARGE, MOST_PROCESSES = 20_000, 8
 
 
 class RowLength(NamedTuple):
@@ -34,33 +38,44 @@ class RowLength(NamedTuple):
         return self.num_text_tokens + self.num_image_tokens
 
 
-def measure_row(row: Mapping[str, Any], processor: Any, image_aspect_ratio: str | None = None) -> RowLength:
-    """Measures a row of any form.
+def measure_rows(
+    rows: Sequence[Mapping[str, Any]], processor: Any, image_aspect_ratio: str | None = None
+) -> list[RowLength]:
+    """Measures rows of any form.
 
     An image whose header cannot be read counts as one tile: the collator will leave the row out and report it.
 
     Args:
-        row: A training row; of a preference row the longer answer counts.
+        rows: Training rows; of a preference row the longer answer counts.
         processor: An `XGenMMProcessor`.
         image_aspect_ratio: Mode of the image processor; default: its own.
 
     Returns:
-        Its lengths, nothing cut off.
+        The lengths of each row, nothing cut off.
 
     Raises:
-        ValueError: If the row has no known form.
+        ValueError: If a row has no known form.
     """
-    images = row.get("images") or ()
-    sizes = [_size(image, processor) for image in images]
-    counts = count_tiles_and_tokens(processor, sizes, image_aspect_ratio)
-    lengths = [len(processor.tokenizer(text)["input_ids"]) for text in _texts(row, processor)]
-    return RowLength(
+    sizes = [[_size(image, processor) for image in row.get("images") or ()] for row in rows]
+    distinct = list({size for of_row in sizes for size in of_row})
+    counts = dict(zip(distinct, count_tiles_and_tokens(processor, distinct, image_aspect_ratio), strict=True))
+    texts = [_texts(row, processor) for row in rows]
+    flat = [text for of_row in texts for text in of_row]
+    encoded = iter(processor.tokenizer(flat, return_attention_mask=False)["input_ids"] if flat else ())
+    measured = []
+    for of_row, sizes_of_row in zip(texts, sizes, strict=True):
+        longest = max(len(next(encoded)) for _ in of_row)
+        taken = [counts[size] for size in sizes_of_row]
+        modality = MODALITIES[min(len(taken), 2)]
         # An image's one `<image>` is counted with its tokens.
-        num_text_tokens=max(lengths) - len(images),
-        num_image_tokens=sum(tokens for _, tokens in counts),
-        num_tiles=sum(tiles for tiles, _ in counts),
-        modality=MODALITIES[min(len(images), 2)],
-    )
+        text, tiles = longest - len(taken), sum(tiles for tiles, _ in taken)
+        measured.append(RowLength(text, sum(tokens for _, tokens in taken), tiles, modality))
+    return measured
+
+
+def measure_row(row: Mapping[str, Any], processor: Any, image_aspect_ratio: str | None = None) -> RowLength:
+    """Measures one row; see `measure_rows`."""
+    return measure_rows([row], processor, image_aspect_ratio)[0]
 
 
 def add_lengths(dataset: Any, processor: Any, num_proc: int | None = None, image_aspect_ratio: str | None = None):
@@ -73,7 +88,7 @@ def add_lengths(dataset: Any, processor: Any, num_proc: int | None = None, image
     Args:
         dataset: A `datasets.Dataset` of training rows.
         processor: An `XGenMMProcessor`.
-        num_proc: Processes that measure; default: this one.
+        num_proc: Processes that measure; default: one per core, at most 8, for large data sets, else this one.
         image_aspect_ratio: Mode of the image processor; default: its own.
 
     Returns:
@@ -83,8 +98,12 @@ def add_lengths(dataset: Any, processor: Any, num_proc: int | None = None, image
 
     rows = dataset.remove_columns([name for name in COLUMNS if name in dataset.column_names])
     key = f"{rows._fingerprint}/{describe_processor(processor, image_aspect_ratio)}"
+    if num_proc is None and len(rows) >= LARGE:
+        num_proc = min(MOST_PROCESSES, os.cpu_count() or 1)
     measured = rows.map(
         _columns_of,
+        batched=True,
+        batch_size=BATCH_ROWS,
         fn_kwargs={"processor": processor, "image_aspect_ratio": image_aspect_ratio},
         remove_columns=rows.column_names,
         num_proc=num_proc,
@@ -117,10 +136,11 @@ def describe_processor(processor: Any, image_aspect_ratio: str | None = None) ->
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _columns_of(row: Mapping[str, Any], processor: Any, image_aspect_ratio: str | None) -> dict[str, Any]:
-    """Returns the three columns of a row."""
-    length = measure_row(row, processor, image_aspect_ratio)
-    return {"num_tokens": length.num_tokens, "num_tiles": length.num_tiles, "modality": length.modality}
+def _columns_of(columns: Mapping[str, list], processor: Any, image_aspect_ratio: str | None) -> dict[str, list]:
+    """Returns the three columns of a batch of rows."""
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    lengths = measure_rows(rows, processor, image_aspect_ratio)
+    return {name: [getattr(length, name) for length in lengths] for name in COLUMNS}
 
 
 def _size(image: Any, processor: Any) -> tuple[int, int]:
