@@ -18,7 +18,9 @@ def recipes(
     from xgenmm_hf import recipes as shipped
 
     if name is None:
-        print("\n".join(shipped.names()))
+        names = shipped.names()
+        width = max(map(len, names))
+        print("\n".join(f"{name:<{width}}  {shipped.describe(name)}" for name in names))
     elif out is None:
         print(shipped.find(name))
     else:

@@ -5,6 +5,7 @@ A recipe holds the options of a training stage (TRL's, the Trainer's and ours), 
 """
 
 import difflib
+import re
 import shutil
 from pathlib import Path
 
@@ -47,18 +48,29 @@ def find(name: str | Path, beside: Path | None = None) -> Path:
     raise ValueError(f"There is no file and no shipped recipe {text}{hint}")
 
 
+def describe(name: str) -> str:
+    """Returns what a shipped file is for: the first sentence of its heading comment."""
+    lines = []
+    for line in find(name).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# "):
+            break
+        lines.append(line[2:])
+    sentence = re.match(r".*?\.(?= |$)", " ".join(lines))
+    return (sentence[0] if sentence else " ".join(lines)).rstrip(".")
+
+
 def copy_files(name: str | Path, folder: Path) -> list[Path]:
     """Copies a shipped file to edit it; a recipe brings its mixture, where it will be found.
 
     Args:
         name: As for `find`.
-        folder: Where to; made if it is missing.
+        folder: Where to; made if it is missing. Further recipes can be copied beside the first.
 
     Returns:
-        The files written.
+        The files of the recipe; one that lay there already and says the same stays.
 
     Raises:
-        ValueError: If there is no such file, or a copy would replace one.
+        ValueError: If there is no such file, or a copy would replace another one.
     """
     import yaml
 
@@ -68,10 +80,11 @@ def copy_files(name: str | Path, folder: Path) -> list[Path]:
     mixture = (yaml.safe_load(source.read_text(encoding="utf-8")) or {}).get("mixture")
     if mixture and Path(mixture).parent.name in SHARED:  # else it names data of the user's own
         pairs[folder / mixture] = find(mixture, beside=source.parent)
-    taken = [path for path in pairs if path.exists()]
-    if taken:
-        raise ValueError(f"{taken[0]} exists already; choose another folder.")
+    for path, original in pairs.items():
+        if path.exists() and path.read_bytes() != original.read_bytes():
+            raise ValueError(f"{path} exists already and says something else; choose another folder.")
     for path, original in pairs.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(original, path)
+        if not path.exists():
+            shutil.copyfile(original, path)
     return list(pairs)

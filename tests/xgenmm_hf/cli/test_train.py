@@ -109,9 +109,18 @@ def test_every_option_is_listed():
 
 def test_recipes_are_listed_and_copied(tmp_path, capsys):
     list_recipes(None, None)
-    assert "sft_4b" in capsys.readouterr().out.splitlines()
-    list_recipes("sft_4b", str(tmp_path))
-    assert (tmp_path / "sft_4b.yaml").is_file()
-    assert (tmp_path / "mixtures" / "sft.yaml").is_file()
-    with pytest.raises(ValueError, match="exists already"):
-        list_recipes("sft_4b", str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.split(None, 1) == ["sft_lora_4b", "Single-image SFT of the 4B model with LoRA, on one GPU"]
+        for line in lines
+    )
+    assert all(len(line.split(None, 1)) == 2 for line in lines)
+    # A second variant lies beside the first, and both find the mixture that they share.
+    for name in ("sft_4b", "sft_lora_4b"):
+        list_recipes(name, str(tmp_path))
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.yaml")}
+    assert names == {"sft_4b.yaml", "sft_lora_4b.yaml", "mixtures/sft.yaml"}
+    (tmp_path / "mixtures" / "sft.yaml").write_text("data: {}")
+    with pytest.raises(ValueError, match="mixtures/sft.yaml exists already and says something else"):
+        list_recipes("sft_qlora_4b", str(tmp_path))
+    assert not (tmp_path / "sft_qlora_4b.yaml").exists()
