@@ -107,6 +107,7 @@ setup(
     entry_points={
         "console_scripts": ["xgenmm = xgenmm_hf.cli.app:main"],
         "lmms_eval.models": ["xgenmm = xgenmm_hf.evaluation.harness:manifest"],
+        "vllm.general_plugins": ["xgenmm = xgenmm_hf.engines:register_in_vllm"],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

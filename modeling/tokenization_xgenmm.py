@@ -45,6 +45,8 @@ __all__ = [
     "register_tokenizer",
 ]
 
+# The placeholders behind an image's token in the base models' form.
+_PLACEHOLDERS = re.compile(f"(?<={re.escape(IMAGE_TOKEN)})(?:{re.escape(IMAGE_PLACEHOLDER_TOKEN)})+")
 _BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")
 # White space to Python, and so to the slow tokenizer's tokens that swallow it, but not to the fast library.
 _SEPARATORS = frozenset("\x1c\x1d\x1e\x1f")
@@ -139,7 +141,13 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
 
     It reads and writes the library's usual files; `tokenizer.json` holds a byte-fallback BPE whose normaliser only
     removes `ESCAPE_MARK` and turns spaces into the space piece. Saved folders load on every supported library line.
+
+    Attributes:
+        one_token_per_image: Whether placeholders behind an image's token are left out. An engine that replaces the
+            image's token itself turns this on (see `xgenmm_hf.engines`); by default a text has the original's ids.
     """
+
+    one_token_per_image = False
 
     model_input_names = ["input_ids", "attention_mask"]
     padding_side = "left"
@@ -199,6 +207,8 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         def read(text: str) -> str:
             if greedy and not split and not _SEPARATORS.isdisjoint(text):
                 text = re.sub(rf"({greedy})(\s+)", lambda match: match[1] + " " * len(match[2]), text)
+            if self.one_token_per_image:
+                text = _PLACEHOLDERS.sub("", text)
             return " " * shift(text) + break_tokens(text, plain)
 
         return read, shift

@@ -1,11 +1,13 @@
 """Registers the xGen-MM classes with Transformers' Auto classes; importing this module is enough.
 
 `AutoModelForImageTextToText.from_pretrained(...)`, `AutoProcessor`, `pipeline("image-text-to-text")` and the other
-Auto classes then load xGen-MM checkpoints without `trust_remote_code`.
+Auto classes then load xGen-MM checkpoints without `trust_remote_code`, and so do `AutoPeftModel`, TRL's scripts,
+`transformers serve` and vLLM (see `xgenmm_hf.engines`).
 """
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
+from xgenmm_hf.compat import allow_adapters_of, has_no_video_processor, publish
 from xgenmm_hf.modeling.compat_xgenmm import IMAGE_TEXT_AUTO_CLASSES
 from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig, XGenMMResamplerConfig
 from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
@@ -24,6 +26,9 @@ def register() -> None:
     AutoImageProcessor.register(XGenMMConfig, slow_image_processor_class=XGenMMImageProcessor, exist_ok=True)
     AutoProcessor.register(XGenMMConfig, XGenMMProcessor, exist_ok=True)
     register_tokenizer(XGenMMConfig)
+    has_no_video_processor(XGenMMConfig)
+    publish(XGenMMForConditionalGeneration)
+    allow_adapters_of("xgenmm_hf")
 
 
 register()

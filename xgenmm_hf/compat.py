@@ -4,11 +4,60 @@ What the model's own files need is in `xgenmm_hf.modeling.compat_xgenmm`, as the
 """
 
 import inspect
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+import transformers
+from transformers.models.auto import modeling_auto
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def publish(model_class: "type[PreTrainedModel]") -> None:
+    """Lets code find a model class that looks only at Transformers' own names, and never at registered classes.
+
+    vLLM, `transformers serve` and TRL take the class of `architectures` from the `transformers` module; pipelines and
+    servers tell from two tables of names that it reads images.
+
+    Args:
+        model_class: The class of whole models, as `architectures` in a `config.json` names it.
+    """
+    name = model_class.__name__
+    setattr(transformers, name, model_class)
+    for table in ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"):
+        # 4.57 has the first table only
+        getattr(modeling_auto, table, {})[model_class.config_class.model_type] = name
+
+
+def has_no_video_processor(config_class: "type[PretrainedConfig]") -> None:
+    """Registers that a family reads no videos.
+
+    5.x otherwise infers the name of a video processor from the image processor's entry in `auto_map`, and asks whether
+    to run the code that it takes to be there.
+
+    Args:
+        config_class: The family's config class.
+    """
+    VIDEO_PROCESSOR_MAPPING.register(config_class, {}, exist_ok=True)
+
+
+def allow_adapters_of(package: str) -> None:
+    """Lets PEFT's `AutoPeftModel` load adapters of a package's classes; it imports from a list of libraries only.
+
+    Args:
+        package: Name of the package.
+    """
+    if find_spec("peft") is None:
+        return
+    from peft import auto
+
+    default = getattr(auto, "get_default_import_allowlist", None)  # PEFT before 0.19 has no such list
+    if default is not None and package not in default():
+        auto.get_default_import_allowlist = lambda: [*default(), package]
 
 
 def shuffle_stream(rows: "IterableDataset", seed: int, buffer_size: int) -> "IterableDataset":
