@@ -5,6 +5,8 @@
 #   VENV=.venv-4.57              where the environment lives
 #   TRANSFORMERS=4.57.6          the Transformers version in it
 #   PYTEST_ARGS="tests/parity"    further arguments for pytest
+#
+# make test-vllm   runs vLLM itself (its CPU build, some 2 GB in .venv-vllm) and compares its answers with generate's.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,6 +15,9 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 # Each Gradio goes with one line of huggingface_hub.
 GRADIO := $(if $(filter 4.%,$(TRANSFORMERS)),gradio==6.17.3 gradio_client==2.5.0,gradio==6.31.0 gradio_client==2.7.2)
+
+# vLLM brings a Transformers of its own.
+VLLM := .venv-vllm
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -23,7 +28,7 @@ READY_DEV := $(VENV)/.ready-dev-$(TRANSFORMERS)
 COMMON_TESTS := $(VENV)/transformers-$(TRANSFORMERS)/tests
 SOURCES := modeling conversion xgenmm_hf examples tests setup.py
 
-.PHONY: demo test recipe eval bench lint format clean
+.PHONY: demo test test-vllm recipe eval bench lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -32,6 +37,16 @@ demo: $(READY)
 test: $(READY_DEV) $(COMMON_TESTS)/test_modeling_common.py
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 XGENMM_TRANSFORMERS_TESTS=$(COMMON_TESTS) \
 	    $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest tests/vllm $(PYTEST_ARGS)
+
+$(VLLM)/.ready: setup.py constraints.txt tests/vllm/requirements.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt torch
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r tests/vllm/requirements.txt
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
 
 # The embedded model through the whole recipe, from nothing: hours on two cores. What is done is found again.
 recipe: $(READY_DEV)
@@ -56,7 +71,7 @@ format: $(READY_DEV)
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf .venv .venv-4.57 build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-4.57 .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find modeling conversion xgenmm_hf examples tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:

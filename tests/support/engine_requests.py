@@ -39,7 +39,11 @@ CHATS = {
         assistant("orange"),
         user("Describe the image."),
     ],
-    "image in the second turn": [user("Describe the image.", "shapes"), assistant("A star."), user("And now?", "cafe")],
+    "image in the second turn": [
+        user("Describe the image.", "shapes"),
+        assistant("A star."),
+        user("And now?", "cafe"),
+    ],
     "system turn": [
         {"role": "system", "content": [{"type": "text", "text": "Answer in one word."}]},
         user("Where is the heart?", "tall"),

@@ -1,8 +1,8 @@
 """Answers requests with vLLM's offline engine, in a process of its own: python answer.py REQUESTS.json ANSWERS.json.
 
-REQUESTS.json: {"engine": arguments of LLM, "batched": bool, "requests": [...]}, a request being {"messages"} in the form
-of a chat, or {"prompt", "images"}; both with "max_tokens" and perhaps "adapter", the folder of a LoRA adapter. Images
-are paths. ANSWERS.json: for each request {"prompt_ids", "ids", "text"}.
+REQUESTS.json: {"engine": arguments of LLM, "groups": [[request, ...], ...]}, a group being answered together. A
+request is {"messages"} in the form of a chat, or {"prompt", "images"}; both with "max_tokens" and perhaps "adapter",
+the folder of a LoRA adapter. Images are paths. ANSWERS.json: for each request of each group {"prompt_ids", "ids"}.
 """
 
 import json
@@ -44,10 +44,7 @@ def ask(llm: Any, requests: list[dict[str, Any]]) -> list[Any]:
     if "messages" in requests[0]:
         return llm.chat([chat_of(request["messages"]) for request in requests], options, use_tqdm=False, **given)
     prompts = [
-        {
-            "prompt": request["prompt"],
-            **({"multi_modal_data": {"image": [read(path) for path in request["images"]]}} if request["images"] else {}),
-        }
+        {"prompt": request["prompt"], "multi_modal_data": {"image": [read(path) for path in request["images"]]}}
         for request in requests
     ]
     return llm.generate(prompts, options, use_tqdm=False, **given)
@@ -58,16 +55,12 @@ def main(source: str, target: str) -> None:
 
     task = json.loads(Path(source).read_text())
     llm = LLM(**task["engine"])
-    requests = task["requests"]
-    groups = [requests] if task["batched"] else [[request] for request in requests]
-    outputs = [output for group in groups for output in ask(llm, group)]
     answers = [
-        {
-            "prompt_ids": list(output.prompt_token_ids),
-            "ids": list(output.outputs[0].token_ids),
-            "text": output.outputs[0].text,
-        }
-        for output in outputs
+        [
+            {"prompt_ids": list(output.prompt_token_ids), "ids": list(output.outputs[0].token_ids)}
+            for output in ask(llm, group)
+        ]
+        for group in task["groups"]
     ]
     Path(target).write_text(json.dumps(answers))
 

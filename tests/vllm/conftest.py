@@ -37,27 +37,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Variables of vLLM's processes."""
+    return ENVIRONMENT
+
+
+@pytest.fixture(scope="session")
 def requests() -> list[dict[str, Any]]:
     """Chats of every kind."""
     return [{"messages": messages, "max_tokens": 64} for messages in CHATS.values()]
 
 
 @pytest.fixture(scope="session")
-def ask_vllm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict[str, Any]]]:
-    """Answers requests with an engine that is started for them."""
+def ask_vllm(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[list[dict[str, Any]]]]:
+    """Answers groups of requests with an engine that is started for them."""
 
-    def ask(model: str | Path, requests: list[dict[str, Any]], batched: bool = True, **engine: Any) -> list[dict]:
+    def ask(model: str | Path, *groups: list[dict[str, Any]], **engine: Any) -> list[list[dict[str, Any]]]:
         folder = tmp_path_factory.mktemp("engine")
         arguments = {**ENGINE, "model": str(model), "limit_mm_per_prompt": {"image": 3}, **engine}
-        task = {"engine": arguments, "batched": batched, "requests": requests}
+        task = {"engine": arguments, "groups": groups}
         (folder / "requests.json").write_text(json.dumps(task))
-        command = [sys.executable, str(HERE / "answer.py"), *(str(folder / f"{n}.json") for n in ("requests", "answers"))]
+        files = [str(folder / name) for name in ("requests.json", "answers.json")]
+        command = [sys.executable, str(HERE / "answer.py"), *files]
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(
                 command, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log, start_new_session=True
             )
             try:
-                code = process.wait(timeout=600)
+                code = process.wait(timeout=1800)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)

@@ -9,6 +9,7 @@ from engine_requests import CHATS, IMAGES, Generator
 from peft import LoraConfig, get_peft_model
 
 from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
+from xgenmm_hf.conversion.adapters import export_adapter
 
 
 # Two logits of bfloat16 that differ by less than this are nearly tied: at 16 to 32 its numbers are 0.125 apart.
@@ -30,7 +31,7 @@ def expected(requests) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory) -> str:
+def adapter(tmp_path_factory) -> Path:
     """A LoRA adapter of every matrix of the language model, strong enough to change answers."""
     model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32)
     names = r".*language_model.*\.(qkv_proj|o_proj|gate_up_proj|down_proj)"
@@ -39,31 +40,31 @@ def adapter(tmp_path_factory) -> str:
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
     folder = tmp_path_factory.mktemp("adapter")
-    model.save_pretrained(folder)
-    return str(folder)
+    model.save_pretrained(folder / "trained")
+    export_adapter(folder / "trained", folder / "for_vllm")
+    return folder
 
 
-def test_one_device_with_and_without_an_adapter(ask_vllm, requests, expected, adapter):
-    adapted = [{**request, "adapter": adapter} for request in requests]
-    answers = ask_vllm(TINY_MODEL, [*requests, *adapted], enable_lora=True, max_lora_rank=8)
-    assert_same(answers[: len(requests)], expected)
-    generator = Generator(TINY_MODEL, adapter=adapter)
-    changed = [generator.answer(request) for request in requests]
-    assert_same(answers[len(requests) :], changed)
-    assert [answer["ids"] for answer in changed] != [answer["ids"] for answer in expected]
-
-
-def test_requests_alone(ask_vllm, requests, expected):
-    assert_same(ask_vllm(TINY_MODEL, requests, batched=False), expected)
+def test_one_device_together_alone_and_with_an_adapter(ask_vllm, requests, expected, adapter):
+    adapted = [{**request, "adapter": str(adapter / "for_vllm")} for request in requests]
+    alone = [[request] for request in requests]
+    together, *each, changed = ask_vllm(TINY_MODEL, requests, *alone, adapted, enable_lora=True, max_lora_rank=8)
+    assert_same(together, expected)
+    assert_same([answers[0] for answers in each], expected)
+    generator = Generator(TINY_MODEL, adapter=str(adapter / "trained"))
+    wanted = [generator.answer(request) for request in requests]
+    assert_same(changed, wanted)
+    assert [answer["ids"] for answer in wanted] != [answer["ids"] for answer in expected]
 
 
 def test_two_devices(ask_vllm, requests, expected):
-    assert_same(ask_vllm(TINY_MODEL, requests, tensor_parallel_size=2), expected)
+    (answers,) = ask_vllm(TINY_MODEL, requests, tensor_parallel_size=2)
+    assert_same(answers, expected)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_bfloat16_differs_at_near_ties_only(ask_vllm, requests, devices, record_property):
-    answers = ask_vllm(TINY_MODEL, requests, dtype="bfloat16", tensor_parallel_size=devices)
+    (answers,) = ask_vllm(TINY_MODEL, requests, dtype="bfloat16", tensor_parallel_size=devices)
     generator = Generator(TINY_MODEL, torch.bfloat16)
     ties = 0
     for name, request, found in zip(CHATS, requests, answers, strict=True):
@@ -90,7 +91,8 @@ def test_a_sliding_window(ask_vllm, requests, expected, tmp_path):
     generator = Generator(tmp_path)
     wanted = [generator.answer(request) for request in requests]
     assert [answer["ids"] for answer in wanted] != [answer["ids"] for answer in expected]
-    assert_same(ask_vllm(tmp_path, requests), wanted)
+    (answers,) = ask_vllm(tmp_path, requests)
+    assert_same(answers, wanted)
 
 
 def test_the_base_form(ask_vllm):
@@ -105,14 +107,10 @@ def test_the_base_form(ask_vllm):
         for form in (image_alone, image_with_placeholders)
     ]
     generator = Generator(TINY_BASE_MODEL)
-    answers = ask_vllm(TINY_BASE_MODEL, requests)
+    (answers,) = ask_vllm(TINY_BASE_MODEL, requests)
     for request, found in zip(requests, answers, strict=True):
         wanted = generator.answer(request)
         assert found["prompt_ids"] == wanted["prompt_ids"], request["prompt"]
         assert found["ids"] == wanted["ids"], request["prompt"]
     for alone, followed in zip(answers[::2], answers[1::2], strict=True):
         assert alone["ids"] == followed["ids"]
-
-
-def test_code_files_are_not_needed(tmp_path):
-    assert not list(Path(TINY_MODEL).glob("*.py"))

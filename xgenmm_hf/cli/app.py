@@ -19,6 +19,8 @@ from xgenmm_hf.cli.graphs import graphs
 from xgenmm_hf.cli.info import info
 from xgenmm_hf.cli.push import push
 from xgenmm_hf.cli.recipes import recipes
+from xgenmm_hf.cli.run import CONTEXT as RUN_CONTEXT
+from xgenmm_hf.cli.run import run
 from xgenmm_hf.cli.serve import serve
 from xgenmm_hf.cli.train import CONTEXT as TRAIN_CONTEXT
 from xgenmm_hf.cli.train import train
@@ -60,6 +62,7 @@ app.command(graphs.__name__)(friendly_errors(graphs))
 app.command("eval")(friendly_errors(evaluate))
 app.command(compare.__name__)(friendly_errors(compare))
 app.command(explain.__name__)(friendly_errors(explain))
+app.command(run.__name__, context_settings=RUN_CONTEXT)(friendly_errors(run))
 app.command(train.__name__, context_settings=TRAIN_CONTEXT)(friendly_errors(train))
 
 

@@ -26,7 +26,7 @@ def ask(
     ] = TINY_MODEL,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of the answer's length in tokens.")] = 512,
     system: SystemTurn = "none",
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of streaming.")] = False,
 ) -> None:

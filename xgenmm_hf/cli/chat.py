@@ -39,7 +39,7 @@ def chat(
         int,
         typer.Option(min=0, help="MiB of images' tokens kept from turn to turn; 0: none."),
     ] = 1024,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
 ) -> None:
     """Chat with a model about images in the terminal."""
@@ -62,6 +62,7 @@ def chat(
     loaded = load(source, dtype=dtype.value, device=device)
     conversation = Conversation(loaded, system_turn(system), max_new_tokens, kept_mib << 20)
     session = Session(conversation, Console(highlight=False))
+    print(f"Computing in {loaded.dtype}.", file=sys.stderr)
     session.show(images)
     session.run()
 

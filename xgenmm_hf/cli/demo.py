@@ -24,7 +24,7 @@ def demo(
         int | None, typer.Option(min=1, max=65535, help="Port to listen on.", show_default="the first free from 7860")
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = False,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
 ) -> None:
     """Talk with a model about images on a web page."""

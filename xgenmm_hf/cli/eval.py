@@ -75,7 +75,7 @@ KeptMib = Annotated[
     int,
     typer.Option(min=0, help="MiB of images' tokens kept, where many questions are about one image; 0: none."),
 ]
-ComputeDtype = Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")]
+ComputeDtype = Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")]
 Device = Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")]
 Html = Annotated[int, typer.Option(min=0, metavar="N", help="Write report.html with N samples to look at.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

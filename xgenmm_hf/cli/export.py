@@ -1,5 +1,6 @@
-"""``xgenmm export``: a checkpoint of this package's layout becomes one that the original code reads."""
+"""``xgenmm export``: a checkpoint becomes one that the original code reads, an adapter one that vLLM loads."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -8,13 +9,19 @@ from xgenmm_hf.cli.convert import progress_bar, readable
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Folder or Hub repo id in this package's layout.")],
+    model: Annotated[
+        str, typer.Argument(help="Folder or Hub repo id in this package's layout, or the folder of a LoRA adapter.")
+    ],
     out: Annotated[str, typer.Argument(help="Folder to make; must not exist or be empty.")],
     max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest weight file.")] = "5GB",
 ) -> None:
-    """Write a checkpoint in the original layout."""
+    """Write a checkpoint in the original layout, or a LoRA adapter in the one that vLLM loads."""
+    from xgenmm_hf.conversion.adapters import ADAPTER_CONFIG, export_adapter
     from xgenmm_hf.conversion.export import export_checkpoint
 
+    if (Path(model) / ADAPTER_CONFIG).is_file():
+        print(f"{out}: an adapter for vLLM, of {', '.join(export_adapter(model, out))}")
+        return
     with progress_bar() as progress:
         result = export_checkpoint(model, out, max_shard_size=max_shard_size, progress=progress)
     rows = "as converted" if result.padding == "kept" else "zeros"

@@ -15,7 +15,7 @@ def graphs(
         int | None,
         typer.Option(help="Longest prompt with its answer, in tokens.", show_default="the model's context"),
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")] = Dtype.auto,
 ) -> None:
     """Write torch.export graphs of the vision part and of the language model."""
     from xgenmm_hf.cli.console import hide_loading_bars

@@ -77,6 +77,7 @@ def render(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{'parameters' if part == 'vision tower' else '':<17}{part:<15}{count:>15,}"
     yield f"weights          {render_weights(facts['weights'])}"
     yield f"context          {facts['context']} tokens"
+    yield f"computes in      {facts['computes_in']}"
     yield from render_images(facts["images"])
 
 

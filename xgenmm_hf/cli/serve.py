@@ -43,7 +43,7 @@ def serve(
     max_body_mib: Annotated[int, typer.Option(min=1, help="Size of one request in MiB.")] = 32,
     max_seconds: Annotated[float, typer.Option(min=1, help="Time for one request, waiting included.")] = 120,
     grace_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests when told to stop.")] = 30,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: the checkpoint's.")] = Dtype.auto,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
     access_log: Annotated[bool, typer.Option("--access-log", help="Log every request.")] = False,
 ) -> None:
@@ -82,8 +82,10 @@ def serve(
         logging.disable(logging.NOTSET)
     if api_key is None and not is_loopback(host):
         print(f"warning: anyone who reaches {host} can use this server; --api-key sets a key.", file=sys.stderr)
+    loaded = load(source, dtype=dtype.value, device=device)
+    print(f"Computing in {loaded.dtype}.", file=sys.stderr)
     serve_model(
-        load(source, dtype=dtype.value, device=device),
+        loaded,
         settings,
         host,
         port,

@@ -33,7 +33,7 @@ def export_graphs(
         model: Path of a checkpoint folder, or a Hub repository.
         out: Folder to make; must not exist or be empty.
         context: Slots of the cache: the longest prompt with its answer. Default: the model's context.
-        dtype: What to compute in; `auto` is the checkpoint's own (on a CPU float32 in place of float16).
+        dtype: What to compute in; see `load`.
 
     Returns:
         What stands in `graphs.json`.

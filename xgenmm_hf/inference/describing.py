@@ -12,6 +12,8 @@ from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode
 from xgenmm_hf.conversion.sources import weight_files
 from xgenmm_hf.conversion.verify import meta_model
+from xgenmm_hf.inference.loading import pick_device
+from xgenmm_hf.inference.precision import choose_dtype
 from xgenmm_hf.inference.source import is_local, is_original_layout, read_config, resolve_model
 from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens, count_tiles
 
@@ -34,7 +36,8 @@ def describe(model: str | os.PathLike[str], image_size: tuple[int, int] | None =
 
     Returns:
         Plain values, ready for JSON: ``model``, ``layout``, ``architecture``, ``parameters`` by part, ``weights``
-        (see `describe_weights`; None for a repository), ``images`` and ``context``.
+        (see `describe_weights`; None for a repository), ``images``, ``context`` and ``computes_in``, the dtype that
+        ``auto`` stands for on this machine and why.
 
     Raises:
         ValueError: If there is no such checkpoint or its files are damaged.
@@ -53,6 +56,7 @@ def describe(model: str | os.PathLike[str], image_size: tuple[int, int] | None =
         "weights": describe_weights(Path(source)) if is_local(source) else None,
         "images": describe_images(config, mode, image_size),
         "context": config.text_config.max_position_embeddings,
+        "computes_in": choose_dtype(config.dtype or torch.float32, config.text_config, pick_device())[1],
     }
 
 

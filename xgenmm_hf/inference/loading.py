@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
+from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.conversion.sources import weight_files
 from xgenmm_hf.conversion.tensors import listed
 from xgenmm_hf.inference.adapters import adapter_base, merge_adapter
+from xgenmm_hf.inference.precision import choose_dtype
 from xgenmm_hf.inference.source import is_local, resolve_model
 from xgenmm_hf.modeling.compat_xgenmm import names_of_mismatched
 
@@ -20,10 +21,17 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in evaluation mode on its device, and the processor that prepares its inputs."""
+    """A model in evaluation mode on its device, and the processor that prepares its inputs.
+
+    Attributes:
+        model: The model.
+        processor: The processor.
+        dtype: The dtype it computes in and why, as part of a sentence.
+    """
 
     model: Any
     processor: Any
+    dtype: str = ""
 
 
 def load(model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "auto") -> Loaded:
@@ -32,8 +40,8 @@ def load(model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "a
     Args:
         model: Path of a checkpoint folder or of an adapter's, or a Hub repository of the form ``organisation/name``.
             An adapter is merged into the base model that it names.
-        dtype: ``float32``, ``float16``, ``bfloat16``, or ``auto``: the checkpoint's own, except that float16 becomes
-            float32 on the CPU, where half-precision arithmetic is emulated.
+        dtype: ``float32``, ``float16``, ``bfloat16``, or ``auto``: on a GPU the checkpoint's own, on a CPU bfloat16
+            where that is native and faster, else float32 (see `choose_dtype`).
         device: A torch device such as ``cpu`` or ``cuda:0``, or ``auto``: a GPU where there is one.
 
     Returns:
@@ -50,19 +58,29 @@ def load(model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "a
         raise ValueError(f"dtype is {dtype!r}; it must be auto, {', '.join(DTYPES)}.")
     if is_local(source):
         check_files(Path(source))
-    loaded, processor = _load_parts(source, DTYPES.get(dtype, "auto"))
+    if dtype == "auto":
+        config = _config_of(source)
+        chosen, reason = choose_dtype(config.dtype or torch.float32, config.text_config, place)
+    else:
+        chosen, reason = DTYPES[dtype], f"{dtype} (as asked)"
+    loaded, processor = _load_parts(source, chosen)
     if base is not None:
         loaded = merge_adapter(loaded, model)
         processor = XGenMMProcessor.from_pretrained(model)
         # a stage may cut images in another way than its base model, which the adapter's processor says
         loaded.config.image_aspect_ratio = processor.image_processor.image_aspect_ratio
         loaded.config.anyres_grids = [list(grid) for grid in processor.image_processor.anyres_grids]
-    if dtype == "auto" and place.type == "cpu" and loaded.dtype == torch.float16:
-        loaded = loaded.float()
-    return Loaded(loaded.to(place).eval(), processor)
+    return Loaded(loaded.to(place).eval(), processor, reason)
 
 
-def _load_parts(source: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
+def _config_of(source: str) -> XGenMMConfig:
+    try:
+        return XGenMMConfig.from_pretrained(source)
+    except Exception as error:
+        raise ValueError(f"{source} could not be loaded: {error}") from error
+
+
+def _load_parts(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """Loads model and processor; a model with a weight that the files do not hold is refused, not made up."""
     try:
         model, report = XGenMMForConditionalGeneration.from_pretrained(

@@ -47,6 +47,7 @@ def test_a_full_size_original_from_its_config_alone(tmp_path):
     assert facts["layout"] == "original"
     assert "holds no weights" in facts["weights"]["problem"]
     assert facts["context"] == 4096
+    assert facts["computes_in"].startswith(("float32 (", "bfloat16 ("))
     assert 4.3e9 < facts["parameters"]["total"] < 4.4e9
     # Neither file says whether this checkpoint tiles its images.
     assert facts["images"]["mode"] is None

@@ -75,14 +75,7 @@ def test_script_for_trl_runs_unchanged(script, columns, options, tmp_path):
     file.write_text(script)
     given = ["--dataset_name", str(save_parquet(tmp_path / "data", columns)), "--model_name_or_path", TINY_MODEL]
     given += ["--output_dir", str(out), "--max_steps", "2", "--per_device_train_batch_size", "2", *ON_CPU, *options]
-    command = [sys.executable, "-m", "xgenmm_hf.run_script", str(file), *given]
+    command = [sys.executable, "-m", "xgenmm_hf.cli.run", str(file), *given]
     done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (out / ("adapter_model.safetensors" if options else "model.safetensors")).is_file()
-
-
-def test_script_must_be_named():
-    command = [sys.executable, "-m", "xgenmm_hf.run_script", "nothing.py"]
-    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: Name a script first")

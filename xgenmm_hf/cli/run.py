@@ -1,0 +1,100 @@
+"""``xgenmm run``: a command of another project with xGen-MM registered, in this process.
+
+accelerate starts processes of its own; each of them registers the family by running this module:
+accelerate launch -m xgenmm_hf.cli.run SCRIPT.py [its options]
+"""
+
+import importlib
+import logging
+import runpy
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xgenmm_hf.cli.errors import FAILURE, friendly_errors
+
+
+CONTEXT = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+"""What `app.command` must be given for this verb: options behind the command's name are the command's."""
+
+
+def run(
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="COMMAND...", help="A script, an installed command or a module, and its options."),
+    ],
+) -> None:
+    """Run a command that knows only Transformers' own models, such as: xgenmm run transformers serve."""
+    start = find_command(command[0])
+    logging.disable(logging.NOTSET)
+    warnings.resetwarnings()
+    importlib.import_module("xgenmm_hf.auto")
+    sys.argv = list(command)
+    try:
+        start()
+    except Exception:
+        # It is the command's own failure, which its authors want to see whole.
+        traceback.print_exc()
+        raise SystemExit(FAILURE) from None
+
+
+def find_command(name: str) -> Callable[[], object]:
+    """Finds what a name stands for: a file, else a command of an installed package, else a module.
+
+    Args:
+        name: The name.
+
+    Returns:
+        A function that runs it with `sys.argv`.
+
+    Raises:
+        ValueError: If there is nothing of that name.
+    """
+    if Path(name).is_file():
+        sys.path.insert(0, str(Path(name).resolve().parent))
+        return lambda: runpy.run_path(name, run_name="__main__")
+    for script in entry_points(group="console_scripts", name=name):
+        return partial(start_installed, script)
+    if is_module(name):
+        return lambda: runpy.run_module(name, run_name="__main__", alter_sys=True)
+    raise ValueError(
+        f"{name} is no file, no command of a package installed beside xgenmm and no module; "
+        "write for example: xgenmm run sft_vlm.py [its options]"
+    )
+
+
+def start_installed(script: EntryPoint) -> None:
+    """Loads and calls what a package installs as a command, which returns its exit code."""
+    raise SystemExit(script.load()())
+
+
+def is_module(name: str) -> bool:
+    """Tells whether Python finds a module of this name."""
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+@friendly_errors
+def main() -> None:
+    """Runs the command that the process's arguments name.
+
+    Raises:
+        ValueError: If they name none.
+    """
+    if len(sys.argv) < 2:
+        raise ValueError("Name a command first: python -m xgenmm_hf.cli.run SCRIPT.py [its options].")
+    run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()
