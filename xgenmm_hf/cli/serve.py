@@ -83,12 +83,13 @@ def serve(
     if api_key is None and not is_loopback(host):
         print(f"warning: anyone who reaches {host} can use this server; --api-key sets a key.", file=sys.stderr)
     loaded = load(source, dtype=dtype.value, device=device)
-    print(f"Computing in {loaded.dtype}.", file=sys.stderr)
     serve_model(
         loaded,
         settings,
         host,
         port,
         access_log=access_log,
-        on_ready=lambda address: print(f"Serving {settings.name} at {address} (Ctrl-C stops)", flush=True),
+        on_ready=lambda address: print(
+            f"Serving {settings.name} at {address} in {loaded.dtype}; Ctrl-C stops", flush=True
+        ),
     )

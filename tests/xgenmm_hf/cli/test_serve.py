@@ -45,7 +45,11 @@ def test_a_running_answer_is_finished_when_the_server_is_told_to_stop():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
-            port = int(re.fullmatch(r"Serving tiny at http://127\.0\.0\.1:(\d+)/v1 \(Ctrl-C stops\)\n", line)[1])
+            port = int(
+                re.fullmatch(r"Serving tiny at http://127\.0\.0\.1:(\d+)/v1 in float32 \(.+\); Ctrl-C stops\n", line)[
+                    1
+                ]
+            )
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             body = {
                 "model": "tiny",
