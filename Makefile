@@ -28,7 +28,7 @@ READY_DEV := $(VENV)/.ready-dev-$(TRANSFORMERS)
 COMMON_TESTS := $(VENV)/transformers-$(TRANSFORMERS)/tests
 SOURCES := modeling conversion xgenmm_hf examples tests setup.py
 
-.PHONY: demo test test-vllm recipe eval bench lint format clean
+.PHONY: demo test test-vllm test-oldest test-newest recipe eval bench docs lint typecheck format clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -48,6 +48,19 @@ $(VLLM)/.ready: setup.py constraints.txt tests/vllm/requirements.txt
 	$(VLLM)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+# The fast tests with the lower bounds of setup.py, and with the newest release of everything but PyTorch.
+FAST := tests/modeling tests/parity tests/conversion tests/packaging tests/xgenmm_hf/inference tests/xgenmm_hf/cli
+FAST_TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(1)/bin/pytest -n $(WORKERS) \
+    --dist loadfile -m "not slow" $(FAST) $(PYTEST_ARGS)
+
+test-oldest:
+	$(PYTHON) tests/support/bounds.py oldest .venv-oldest
+	$(call FAST_TEST,.venv-oldest)
+
+test-newest:
+	$(PYTHON) tests/support/bounds.py newest .venv-newest
+	$(call FAST_TEST,.venv-newest)
+
 # The embedded model through the whole recipe, from nothing: hours on two cores. What is done is found again.
 recipe: $(READY_DEV)
 	PYTHONPATH=examples $(BIN)/python -m embedded_model --work runs/recipe --report examples/embedded_model/results
@@ -60,9 +73,19 @@ eval: $(READY_DEV)
 bench: $(READY_DEV)
 	$(BIN)/python tests/benchmarks/bench.py --preset 4b-slice --device cpu
 
+# The documentation site, into build/site; a warning is an error.
+docs: docs/requirements.txt
+	$(PYTHON) -m venv build/docs-env && build/docs-env/bin/pip install --quiet -r docs/requirements.txt
+	@rm -rf build/reference && mkdir -p build/reference/xgenmm_hf
+	@cp -r xgenmm_hf build/reference/ && cp -r modeling conversion build/reference/xgenmm_hf/
+	NO_MKDOCS_2_WARNING=1 build/docs-env/bin/mkdocs build --strict --quiet
+
 lint: $(READY_DEV)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
+	@$(MAKE) --no-print-directory typecheck
+
+typecheck: $(READY_DEV)
 	@rm -rf build/typecheck && $(BIN)/python setup.py --quiet build_py --build-lib build/typecheck
 	$(BIN)/mypy
 

@@ -36,14 +36,14 @@ TRAIN = [
     "trl>=1.14,<1.17",  # ceilings: see xgenmm_hf/training/library_names.py
     "peft>=0.17,<0.22",
     "accelerate>=1.10,<1.16",
-    "datasets>=4",
-    "matplotlib>=3.7",
-    "pyarrow>=15",
-    "pyyaml>=6",
+    "datasets>=4.7",
+    "matplotlib>=3.9",
+    "pyarrow>=21",
+    "pyyaml>=6.0.2",
     "tensorboard>=2.16",
 ]
 OPENCLIP = ["open_clip_torch>=2.24"]
-EVAL = ["datasets>=4", "matplotlib>=3.7", "pyarrow>=15", "pycocoevalcap>=1.2", "pyyaml>=6"]
+EVAL = ["datasets>=4.7", "matplotlib>=3.9", "pyarrow>=21", "pycocoevalcap>=1.2", "pyyaml>=6.0.2"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"]
 DEMO = ["gradio>=6,<7"]
 QUANT = ["torchao>=0.18", "bitsandbytes>=0.50"]
@@ -90,8 +90,8 @@ setup(
         "huggingface_hub",
         "jinja2>=3.1",
         "numpy",
-        "pillow>=10",
-        "rich>=13",
+        "pillow>=10.3",
+        "rich>=13.4",
         "safetensors>=0.4.3",
         "typer>=0.12",
     ],
