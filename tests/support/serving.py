@@ -13,7 +13,7 @@ import uvicorn
 from PIL import Image
 
 from xgenmm_hf.serving.app import build_app
-from xgenmm_hf.serving.server import open_socket
+from xgenmm_hf.serving.server import limited_protocol, open_socket
 from xgenmm_hf.serving.service import Service
 from xgenmm_hf.serving.settings import Settings
 
@@ -71,7 +71,8 @@ def run_server(loaded: Any, **settings: Any):
     service = Service(loaded, Settings(name="tiny", **settings))
     listener = open_socket("127.0.0.1", 0)
     app = build_app(service, hosts=["127.0.0.1", "localhost"])
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    protocol = limited_protocol(service.settings.max_body_seconds)
+    server = uvicorn.Server(uvicorn.Config(app, http=protocol, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

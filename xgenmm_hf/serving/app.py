@@ -7,24 +7,37 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from xgenmm_hf import __version__
+from xgenmm_hf.serving.body import BodyReader
+from xgenmm_hf.serving.description import (
+    CHAT_ANSWERS,
+    CHAT_BODY,
+    METRICS_ANSWERS,
+    Health,
+    ModelCard,
+    ModelList,
+    describe,
+    errors,
+)
 from xgenmm_hf.serving.engine import Done, Piece
 from xgenmm_hf.serving.errors import RequestError
-from xgenmm_hf.serving.schema import ChatRequest
-from xgenmm_hf.serving.service import CLIENT_LEFT, Running, Service
+from xgenmm_hf.serving.service import Running, Service
+from xgenmm_hf.serving.ticket import CLIENT_LEFT, Ticket
 
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 DONE = "data: [DONE]\n\n"
+BEARER = HTTPBearer(auto_error=False)
 
 
 def build_app(service: Service, hosts: list[str] | None = None) -> FastAPI:
@@ -69,82 +82,92 @@ def _tell(request: Request, error: Exception) -> Response:
     return JSONResponse(error.body(), error.status, headers)
 
 
-def _key_check(service: Service) -> Any:
-    """Returns a dependency that refuses requests without the server's key."""
+def _key_check(service: Service) -> list[Any]:
+    """Returns the dependencies that refuse requests without the server's key; none where it has no key."""
     wanted = service.settings.api_key
+    if wanted is None:
+        return []
 
-    async def check(request: Request) -> None:
-        if wanted is None:
-            return
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), wanted.encode()):
+    async def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.strip().encode(), wanted.encode()):
             raise RequestError(401, "The API key is missing or wrong: send Authorization: Bearer KEY.")
 
-    return Depends(check)
+    return [Depends(check)]
 
 
 def _add_information(app: FastAPI, service: Service) -> None:
     """Adds the endpoints that only tell something."""
-    keyed = [_key_check(service)]
+    keyed = _key_check(service)
     name = service.settings.name
     card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "xgenmm-hf"}
 
-    @app.get("/health")
+    @app.get("/health", response_model=Health, responses={503: {"model": Health}})
     async def health() -> Response:
-        state = {"status": "ok" if service.engine.alive else "stopping", "model": name}
-        return JSONResponse(state, 200 if service.engine.alive else 503)
+        engine = service.engine
+        state = "ok" if engine.alive else "failed" if engine.failed else "stopping"
+        return JSONResponse({"status": state, "model": name}, 200 if engine.alive else 503)
 
-    @app.get("/metrics", dependencies=keyed)
+    @app.get("/metrics", dependencies=keyed, response_class=PlainTextResponse, responses=METRICS_ANSWERS)
     async def metrics() -> Response:
         return Response(service.metrics.render(), media_type=METRICS_TYPE)
 
     @app.get("/openapi.json", dependencies=keyed, include_in_schema=False)
     async def description() -> dict[str, Any]:
-        return app.openapi()
+        return describe(app)
 
-    @app.get("/v1/models", dependencies=keyed)
+    @app.get("/v1/models", dependencies=keyed, response_model=ModelList, responses=errors(401))
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [card]}
 
-    @app.get("/v1/models/{model:path}", dependencies=keyed)
+    @app.get("/v1/models/{model:path}", dependencies=keyed, response_model=ModelCard, responses=errors(401, 404))
     async def model(model: str) -> dict[str, Any]:
         if model != name:
-            raise RequestError(404, f"There is no model {model!r} here; this server has {name!r}.", param="model")
+            raise RequestError(404, f"There is no model {model[:80]!r} here; this server has {name!r}.", param="model")
         return card
 
 
 def _add_chat(app: FastAPI, service: Service) -> None:
     """Adds the chat endpoint; it reads the body itself, so that nothing large is read before it is allowed."""
-    schema = {"content": {"application/json": {"schema": ChatRequest.model_json_schema()}}, "required": True}
+    reader, keyed = BodyReader(service.settings), _key_check(service)
 
-    @app.post("/v1/chat/completions", dependencies=[_key_check(service)], openapi_extra={"requestBody": schema})
+    @app.post("/v1/chat/completions", dependencies=keyed, openapi_extra=CHAT_BODY, responses=CHAT_ANSWERS)
     async def chat(request: Request) -> Response:
-        started = time.monotonic()
-        service.enter()
-        outcome = _Outcome(service, started)
         try:
-            running = outcome.running = await _start(service, request, started)
-            if running.request.stream:
+            body = await reader.read(request)
+        except RequestError as error:
+            service.metrics.requests.labels(str(error.status)).inc()
+            raise
+        except ClientDisconnect:
+            service.metrics.requests.labels(str(CLIENT_LEFT)).inc()
+            return Response(status_code=CLIENT_LEFT)
+        # A request counts from when its body is there.
+        service.enter()
+        started = time.monotonic()
+        outcome = _Outcome(service, Ticket(started, started + service.settings.max_seconds))
+        try:
+            running = outcome.running = await _unless_gone(
+                request, outcome.ticket, service.start(body, outcome.ticket)
+            )
+            if running is not None and running.request.stream:
                 return _Stream(outcome)
-            body = await _unless_gone(request, _collect(service, running))
+            answer = (
+                None if running is None else await _unless_gone(request, outcome.ticket, _collect(service, running))
+            )
         except RequestError as error:
             outcome.end(error.status)
             raise
-        except ClientDisconnect:
-            outcome.end(CLIENT_LEFT)
-            return Response(status_code=CLIENT_LEFT)
         except BaseException as error:
             outcome.end(CLIENT_LEFT if isinstance(error, asyncio.CancelledError) else 500)
             raise
-        outcome.end(CLIENT_LEFT if body is None else 200)
-        return Response(status_code=CLIENT_LEFT) if body is None else JSONResponse(body)
+        outcome.end(CLIENT_LEFT if answer is None else 200)
+        return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
 
 
 class _Outcome:
     """What becomes of one request: it is counted out, and its answer no longer computed, however it ends."""
 
-    def __init__(self, service: Service, started: float):
-        self.service, self.started = service, started
+    def __init__(self, service: Service, ticket: Ticket):
+        self.service, self.ticket = service, ticket
         self.running: Running | None = None
         self._ended = False
 
@@ -152,10 +175,10 @@ class _Outcome:
         """Ends the request; only the first call counts."""
         if self._ended:
             return
-        self._ended = True
+        self._ended = self.ticket.cancelled = True
         if self.running is not None:
             self.running.job.cancelled = True
-        self.service.leave(status, self.started)
+        self.service.leave(status, self.ticket.started)
 
 
 class _Stream(StreamingResponse):
@@ -172,37 +195,14 @@ class _Stream(StreamingResponse):
             self._outcome.end(CLIENT_LEFT)
 
 
-async def _start(service: Service, request: Request, started: float) -> Running:
-    """Reads a request's body within the limits and starts the answer."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise RequestError(415, "The body must be JSON: send Content-Type: application/json.")
-    limit = service.settings.max_bytes
-    large = RequestError(413, f"The body is larger than the limit of {service.settings.max_body_mib} MiB.")
-    length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > limit:
-        raise large
-    body = bytearray()
-
-    async def read() -> None:
-        async for part in request.stream():
-            body.extend(part)
-            if len(body) > limit:
-                raise large
-
-    try:
-        await asyncio.wait_for(read(), service.settings.max_seconds)
-    except (TimeoutError, asyncio.TimeoutError):
-        raise RequestError(408, "The body came too slowly.") from None
-    return await service.start(bytes(body), started)
-
-
-async def _unless_gone(request: Request, work: Any) -> Any:
+async def _unless_gone(request: Request, ticket: Ticket, work: Any) -> Any:
     """Awaits work; if the client leaves first, the work is cancelled and None is returned."""
 
     async def wait_until_gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        # Cancelling a task is not enough: it goes on if what it waits for has just come.
+        ticket.cancelled = True
 
     answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(wait_until_gone())
     try:

@@ -1,7 +1,6 @@
 """Encoding of the images of requests: those that wait at the same time are encoded in one call."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,11 @@ from PIL import Image
 
 from xgenmm_hf.inference.feature_cache import FeatureCache
 from xgenmm_hf.serving.errors import RequestError
+from xgenmm_hf.serving.ticket import Ticket
+
+
+# A call cannot be interrupted: the work for somebody who has left ends after so many images.
+IMAGES_PER_CALL = 4
 
 
 @dataclass(eq=False)
@@ -18,6 +22,7 @@ class _Waiting:
     """A request's images, and what became of them: their tokens or the error that they met."""
 
     images: Sequence[Image.Image]
+    ticket: Ticket
     tokens: list[torch.Tensor] | None = None
     error: Exception | None = None
 
@@ -33,51 +38,43 @@ class ImageEncoder:
 
     Args:
         cache: Computes tokens and keeps them; nobody else may use it.
-        max_images: Images encoded in one call, unless a single request has more.
+        images_per_call: Images encoded in one call.
     """
 
-    def __init__(self, cache: FeatureCache, max_images: int):
-        self._cache, self._max_images = cache, max_images
+    def __init__(self, cache: FeatureCache, images_per_call: int = IMAGES_PER_CALL):
+        self._cache, self._images_per_call = cache, images_per_call
         self._queue: deque[_Waiting] = deque()
         self._turn, self._queue_lock = threading.Lock(), threading.Lock()
 
-    def encode(self, images: Sequence[Image.Image], deadline: float) -> list[torch.Tensor]:
+    def encode(self, images: Sequence[Image.Image], ticket: Ticket) -> list[torch.Tensor]:
         """Returns the tokens of a request's images.
 
         Args:
             images: RGB images.
-            deadline: When to give up, by `time.monotonic`.
+            ticket: The request's; nothing is encoded once it is over.
 
         Returns:
             One (tokens, text width) tensor per image; do not change them.
 
         Raises:
-            RequestError: If the deadline is over before the turn comes, or the memory does not suffice.
+            RequestError: If the request is over before the turn comes, or the memory does not suffice.
         """
-        waiting = _Waiting(images)
+        waiting = _Waiting(images, ticket)
         with self._queue_lock:
             self._queue.append(waiting)
         while not waiting.done:
             with self._turn:
                 if not waiting.done:
-                    if time.monotonic() > deadline:
-                        self._give_up(waiting)
-                    else:
-                        self._encode(self._next())
+                    self._encode(self._next())
         if waiting.error is not None:
             raise waiting.error
         return waiting.tokens or []
-
-    def _give_up(self, waiting: _Waiting) -> None:
-        with self._queue_lock:
-            self._queue.remove(waiting)
-        waiting.error = RequestError(503, "The request waited too long; try again.", code="timeout", retry_after=5)
 
     def _next(self) -> list[_Waiting]:
         """Takes the requests off the queue that are encoded together."""
         taken: list[_Waiting] = []
         with self._queue_lock:
-            left = self._max_images
+            left = self._images_per_call
             while self._queue and (not taken or len(self._queue[0].images) <= left):
                 taken.append(self._queue.popleft())
                 left -= len(taken[-1].images)
@@ -86,9 +83,15 @@ class ImageEncoder:
     def _encode(self, requests: list[_Waiting]) -> None:
         """Encodes requests together; if that fails, each by itself, so that one does not fail another."""
         try:
-            tokens = iter(self._cache.encode([image for request in requests for image in request.images]))
+            tokens: list[torch.Tensor] = []
+            images = [image for request in requests for image in request.images]
+            for start in range(0, len(images), self._images_per_call):
+                if len(requests) == 1:
+                    requests[0].ticket.check()
+                tokens += self._cache.encode(images[start : start + self._images_per_call])
+            left = iter(tokens)
             for request in requests:
-                request.tokens = [next(tokens) for _ in request.images]
+                request.tokens = [next(left) for _ in request.images]
         except Exception as error:
             if len(requests) > 1:
                 for request in requests:

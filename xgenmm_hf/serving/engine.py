@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +21,8 @@ from xgenmm_hf.serving.text import AnswerText
 
 
 logger = logging.getLogger(__name__)
+# Faults of the bookkeeping in a row after which the engine gives up; the process should then be started again.
+MAX_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Engine:
         max_batch: Jobs that are decoded together.
         max_batch_tokens: Tokens of context held for them together.
         on_step: Called with the number of rows at every step.
+        on_failure: Called once, from the engine's thread, if the engine cannot go on.
     """
 
     def __init__(
@@ -99,6 +103,7 @@ class Engine:
         max_batch: int = 16,
         max_batch_tokens: int = 65536,
         on_step: Callable[[int], None] = lambda rows: None,
+        on_failure: Callable[[], None] = lambda: None,
     ):
         self._loaded, self._max_batch, self._max_tokens, self._on_step = loaded, max_batch, max_batch_tokens, on_step
         self._ends = frozenset(end_tokens(loaded.model).tolist())
@@ -107,6 +112,8 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self.failed = False
+        self._on_failure = on_failure
         self._thread = threading.Thread(target=self._run, name="xgenmm-engine", daemon=True)
         self._thread.start()
 
@@ -123,7 +130,7 @@ class Engine:
     @property
     def alive(self) -> bool:
         """Whether jobs are taken and answered."""
-        return self._thread.is_alive() and not self._closing
+        return self._thread.is_alive() and not (self._closing or self.failed)
 
     def submit(self, job: Job) -> None:
         """Queues a job.
@@ -156,19 +163,68 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                while not (self._waiting or self._rows or self._closing):
-                    self._wake.wait()
-                if self._closing and not (self._waiting or self._rows):
-                    return
-                self._waiting = deque(job for job in self._waiting if not self._given_up(job))
-                newcomers = self._take()
+        failures = 0
+        try:
+            while self._wait_for_work():
+                try:
+                    self._turn()
+                    failures = 0
+                except Exception as error:
+                    failures += 1
+                    if failures == MAX_FAILURES:
+                        raise
+                    self._start_over(error)
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _wait_for_work(self) -> bool:
+        """Waits for jobs; tells whether there are any, which there are not any more once the engine has closed."""
+        with self._wake:
+            while not (self._waiting or self._rows or self._closing):
+                self._wake.wait()
+            return bool(self._waiting or self._rows)
+
+    def _turn(self) -> None:
+        """Takes what fits, reads its prompts, and decodes one token of every row."""
+        with self._wake:
+            self._waiting = deque(job for job in self._waiting if not self._given_up(job))
+            newcomers = self._take()
+        try:
             self._leave([row for row in self._rows if self._given_up(row.job)])
-            if newcomers:
-                self._guarded(newcomers, partial(self._read, newcomers))
-            if self._rows:
-                self._guarded([row.job for row in self._rows], self._step)
+        except Exception as error:
+            self._fail(newcomers, error)
+            raise
+        if newcomers:
+            self._guarded(newcomers, partial(self._read, newcomers))
+        if self._rows:
+            self._guarded([row.job for row in self._rows], self._step)
+
+    def _start_over(self, error: Exception) -> None:
+        """Fails the running rows after a fault of the engine's own bookkeeping, and begins with an empty batch."""
+        logger.exception("The engine failed and starts over.")
+        running, self._rows = self._rows, []
+        self._batch.keep([])
+        self._fail([row.job for row in running], error)
+
+    def _abandon(self) -> None:
+        """Answers everybody who waits, since nothing more will be computed."""
+        with self._wake:
+            self.failed = True
+            left = [*self._waiting, *(row.job for row in self._rows)]
+            self._waiting.clear()
+            self._rows = []
+        self._fail(left, None)
+        self._on_failure()
+
+    def _fail(self, jobs: Sequence[Job], error: Exception | None) -> None:
+        """Tells those who wait for jobs that these failed."""
+        full = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        reason = "The server is out of memory: use fewer or smaller images." if full else "The model failed."
+        for job in jobs:
+            job.cancelled = True
+            with suppress(Exception):
+                job.emit(RequestError(500, reason, code="model_error"))
 
     def _given_up(self, job: Job) -> bool:
         """Tells whether nobody waits for a job any more, after telling those who still listen."""
@@ -197,28 +253,25 @@ class Engine:
         except Exception as error:
             # Out of memory and faults of kernels come as several kinds of error.
             logger.exception("The model failed on %d requests.", len(jobs))
-            full = isinstance(error, torch.OutOfMemoryError)
-            reason = "The server is out of memory: use fewer or smaller images." if full else "The model failed."
-            for job in jobs:
-                job.cancelled = True
-                job.emit(RequestError(500, reason, code="model_error"))
+            self._fail(jobs, error)
             self._leave([row for row in self._rows if row.job.cancelled])
             if not self._rows:
                 self._batch.keep([])
 
     def _read(self, jobs: list[Job]) -> None:
         """Reads the prompts of jobs and chooses their first tokens."""
-        device = self._loaded.model.device
-        rows = [
-            _Row(
-                job,
-                AnswerText(self._decode, job.stops),
-                None if job.sampling.is_plain else Sampler(job.sampling, device),
-            )
-            for job in jobs
-        ]
-        images = [tokens for job in jobs for tokens in job.images]
-        logits = self._batch.add([job.input_ids for job in jobs], images)
+        rows = []
+        for job in jobs:
+            try:
+                sampler = None if job.sampling.is_plain else Sampler(job.sampling, self._loaded.model.device)
+                rows.append(_Row(job, AnswerText(self._decode, job.stops), sampler))
+            except Exception as error:
+                logger.exception("A request's options failed.")
+                self._fail([job], error)
+        if not rows:
+            return
+        images = [tokens for row in rows for tokens in row.job.images]
+        logits = self._batch.add([row.job.input_ids for row in rows], images)
         self._rows += rows
         self._choose(rows, logits)
 
@@ -232,9 +285,16 @@ class Engine:
         likeliest = logits.argmax(-1).tolist()
         finished = []
         for number, row in enumerate(rows):
-            row.last = likeliest[number] if row.sampler is None else row.sampler.pick(logits[number])
-            row.count += 1
-            if self._advance(row):
+            try:
+                row.last = likeliest[number] if row.sampler is None else row.sampler.pick(logits[number])
+                row.count += 1
+                complete = self._advance(row)
+            except Exception as error:
+                # a fault of one row's sampling, text or listener ends that row alone
+                logger.exception("One request failed.")
+                self._fail([row.job], error)
+                complete = True
+            if complete:
                 finished.append(row)
         self._leave(finished)
 

@@ -1,5 +1,6 @@
 """Images that requests name: data URLs always, files under one folder and public addresses where allowed."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -9,18 +10,22 @@ from PIL import Image
 from xgenmm_hf.modeling.images_xgenmm import read_data_url, read_size
 from xgenmm_hf.modeling.images_xgenmm import read_image as decode
 from xgenmm_hf.serving.errors import RequestError
-from xgenmm_hf.serving.remote import fetch
 from xgenmm_hf.serving.settings import Settings
 
 
-def read_image(url: str, name: str, settings: Settings, seconds: float, pixels: int) -> Image.Image:
+def is_remote(url: str) -> bool:
+    """Tells whether an image must be fetched from elsewhere."""
+    return url.partition(":")[0].lower() in ("http", "https")
+
+
+def read_image(url: str, name: str, settings: Settings, fetched: Mapping[str, bytes], pixels: int) -> Image.Image:
     """Reads one image.
 
     Args:
         url: A data URL, or a file's or public address where the settings allow it.
         name: What to call it in messages.
         settings: The server's limits.
-        seconds: Time for fetching it.
+        fetched: The bytes of those addresses that were fetched.
         pixels: What the images before it have left of the limit on pixels.
 
     Returns:
@@ -35,8 +40,8 @@ def read_image(url: str, name: str, settings: Settings, seconds: float, pixels: 
             data = read_data_url(url, name)
         elif scheme == "file" and settings.image_root is not None:
             data = read_file(url, name, settings.image_root, settings.max_bytes)
-        elif scheme in ("http", "https") and settings.allow_remote:
-            data = fetch(url, settings.max_bytes, seconds)
+        elif url in fetched:
+            data = fetched[url]
         else:
             known = {"file": "--image-root FOLDER", "http": "--allow-remote", "https": "--allow-remote"}
             hint = f" (the server allows {scheme} addresses only with {known[scheme]})" if scheme in known else ""

@@ -73,10 +73,11 @@ def public_address(host: str, port: int) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise RequestError(400, f"The host {host} of an image's address cannot be found.") from None
+        found = []
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses or not all(map(is_public, addresses)):
-        raise RequestError(400, f"The host {host} of an image's address is not on the public internet.")
+        # one answer for both, or a stranger could learn which names exist inside
+        raise RequestError(400, f"The host {host[:80]} of an image's address is not found on the public internet.")
     return addresses[0]
 
 
@@ -156,6 +157,9 @@ def _get(url: str, max_bytes: int, end: float) -> tuple[bytes, str | None]:
 
 def _split(url: str) -> tuple[str, str, bool]:
     """Returns host, path and whether it is https."""
+    strange = next((character for character in url if character <= " " or character > "~"), None)
+    if strange is not None:
+        raise RequestError(400, f"An image's address holds {strange!r}, which URLs cannot: percent-encode it.")
     try:
         parts = urlsplit(url)
         port = parts.port

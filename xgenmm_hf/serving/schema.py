@@ -2,13 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from xgenmm_hf.serving.body import check_number_of_values
 from xgenmm_hf.serving.errors import RequestError
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    # strict: "1", true and 1.0 are no whole numbers, as in OpenAI's own API
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class TextPart(_Strict):
@@ -34,18 +36,21 @@ class ImagePart(_Strict):
 
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+# The first error ends the reading of a list: a million wrong items must not become a million errors.
+Parts = Annotated[list[Part], Field(max_length=1000, fail_fast=True)]
+Empty = Annotated[list[Any], Field(max_length=0)]
 
 
 class Message(_Strict):
     """A turn of the chat; the empty fields are those that clients send back with an assistant's turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | Parts
     name: str | None = None
     refusal: None = None
     audio: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    annotations: Empty | None = None
+    tool_calls: Empty | None = None
     function_call: None = None
 
 
@@ -62,11 +67,17 @@ class ResponseFormat(_Strict):
     type: Literal["text"]
 
 
+def _must_be_false(value: bool) -> bool:
+    if value:
+        raise ValueError("this server gives no log probabilities")
+    return value
+
+
 class ChatRequest(_Strict):
     """Body of ``POST /v1/chat/completions``."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000, fail_fast=True)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -75,16 +86,16 @@ class ChatRequest(_Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    n: Literal[1] | None = None
-    logprobs: Literal[False] | None = None
+    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    logprobs: Annotated[bool, AfterValidator(_must_be_false)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Empty | None = None
     # These change no answer, so they are taken and left alone.
     user: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
     store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
@@ -113,6 +124,7 @@ def read_request(body: bytes) -> ChatRequest:
     Raises:
         RequestError: If it is not what the server understands; the message names the first field that is wrong.
     """
+    check_number_of_values(body)
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:

@@ -1,10 +1,12 @@
 """Running the application: the socket, the signals, the end."""
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.serving.app import build_app
@@ -62,25 +64,68 @@ def serve(
 
     Raises:
         ValueError: If the address cannot be had.
+        RuntimeError: If the model failed so that the server cannot go on; start it again.
     """
     listener = open_socket(host, port)
     shown = f"[{host}]" if ":" in host else host
     local = is_loopback(host)
-    service = Service(loaded, settings)
+    stopping: list[uvicorn.Server] = []
+
+    def stop() -> None:
+        for server in stopping:
+            server.should_exit = True
+
+    service = Service(loaded, settings, on_failure=stop)
     app = build_app(service, hosts=["localhost", "127.0.0.1", "::1", "[::1]", host] if local else None)
     config = uvicorn.Config(
         app,
         access_log=access_log,
         log_level="info" if access_log else "error",
         server_header=False,
+        http=limited_protocol(settings.max_body_seconds),
         timeout_graceful_shutdown=max(int(settings.grace_seconds), 1),
     )
     server = _Announcing(config, lambda: on_ready(f"http://{shown}:{listener.getsockname()[1]}/v1"))
+    stopping.append(server)
     try:
         server.run(sockets=[listener])
     finally:
         service.close()
         listener.close()
+    if service.engine.failed:
+        raise RuntimeError("The model failed and the server has stopped; its log says why. Start it again.")
+
+
+def limited_protocol(seconds: float) -> type[H11Protocol]:
+    """Returns an HTTP protocol that closes connections whose request line and headers do not come in time.
+
+    Args:
+        seconds: Time for them, from the connection's start or from the first byte of a further request.
+    """
+
+    class LimitedProtocol(H11Protocol):
+        _clock: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._clock = self.loop.call_later(seconds, transport.close)
+
+        def data_received(self, data: bytes) -> None:
+            before = self.cycle
+            super().data_received(data)
+            begun = self.cycle is not None and (self.cycle is not before or not self.cycle.response_complete)
+            if begun and self._clock is not None:
+                self._clock.cancel()
+                self._clock = None
+            elif not begun and self._clock is None:
+                self._clock = self.loop.call_later(seconds, self.transport.close)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._clock is not None:
+                self._clock.cancel()
+            super().connection_lost(exc)
+
+    return LimitedProtocol
 
 
 class _Announcing(uvicorn.Server):

@@ -3,10 +3,10 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -17,17 +17,23 @@ from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows
 from xgenmm_hf.serving.encoding import ImageEncoder
 from xgenmm_hf.serving.engine import Done, Engine, Event, Job, Piece, room_for
 from xgenmm_hf.serving.errors import RequestError
-from xgenmm_hf.serving.images import read_image
+from xgenmm_hf.serving.images import is_remote, read_image
 from xgenmm_hf.serving.metrics import Metrics
+from xgenmm_hf.serving.remote import fetch
 from xgenmm_hf.serving.sampling import Sampling
 from xgenmm_hf.serving.schema import ChatRequest, ImagePart, Message, TextPart, read_request
 from xgenmm_hf.serving.settings import MIB, Settings
+from xgenmm_hf.serving.ticket import Ticket
 
 
 PREPARERS = 4
-CLIENT_LEFT = 499
+# Threads that wait for other sites; they never keep one that computes.
+FETCHERS, FETCH_SECONDS = 32, 20.0
+# The engine tells of a deadline itself; so much later the answer ends without it.
+SLACK = 1.0
 # No tokenizer's tokens are that long on average; a longer text need not be tokenised to know that it does not fit.
 CHARACTERS_PER_TOKEN = 32
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
@@ -55,11 +61,15 @@ class Running:
         """Yields the answer up to its end; the job is cancelled when nobody listens any more.
 
         Raises:
-            RequestError: If the answer fails.
+            RequestError: If the answer fails, or the engine is stuck beyond the deadline.
         """
         try:
             while True:
-                event = await self.events.get()
+                seconds = max(self.job.deadline + SLACK - time.monotonic(), 0.0)
+                try:
+                    event = await asyncio.wait_for(self.events.get(), seconds)
+                except (TimeoutError, asyncio.TimeoutError):
+                    raise RequestError(503, "The model does not answer; try again.", code="timeout") from None
                 if isinstance(event, RequestError):
                     raise event
                 yield event
@@ -75,27 +85,31 @@ class Service:
     Args:
         loaded: Model and processor.
         settings: Limits.
+        on_failure: Called if the engine cannot go on.
     """
 
-    def __init__(self, loaded: Loaded, settings: Settings):
+    def __init__(self, loaded: Loaded, settings: Settings, on_failure: Callable[[], None] = lambda: None):
         self.loaded, self.settings, self.metrics = loaded, settings, Metrics()
         self.engine = Engine(
             loaded,
             settings.max_batch,
             settings.max_batch_tokens,
             self.metrics.rows.observe,
+            on_failure,
         )
         self.metrics.watch(self.engine)
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="xgenmm-prepare")
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="xgenmm-fetch")
         cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * MIB)
-        self._images = ImageEncoder(cache, settings.max_images)
+        self._images = ImageEncoder(cache)
         # The tokenizer keeps its padding settings in itself: one thread at a time.
         self._tokenizer_lock = threading.Lock()
         self._open = 0
 
     def close(self, seconds: float = 0.0) -> None:
         """Ends the engine; see `Engine.close`."""
-        self._preparers.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._preparers, self._fetchers):
+            pool.shutdown(wait=False, cancel_futures=True)
         self.engine.close(seconds)
 
     def enter(self) -> None:
@@ -121,12 +135,12 @@ class Service:
         if status < 400:
             self.metrics.seconds.observe(time.monotonic() - started)
 
-    async def start(self, body: bytes, started: float) -> Running:
+    async def start(self, body: bytes, ticket: Ticket) -> Running:
         """Starts answering a request.
 
         Args:
             body: Its JSON.
-            started: When it came, by `time.monotonic`.
+            ticket: Its deadline, and whether its client is still there.
 
         Returns:
             The running answer.
@@ -134,16 +148,11 @@ class Service:
         Raises:
             RequestError: If it cannot be answered.
         """
-        loop = asyncio.get_running_loop()
-        deadline = started + self.settings.max_seconds
-        try:
-            request, input_ids, images = await asyncio.wait_for(
-                loop.run_in_executor(self._preparers, self._prepare, body, deadline),
-                timeout=max(deadline - time.monotonic(), 0.01),
-            )
-        except (TimeoutError, asyncio.TimeoutError):
-            raise RequestError(503, "Preparing the request took too long; try again.", code="timeout") from None
+        request = await self._in_thread(self._preparers, ticket, self._check, body)
+        fetched = await self._fetch(request, ticket)
+        input_ids, images = await self._in_thread(self._preparers, ticket, self._prepare, request, fetched, ticket)
         length = input_ids.shape[1]
+        loop = asyncio.get_running_loop()
         job = Job(
             input_ids=input_ids,
             max_new_tokens=room_for(self.loaded, self._wanted_tokens(request), length),
@@ -152,9 +161,9 @@ class Service:
             sampling=self._sampling(request),
             stops=request.stops,
             stream=bool(request.stream),
-            deadline=deadline,
+            deadline=ticket.deadline,
         )
-        running = Running(request, job, started)
+        running = Running(request, job, ticket.started)
 
         def emit(event: Event) -> None:
             try:
@@ -163,29 +172,71 @@ class Service:
                 job.cancelled = True
 
         job.emit = emit
+        ticket.check()
         self.engine.submit(job)
         self.metrics.prompt_tokens.inc(length)
         self.metrics.images.inc(len(images))
         return running
 
-    def _prepare(self, body: bytes, deadline: float) -> tuple[ChatRequest, torch.Tensor, list[torch.Tensor]]:
-        """Checks a request and returns it with its ids (1, length) and its images' tokens; in a thread of its own.
+    async def _in_thread(
+        self, pool: ThreadPoolExecutor, ticket: Ticket, work: Callable[..., Result], *arguments: Any
+    ) -> Result:
+        """Awaits work in a thread until the request's deadline; what has not begun by then never begins."""
+        future = asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
+        try:
+            result = await asyncio.wait_for(future, max(ticket.left, 0.01))
+        except (TimeoutError, asyncio.TimeoutError):
+            ticket.cancelled = True
+            raise RequestError(503, "Preparing the request took too long; try again.", code="timeout") from None
+        ticket.check()
+        return result
 
-        Images are encoded here, beside the engine, so that nobody's answer stands still meanwhile.
-        """
+    async def _fetch(self, request: ChatRequest, ticket: Ticket) -> dict[str, bytes]:
+        """Fetches the remote images of a request, all at once, away from the threads that compute."""
+        urls = {part.image_url.url for part in image_parts(request) if is_remote(part.image_url.url)}
+        if not urls or not self.settings.allow_remote:
+            return {}
+
+        def fetch_one(url: str) -> bytes:
+            ticket.check()
+            return fetch(url, self.settings.max_bytes, min(ticket.left, FETCH_SECONDS))
+
+        tasks = [asyncio.ensure_future(self._in_thread(self._fetchers, ticket, fetch_one, url)) for url in urls]
+        try:
+            return dict(zip(urls, await asyncio.gather(*tasks), strict=True))
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _check(self, body: bytes) -> ChatRequest:
+        """Reads a request and refuses what needs no further work to be refused."""
         request = read_request(body)
         if request.model != self.settings.name:
             raise RequestError(
                 404,
-                f"There is no model {request.model!r} here; this server has {self.settings.name!r}.",
+                f"There is no model {request.model[:80]!r} here; this server has {self.settings.name!r}.",
                 code="model_not_found",
                 param="model",
             )
         self._wanted_tokens(request)
-        messages, images = self._messages(request.messages, deadline)
+        count, most = len(image_parts(request)), self.settings.max_images
+        if count > most:
+            raise RequestError(400, f"The messages hold {count} images; the limit is {most}.", param="messages")
+        self._check_length(request.messages)
+        return request
+
+    def _prepare(
+        self, request: ChatRequest, fetched: Mapping[str, bytes], ticket: Ticket
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Returns a request's ids (1, length) and its images' tokens; in a thread of its own.
+
+        Images are encoded here, beside the engine, so that nobody's answer stands still meanwhile.
+        """
+        messages, images = self._messages(request.messages, fetched, ticket)
         input_ids = self._encode_text(messages, images)
         room_for(self.loaded, 1, input_ids.shape[1])
-        return request, input_ids, self._images.encode(images, deadline) if images else []
+        ticket.check()
+        return input_ids, self._images.encode(images, ticket) if images else []
 
     def _encode_text(self, messages: list[dict[str, Any]], images: list[Image.Image]) -> torch.Tensor:
         """Returns the ids of a chat, each image as many image tokens as it has, (1, length)."""
@@ -198,27 +249,24 @@ class Service:
             expand_rows([row], counts["num_image_tokens"], config.image_token_id, config.image_placeholder_token_id)
         )
 
-    def _messages(self, messages: list[Message], deadline: float) -> tuple[list[dict[str, Any]], list[Image.Image]]:
+    def _messages(
+        self, messages: list[Message], fetched: Mapping[str, bytes], ticket: Ticket
+    ) -> tuple[list[dict[str, Any]], list[Image.Image]]:
         """Returns messages for the chat template, and their images."""
-        urls = [part for message in messages for part in parts_of(message) if isinstance(part, ImagePart)]
-        if len(urls) > self.settings.max_images:
-            raise RequestError(
-                400,
-                f"The messages hold {len(urls)} images; the limit is {self.settings.max_images}.",
-                param="messages",
-            )
-        self._check_length(messages)
         rendered, images, left = [], [], self.settings.max_pixels
         for number, message in enumerate(messages):
             content: list[dict[str, Any]] = []
             for index, part in enumerate(parts_of(message)):
                 if isinstance(part, TextPart):
                     content.append({"type": "text", "text": part.text})
-                else:
-                    content.append({"type": "image"})
-                    name = f"messages[{number}].content[{index}]"
-                    images.append(self._image(part, message, name, deadline, left))
-                    left -= images[-1].width * images[-1].height
+                    continue
+                ticket.check()
+                name = f"messages[{number}].content[{index}]"
+                if message.role != "user":
+                    raise RequestError(400, f"{name}: only user messages may hold images.", param="messages")
+                content.append({"type": "image"})
+                images.append(read_image(part.image_url.url, name, self.settings, fetched, left))
+                left -= images[-1].width * images[-1].height
             rendered.append({"role": "system" if message.role == "developer" else message.role, "content": content})
         return rendered, images
 
@@ -234,12 +282,6 @@ class Service:
                 code="context_length_exceeded",
                 param="messages",
             )
-
-    def _image(self, part: ImagePart, message: Message, name: str, deadline: float, pixels: int) -> Image.Image:
-        if message.role != "user":
-            raise RequestError(400, f"{name}: only user messages may hold images.", param="messages")
-        seconds = max(deadline - time.monotonic(), 0.01)
-        return read_image(part.image_url.url, name, self.settings, seconds, pixels)
 
     def _wanted_tokens(self, request: ChatRequest) -> int:
         """Returns the longest answer that a request asks for, or refuses it."""
@@ -277,3 +319,8 @@ def parts_of(message: Message) -> list[TextPart | ImagePart]:
     if isinstance(message.content, str):
         return [TextPart(type="text", text=message.content)]
     return list(message.content)
+
+
+def image_parts(request: ChatRequest) -> list[ImagePart]:
+    """Returns the images of a request, in order."""
+    return [part for message in request.messages for part in parts_of(message) if isinstance(part, ImagePart)]

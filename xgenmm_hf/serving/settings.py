@@ -25,6 +25,7 @@ class Settings:
         max_pixels: Pixels (width x height) of a request's images together. One image alone may have no more than
             `PIL.Image.MAX_IMAGE_PIXELS` besides.
         max_body_mib: Size of one request's body, and of one fetched image, in MiB.
+        max_body_seconds: Time for a connection to send a request's headers, and again for its body.
         max_seconds: Time for one request, waiting included.
         grace_seconds: Time that running requests get when the server is told to stop.
         image_root: Folder whose files ``file://`` addresses may name; None: no files.
@@ -42,6 +43,7 @@ class Settings:
     max_images: int = 16
     max_pixels: int = 100_000_000
     max_body_mib: int = 32
+    max_body_seconds: float = 30.0
     max_seconds: float = 120.0
     grace_seconds: float = 30.0
     image_root: Path | None = None
@@ -62,3 +64,8 @@ class Settings:
     def max_bytes(self) -> int:
         """Size of one request's body in bytes."""
         return self.max_body_mib * MIB
+
+    @property
+    def max_held_bytes(self) -> int:
+        """Bytes of all bodies together that are still being received; one body is always taken."""
+        return 8 * self.max_bytes

@@ -9,10 +9,11 @@ import torch
 
 from xgenmm_hf.serving.encoding import ImageEncoder
 from xgenmm_hf.serving.errors import RequestError
+from xgenmm_hf.serving.ticket import Ticket
 
 
 class SlowCache:
-    """A cache whose first call waits until it may go on; the tokens of a "image" are its number."""
+    """A cache whose first call waits until it may go on; the tokens of an "image" are its number."""
 
     def __init__(self):
         self.calls, self.begun, self.may_go_on = [], threading.Event(), threading.Event()
@@ -28,13 +29,16 @@ class SlowCache:
         return [torch.tensor([number]) for number in images]
 
 
+def ticket(seconds=30):
+    return Ticket(time.monotonic(), time.monotonic() + seconds)
+
+
 def submit(pool, encoder, cache, requests, seconds=30):
     """Sends a first request, waits until it is being encoded, and sends the others; returns all their futures."""
-    deadline = time.monotonic() + seconds
-    futures = [pool.submit(encoder.encode, [0], time.monotonic() + 30)]
+    futures = [pool.submit(encoder.encode, [0], ticket(30))]
     assert cache.begun.wait(10)
     for request in requests:
-        futures.append(pool.submit(encoder.encode, request, deadline))
+        futures.append(pool.submit(encoder.encode, request, ticket(seconds)))
         while len(encoder._queue) < len(futures) - 1:
             time.sleep(0.001)
     return futures
@@ -52,7 +56,7 @@ def pool():
 
 
 def test_waiting_requests_share_a_call(cache, pool):
-    encoder = ImageEncoder(cache, max_images=16)
+    encoder = ImageEncoder(cache)
     futures = submit(pool, encoder, cache, [[1], [2, 3], [4]])
     cache.may_go_on.set()
     assert [torch.stack(future.result()).flatten().tolist() for future in futures] == [[0], [1], [2, 3], [4]]
@@ -60,15 +64,15 @@ def test_waiting_requests_share_a_call(cache, pool):
 
 
 def test_a_call_has_a_limit_but_every_request_is_taken(cache, pool):
-    encoder = ImageEncoder(cache, max_images=2)
+    encoder = ImageEncoder(cache, images_per_call=2)
     futures = submit(pool, encoder, cache, [[1], [2], [3], [4, 5, 6]])
     cache.may_go_on.set()
     assert [len(future.result()) for future in futures] == [1, 1, 1, 1, 3]
-    assert cache.calls == [[0], [1, 2], [3], [4, 5, 6]]
+    assert cache.calls == [[0], [1, 2], [3], [4, 5], [6]]
 
 
 def test_a_fault_is_its_own_requests(cache, pool):
-    encoder = ImageEncoder(cache, max_images=16)
+    encoder = ImageEncoder(cache)
     first, good, bad, huge = submit(pool, encoder, cache, [[1], ["bad"], ["huge"]])
     cache.may_go_on.set()
     assert [first.result(), good.result()] == [[torch.tensor([0])], [torch.tensor([1])]]
@@ -80,7 +84,7 @@ def test_a_fault_is_its_own_requests(cache, pool):
 
 
 def test_whoever_waited_too_long_is_told(cache, pool):
-    encoder = ImageEncoder(cache, max_images=1)
+    encoder = ImageEncoder(cache, images_per_call=1)
     first, *late = submit(pool, encoder, cache, [[1], [2]], seconds=0.05)
     time.sleep(0.1)
     cache.may_go_on.set()
@@ -90,3 +94,15 @@ def test_whoever_waited_too_long_is_told(cache, pool):
             future.result()
     assert cache.calls == [[0]]
     assert not encoder._queue
+
+
+def test_the_work_for_somebody_who_left_ends_with_the_call(cache, pool):
+    encoder = ImageEncoder(cache, images_per_call=2)
+    one = ticket()
+    future = pool.submit(encoder.encode, [0, 1, 2, 3, 4], one)
+    assert cache.begun.wait(10)
+    one.cancelled = True
+    cache.may_go_on.set()
+    with pytest.raises(RequestError, match="has left"):
+        future.result()
+    assert cache.calls == [[0, 1]]

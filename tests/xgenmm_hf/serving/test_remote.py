@@ -88,8 +88,31 @@ def test_no_connection_is_made_to_what_is_not_allowed(url, monkeypatch):
 def test_one_private_address_among_several_is_enough(monkeypatch):
     entries = [(0, 0, 0, "", (address, 80)) for address in ("8.8.8.8", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: entries)
-    with pytest.raises(RequestError, match="not on the public internet"):
+    with pytest.raises(RequestError, match="not found on the public internet"):
         remote.public_address("example.org", 80)
+
+
+def test_names_inside_look_like_names_that_do_not_exist(monkeypatch):
+    def look_up(host, *args, **kwargs):
+        if host == "nowhere.test":
+            raise OSError
+        return [(0, 0, 0, "", ("10.0.0.1", 80))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    messages = []
+    for host in ("nowhere.test", "internal.test"):
+        with pytest.raises(RequestError) as caught:
+            remote.public_address(host, 80)
+        messages.append(caught.value.message.replace(host, "HOST"))
+    assert messages[0] == messages[1]
+
+
+@pytest.mark.parametrize(
+    "address", ["http://example.org/a b.png", "http://example.org/\u00e4.png", "http://exa\tmple/"]
+)
+def test_characters_that_addresses_cannot_hold_are_named(address):
+    with pytest.raises(RequestError, match="percent-encode it"):
+        remote.fetch(address, 1000, 5)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -1,0 +1,110 @@
+"""Reading a request's body: within limits of size, memory and time, before anything looks at what it says."""
+
+import asyncio
+
+from fastapi import Request
+
+from xgenmm_hf.serving.errors import RequestError
+from xgenmm_hf.serving.settings import Settings
+
+
+# A request of a thousand messages with text and images stays below; a list of a million numbers does not.
+MAX_VALUES = 40_000
+MAX_ESCAPED_QUOTES = 100_000
+
+
+class BodyReader:
+    """Reads bodies; those that are still coming hold no place of the queue, but their bytes are limited together.
+
+    Args:
+        settings: The server's limits.
+    """
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._held = 0
+
+    async def read(self, request: Request) -> bytes:
+        """Reads the body of one request.
+
+        Args:
+            request: The request.
+
+        Returns:
+            Its bytes.
+
+        Raises:
+            RequestError: If it is not JSON by its type, too large, too slow, or other bodies fill the memory.
+            ClientDisconnect: If the client leaves meanwhile.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise RequestError(415, "The body must be JSON: send Content-Type: application/json.")
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self._settings.max_bytes:
+            raise self._too_large()
+        body = bytearray()
+        try:
+            await asyncio.wait_for(self._receive(request, body), self._settings.max_body_seconds)
+        except (TimeoutError, asyncio.TimeoutError):
+            raise RequestError(408, "The body came too slowly.") from None
+        finally:
+            self._held -= len(body)
+        return bytes(body)
+
+    async def _receive(self, request: Request, body: bytearray) -> None:
+        async for part in request.stream():
+            body.extend(part)
+            self._held += len(part)
+            if len(body) > self._settings.max_bytes:
+                raise self._too_large()
+            if self._held > self._settings.max_held_bytes and self._held > len(body):
+                message = "Too many bodies are being received; try again."
+                raise RequestError(429, message, code="queue_full", retry_after=1)
+
+    def _too_large(self) -> RequestError:
+        return RequestError(413, f"The body is larger than the limit of {self._settings.max_body_mib} MiB.")
+
+
+def check_number_of_values(body: bytes) -> None:
+    """Refuses a body whose values would take many times its own size in memory, without parsing it.
+
+    Counts what opens or separates values, and strings, and stops at the limit.
+
+    Args:
+        body: JSON, valid or not.
+
+    Raises:
+        RequestError: If there are more than `MAX_VALUES`.
+    """
+    values = escaped = position = 0
+    while position < len(body):
+        start = body.find(b'"', position)
+        end = len(body) if start < 0 else start
+        values += sum(body.count(mark, position, end) for mark in (b",", b"[", b"{"))
+        if values > MAX_VALUES:
+            message = f"The body holds more than {MAX_VALUES} values: send fewer messages and parts."
+            raise RequestError(400, message, code="invalid_value")
+        if start < 0:
+            return
+        values += 1
+        end, skipped = _end_of_string(body, start)
+        escaped += skipped
+        if escaped > MAX_ESCAPED_QUOTES:
+            message = f"The body holds more than {MAX_ESCAPED_QUOTES} quotes in its texts: send shorter ones."
+            raise RequestError(400, message, code="invalid_value")
+        position = end + 1
+
+
+def _end_of_string(body: bytes, start: int) -> tuple[int, int]:
+    """Returns where the string ends that begins at `start`, and how many escaped quotes it holds."""
+    end, escaped = body.find(b'"', start + 1), 0
+    while end >= 0 and escaped <= MAX_ESCAPED_QUOTES:
+        before = end
+        while body[before - 1 : before] == b"\\":
+            before -= 1
+        if (end - before) % 2 == 0:
+            return end, escaped
+        escaped += 1
+        end = body.find(b'"', end + 1)
+    return len(body), escaped

@@ -1,0 +1,40 @@
+"""What a request's work looks at to learn whether anybody still waits for it."""
+
+import time
+from dataclasses import dataclass
+
+from xgenmm_hf.serving.errors import RequestError
+
+
+CLIENT_LEFT = 499
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One request's right to be worked on.
+
+    Attributes:
+        started: When the request's body was there, by `time.monotonic`.
+        deadline: When to give up, likewise; time in queues counts.
+        cancelled: Set to True by anyone who no longer wants the answer.
+    """
+
+    started: float
+    deadline: float
+    cancelled: bool = False
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline, never below zero."""
+        return max(self.deadline - time.monotonic(), 0.0)
+
+    def check(self) -> None:
+        """Ends the work of a request that is over.
+
+        Raises:
+            RequestError: If the client has left or the deadline has passed.
+        """
+        if self.cancelled:
+            raise RequestError(CLIENT_LEFT, "The client has left.")
+        if self.left == 0:
+            raise RequestError(503, "The request waited too long; try again.", code="timeout", retry_after=5)
