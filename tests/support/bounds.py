@@ -2,8 +2,8 @@
 
 python tests/support/bounds.py oldest|newest FOLDER
 
-PyTorch is the version of constraints.txt in both, since its newest build for Linux is a download of gigabytes. What was
-installed is printed at the end.
+PyTorch is the version of constraints.txt in both, since its newest build for Linux is a download of gigabytes. What
+was installed is printed at the end.
 """
 
 import re
@@ -19,7 +19,7 @@ def requirements() -> list[str]:
     """Returns what the package and its `dev` extra ask for, from the package's own metadata."""
     code = (
         "import setuptools\nfound = {}\nsetuptools.setup = found.update\n"
-        "exec(compile(open('setup.py').read(), 'setup.py', 'exec'), {'__file__': 'setup.py', '__name__': '__main__'})\n"
+        "exec(open('setup.py').read(), {'__file__': 'setup.py', '__name__': '__main__'})\n"
         "print('\\n'.join([*found['install_requires'], *found['extras_require']['dev']]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
