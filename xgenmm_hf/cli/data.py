@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def data(
-    mixture: Annotated[str, typer.Argument(metavar="MIXTURE.yaml", help="File that describes the mixture.")],
+    mixture: Annotated[
+        str, typer.Argument(metavar="FILE", help="A mixture (YAML), or one data file of any known format.")
+    ],
     model: Annotated[
         str,
         typer.Option(help="Checkpoint whose tokenizer and tiles count.", show_default="the embedded tiny model"),
@@ -35,6 +38,10 @@ def data(
     max_length: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Count the rows with more than N tokens.")
     ] = None,
+    show: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Show N rows: images, prompt, what is trained on; PNG with --output."),
+    ] = 0,
     image_mode: Annotated[
         ImageModeChoice | None,
         typer.Option(help="Image mode; default: none for pre-training rows, else the checkpoint's."),
@@ -68,6 +75,7 @@ def data(
         output,
         limit=limit,
         max_length=max_length,
+        show=show,
         image_aspect_ratio=None if image_mode is None else image_mode.value,
         cache_dir=cache_dir,
         as_json=as_json,
@@ -81,11 +89,12 @@ def show_mixture(
     *,
     limit: int | None = None,
     max_length: int | None = None,
+    show: int = 0,
     image_aspect_ratio: str | None = None,
     cache_dir: str | None = None,
     as_json: bool = False,
 ) -> None:
-    """Measures a mixture and prints what was found.
+    """Measures a mixture and prints what was found; ends with exit code 1 if training would refuse it.
 
     Args:
         mixture: The YAML file.
@@ -93,12 +102,13 @@ def show_mixture(
         output: Folder for the report, the rejected rows and the histogram; None: none.
         limit: Measure only so many rows; None: all.
         max_length: Count the rows with more tokens; None: do not.
+        show: Rows to show: on the terminal, and as PNG files in `output`.
         image_aspect_ratio: Image mode; None: one tile for pre-training rows, else the processor's.
         cache_dir: Where rows are cached; None: the cache of `datasets`.
         as_json: Whether to print one JSON object.
     """
     from xgenmm_hf.data.mixture import load_mixture, read_mixture
-    from xgenmm_hf.data.preview import preview_mixture
+    from xgenmm_hf.data.preview import preview_mixture, some_rows
 
     limits = read_mixture(mixture)
     hide_data_bars()
@@ -116,18 +126,25 @@ def show_mixture(
         )
     if as_json:
         print(json.dumps(asdict(preview), ensure_ascii=False))
-        return
-    print("\n".join(render(preview, limits.max_rejected, max_length)))
-    if output is not None:
-        print(f"report.json, problems.jsonl and lengths.png are in {output}")
+    else:
+        print("\n".join(render(preview, max_length)))
+        if output is not None:
+            print(f"report.json, problems.jsonl and lengths.png are in {output}")
+        print_rows(some_rows(loaded, show) if show else [], processor, output)
+    refused = [part.report for part in loaded.report.sources if part.report.exceeds(limits.max_rejected)]
+    for report in refused:
+        number = sum(report.rejected.values())
+        where = f"{number} of {report.records} records are malformed (max_rejected {limits.max_rejected:.1%})"
+        typer.echo(f"Training refuses {report.source}: {where}, see {report.problems_file}.", err=True)
+    if refused:
+        raise typer.Exit(1)
 
 
-def render(preview: "Preview", max_rejected: float, max_length: int | None) -> Iterator[str]:
+def render(preview: "Preview", max_length: int | None) -> Iterator[str]:
     """Yields the lines a person reads.
 
     Args:
         preview: The dry run's result.
-        max_rejected: Share of malformed records above which training refuses a source.
         max_length: Limit that rows were compared with.
 
     Yields:
@@ -135,9 +152,9 @@ def render(preview: "Preview", max_rejected: float, max_length: int | None) -> I
     """
     yield f"{preview.mixture}: {preview.rows:,} {preview.kind} rows from {len(preview.sources)} source(s)"
     for part in preview.sources:
-        yield from render_source(part, max_rejected)
+        yield from render_source(part)
     yield ""
-    yield f"{'tokens and tiles a row':<36}{'rows':>10}{'mean':>10}{'p95':>8}{'max':>8}{'tiles':>8}"
+    yield f"{'tokens and tiles per row':<36}{'rows':>10}{'mean':>10}{'p95':>8}{'max':>8}{'tiles':>8}"
     for source, count in sorted(preview.counts.items()):
         yield f"  {source:<34}{count:>10,}{render_measured(preview.by_source.get(source))}"
     yield f"  {'all':<34}{preview.rows:>10,}{render_measured(preview.all)}"
@@ -155,17 +172,16 @@ def render(preview: "Preview", max_rejected: float, max_length: int | None) -> I
         yield f"  {preview.unreadable:,} row(s) have an image that cannot be read"
 
 
-def render_source(part: dict[str, Any], max_rejected: float) -> Iterator[str]:
+def render_source(part: dict[str, Any]) -> Iterator[str]:
     """Yields the lines about one source's records."""
     report = part["report"]
     share = f"weight {part['weight']:.4g}" if part["weight"] is not None else f"{part['samples']:,} samples"
     yield f"  {report['source']} ({report['format']}): {report['records']:,} records, {report['rows']:,} rows, {share}"
-    for title, reasons in (("rejected", report["rejected"]), ("left out", report["skipped"])):
+    for title, name in (("rejected", "rejected"), ("left out", "skipped"), ("taken, though unusual", "notes")):
+        reasons = report[name]
         if reasons:
             listed = ", ".join(f"{number:,} {kind}" for kind, number in Counter(reasons).most_common())
             yield f"    {title}: {listed}"
-    if sum(report["rejected"].values()) > max_rejected * report["records"]:
-        yield f"    training refuses this source: more than {max_rejected:.1%} are rejected (max_rejected)"
 
 
 def render_measured(measured: "Measured | None") -> str:
@@ -174,6 +190,36 @@ def render_measured(measured: "Measured | None") -> str:
         return ""
     tokens = measured.tokens
     return f"{tokens.mean:>10,.1f}{tokens.p95:>8,.0f}{tokens.largest:>8,}{measured.tiles.mean:>8.2f}"
+
+
+def print_rows(rows: Any, processor: "XGenMMProcessor", output: str | None) -> None:
+    """Prints rows with their targets marked, and draws them where there is a folder for it.
+
+    Args:
+        rows: Training rows.
+        processor: The model's processor.
+        output: Folder for `row-0.png` and so on; None: none.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from xgenmm_hf.data.encoding import row_name
+    from xgenmm_hf.data.showing import describe_images, draw_row, show_row
+
+    console = Console(soft_wrap=True)
+    for index, row in enumerate(rows):
+        console.rule(Text(row_name(row)))
+        for line in describe_images(row):
+            console.print(Text(f"image: {line}", style="dim"))
+        for shown in show_row(row, processor):
+            if shown.title:
+                console.print(Text(f"{shown.title}:", style="bold"))
+            # Without color, brackets say what is trained on.
+            marks = ("", "") if console.color_system else ("[[", "]]")
+            marked = [(f"{marks[0]}{text}{marks[1]}", "green") if on else (text, "dim") for text, on in shown.pieces]
+            console.print(Text.assemble(*marked))
+        if output is not None:
+            draw_row(row, processor, Path(output) / f"row-{index}.png")
 
 
 def hide_data_bars() -> None:

@@ -2,15 +2,15 @@
 
 import json
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from xgenmm_hf.conversion.files import replacing, write_json, write_text
 from xgenmm_hf.data.image_refs import UnreadableImage, image_size
 from xgenmm_hf.data.mixture import Mixture, sample_indices
 from xgenmm_hf.data.rows import Row
@@ -18,40 +18,17 @@ from xgenmm_hf.data.rows import Row
 
 REPORT, PROBLEMS, HISTOGRAM = "report.json", "problems.jsonl", "lengths.png"
 NEEDED = {"datasets": "datasets", "yaml": "pyyaml", "matplotlib": "matplotlib"}
+BATCH_ROWS = 64
 BINS = 40
 
 Progress = Callable[[int, int], None]
-
-
-class Measure(NamedTuple):
-    """What one row takes.
-
-    Args:
-        text_tokens: Tokens of its text.
-        image_tokens: Tokens of its images.
-        tiles: Tiles of its images.
-        modality: text, image (one image) or images (several).
-        images: Its images.
-    """
-
-    text_tokens: int
-    image_tokens: int
-    tiles: int
-    modality: str
-    images: int
+# (text tokens, image tokens, tiles, modality, images) of a row.
+Measure = tuple[int, int, int, str, int]
 
 
 @dataclass
 class Spread:
-    """How a number is spread over rows.
-
-    Args:
-        total: Its sum.
-        mean: Its mean.
-        median: Half of the rows have at most this.
-        p95: 95 % of the rows have at most this.
-        largest: Its maximum.
-    """
+    """How a number is spread over rows: `p95` is what 95 % of the rows have at most."""
 
     total: int
     mean: float
@@ -67,10 +44,10 @@ class Measured:
     Args:
         rows: Rows measured.
         images: Their images.
-        text_tokens: Text tokens a row.
-        image_tokens: Image tokens a row.
-        tokens: All tokens a row.
-        tiles: Tiles a row.
+        text_tokens: Text tokens per row.
+        image_tokens: Image tokens per row.
+        tokens: All tokens per row.
+        tiles: Tiles per row.
         modalities: Rows by modality: text, image (one image), images (several).
         too_long: Rows with more tokens than the limit; None without one.
     """
@@ -139,7 +116,7 @@ def preview_mixture(
         mixture: A mixture that is not streamed.
         processor: The model's `XGenMMProcessor`: its tokenizer and its tiles decide what a row takes.
         output: Folder for `report.json`, `problems.jsonl` (every record and row that is left out, with its reason)
-            and `lengths.png` (histogram of tokens a row); default: none of them.
+            and `lengths.png` (histogram of tokens per row); default: none of them.
         limit: Measure only so many rows, chosen at random with the mixture's seed; default: all.
         max_length: Also count the rows with more tokens.
         image_aspect_ratio: Image mode; default: one tile for pre-training rows, as in stage 1, else the processor's.
@@ -151,10 +128,8 @@ def preview_mixture(
     if image_aspect_ratio is None and mixture.report.kind == "pretraining":
         image_aspect_ratio = "none"
     rows: Any = mixture.dataset
-    chosen = rows
-    if limit is not None and limit < len(rows):
-        chosen = rows.select(sample_indices(len(rows), limit, mixture.report.seed, "preview"))
-    measures, unreadable = measure_rows(chosen, processor, image_aspect_ratio, progress)
+    chosen = some_rows(mixture, len(rows) if limit is None else limit)
+    measures, unreadable = _measure(chosen, processor, image_aspect_ratio, progress)
     everything = list(chain.from_iterable(measures.values()))
     preview = Preview(
         mixture=mixture.report.file,
@@ -164,51 +139,56 @@ def preview_mixture(
         counts=dict(Counter(rows["source"])),
         sources=[asdict(source) for source in mixture.report.sources],
         unreadable=len(unreadable),
-        all=summarise(everything, max_length),
-        by_source={source: summarise(values, max_length) for source, values in sorted(measures.items())},
+        all=_summarise(everything, max_length),
+        by_source={source: _summarise(values, max_length) for source, values in sorted(measures.items())},
     )
     if output is not None:
-        lengths = [measure.text_tokens + measure.image_tokens for measure in everything]
-        write_preview(preview, problems_of(mixture, unreadable), lengths, output)
+        problems = chain.from_iterable([*(part.report.problems() for part in mixture.report.sources), unreadable])
+        _write(preview, problems, [text + image for text, image, *_ in everything], Path(output))
     return preview
 
 
-def measure_rows(
+def some_rows(mixture: Mixture, number: int) -> Any:
+    """Returns so many of a mixture's rows, chosen at random with its seed, or all of them."""
+    rows: Any = mixture.dataset
+    if number >= len(rows):
+        return rows
+    return rows.select(sample_indices(len(rows), number, mixture.report.seed, "preview"))
+
+
+def spread(numbers: Sequence[int]) -> Spread:
+    """Returns how numbers are spread; there must be at least one."""
+    import numpy as np
+
+    median, p95 = np.percentile(numbers, [50, 95])
+    return Spread(sum(numbers), round(sum(numbers) / len(numbers), 2), float(median), float(p95), max(numbers))
+
+
+def _measure(
     rows: Any, processor: Any, image_aspect_ratio: str | None, progress: Progress | None
 ) -> tuple[dict[str, list[Measure]], list[dict[str, str]]]:
-    """Measures rows; those with an unreadable image are set apart.
-
-    Args:
-        rows: A `datasets.Dataset`.
-        processor: The model's processor.
-        image_aspect_ratio: Image mode; default: the processor's.
-        progress: Called with rows measured and rows to measure.
-
-    Returns:
-        Measures by source, and an entry for each row that is left out.
-    """
-    from xgenmm_hf.data.lengths import measure_row
+    """Measures rows by source; those with an unreadable image are set apart."""
+    from xgenmm_hf.data.lengths import measure_rows
 
     measures: dict[str, list[Measure]] = {}
     # Keyed, as over-sampling repeats rows.
     unreadable: dict[tuple[str, str], dict[str, str]] = {}
-    for done, row in enumerate(rows, start=1):
-        problem = first_unreadable(row)
-        if problem is None:
-            length = measure_row(row, processor, image_aspect_ratio)
-            measure = Measure(
-                length.num_text_tokens, length.num_image_tokens, length.num_tiles, length.modality, len(row["images"])
-            )
-            measures.setdefault(row["source"], []).append(measure)
-        else:
-            entry = {"source": row["source"], "file": "", "id": row["id"], "outcome": "unreadable"}
-            unreadable[row["source"], row["id"]] = {**entry, "kind": "image", "reason": problem}
+    for start in range(0, len(rows), BATCH_ROWS):
+        batch = [rows[index] for index in range(start, min(start + BATCH_ROWS, len(rows)))]
+        problems = [_first_unreadable(row) for row in batch]
+        readable = [row for row, problem in zip(batch, problems, strict=True) if problem is None]
+        for row, length in zip(readable, measure_rows(readable, processor, image_aspect_ratio), strict=True):
+            measures.setdefault(row["source"], []).append((*length, len(row["images"])))
+        for row, problem in zip(batch, problems, strict=True):
+            if problem is not None:
+                entry = {"source": row["source"], "file": "", "id": row["id"], "outcome": "unreadable"}
+                unreadable[row["source"], row["id"]] = {**entry, "kind": "image", "reason": problem}
         if progress is not None:
-            progress(done, len(rows))
+            progress(start + len(batch), len(rows))
     return measures, list(unreadable.values())
 
 
-def first_unreadable(row: Row) -> str | None:
+def _first_unreadable(row: Row) -> str | None:
     """Returns why the first unreadable image of a row is so, or None; only headers are read."""
     for image in row["images"]:
         try:
@@ -218,23 +198,8 @@ def first_unreadable(row: Row) -> str | None:
     return None
 
 
-def problems_of(mixture: Mixture, unreadable: Iterable[dict[str, str]]) -> Iterator[dict[str, Any]]:
-    """Yields every record and row that is left out, with its reason."""
-    for source in mixture.report.sources:
-        yield from source.report.problems()
-    yield from unreadable
-
-
-def summarise(values: Sequence[Measure], max_length: int | None) -> Measured:
-    """Summarises the measures of some rows.
-
-    Args:
-        values: Their measures.
-        max_length: Count the rows with more tokens.
-
-    Returns:
-        The summary, without spreads if there are no rows.
-    """
+def _summarise(values: Sequence[Measure], max_length: int | None) -> Measured:
+    """Summarises the measures of some rows, without spreads if there are no rows."""
     if not values:
         return Measured()
     text, image, tiles, modalities, images = zip(*values, strict=True)
@@ -251,43 +216,21 @@ def summarise(values: Sequence[Measure], max_length: int | None) -> Measured:
     )
 
 
-def spread(numbers: Sequence[int]) -> Spread:
-    """Returns how numbers are spread; there must be at least one."""
-    import numpy as np
-
-    median, p95 = np.percentile(numbers, [50, 95])
-    return Spread(sum(numbers), round(sum(numbers) / len(numbers), 2), float(median), float(p95), max(numbers))
-
-
-def write_preview(
-    preview: Preview, problems: Iterable[dict[str, Any]], lengths: Sequence[int], output: str | os.PathLike[str]
-) -> None:
-    """Writes the files of a dry run; each appears whole or not at all.
-
-    Args:
-        preview: The counts and measures.
-        problems: What is left out.
-        lengths: Tokens of each measured row.
-        output: The folder; files of an earlier run in it are replaced.
-    """
-    folder = Path(output)
-    write_json(folder / REPORT, asdict(preview))
-    write_text(folder / PROBLEMS, "".join(json.dumps(problem, ensure_ascii=False) + "\n" for problem in problems))
-    with replacing(folder / HISTOGRAM) as draft:
-        draw_lengths(lengths, draft, f"{Path(preview.mixture).name}: tokens a row")
+def _write(preview: Preview, problems: Iterable[dict[str, Any]], lengths: Sequence[int], folder: Path) -> None:
+    """Writes the files of a dry run; each appears whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".preview-", dir=folder) as name:
+        part = Path(name)
+        (part / REPORT).write_text(json.dumps(asdict(preview), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with (part / PROBLEMS).open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(problem, ensure_ascii=False) + "\n" for problem in problems)
+        _draw_lengths(lengths, part / HISTOGRAM, f"{Path(preview.mixture).name}: tokens per row")
+        for file_name in (REPORT, PROBLEMS, HISTOGRAM):
+            os.replace(part / file_name, folder / file_name)
 
 
-def draw_lengths(lengths: Sequence[int], file: Path, title: str) -> None:
-    """Draws a histogram of row lengths.
-
-    Args:
-        lengths: Tokens of each row; may be empty.
-        file: The PNG file to write.
-        title: What stands above it.
-
-    Raises:
-        ValueError: If matplotlib is not installed.
-    """
+def _draw_lengths(lengths: Sequence[int], file: Path, title: str) -> None:
+    """Draws a histogram of row lengths."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -44,7 +44,7 @@ SUFFIXES = {
     ".tar": "tar",
 }
 # Where a JSON file that is one object keeps its records.
-LISTS = ("data", "questions", "annotations")
+LISTS = ("data", "questions", "annotations", "samples")
 BATCH_ROWS = 64
 LONGEST_CELL = 1 << 30
 NAMES_OF_COLUMNS = {name.lower() for name in (*IMAGE_FIELDS, *ADDRESS_FIELDS, *CAPTION_FIELDS)}

@@ -1,14 +1,16 @@
 """`xgenmm data`: the dry run on the command line."""
 
 import json
+from pathlib import Path
 
 import pytest
 import typer
-from PIL import Image
+from PIL import Image, ImageColor
 from typer.testing import CliRunner
 
 from xgenmm_hf.cli.data import data
 from xgenmm_hf.data import preview
+from xgenmm_hf.data.showing import COLORS
 from xgenmm_hf.errors import friendly_errors
 
 
@@ -35,14 +37,29 @@ def run(*arguments):
 def test_text_files_and_json(mixture, tmp_path):
     options = ("--cache-dir", tmp_path / "cache", "--max-length", "100")
     result = run(mixture, "--output", tmp_path / "out", *options)
-    assert result.exit_code == 0, result.output
-    for text in ("5 chat rows from 2 source(s)", "rejected: 1 fields", "training refuses", "1 row(s) have an image"):
+    assert result.exit_code == 1, result.output
+    for text in ("5 chat rows from 2 source(s)", "rejected: 1 fields", "1 row(s) have an image"):
         assert text in result.stdout
+    refusal = result.stderr.strip().splitlines()[-1]
+    assert refusal.startswith("Training refuses a: 1 of 3 records are malformed (max_rejected 1.0%), see ")
+    assert json.loads(Path(refusal.split(" see ")[1].rstrip(".")).read_text())["id"] == "2"
     assert "1 rows have more than 100 tokens" in result.stdout
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "problems.jsonl", "lengths.png"}
     facts = json.loads(run(mixture, "--json", *options).stdout)
     assert facts["by_source"]["b"]["rows"] == 1
     assert facts["sources"][0]["report"]["rejected"] == {"fields": 1}
+
+
+def test_a_data_file_is_shown_with_its_targets(mixture, tmp_path):
+    result = run(tmp_path / "b.jsonl", "--show", "3", "--output", tmp_path / "out", "--cache-dir", tmp_path / "cache")
+    assert result.exit_code == 0, result.output
+    shown = result.stdout[result.stdout.index("b/1") :]
+    assert "<|user|>\nIs it?<|end|>" in shown
+    assert "[[No. No." in shown and "<|end|>" in shown.split("[[")[1].split("]]")[0]
+    assert "Is it?" not in shown.split("[[")[1]
+    with Image.open(tmp_path / "out" / "row-0.png") as page:
+        colors = {color for _, color in page.convert("RGB").getcolors(1 << 20)}
+    assert ImageColor.getrgb(COLORS[True]) in colors and ImageColor.getrgb(COLORS[False]) in colors
 
 
 def test_what_it_refuses(mixture, tmp_path, monkeypatch):

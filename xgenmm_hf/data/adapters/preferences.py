@@ -1,16 +1,24 @@
-"""Preference sets: VLFeedback (several rated answers) and RLAIF-V (a chosen and a rejected one)."""
+"""Preference sets: VLFeedback (several rated answers), RLAIF-V (a chosen and a rejected one), a model's wrong answers.
 
+The last are a result file of `xgenmm eval`: each wrong answer is rejected in favour of the reference.
+"""
+
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from xgenmm_hf.data.adapters.base import Adapter, Context, image_refs, images_of
-from xgenmm_hf.data.fields import Record, SkippedRecord, first_field, mappings_of, text_of
+from xgenmm_hf.data.fields import Record, SkippedRecord, first_field, list_of, mappings_of, text_of
+from xgenmm_hf.data.image_refs import image_ref
 from xgenmm_hf.data.rows import Row, image_part, message, preference_row
 
 
 ASPECTS = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
 HIGHEST = 5.0
 IMAGES = ("image", "images", "img_path")
+ANSWER_FIELDS = ("question", "images", "references", "answer", "score")
+# From this score on an answer counts as right, as in the reports of `xgenmm eval`.
+RIGHT = 0.5
 
 
 def convert_vlfeedback(record: Record, id: str, context: Context) -> Iterator[Row]:
@@ -74,6 +82,36 @@ def convert_rlaif_v(record: Record, id: str, context: Context) -> Iterator[Row]:
     yield _pair(id, context, *texts, images)
 
 
+def convert_answers(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns a wrong answer of `xgenmm eval` (`results.json`) into a preference row.
+
+    Args:
+        record: With `question`, `images` (paths), `references`, `answer` and `score` (0-1, or several by name).
+        id: Id of the row.
+        context: Where the record comes from.
+
+    Yields:
+        One row.
+
+    Raises:
+        RejectedRecord: If a text is missing.
+        SkippedRecord: "right answer", "no score", "same answer", or "image not on disk": it was in the data file.
+    """
+    score = record.get("score")
+    score = next(iter(score.values()), None) if isinstance(score, Mapping) else score
+    if not isinstance(score, (int, float)):
+        raise SkippedRecord("no score", "the answer has no score")
+    if score >= RIGHT:
+        raise SkippedRecord("right answer", f"the answer has the score {score:g}")
+    names = [str(name) for name in list_of(record, "images")]
+    missing = next((name for name in names if not os.path.isfile(name)), None)
+    if missing is not None:
+        raise SkippedRecord("image not on disk", f"there is no file {missing:.200}")
+    references = {str(index): text for index, text in enumerate(list_of(record, "references"))}
+    texts = [text_of(record, "question"), text_of(references, "0"), text_of(record, "answer")]
+    yield _pair(id, context, *texts, [image_ref(name) for name in names])
+
+
 def mean_rating(annotations: Any) -> float | None:
     """Returns the mean of an answer's three ratings.
 
@@ -105,6 +143,7 @@ def _pair(id: str, context: Context, question: str, chosen: str, rejected: str, 
 
 ADAPTERS = (
     Adapter("vlfeedback", convert_vlfeedback, lambda record: {"completions", "prompt"} <= record.keys(), "preference"),
+    Adapter("answers", convert_answers, lambda record: {*ANSWER_FIELDS} <= record.keys(), "preference"),
     Adapter(
         "rlaif-v", convert_rlaif_v, lambda record: {"question", "chosen", "rejected"} <= record.keys(), "preference"
     ),

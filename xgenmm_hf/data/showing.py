@@ -1,0 +1,105 @@
+"""Rows as a person reads them: the images, the rendered prompt, and which of its characters are trained on."""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+from xgenmm_hf.data.encoding import WRITTEN_PARTS, RenderedChat, render_chat, render_content, render_row, row_name
+from xgenmm_hf.data.image_refs import UnreadableImage, image_name, open_image
+from xgenmm_hf.data.rows import Row
+
+
+WIDTH, IMAGE_SIDE, MARGIN, FONT = 900, 260, 12, 15
+COLORS = {True: "#0a7d32", False: "#555555"}
+
+
+class ShownText(NamedTuple):
+    """A rendered text of a row.
+
+    Attributes:
+        title: Which one, where a row has several ("chosen", "rejected").
+        pieces: (text, whether it is trained on), in order.
+    """
+
+    title: str
+    pieces: list[tuple[str, bool]]
+
+
+def show_row(row: Row, processor: Any) -> list[ShownText]:
+    """Renders a row and marks its targets.
+
+    Args:
+        row: A training row of any kind.
+        processor: The model's processor; its chat template decides.
+
+    Returns:
+        One text, or two for a preference row.
+    """
+    if row.get("content"):
+        never = "|".join(map(re.escape, WRITTEN_PARTS.values()))
+        parts = re.split(f"({never})", render_content(processor, row))
+        return [ShownText("", [(part, index % 2 == 0) for index, part in enumerate(parts) if part])]
+    if row.get("chosen"):
+        prompt = list(row["prompt"])
+        chats = {name: render_chat(processor, [*prompt, *row[name]]) for name in ("chosen", "rejected")}
+        return [ShownText(name, _pieces(chat._replace(spans=chat.spans[-1:]))) for name, chat in chats.items()]
+    return [ShownText("", _pieces(render_row(processor, row)))]
+
+
+def _pieces(chat: RenderedChat) -> list[tuple[str, bool]]:
+    pieces, place = [], 0
+    for start, end in chat.spans:
+        pieces += [(chat.text[place:start], False), (chat.text[start:end], True)]
+        place = end
+    return [(text, trained) for text, trained in [*pieces, (chat.text[place:], False)] if text]
+
+
+def describe_images(row: Row) -> Iterator[str]:
+    """Yields a line for each image of a row: its name and its size, or why it cannot be read."""
+    for image in row["images"]:
+        try:
+            opened = open_image(image)
+            yield f"{image_name(image)} ({opened.width} x {opened.height})"
+        except UnreadableImage as error:
+            yield str(error)
+
+
+def draw_row(row: Row, processor: Any, file: Path) -> None:
+    """Draws a row as a PNG file: its images, then its text with the targets in green.
+
+    Args:
+        row: A training row.
+        processor: The model's processor.
+        file: The file to write.
+    """
+    font: Any = ImageFont.load_default(FONT)
+    lines: list[tuple[str, str]] = [(row_name(row), "black")]
+    for shown in show_row(row, processor):
+        lines += [(f"-- {shown.title}", "black")] if shown.title else []
+        for text, trained in shown.pieces:
+            for line in text.splitlines() or [""]:
+                wrapped = textwrap.wrap(line, WIDTH // (FONT // 2), drop_whitespace=False) or [""]
+                lines += [(part, COLORS[trained]) for part in wrapped]
+    images = []
+    for image in row["images"]:
+        try:
+            images.append(open_image(image))
+        except UnreadableImage as error:
+            lines.insert(1, (str(error), "red"))
+    for opened in images:
+        opened.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+    per_line = max(1, (WIDTH - MARGIN) // (IMAGE_SIDE + MARGIN))
+    top = MARGIN + -(-len(images) // per_line) * (IMAGE_SIDE + MARGIN)
+    step = FONT + 5
+    page = Image.new("RGB", (WIDTH, top + len(lines) * step + MARGIN), "white")
+    for index, opened in enumerate(images):
+        column, line = index % per_line, index // per_line
+        page.paste(opened, (MARGIN + column * (IMAGE_SIDE + MARGIN), MARGIN + line * (IMAGE_SIDE + MARGIN)))
+    draw = ImageDraw.Draw(page)
+    for index, (text, color) in enumerate(lines):
+        draw.text((MARGIN, top + index * step), text, fill=color, font=font)
+    page.save(file, format="PNG")
