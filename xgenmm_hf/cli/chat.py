@@ -1,7 +1,9 @@
 """``xgenmm chat``: a chat about images in the terminal."""
 
+import select
 import shlex
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,10 +24,12 @@ if TYPE_CHECKING:
 
 HELP = """\
 /image FILE...   show images with what you say next
-/reset           start over
+/reset           start over, without the images
 /save FILE       write the chat as JSON
-/quit            leave (or Ctrl-D); Ctrl-C cuts an answer off"""
+/quit            leave (or Ctrl-D); Ctrl-C cuts an answer off, at the prompt it clears the line and twice leaves"""
 IMAGE_WIDTH = 40
+# A second Ctrl-C within so many seconds leaves; lines that follow each other within the other belong to one paste.
+LEAVE_SECONDS, PASTE_SECONDS = 2.0, 0.05
 
 
 def chat(
@@ -85,18 +89,34 @@ class Session:
             import readline  # noqa: F401
         if sys.stdin.isatty():
             self._note("Ask something, or /help.")
+        interrupted = float("-inf")
         while True:
             try:
-                line = self._console.input("[bold cyan]>[/] " if sys.stdin.isatty() else "").strip()
-            except (EOFError, KeyboardInterrupt):
+                line = self._read_message()
+            except EOFError:
                 self._console.print()
                 return
+            except KeyboardInterrupt:
+                self._console.print()
+                if time.monotonic() - interrupted < LEAVE_SECONDS:
+                    return
+                interrupted = time.monotonic()
+                self._note("Ctrl-C again leaves; /save FILE keeps the chat.")
+                continue
             if line in ("/quit", "/exit"):
                 return
             try:
                 self._take(line)
             except (ValueError, OSError) as error:
                 self._note(f"error: {one_line(error)}")
+
+    def _read_message(self) -> str:
+        """Reads what the user says; lines that were pasted together are one message."""
+        typed = sys.stdin.isatty()
+        lines = [self._console.input("[bold cyan]>[/] " if typed else "")]
+        while typed and select.select([sys.stdin], [], [], PASTE_SECONDS)[0]:
+            lines.append(input())
+        return "\n".join(lines).strip()
 
     def show(self, images: "list[tuple[str, Image.Image]]") -> None:
         """Adds images to the next turn and shows them where the terminal can."""
@@ -115,9 +135,13 @@ class Session:
         elif command == "/image":
             self._open(shlex.split(rest))
         elif command == "/reset":
+            from xgenmm_hf.serving.conversation import names_of
+
+            names = [name for turn in self._conversation.turns for name in names_of(turn)]
+            left = dict.fromkeys([*names, *(name for name, _ in self._images)])
             self._conversation.reset()
             self._images = []
-            self._note("A new chat.")
+            self._note(f"A new chat{', without ' + ', '.join(left) if left else ''}.")
         elif command == "/save":
             self._save(rest.strip())
         elif command == "/help":
@@ -144,8 +168,14 @@ class Session:
     def _save(self, path: str) -> None:
         if not path:
             raise ValueError("/save needs a file's name.")
+        if Path(path).expanduser().exists() and not self._agrees(f"{path} exists. Replace it? [y/N] "):
+            raise ValueError(f"{path} was left as it was: give another file.")
         self._conversation.save(Path(path).expanduser())
         self._note(f"Saved to {path}.")
+
+    def _agrees(self, question: str) -> bool:
+        """Asks at a terminal; elsewhere the answer is no."""
+        return sys.stdin.isatty() and self._console.input(question, markup=False).strip().lower() in ("y", "yes")
 
     def _write(self, text: str) -> None:
         """Shows a piece of an answer, without characters that would command the terminal."""

@@ -43,7 +43,8 @@ def demo(
         hide_loading_bars()
     loaded = load(source, dtype=dtype.value, device=device)
     if source == TINY_MODEL:
-        page = build_page(loaded, "the embedded model", load(TINY_BASE_MODEL, dtype=dtype.value, device=device))
+        base = load(TINY_BASE_MODEL, dtype=dtype.value, device=device)
+        page = build_page(loaded, "the embedded model", base, "drawn shapes and short words only, no photographs")
     else:
         page = build_page(loaded, source)
     _, address, _ = launch_page(

@@ -19,7 +19,7 @@ import gradio as gr
 
 import xgenmm_hf
 from xgenmm_hf.demo.cutting import view_cut
-from xgenmm_hf.demo.talk import Desk, messages_of_page, open_upload
+from xgenmm_hf.demo.talk import ERROR_MARK, Desk, messages_of_page, open_upload
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 from xgenmm_hf.inference.loading import Loaded
 
@@ -33,13 +33,14 @@ BUTTONS: list[Any] = ["download", "fullscreen"]
 SYSTEMS = {"none": None, "the released models' own": RELEASED_SYSTEM}
 
 
-def build_page(loaded: Loaded, name: str, base: Loaded | None = None) -> gr.Blocks:
+def build_page(loaded: Loaded, name: str, base: Loaded | None = None, knows: str | None = None) -> gr.Blocks:
     """Builds the page for a model.
 
     Args:
         loaded: Model and processor.
         name: What the model is called on the page.
         base: Another model for the few-shot tab; default: the same.
+        knows: What it can be asked about, where that is narrow.
 
     Returns:
         The page; `launch_page` serves it.
@@ -48,6 +49,8 @@ def build_page(loaded: Loaded, name: str, base: Loaded | None = None) -> gr.Bloc
     with gr.Blocks(title="xGen-MM", analytics_enabled=False, fill_height=True) as page:
         gr.Markdown("# xGen-MM")
         gr.Textbox(name, container=False, interactive=False, max_lines=1)
+        if knows:
+            gr.Markdown(f"This model knows {knows}.")
         with gr.Tab("Chat"):
             add_chat(desk)
         with gr.Tab("Tiles"):
@@ -78,10 +81,13 @@ def launch_page(page: gr.Blocks, **options: Any) -> Any:
 def add_chat(desk: Desk) -> None:
     """Adds the tab for chats about any number of images, over any number of turns."""
 
-    @shown_errors
     def answer(message: dict, history: list, system: str, max_new_tokens: int, temperature: float) -> Iterator[str]:
-        messages = messages_of_page(history, message, SYSTEMS[system])
-        yield from desk.chat(messages, max_new_tokens=int(max_new_tokens), temperature=temperature)
+        # An error raised here would lock Gradio's chat: it is said in the chat instead, which then goes on.
+        try:
+            messages = messages_of_page(history, message, SYSTEMS[system])
+            yield from desk.chat(messages, max_new_tokens=int(max_new_tokens), temperature=temperature)
+        except ValueError as error:
+            yield f"{ERROR_MARK} {error}"
 
     rows = shipped_examples()
     # Made here and placed by the chat: hence `render=False`.
@@ -96,7 +102,17 @@ def add_chat(desk: Desk) -> None:
             elem_id="question",
             render=False,
         ),
-        chatbot=gr.Chatbot(height=420, show_label=False, buttons=["copy"], elem_id="chat", render=False),
+        # Text stays text: an answer that holds HTML or Markdown neither runs nor loads anything.
+        chatbot=gr.Chatbot(
+            height=420,
+            show_label=False,
+            buttons=["copy"],
+            elem_id="chat",
+            render=False,
+            render_markdown=False,
+            latex_delimiters=[],
+            sanitize_html=True,
+        ),
         additional_inputs_accordion=gr.Accordion("Options", open=False, render=False),
         additional_inputs=[
             gr.Dropdown(list(SYSTEMS), value="none", label="system turn", render=False),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from xgenmm_hf.evaluation.explain import Explanation
 
 Message = dict[str, Any]
+# Begins what the page says in place of an answer; such a turn is no part of the chat.
+ERROR_MARK = "⚠"
 Shot = tuple[str, str]
 
 
@@ -133,13 +135,27 @@ def messages_of_page(
         raise ValueError("Nothing was sent: write a question, or add an image.")
     new = [*({"type": "file", "file": {"path": path}} for path in files), {"type": "text", "text": text}]
     turns: list[tuple[str, list[Any]]] = []
-    for one in (*history, {"role": "user", "content": new}):
+    for one in (*without_errors(history), {"role": "user", "content": new}):
         if not turns or turns[-1][0] != one["role"]:
             turns.append((one["role"], []))
         content = one["content"]
         turns[-1][1].extend(content if isinstance(content, list) else [content])
     messages = [{"role": role, "content": _as_content(items)} for role, items in turns]
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, *messages] if system else messages
+
+
+def without_errors(history: Sequence[Message]) -> list[Message]:
+    """Leaves out the turns that failed: what the page said in place of an answer, and what it said it to."""
+    kept: list[Message] = []
+    for one in history:
+        content = one["content"]
+        texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
+        if one["role"] == "assistant" and any(text.startswith(ERROR_MARK) for text in texts):
+            while kept and kept[-1]["role"] == "user":
+                kept.pop()
+        else:
+            kept.append(one)
+    return kept
 
 
 def _as_content(items: Sequence[Any]) -> list[dict[str, Any]]:

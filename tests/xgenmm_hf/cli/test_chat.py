@@ -73,8 +73,9 @@ def test_reset_keeps_the_system_turn_only(tmp_path):
 
 
 def test_what_is_wrong_is_told_and_the_chat_goes_on(image, tmp_path):
+    (tmp_path / "file").write_text("no folder")
     output = chat(
-        "/nope", "/image", f"/image {tmp_path}/none.png", "/image 'open", "/save", f"/save {tmp_path}/no/where",
+        "/nope", "/image", f"/image {tmp_path}/none.png", "/image 'open", "/save", f"/save {tmp_path}/file/where",
         "word " * 9000, "/help", "", "Hello", f"/save {tmp_path}/chat.json", "/quit", "never said",
     )  # fmt: skip
     assert output.count("error: ") == 7

@@ -100,3 +100,16 @@ def test_shots_are_in_the_base_form_and_typed_tokens_stay_text(desk, images):
     assert shots_prompt(["<image>"], "<|endofchunk|>", tokenizer).count("<image>") == 2
     pieces = list(desk.continue_shots([(images[0], "A red image.")], images[1], "A", max_new_tokens=4))
     assert pieces and "<" not in pieces[-1]
+
+
+def test_turns_that_failed_are_no_part_of_the_chat():
+    from xgenmm_hf.demo.talk import ERROR_MARK, without_errors
+
+    history = [
+        {"role": "user", "content": [{"type": "text", "text": "first"}]},
+        {"role": "assistant", "content": "an answer"},
+        {"role": "user", "content": "an image that cannot be read"},
+        {"role": "user", "content": "and a question"},
+        {"role": "assistant", "content": [{"type": "text", "text": f"{ERROR_MARK} that is no image"}]},
+    ]
+    assert without_errors(history) == history[:2]

@@ -1,0 +1,73 @@
+"""`xgenmm chat` in a real pseudo-terminal: Ctrl-C, pasted lines, files that exist."""
+
+import json
+import os
+import pty
+import select
+import sys
+import time
+
+import pytest
+
+
+class Terminal:
+    """A program in a pseudo-terminal; `read_until` returns what it printed."""
+
+    def __init__(self, *command: str):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ.update(TERM="dumb", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+            os.execv(command[0], command)
+        self.text = ""
+
+    def read_until(self, wanted: str, seconds: float = 120) -> str:
+        end, start = time.monotonic() + seconds, len(self.text)
+        while wanted not in self.text[start:]:
+            assert time.monotonic() < end, f"no {wanted!r} in {self.text[start:]!r}"
+            if select.select([self.fd], [], [], 0.2)[0]:
+                try:
+                    self.text += os.read(self.fd, 4096).decode(errors="replace")
+                except OSError:
+                    raise AssertionError(f"ended before {wanted!r}: {self.text[start:]!r}") from None
+        return self.text[start:]
+
+    def send(self, text: str) -> None:
+        os.write(self.fd, text.encode())
+
+    def wait(self) -> int:
+        while True:
+            try:
+                if not os.read(self.fd, 4096):
+                    break
+            except OSError:
+                break
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.mark.slow
+def test_a_chat_survives_ctrl_c_and_pastes_and_asks_before_it_replaces_a_file(tmp_path):
+    file = tmp_path / "chat.json"
+    file.write_text("mine")
+    start = "from xgenmm_hf.cli.app import main; main()"
+    terminal = Terminal(sys.executable, "-c", start, "chat", "--max-new-tokens", "3")
+    terminal.read_until("> ")
+    terminal.send("half a line\x03")
+    terminal.read_until("Ctrl-C again leaves")
+    time.sleep(2.2)
+    terminal.send("What is\nthis?\n")
+    terminal.read_until("> ")
+    terminal.send(f"/save {file}\n")
+    terminal.read_until("Replace it?")
+    terminal.send("n\n")
+    terminal.read_until("left as it was")
+    assert file.read_text() == "mine"
+    terminal.send(f"/save {file}\n")
+    terminal.read_until("Replace it?")
+    terminal.send("y\n")
+    terminal.read_until("Saved to")
+    messages = [one for one in json.loads(file.read_text())["messages"] if one["role"] == "user"]
+    assert [one["content"] for one in messages] == ["What is\nthis?"]
+    terminal.send("\x03")
+    terminal.read_until("Ctrl-C again leaves")
+    terminal.send("\x03")
+    assert terminal.wait() == 0
