@@ -48,7 +48,7 @@ def test_nothing_and_no_image_are_said_plainly(tmp_path):
     with pytest.raises(ValueError, match="Nothing was sent"):
         messages_of_page([], {"text": "  ", "files": []})
     (tmp_path / "notes.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"^notes\.png is not an image"):
+    with pytest.raises(ValueError, match=r"^The image notes\.png is not an image"):
         messages_of_page([], {"text": "?", "files": [str(tmp_path / "notes.png")]})
 
 
