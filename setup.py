@@ -46,6 +46,7 @@ OPENCLIP = ["open_clip_torch>=2.24"]
 EVAL = ["datasets>=4.7", "matplotlib>=3.9", "pyarrow>=21", "pycocoevalcap>=1.2", "pyyaml>=6.0.2"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"]
 DEMO = ["gradio>=6,<7"]
+SENTENCEPIECE = ["sentencepiece", "protobuf"]
 QUANT = ["torchao>=0.18", "bitsandbytes>=0.50"]
 DEV = [
     *TRAIN,
@@ -59,8 +60,7 @@ DEV = [
     "pytest",
     "pytest-xdist",
     "ruff",
-    "sentencepiece",
-    "protobuf",
+    *SENTENCEPIECE,
     "setuptools>=68",
     "textual-image>=0.8",
     "wheel",
@@ -102,6 +102,7 @@ setup(
         "serve": SERVE,
         "demo": DEMO,
         "quant": QUANT,
+        "sentencepiece": SENTENCEPIECE,
         "dev": DEV,
     },
     entry_points={

@@ -21,16 +21,10 @@ from xgenmm_hf.conversion.original_config import (
     parse_original_config,
     read_original_config,
 )
-from xgenmm_hf.conversion.sources import Weights, locate, weight_files
+from xgenmm_hf.conversion.sources import Weights, check_plain, locate
 from xgenmm_hf.conversion.tensors import Plan, assemble, listed, plan_conversion
 from xgenmm_hf.conversion.towers import VisionEncoder, choose_vision_config, read_vision_encoder
-from xgenmm_hf.conversion.writer import (
-    Progress,
-    num_bytes,
-    parse_size,
-    split_into_shards,
-    write_shards,
-)
+from xgenmm_hf.conversion.writer import Progress, num_bytes, split_into_shards, write_shards
 
 
 if TYPE_CHECKING:
@@ -75,16 +69,7 @@ class ConversionResult:
 
 @dataclass(frozen=True)
 class Original:
-    """An original checkpoint: tensors and what its JSON files say.
-
-    Attributes:
-        folder: The folder that holds it.
-        weights: All tensors, the separate vision tower's included.
-        config: The original's config; empty where there is none.
-        side_files: The original's other JSON files by name.
-        vision_config: The tower as the user or the checkpoint states it, or None.
-        encoder: The separate vision tower, or None.
-    """
+    """An original checkpoint: its tensors (a separate vision tower's included) and what its JSON files say."""
 
     folder: Path
     weights: Weights
@@ -110,6 +95,7 @@ def convert_state_dict(tensors: "Mapping[str, torch.Tensor]", config: "XGenMMCon
     """
     from xgenmm_hf.conversion.verify import expected_tensors
 
+    check_plain({name: tensor for name, tensor in tensors.items() if not tensor.is_meta}, "The state dict")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     plan = plan_conversion(shapes, expected_tensors(config), first_added_id(config))
     return {target.name: assemble(target, tensors.__getitem__) for target in plan.targets}
@@ -139,8 +125,8 @@ def convert_checkpoint(
         tokenizer: Folder or repo id with the tokenizer files, for checkpoints that have none.
         dtype: `"auto"` keeps each tensor's dtype; otherwise `"float32"`, `"bfloat16"` or `"float16"`.
         image_mode: `"anyres"`, `"none"` or `"pad"`; needed where the checkpoint's files do not decide.
-        max_shard_size: Largest weight file, such as `"5GB"`.
-        progress: Called with a file's name, bytes written and bytes to write.
+        max_shard_size: Largest weight file, such as `"5GB"`, or bytes.
+        progress: Called with a file's name, bytes done and bytes to write.
 
     Returns:
         What was done.
@@ -153,7 +139,6 @@ def convert_checkpoint(
     from xgenmm_hf.conversion.verify import expected_tensors, verify_model_folder
 
     check_output_folder(out)
-    shard_bytes = parse_size(max_shard_size)
     if dtype not in DTYPES:
         raise ValueError(f"The dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
     tokenizer_folder = locate(tokenizer) if tokenizer is not None else None
@@ -161,11 +146,12 @@ def convert_checkpoint(
     ours, mode = _our_config(original, image_mode, dtype)
     plan = plan_conversion(original.weights.shapes, expected_tensors(ours), first_added_id(ours))
     dtypes = target_dtypes(plan, original.weights, dtype)
-    shards = split_into_shards(plan.targets, dtypes, shard_bytes)
-    total = sum(num_bytes(target, dtypes[target.name]) for target in plan.targets)
-    with output_folder(out, needed_bytes=total) as folder:
-        notes = write_side_files(folder, original, ours, mode, plan, dtypes, tokenizer_folder)
-        write_shards(folder, shards, dtypes, original.weights.load, progress)
+    shards = split_into_shards(plan.targets, dtypes, max_shard_size)
+    total = num_bytes(plan.targets, dtypes)
+    notes: list[str] = []
+    with output_folder(out, total, on_leftovers=lambda folders: notes.append(leftovers_note(folders))) as folder:
+        notes += write_side_files(folder, Path(out), original, ours, mode, plan, dtypes, tokenizer_folder)
+        notes += write_shards(folder, shards, dtypes, original.weights.load, progress)
         verify_model_folder(folder, ours, dtypes)
     return ConversionResult(
         folder=Path(out),
@@ -173,7 +159,7 @@ def convert_checkpoint(
         num_tensors=len(plan.targets),
         num_parameters=sum(prod(target.shape) for target in plan.targets),
         num_bytes=total,
-        shards=tuple(shard.name for shard in shards),
+        shards=tuple(shards),
         dtype=dtype_name(main_dtype(original.weights, dtype)),
         image_mode=mode.aspect_ratio,
         dropped=tuple(sorted(plan.dropped)),
@@ -188,30 +174,14 @@ def open_original(
     vision_encoder: str | Path | None = None,
     config: str | Path | None = None,
 ) -> Original:
-    """Opens an original checkpoint without reading its weights.
-
-    Args:
-        source: A folder, weight file or Hub repo id.
-        vision_config: JSON file that describes the tower.
-        vision_encoder: Folder or repo id with the tower.
-        config: The original's `config.json`.
-
-    Returns:
-        The checkpoint.
-
-    Raises:
-        ValueError: If a file is broken.
-        OSError: If a file is missing.
-    """
+    """Opens an original checkpoint without reading its weights; the arguments are those of `convert_checkpoint`."""
     path = locate(source)
     folder = path if path.is_dir() else path.parent
     if config is not None:
         original = parse_original_config(read_json(Path(config)), Path(config))
     else:
         original = read_original_config(folder)
-    weights = Weights()
-    for file in weight_files(path):
-        weights.add(file)
+    weights = Weights.read(path)
     encoder = None
     if vision_encoder is not None:
         encoder = read_vision_encoder(vision_encoder)
@@ -237,19 +207,7 @@ def _our_config(original: Original, asked_mode: str | None, dtype: str) -> "tupl
 
 
 def target_dtypes(plan: Plan, weights: Weights, dtype: str) -> "dict[str, torch.dtype]":
-    """Decides each target's dtype, those of the padding rows included.
-
-    Args:
-        plan: What to write.
-        weights: The source tensors.
-        dtype: A dtype's name, or `"auto"` for the sources'.
-
-    Returns:
-        Dtypes by target name.
-
-    Raises:
-        ValueError: If a source tensor holds no floating-point numbers.
-    """
+    """Decides each target's dtype, those of the padding rows included; `"auto"` keeps and promotes the sources'."""
     import torch
 
     targets = (*plan.targets, *plan.padding)
@@ -289,3 +247,8 @@ def main_dtype(weights: Weights, dtype: str) -> "torch.dtype":
 def dtype_name(dtype: "torch.dtype") -> str:
     """Returns a dtype's name without `torch.`."""
     return str(dtype).removeprefix("torch.")
+
+
+def leftovers_note(folders: list[Path]) -> str:
+    """Returns the sentence about folders of killed runs that were removed."""
+    return f"Removed what an interrupted run had left: {listed(str(folder) for folder in folders)}."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion import key_map
-from xgenmm_hf.conversion.convert import DEFAULT_SHARD_SIZE, dtype_name, main_dtype, target_dtypes
+from xgenmm_hf.conversion.convert import DEFAULT_SHARD_SIZE, dtype_name, leftovers_note, main_dtype, target_dtypes
 from xgenmm_hf.conversion.files import check_output_folder, output_folder, read_json, write_json
 from xgenmm_hf.conversion.original_config import (
     CONFIG_NAME,
@@ -23,15 +23,9 @@ from xgenmm_hf.conversion.original_config import (
     original_rows,
 )
 from xgenmm_hf.conversion.side_files import KEPT_FOLDER, PADDING_NAME, TOKENIZER_FILES
-from xgenmm_hf.conversion.sources import MemoryTensors, SafetensorsFile, Weights, locate, weight_files
+from xgenmm_hf.conversion.sources import MemoryTensors, SafetensorsFile, Weights, locate
 from xgenmm_hf.conversion.tensors import Shape, assemble, one_line, plan_export
-from xgenmm_hf.conversion.writer import (
-    Progress,
-    num_bytes,
-    parse_size,
-    split_into_shards,
-    write_shards,
-)
+from xgenmm_hf.conversion.writer import Progress, num_bytes, split_into_shards, write_shards
 
 
 if TYPE_CHECKING:
@@ -53,6 +47,7 @@ class ExportResult:
         num_bytes: Their size.
         shards: Names of the weight files.
         padding: Where the unused rows came from: `"kept"` or `"zeros"`.
+        notes: Sentences a user should read.
     """
 
     folder: Path
@@ -60,6 +55,7 @@ class ExportResult:
     num_bytes: int
     shards: tuple[str, ...]
     padding: str
+    notes: tuple[str, ...] = ()
 
 
 def export_state_dict(
@@ -114,12 +110,9 @@ def export_checkpoint(
     from xgenmm_hf.conversion.verify import compare, expected_tensors
 
     check_output_folder(out)
-    shard_bytes = parse_size(max_shard_size)
     source = locate(model)
     config = read_our_config(source)
-    weights = Weights()
-    for file in weight_files(source):
-        weights.add(file)
+    weights = Weights.read(source)
     expected = expected_tensors(config)
     compare(weights, expected, weights.dtypes, f"The weights in {source} do not fit its config")
     first = first_added_id(config)
@@ -128,13 +121,15 @@ def export_checkpoint(
     dtype = dtype_name(main_dtype(weights, "auto"))
     weights.add(MemoryTensors(rows))
     dtypes = target_dtypes(plan, weights, "auto")
-    shards = split_into_shards(plan.targets, dtypes, shard_bytes)
-    total = sum(num_bytes(target, dtypes[target.name]) for target in plan.targets)
-    with output_folder(out, needed_bytes=total) as folder:
-        write_shards(folder, shards, dtypes, weights.load, progress)
+    shards = split_into_shards(plan.targets, dtypes, max_shard_size)
+    total = num_bytes(plan.targets, dtypes)
+    notes: list[str] = []
+    with output_folder(out, total, on_leftovers=lambda folders: notes.append(leftovers_note(folders))) as folder:
+        notes += write_shards(folder, shards, dtypes, weights.load, progress)
         _write_original_files(folder, source, config, first + _num_rows(rows), dtype)
-        _verify(folder, {target.name: target.shape for target in plan.targets}, dtypes)
-    return ExportResult(Path(out), len(plan.targets), total, tuple(shard.name for shard in shards), origin)
+        written, shapes = Weights.read(folder), {target.name: target.shape for target in plan.targets}
+        compare(written, shapes, dtypes, f"What was written to {folder} differs from what should be there")
+    return ExportResult(Path(out), len(plan.targets), total, tuple(shards), origin, tuple(notes))
 
 
 def read_our_config(source: Path) -> "XGenMMConfig":
@@ -269,12 +264,3 @@ def _generation(source: Path) -> dict[str, Any]:
     fields = read_json(path) if path.is_file() else {}
     ends = fields.get("eos_token_id")
     return {**fields, "eos_token_id": ends[-1]} if isinstance(ends, list) and ends else fields
-
-
-def _verify(folder: Path, expected: Mapping[str, Shape], dtypes: "Mapping[str, torch.dtype]") -> None:
-    from xgenmm_hf.conversion.verify import compare
-
-    written = Weights()
-    for file in weight_files(folder):
-        written.add(file)
-    compare(written, expected, dtypes, f"What was written to {folder} differs from what should be there")

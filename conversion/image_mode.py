@@ -18,12 +18,7 @@ MODES = (ANYRES, *ONE_TILE)
 
 @dataclass(frozen=True)
 class ImageMode:
-    """How a checkpoint cuts images.
-
-    Attributes:
-        aspect_ratio: `"anyres"`, `"none"` or `"pad"`.
-        grids: Grid resolutions as (width, height) in pixels; None in one-tile modes.
-    """
+    """How a checkpoint cuts images: one of `MODES`, and for any-resolution the grids as (width, height) in pixels."""
 
     aspect_ratio: str
     grids: list[list[int]] | None = None

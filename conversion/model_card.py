@@ -1,110 +1,209 @@
-"""The README that a converted checkpoint carries."""
+"""The model card: metadata that the Hub reads, and text that people read.
 
-import re
+Conversion, training runs and `xgenmm push` write the same card. What depends on where the model lies stands between
+two comments, a part; pushing renews the parts and leaves the rest of the text alone.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from xgenmm_hf.conversion.tensors import Shape, one_line
 
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
-_CARD = """---
-library_name: transformers
-pipeline_tag: image-text-to-text
-{license}tags:
-- xgenmm
-- blip-3
----
+TAGS = ("xgenmm", "blip-3")
+TASK = "image-text-to-text"
+USE, EVALUATION = "use", "evaluation"
 
-# {name}
-
-An xGen-MM (BLIP-3) checkpoint, converted from the original layout by the `xgenmm-hf` package. The weights are the
-original's, renamed; the license and the limits of the original model apply.
-
-| part | |
-|---|---|
-| vision tower | {vision_type}, {vision_layers} layers, width {vision_width}, tiles of {tile} x {tile} pixels |
-| resampler | perceiver, depth {depth}, {latents} tokens a tile |
-| language model | {text_type}, {text_layers} layers, width {text_width} |
-| images | {images} |
-
-## Use
-
-Needs `transformers>=4.57,<6`. The code is in this folder, hence `trust_remote_code=True`; where the `xgenmm-hf`
-package is installed, `import xgenmm_hf.auto` registers the classes and the argument may be left out.
+_SNIPPET = """\
+Needs `transformers>=4.57,<6`{needs}. The model code is in the repository, hence `trust_remote_code=True`; where the
+`xgenmm-hf` package is installed, `import xgenmm_hf.auto` stands for it.
 
 ```python
-from PIL import Image
+{imports}from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-path = "."  # this folder, or the repo that holds it
-processor = AutoProcessor.from_pretrained(path, trust_remote_code=True)
-model = AutoModelForImageTextToText.from_pretrained(path, trust_remote_code=True, dtype="auto")
+repository = {where}
+processor = AutoProcessor.from_pretrained(repository, trust_remote_code=True)
+model = AutoModelForImageTextToText.from_pretrained({weights}, trust_remote_code=True, dtype="auto")
+{adapter}
+image = Image.open("image.jpg").convert("RGB")
 {prompt}
-inputs = processor(images=[Image.open("image.jpg")], text=prompt, return_tensors="pt")
-output = model.generate(**inputs, max_new_tokens=128)
+inputs = processor(images=[image], text=prompt, return_tensors="pt").to(model.device, model.dtype)
+output = model.generate(**inputs, max_new_tokens=128, do_sample=False)
 print(processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0])
-```
-
-Paper: [xGen-MM (BLIP-3): A Family of Open Large Multimodal Models](https://arxiv.org/abs/2408.08872).
-"""
-_CHAT = """messages = [
+```"""
+_CHAT_PROMPT = """messages = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is in this image?"}]}
 ]
 prompt = processor.apply_chat_template(messages, add_generation_prompt=True)"""
-_BASE = 'prompt = "<image>An image of"'
-_MODES = {
-    "anyres": "any resolution: an overview tile and up to {tiles} grid tiles an image",
-    "none": "one tile an image, squashed to a square",
-    "pad": "one tile an image, padded to a square",
+_BASE_PROMPT = 'prompt = "<image>An image of"'
+
+LIMITS = """- The model may describe what is not in an image, read text wrongly, and count or place things wrongly.
+- It inherits the biases of the data that its vision tower, its language model and itself were trained on.
+- It was not built for decisions about people, nor for medical, legal or safety-critical use."""
+CITATION = """```bibtex
+@article{xue2024xgenmm,
+  title   = {xGen-MM (BLIP-3): A Family of Open Large Multimodal Models},
+  author  = {Xue, Le and Shu, Manli and Awadalla, Anas and others},
+  journal = {arXiv preprint arXiv:2408.08872},
+  year    = {2024}
 }
+```"""
 
 
-def model_card(config: "XGenMMConfig", source: Path) -> str:
-    """Writes the model card of a converted checkpoint.
+def released_license(config: "XGenMMConfig") -> str:
+    """Returns the licence of the release that a model descends from: only the first one excludes commercial use."""
+    return "cc-by-nc-4.0" if getattr(config.resampler_config, "text_conditioned", False) else "apache-2.0"
+
+
+def new_card(title: str, intro: str, sections: Mapping[str, str], **metadata: Any) -> "ModelCard":
+    """Starts a card.
 
     Args:
-        config: The model's config.
-        source: The folder it was converted from; its README states the license, and its name is the model's.
+        title: The model's name.
+        intro: What it is and where it comes from.
+        sections: Markdown by title; the usage part stands before them, limits and citation after them.
+        **metadata: Fields of `huggingface_hub.ModelCardData`.
 
     Returns:
-        The text of README.md.
+        The card, with an empty usage part.
     """
-    vision, text = config.vision_config, config.text_config
-    tiles = max(width * height for width, height in config.anyres_grids) // config.tile_size**2
-    anyres = config.image_aspect_ratio == "anyres"
-    found = _license(source)
-    return _CARD.format(
-        license=f"license: {found}\n" if found else "",
-        name=_name(source),
-        vision_type=vision.model_type,
-        vision_layers=vision.num_hidden_layers,
-        vision_width=vision.hidden_size,
-        tile=config.tile_size,
-        depth=config.resampler_config.depth,
-        latents=config.resampler_config.num_latents,
-        text_type=text.model_type,
-        text_layers=text.num_hidden_layers,
-        text_width=text.hidden_size,
-        images=_MODES[config.image_aspect_ratio].format(tiles=tiles),
-        prompt=_CHAT if anyres else _BASE,
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data = ModelCardData(**{"library_name": "transformers", "pipeline_tag": TASK, "tags": list(TAGS), **metadata})
+    after = {**sections, "Limits": LIMITS, "Citation": CITATION}
+    body = "\n\n".join(
+        [f"# {title}", intro, "## Use", _part(USE, ""), *(f"## {name}\n\n{text}" for name, text in after.items())]
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
+
+
+def read_card(path: Path) -> "ModelCard | None":
+    """Reads a card.
+
+    Args:
+        path: A README.md, which may be missing.
+
+    Returns:
+        The card, or None.
+
+    Raises:
+        ValueError: If its metadata is no YAML mapping.
+    """
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError
+
+    if not path.is_file():
+        return None
+    try:
+        return ModelCard(path.read_text(encoding="utf-8", errors="replace"))
+    except (YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"The metadata at the top of {path} is no YAML mapping ({one_line(error)}).") from error
+
+
+def set_part(card: "ModelCard", name: str, text: str) -> None:
+    """Puts text between a part's two comments, at the end of the card where it has none.
+
+    Args:
+        card: The card to change.
+        name: `USE` or `EVALUATION`.
+        text: Markdown.
+    """
+    start, end = _part(name, "").split("\n\n")
+    before, _, rest = card.text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not closed:
+        before, after = f"{card.text.rstrip()}\n\n## {name.capitalize()}\n\n", "\n"
+    card.text = before + _part(name, text) + after
+
+
+def _part(name: str, text: str) -> str:
+    return f"<!-- xgenmm: {name} -->\n{text}\n<!-- xgenmm: end of {name} -->"
+
+
+def usage(where: str, *, chat: bool, base: str | None = None) -> str:
+    """Writes how a model is used, in the form that it was trained for.
+
+    Args:
+        where: Its repository or folder.
+        chat: Whether it is an instruct model; a base model goes on with a text.
+        base: The model that an adapter (PEFT) belongs to; None for a whole model.
+    """
+    return _SNIPPET.format(
+        needs=" and `peft`" if base else "",
+        imports="from peft import PeftModel\n" if base else "",
+        where=json.dumps(where),
+        weights=json.dumps(base) if base else "repository",
+        adapter="model = PeftModel.from_pretrained(model, repository)\n" if base else "",
+        prompt=_CHAT_PROMPT if chat else _BASE_PROMPT,
     )
 
 
-def _name(source: Path) -> str:
-    # A Hub snapshot lies in models--owner--name/snapshots/<revision>.
-    for part in reversed(source.absolute().parts):
-        if part.startswith("models--"):
-            return part.split("--")[-1]
-    return source.absolute().name or "xgenmm"
+def model_table(config: "XGenMMConfig", shapes: Mapping[str, Shape]) -> str:
+    """Writes a model's parts and how it cuts images.
+
+    Args:
+        config: The model's config.
+        shapes: Shapes of its tensors by name.
+    """
+    from math import prod
+
+    vision, resampler, text = config.vision_config, config.resampler_config, config.text_config
+    rows = [
+        (f"vision tower: {vision.model_type}, {vision.num_hidden_layers} layers, width {vision.hidden_size}",
+         "model.vision_tower."),
+        (f"resampler: perceiver, {resampler.depth} layers, {resampler.num_latents} tokens per tile",
+         "model.resampler."),
+        (f"language model: {text.model_type}, {text.num_hidden_layers} layers, width {text.hidden_size}, context of "
+         f"{text.max_position_embeddings} tokens", "model.language_model."),
+        (f"head: vocabulary of {text.vocab_size}", "lm_head."),
+        ("all", ""),
+    ]  # fmt: skip
+    lines = [
+        f"| {what} | {sum(prod(shape) for name, shape in shapes.items() if name.startswith(prefix)):,} |"
+        for what, prefix in rows
+    ]
+    tile = f"{config.tile_size} x {config.tile_size} pixels"
+    if config.image_aspect_ratio == "anyres":
+        most = max(width * height for width, height in config.anyres_grids) // config.tile_size**2
+        images = f"any resolution: an overview tile and up to {most} grid tiles of {tile} per image"
+    else:
+        images = f"one tile of {tile} per image ({config.image_aspect_ratio})"
+    return "\n".join(["| part | parameters |", "|---|---:|", *lines, "", f"Images: {images}."])
 
 
-def _license(source: Path) -> str | None:
-    """Returns the license that the front matter of the source's README states."""
-    readme = source / "README.md"
-    if not readme.is_file():
-        return None
-    text = readme.read_text(encoding="utf-8", errors="replace")
-    matter = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
-    match = re.search(r"^license:\s*([\w.-]+)\s*$", matter.group(1), re.MULTILINE) if matter else None
-    return match.group(1) if match else None
+def add_results(card: "ModelCard", results: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Adds what `xgenmm eval` found, for people and for the Hub.
+
+    Args:
+        card: The card to change; results that it holds are replaced.
+        results: The content of each results.json.
+        name: The model's name.
+    """
+    from huggingface_hub import EvalResult
+
+    found = [
+        (result, metric, value)
+        for result in results
+        for metric, value in result["scores"].items()
+        if isinstance(value, (int, float))
+    ]
+    card.data.model_name = name
+    card.data.eval_results = [
+        EvalResult(TASK, result["task"]["name"], result["task"]["name"], metric, value)
+        for result, metric, value in found
+    ]
+    lines = [
+        f"| {result['task']['name']} | {metric} | {value:.4f} | {result['counts']['evaluated']} | "
+        f"{result['date'][:10]} |"
+        for result, metric, value in found
+    ]
+    head = ["| task | metric | value | samples | date |", "|---|---|---:|---:|---|"]
+    set_part(card, EVALUATION, "\n".join([*head, *lines, "", "Measured with `xgenmm eval`."]))

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xgenmm_hf.conversion.files import write_json, write_text
+from xgenmm_hf.conversion.files import write_json
 from xgenmm_hf.conversion.image_mode import ImageMode
-from xgenmm_hf.conversion.model_card import model_card
+from xgenmm_hf.conversion.model_card import USE, model_table, new_card, read_card, released_license, set_part, usage
 from xgenmm_hf.conversion.original_config import CONFIG_NAME, GENERATION_NAME, PREPROCESSOR_NAME, first_added_id
-from xgenmm_hf.conversion.tensors import Plan
+from xgenmm_hf.conversion.tensors import Plan, assemble
 from xgenmm_hf.conversion.towers import OPENCLIP_CONFIG
-from xgenmm_hf.conversion.writer import write_safetensors
 
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ NO_TOKENIZER = (
 
 def write_side_files(
     folder: Path,
+    out: Path,
     original: "Original",
     config: "XGenMMConfig",
     mode: ImageMode,
@@ -47,6 +47,7 @@ def write_side_files(
 
     Args:
         folder: The folder being made.
+        out: What it will be called.
         original: The checkpoint being converted.
         config: Its config in our schema.
         mode: How images are cut.
@@ -65,9 +66,29 @@ def write_side_files(
     write_processor(folder, config, mode, tokenizer, _normalisation(original))
     _write_generation_config(folder, config, tokenizer, original.side_files.get(GENERATION_NAME, {}))
     copy_remote_code(folder)
-    write_text(folder / "README.md", model_card(config, original.folder))
+    _write_card(folder, out, original, config, plan)
     keep_original(folder, original, plan, dtypes)
     return [] if tokenizer is not None else [NO_TOKENIZER]
+
+
+def _write_card(folder: Path, out: Path, original: "Original", config: "XGenMMConfig", plan: Plan) -> None:
+    """Writes the model card; the licence is what the source's card states, else its release's."""
+    stated = read_card(original.folder / "README.md")
+    # A Hub snapshot lies in models--owner--name/snapshots/<revision>.
+    cached = [part for part in original.folder.absolute().parts if part.startswith("models--")]
+    name = cached[-1].split("--")[-1] if cached else original.folder.absolute().name
+    intro = (
+        "An xGen-MM (BLIP-3) checkpoint, converted from the original layout by the `xgenmm-hf` package. The weights "
+        "are the original's, renamed; the licence and the limits of the original model apply."
+    )
+    card = new_card(
+        name or "xgenmm",
+        intro,
+        {"Model": model_table(config, {target.name: target.shape for target in plan.targets})},
+        license=(stated and stated.data.license) or released_license(config),
+    )
+    set_part(card, USE, usage(str(out), chat=config.image_aspect_ratio == "anyres"))
+    card.save(folder / "README.md")
 
 
 def _tokenizer(folder: Path, config: "XGenMMConfig", asked_for: bool) -> "PreTrainedTokenizerBase | None":
@@ -88,15 +109,7 @@ def write_processor(
     tokenizer: "PreTrainedTokenizerBase | None",
     normalisation: Mapping[str, list[float]],
 ) -> None:
-    """Writes the processor, or without a tokenizer the image processor alone.
-
-    Args:
-        folder: The folder being made.
-        config: The model's config.
-        mode: How images are cut.
-        tokenizer: The tokenizer with the three added tokens, or None.
-        normalisation: `image_mean` and `image_std` where they differ from the release's.
-    """
+    """Writes the processor, or without a tokenizer the image processor alone."""
     from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
     from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
@@ -156,14 +169,7 @@ def _write_generation_config(
 
 
 def keep_original(folder: Path, original: "Original", plan: Plan, dtypes: "Mapping[str, torch.dtype]") -> None:
-    """Keeps what the way back needs and our layout has no place for.
-
-    Args:
-        folder: The folder being made.
-        original: The checkpoint being converted.
-        plan: The conversion's plan.
-        dtypes: Dtype of each tensor by name.
-    """
+    """Keeps what the way back needs and our layout has no place for."""
     kept = folder / KEPT_FOLDER
     files = {CONFIG_NAME: original.config, **original.side_files}
     if not plan.padding and not any(files.values()):
@@ -173,4 +179,7 @@ def keep_original(folder: Path, original: "Original", plan: Plan, dtypes: "Mappi
         if content:
             write_json(kept / name, content)
     if plan.padding:
-        write_safetensors(kept / PADDING_NAME, tuple(plan.padding), dtypes, original.weights.load)
+        from safetensors.torch import save_file
+
+        rows = {target.name: assemble(target, original.weights.load, dtypes[target.name]) for target in plan.padding}
+        save_file(rows, kept / PADDING_NAME, metadata={"format": "pt"})

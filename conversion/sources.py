@@ -5,7 +5,7 @@ memory-mapped file count as the process's memory for as long as the mapping live
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -65,7 +65,7 @@ class WeightFile(Protocol):
 
 @dataclass
 class SafetensorsFile:
-    """A safetensors file, opened anew for each tensor so that only that tensor's pages are held."""
+    """A safetensors file, opened again for each tensor so that only that tensor's pages are held."""
 
     path: Path
 
@@ -161,7 +161,31 @@ def _tensors_of(content: Any, path: Path) -> "dict[str, torch.Tensor]":
     odd = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
     if odd:
         raise ValueError(f"{path} holds entries that are no tensors: {listed(odd)}; save the state dict alone.")
+    check_plain(content, str(path))
     return {str(name): value for name, value in content.items()}
+
+
+def check_plain(tensors: "Mapping[str, torch.Tensor]", place: str) -> None:
+    """Checks that tensors are dense and hold values.
+
+    Args:
+        tensors: Tensors by name.
+        place: Where they are, for the message.
+
+    Raises:
+        ValueError: If one is sparse or quantised, or stands on the meta device.
+    """
+    import torch
+
+    odd = [f"{n} ({t.layout})" for n, t in tensors.items() if t.layout is not torch.strided]
+    if odd:
+        raise ValueError(f"{place} holds sparse tensors: {listed(odd)}; save them with to_dense().")
+    empty = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if empty:
+        raise ValueError(
+            f"{place} holds tensors without values (meta device): {listed(empty)}; save the model after its weights "
+            "were loaded."
+        )
 
 
 @dataclass
@@ -188,6 +212,14 @@ class Weights:
         self.dtypes: dict[str, torch.dtype] = {}
         self._homes: dict[str, tuple[WeightFile, str]] = {}
 
+    @classmethod
+    def read(cls, path: Path) -> "Weights":
+        """Opens all weight files of a checkpoint, see `weight_files`."""
+        weights = cls()
+        for file in weight_files(path):
+            weights.add(file)
+        return weights
+
     def add(self, file: WeightFile, rename: Callable[[str], str | None] = str) -> None:
         """Adds a file's tensors.
 
@@ -198,7 +230,9 @@ class Weights:
         Raises:
             ValueError: If the file is broken or repeats a name.
         """
-        for raw, (shape, dtype) in file.entries().items():
+        entries = file.entries()
+        _check_merged(entries, file.path)
+        for raw, (shape, dtype) in entries.items():
             name = rename(raw)
             if name is None:
                 continue
@@ -251,7 +285,8 @@ def weight_files(path: Path) -> list[WeightFile]:
         The files, in order.
 
     Raises:
-        ValueError: If the index is broken, points outside the folder or disagrees with its shards.
+        ValueError: If the index is broken, points outside the folder or disagrees with its shards, or the folder is
+            something else (an adapter, a cache of the Hub).
         FileNotFoundError: If there are no weights, or the index names a missing file.
     """
     if path.is_file():
@@ -262,6 +297,7 @@ def weight_files(path: Path) -> list[WeightFile]:
     for name in WEIGHT_FILES:
         if (path / name).is_file():
             return [open_weight_file(path / name)]
+    check_is_checkpoint(path)
     candidates = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", *PICKLE_SUFFIXES) and p.is_file())
     if not candidates:
         raise FileNotFoundError(
@@ -271,6 +307,38 @@ def weight_files(path: Path) -> list[WeightFile]:
         names = listed(candidate.name for candidate in candidates)
         raise ValueError(f"{path} holds several weight files and no index ({names}); name one of them.")
     return [open_weight_file(candidates[0])]
+
+
+def check_is_checkpoint(folder: Path) -> None:
+    """Checks that a folder without a model is none of those that people take for one.
+
+    Args:
+        folder: An existing folder.
+
+    Raises:
+        ValueError: If it holds a LoRA adapter or is the Hub's cache folder of a repository, with the remedy.
+    """
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = read_json(adapter).get("base_model_name_or_path") or "BASE"
+        raise ValueError(
+            f"{folder} holds a LoRA adapter, no whole model: load {base}, call PeftModel.from_pretrained(model, "
+            f"{str(folder)!r}).merge_and_unload() and save the result, then use that folder."
+        )
+    snapshots = sorted(folder.glob("snapshots/*/config.json"), key=lambda path: path.stat().st_mtime)
+    if snapshots:
+        raise ValueError(
+            f"{folder} is the Hub's cache folder of a repository; name the snapshot in it: {snapshots[-1].parent}."
+        )
+
+
+def _check_merged(names: Iterable[str], path: Path) -> None:
+    unmerged = [name for name in names if ".lora_A." in name or ".lora_B." in name or ".base_layer." in name]
+    if unmerged:
+        raise ValueError(
+            f"{path} holds {len(unmerged)} tensors of an adapter that is not merged ({listed(unmerged)}): load the "
+            "model with PEFT, call merge_and_unload() and save the result."
+        )
 
 
 def open_weight_file(path: Path) -> WeightFile:

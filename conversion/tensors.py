@@ -6,9 +6,11 @@ padding rows that no id reaches, three additional rows) become one matrix, and s
 of OpenCLIP towers become three. Nothing is computed, so the way back is exact.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
 from xgenmm_hf.conversion import key_map
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
-_MAX_LISTED = 24
+_MAX_LISTED = 5
+_BLOCK_NUMBERS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Plan:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Returns names as they stand in an error message, cut after the first two dozen."""
+    """Returns names as they stand in an error message, the first five and how many more there are."""
     ordered = sorted(names)
     rest = len(ordered) - _MAX_LISTED
     return ", ".join(ordered[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
@@ -107,17 +110,7 @@ def plan_conversion(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], 
 
 
 def canonical_names(names: Iterable[str]) -> dict[str, str]:
-    """Maps plain original names (no `vlm.`, no training wrappers, one form of tower names) to the given ones.
-
-    Args:
-        names: Tensor names of a source.
-
-    Returns:
-        The given name by plain name.
-
-    Raises:
-        ValueError: If two names mean the same tensor.
-    """
+    """Maps plain original names (no `vlm.`, no training wrappers, one form of tower names) to the given ones."""
     plain: dict[str, str] = {}
     for raw in names:
         name = key_map.strip_wrappers(raw)
@@ -239,15 +232,7 @@ def _fits(built: Shape, wanted: Shape) -> bool:
 
 
 def check_rows_used_once(plan: Plan, shapes: Mapping[str, Shape]) -> None:
-    """Checks that each row of each source tensor is used exactly once, or that its tensor is dropped by name.
-
-    Args:
-        plan: The plan to check.
-        shapes: Shapes of all source tensors.
-
-    Raises:
-        ValueError: If rows are unused or used twice, with the tensors' names.
-    """
+    """Checks that each row of each source tensor is used exactly once, or that its tensor is dropped by name."""
     used: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for target in (*plan.targets, *plan.padding):
         for piece in target.pieces:
@@ -265,20 +250,45 @@ def check_rows_used_once(plan: Plan, shapes: Mapping[str, Shape]) -> None:
         raise ValueError(f"These tensors would not be used exactly once: {listed(wrong)}.")
 
 
-def assemble(target: Target, load: Callable[[str], "torch.Tensor"]) -> "torch.Tensor":
+def assemble(
+    target: Target, load: Callable[[str], "torch.Tensor"], dtype: "torch.dtype | None" = None
+) -> "torch.Tensor":
     """Builds a target tensor in memory.
 
     Args:
         target: What to build.
-        load: Gives a source tensor by name.
+        load: Gives a source tensor by name. It is asked again for each block of rows that is copied, so that the
+            pages of a mapped file are held for one block at a time.
+        dtype: Dtype to build it in. Default: the source's, promoted where the pieces differ.
 
     Returns:
-        The tensor in the target's shape; a view where a single piece allows it.
+        The tensor in the target's shape; a view where a single piece in the same dtype allows it.
+
+    Raises:
+        ValueError: If a value does not fit into float16.
     """
     import torch
 
-    parts = [load(piece.source)[piece.start : piece.stop] for piece in target.pieces]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(target.shape)
+    parts = [load(piece.source) for piece in target.pieces]
+    dtype = dtype or functools.reduce(torch.promote_types, (part.dtype for part in parts))
+    if len(parts) == 1 and parts[0].dtype == dtype:
+        return parts[0][target.pieces[0].start : target.pieces[0].stop].reshape(target.shape)
+    trailing, device = parts[0].shape[1:], parts[0].device
+    del parts
+    rows = torch.empty(
+        (sum(piece.stop - piece.start for piece in target.pieces), *trailing), dtype=dtype, device=device
+    )
+    step, filled = max(1, _BLOCK_NUMBERS // max(1, prod(trailing))), 0
+    for piece in target.pieces:
+        for start in range(piece.start, piece.stop, step):
+            block = load(piece.source)[start : min(start + step, piece.stop)]
+            copied = rows[filled : filled + len(block)].copy_(block)
+            filled += len(block)
+            if dtype == torch.float16 != block.dtype and not torch.equal(copied.isfinite(), block.isfinite()):
+                raise ValueError(
+                    f"{piece.source} holds values beyond float16's range; convert to bfloat16 or float32 instead."
+                )
+    return rows.reshape(target.shape)
 
 
 def plan_export(shapes: Mapping[str, Shape], padding: Mapping[str, Shape], first_added_id: int, kind: str) -> Plan:

@@ -9,10 +9,12 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xgenmm_hf.conversion.files import read_json, write_json
 from xgenmm_hf.conversion.sentencepiece_model import (
     BYTE,
     UNKNOWN,
-    Piece,
+    SubwordPiece,
+    is_available,
     merges_from_pieces,
     pieces_from_merges,
     read_sentencepiece,
@@ -111,7 +113,8 @@ def export_tokenizer(tokenizer: "XGenMMTokenizer", out_folder: str | Path) -> li
 
     Returns:
         The names of the files written. `tokenizer.model`, which the slow Llama tokenizer reads, is left out where
-        the merges are none that SentencePiece can express; conversion from SentencePiece always gives such.
+        sentencepiece is not installed or cannot express the merges; conversion from SentencePiece gives such that it
+        can.
     """
     from xgenmm_hf.modeling.tokenization_xgenmm import CHAT_TEMPLATE, MULTIMODAL_TOKENS
 
@@ -143,7 +146,10 @@ def export_tokenizer(tokenizer: "XGenMMTokenizer", out_folder: str | Path) -> li
         "special_tokens_map.json": named,
     }
     for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / name, content)
+    if not is_available():
+        logger.warning("tokenizer.model is not written: pip install 'xgenmm-hf[sentencepiece]' to have it.")
+        return list(files)
     pieces = pieces_from_merges(spec["model"]["vocab"], spec["model"]["merges"])
     if pieces is None:
         logger.warning("tokenizer.model is not written: the merges of this tokenizer cannot be expressed in it.")
@@ -153,24 +159,13 @@ def export_tokenizer(tokenizer: "XGenMMTokenizer", out_folder: str | Path) -> li
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that must hold an object."""
     if not path.is_file():
         raise ValueError(f"{path.parent} has no {path.name}. Copy the tokenizer files of the checkpoint there.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}). Download the file again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object. Download the file again.")
-    return content
+    return read_json(path)
 
 
 def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
-    """Reads the BPE of a folder.
-
-    Returns:
-        The `model` and `post_processor` sections of a tokenizer.json, and the tokens that the file lists as added.
-    """
+    """Returns the `model` and `post_processor` of a tokenizer.json, and the tokens that it lists as added."""
     path = folder / "tokenizer.json"
     if not path.is_file() and (folder / "tokenizer.model").is_file():
         path = folder / "tokenizer.model"
@@ -190,7 +185,7 @@ def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict
     return model, spec.get("post_processor") or PLAIN_POST_PROCESSOR, spec.get("added_tokens") or []
 
 
-def _spec_from_pieces(pieces: list[Piece]) -> dict[str, Any]:
+def _spec_from_pieces(pieces: list[SubwordPiece]) -> dict[str, Any]:
     """Returns the part of a tokenizer.json that a SentencePiece model gives."""
     model = {
         "type": "BPE",
@@ -239,11 +234,7 @@ def _collect_added_tokens(folder: Path, config: dict, listed: list) -> dict[int,
 
 
 def _check_ids(vocab: dict[str, int], added: dict[int, dict], ours: tuple[str, ...], folder: Path) -> int:
-    """Checks that every id is used once and none is skipped, and drops our three tokens where they are listed.
-
-    Returns:
-        The number of tokens before our three.
-    """
+    """Checks that each id is used once, drops our three tokens where they are listed, and counts those before them."""
     contents = {index: token["content"] for index, token in added.items()}
     size = min((index for index, content in contents.items() if content in ours), default=None)
     if size is not None:

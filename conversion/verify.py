@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xgenmm_hf.conversion.sources import Weights, weight_files
+from xgenmm_hf.conversion.sources import Weights
 from xgenmm_hf.conversion.tensors import Shape, listed, one_line
 
 
@@ -16,17 +16,7 @@ if TYPE_CHECKING:
 
 
 def meta_model(config: "XGenMMConfig") -> "XGenMMForConditionalGeneration":
-    """Builds the model without memory for its weights.
-
-    Args:
-        config: The model's config.
-
-    Returns:
-        The model on the meta device.
-
-    Raises:
-        ValueError: If the config's values make no model.
-    """
+    """Builds the model on the meta device; a config whose values make no model raises a ValueError."""
     import torch
 
     from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
@@ -41,11 +31,7 @@ def meta_model(config: "XGenMMConfig") -> "XGenMMForConditionalGeneration":
 
 
 def expected_tensors(config: "XGenMMConfig") -> dict[str, Shape]:
-    """Returns the shapes of a model's tensors by name, in the model's order.
-
-    Args:
-        config: The model's config.
-    """
+    """Returns the shapes of a model's tensors by name, in the model's order."""
     return {name: tuple(tensor.shape) for name, tensor in meta_model(config).state_dict().items()}
 
 
@@ -53,18 +39,8 @@ def verify_model_folder(folder: Path, config: "XGenMMConfig", dtypes: Mapping[st
     """Checks a written folder: every tensor there once with its shape and dtype, and a strict load.
 
     The weights stay in their memory-mapped files; nothing is copied.
-
-    Args:
-        folder: The written folder.
-        config: The model's config.
-        dtypes: The dtype of each tensor by name.
-
-    Raises:
-        ValueError: If anything differs, with the tensors' names.
     """
-    weights = Weights()
-    for file in weight_files(folder):
-        weights.add(file)
+    weights = Weights.read(folder)
     model = meta_model(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     compare(weights, expected, dtypes, f"What was written to {folder} differs from what should be there")
@@ -76,20 +52,12 @@ def verify_model_folder(folder: Path, config: "XGenMMConfig", dtypes: Mapping[st
 def compare(
     weights: Weights, expected: Mapping[str, Shape], dtypes: "Mapping[str, torch.dtype]", complaint: str
 ) -> None:
-    """Compares names, shapes and dtypes of weights on disk with what should be there.
-
-    Args:
-        weights: The tensors on disk.
-        expected: Shapes by name.
-        dtypes: Dtypes by name.
-        complaint: How the message begins; the names follow.
-
-    Raises:
-        ValueError: If anything differs, with the tensors' names.
-    """
+    """Raises a ValueError that begins with `complaint` where names, shapes or dtypes on disk are not the expected."""
     differing = set(weights.shapes) ^ set(expected)
     for name in set(expected) - differing:
         if weights.shapes[name] != tuple(expected[name]) or weights.dtypes[name] != dtypes[name]:
             differing.add(name)
     if differing:
-        raise ValueError(f"{complaint}: {listed(differing)}.")
+        raise ValueError(
+            f"{complaint} ({len(differing)} tensors differ: {listed(differing)}); use the files of one model."
+        )

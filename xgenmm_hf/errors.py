@@ -2,14 +2,16 @@
 
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
-FAILURE, INTERRUPTED, BROKEN_PIPE = 1, 130, 141
+FAILURE, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 130, 141, 143
 _BUGS = (TypeError, AttributeError, LookupError, NameError, AssertionError)
 
 
@@ -60,6 +62,20 @@ def friendly_errors(verb: Verb) -> Verb:
         return result
 
     return cast(Verb, guarded)
+
+
+@contextmanager
+def cleaning_up_on_sigterm() -> Iterator[None]:
+    """Turns SIGTERM into an exit that runs the cleaning up of Ctrl-C; the handler that was there comes back."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _belongs_to_typer(error: Exception) -> bool:

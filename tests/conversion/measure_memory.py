@@ -38,7 +38,7 @@ def write_checkpoint(folder: Path, layers: int, dtype: torch.dtype, shard_size: 
     from xgenmm_hf.conversion.key_map import FOLDED
     from xgenmm_hf.conversion.tensors import plan_export
     from xgenmm_hf.conversion.verify import expected_tensors
-    from xgenmm_hf.conversion.writer import parse_size, split_into_shards, write_shards
+    from xgenmm_hf.conversion.writer import split_into_shards, write_shards
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
     config = XGenMMConfig(text_config={"num_hidden_layers": layers}, vision_config={"num_hidden_layers": layers})
@@ -53,7 +53,7 @@ def write_checkpoint(folder: Path, layers: int, dtype: torch.dtype, shard_size: 
     folder.mkdir(parents=True)
     if layout == "a":
         dtypes = {target.name: dtype for target in plan.targets}
-        write_shards(folder, split_into_shards(plan.targets, dtypes, parse_size(shard_size)), dtypes, load)
+        write_shards(folder, split_into_shards(plan.targets, dtypes, shard_size), dtypes, load)
     else:
         state = {
             target.name.removeprefix("vlm."): torch.full(target.shape, 0.01, dtype=dtype) for target in plan.targets

@@ -1,6 +1,8 @@
 """`xgenmm convert` and `xgenmm export` as a user types them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,25 @@ def test_there_and_back(source: Path, tmp_path: Path) -> None:
     assert exported.stderr == ""
     assert "127 tensors" in exported.stdout
     assert json.loads((tmp_path / "back" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+CONVERT_SLOWLY = """
+import sys, time
+from xgenmm_hf.conversion import writer
+assemble = writer.assemble
+writer.assemble = lambda *given: (print("writing", flush=True), time.sleep(0.2), assemble(*given))[2]
+from xgenmm_hf.cli.app import app
+app(["convert", *sys.argv[1:]])
+"""
+
+
+def test_sigterm_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", CONVERT_SLOWLY, source, tmp_path / "out"], stdout=-1, stderr=-1)
+    assert process.stdout.readline() == b"writing\n"
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 143, said
+    assert {path.name for path in tmp_path.iterdir()} == {"source"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from xgenmm_hf.conversion import convert_checkpoint, export_checkpoint
 from xgenmm_hf.conversion.files import output_folder
-from xgenmm_hf.conversion.writer import parse_size
+from xgenmm_hf.conversion.tensors import Target
+from xgenmm_hf.conversion.writer import split_into_shards
 from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 
@@ -177,6 +178,41 @@ def test_auto_keeps_mixed_dtypes(source: Path, tmp_path: Path, golden_tensors) -
     assert written["lm_head.weight"].dtype == torch.float32
 
 
+def test_dtypes_are_promoted_where_pieces_differ(source: Path, tmp_path: Path, golden_tensors) -> None:
+    narrow = {name: tensor.bfloat16() for name, tensor in golden_tensors.items()}
+    added = "vlm.lang_model.model.embed_tokens.additional_embedding.weight"
+    save_file({**narrow, added: golden_tensors[added]}, source / "model.safetensors")
+    result = convert_checkpoint(source, tmp_path / "out")
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    embedding = written["model.language_model.embed_tokens.weight"]
+    assert embedding.dtype == torch.float32
+    assert torch.equal(embedding[-3:], golden_tensors[added])
+    assert written["lm_head.weight"].dtype == torch.bfloat16
+    assert result.dtype == "bfloat16"
+
+
+def test_the_main_dtype_is_that_of_most_numbers(source: Path, tmp_path: Path, golden_tensors) -> None:
+    """Few large tensors in float32 outweigh many small ones in bfloat16."""
+    mixed = {name: tensor.bfloat16() if tensor.dim() == 1 else tensor for name, tensor in golden_tensors.items()}
+    assert sum(tensor.dtype == torch.bfloat16 for tensor in mixed.values()) > len(mixed) / 2
+    save_file(mixed, source / "model.safetensors")
+    assert convert_checkpoint(source, tmp_path / "out").dtype == "float32"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_values_that_no_model_has_are_reported(source: Path, tmp_path: Path, golden_tensors) -> None:
+    odd = dict(golden_tensors)
+    odd["vlm.vision_tokenizer.latents"] = torch.full_like(odd["vlm.vision_tokenizer.latents"], torch.nan)
+    empty = "vlm.vision_tokenizer.layers.1.0.to_q.weight"
+    odd[empty] = torch.zeros_like(odd[empty])
+    save_file(odd, source / "model.safetensors")
+    notes = "\n".join(convert_checkpoint(source, tmp_path / "out").notes)
+    assert "1 tensors hold NaN or infinity (model.resampler.latents)" in notes
+    assert "1 matrices hold nothing but zeros (model.resampler.layers.1.attention.q_proj.weight)" in notes
+    notes = "\n".join(export_checkpoint(tmp_path / "out", tmp_path / "back").notes)
+    assert "vlm.vision_tokenizer.latents" in notes and empty in notes
+
+
 def test_float16_overflow(source: Path, tmp_path: Path, golden_tensors) -> None:
     name = "vlm.vision_tokenizer.latents"
     save_file({**golden_tensors, name: golden_tensors[name] + 1e6}, source / "model.safetensors")
@@ -234,7 +270,7 @@ def test_released_side_files(real_checkpoint: Path, source: Path, tmp_path: Path
     (released / "preprocessor_config.json").write_text(json.dumps({**preprocessor, "size": [62, 62]}))
     result = convert_checkpoint(released, tmp_path / "out")
     assert result.image_mode == "none"
-    assert result.notes == ()
+    assert len(result.notes) == 1 and "nothing but zeros" in result.notes[0]
     generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert generation["eos_token_id"] == [32007, 32000]
     assert generation["pad_token_id"] == 32011
@@ -302,17 +338,18 @@ def test_written_files_are_read_by_the_library(source: Path, tmp_path: Path, gol
         assert len(list(handle.keys())) == 124
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [("5GB", 5 * 10**9), ("512MiB", 2**29), ("1.5 kb", 1500), (100, 100), ("7", 7)]
-)
-def test_sizes(size: int | str, expected: int) -> None:
-    assert parse_size(size) == expected
+@pytest.mark.parametrize(("size", "files"), [("5GB", 1), ("1.5 kb", 2), (800, 3), ("400", 6)])
+def test_sizes(size: int | str, files: int) -> None:
+    targets = [Target(str(number), (100,), ()) for number in range(6)]
+    shards = split_into_shards(targets, {target.name: torch.float32 for target in targets}, size)
+    assert len(shards) == files
+    assert [target for shard in shards.values() for target in shard] == targets
 
 
-@pytest.mark.parametrize("size", ["", "x", "-1GB", "0", "5XB", "GB"])
+@pytest.mark.parametrize("size", ["", "x", "-1GB", "0", "0 GB", "5XB", "GB"])
 def test_sizes_that_are_none(size: str) -> None:
     with pytest.raises(ValueError, match="is no size"):
-        parse_size(size)
+        split_into_shards([], {}, size)
 
 
 def test_unknown_dtype(source: Path, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from xgenmm_hf.conversion import convert_checkpoint
+from xgenmm_hf.conversion.files import UNFINISHED
 from xgenmm_hf.conversion.sources import MemoryTensors, PickleFile, Weights, locate, weight_files
+from xgenmm_hf.inference.source import resolve_model
 
 
 class Explosive:
@@ -30,7 +32,7 @@ def fails(source: Path, out: Path, error: type[Exception], match: str, **options
         convert_checkpoint(source, out, **options)
     assert "\n" not in str(caught.value)
     assert not out.exists()
-    assert not [path for path in out.parent.iterdir() if path.name.startswith(f".{out.name}")]
+    assert not [path for path in out.parent.iterdir() if path.name.startswith(UNFINISHED)]
 
 
 def edit_json(path: Path, **changes) -> None:
@@ -250,6 +252,45 @@ def test_writing_onto_something(source: Path, tmp_path: Path) -> None:
     assert file.read_text() == "mine"
     with pytest.raises(FileExistsError, match="not empty"):
         convert_checkpoint(source, source)
+
+
+def test_an_adapter_is_not_a_model(source: Path, tmp_path: Path, golden_tensors: dict[str, torch.Tensor]) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "someone/base"}))
+    save_file({"a": torch.zeros(1)}, adapter / "adapter_model.safetensors")
+    fails(adapter, tmp_path / "out", ValueError, r"holds a LoRA adapter.*load someone/base.*merge_and_unload")
+    with pytest.raises(ValueError, match="holds a LoRA adapter"):
+        resolve_model(adapter)
+    name = "vlm.lang_model.model.layers.0.self_attn.qkv_proj"
+    unmerged = {f"{name}.lora_{part}.default.weight": torch.zeros(2, 2) for part in "AB"}
+    save_file({**golden_tensors, **unmerged}, source / "model.safetensors")
+    fails(source, tmp_path / "out", ValueError, r"2 tensors of an adapter that is not merged.*merge_and_unload")
+
+
+def test_a_cache_folder_names_its_snapshot(source: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--owner--name"
+    (cache / "snapshots").mkdir(parents=True)
+    source.rename(cache / "snapshots" / "0123abc")
+    fails(cache, tmp_path / "out", ValueError, r"name the snapshot in it: .*models--owner--name/snapshots/0123abc\.")
+    with pytest.raises(ValueError, match="name the snapshot in it"):
+        resolve_model(cache)
+
+
+def test_sparse_and_meta_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.eye(3).to_sparse()}, path)
+    fails(path, tmp_path / "out", ValueError, r"holds sparse tensors: a .*to_dense", image_mode="none")
+    torch.save({"a": torch.zeros(3, device="meta")}, path)
+    fails(path, tmp_path / "out", ValueError, r"without values \(meta device\): a;", image_mode="none")
+
+
+def test_long_lists_are_five_names_and_a_count(source: Path, tmp_path: Path, golden_tensors) -> None:
+    kept = {name: tensor for name, tensor in golden_tensors.items() if ".vision_tokenizer." not in name}
+    save_file(kept, source / "model.safetensors")
+    with pytest.raises(ValueError, match=r"tensors of the model are not in the checkpoint .* and \d+ more") as caught:
+        convert_checkpoint(source, tmp_path / "out")
+    assert str(caught.value).count("model.resampler.") == 5
 
 
 def test_same_name_in_two_files() -> None:

@@ -149,10 +149,10 @@ def no_files(folder):
 BROKEN = {
     "no config": (remove("tokenizer_config.json"), "has no tokenizer_config.json"),
     "no tokenizer": (no_files, "has no tokenizer.json"),
-    "cut config": (cut("tokenizer_config.json"), "cannot be read as JSON"),
-    "cut tokenizer": (cut("tokenizer.json"), "cannot be read as JSON"),
-    "a list": (lambda f: (f / "tokenizer.json").write_text("[]"), "expected an object"),
-    "not utf-8": (lambda f: (f / "tokenizer.json").write_bytes(b'{"a": "\xff"}'), "cannot be read as JSON"),
+    "cut config": (cut("tokenizer_config.json"), "is not valid JSON"),
+    "cut tokenizer": (cut("tokenizer.json"), "is not valid JSON"),
+    "a list": (lambda f: (f / "tokenizer.json").write_text("[]"), "expected a JSON object"),
+    "not utf-8": (lambda f: (f / "tokenizer.json").write_bytes(b'{"a": "\xff"}'), "is not valid JSON"),
     "no model": (edit("tokenizer.json", lambda s: s.pop("model")), "expected a BPE"),
     "another model": (
         edit("tokenizer.json", lambda s: s["model"].update(type="Unigram")),

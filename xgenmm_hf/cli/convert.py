@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xgenmm_hf.errors import cleaning_up_on_sigterm
+
 
 if TYPE_CHECKING:
     from xgenmm_hf.conversion.writer import Progress
@@ -54,7 +56,7 @@ def convert(
     """Convert an original checkpoint to this package's layout."""
     from xgenmm_hf.conversion.convert import convert_checkpoint
 
-    with progress_bar() as progress:
+    with cleaning_up_on_sigterm(), progress_bar() as progress:
         result = convert_checkpoint(
             source,
             out,
@@ -76,7 +78,12 @@ def convert(
         print("\n".join(f"  {name}" for name in result.dropped))
     if result.skipped:
         print(f"skipped {len(result.skipped)} tensors of the vision encoder's folder that are not the tower's")
-    for note in result.notes:
+    show_notes(result.notes)
+
+
+def show_notes(notes: tuple[str, ...]) -> None:
+    """Prints what a user should read, on stderr."""
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
 
 

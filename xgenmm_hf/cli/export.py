@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from xgenmm_hf.cli.convert import progress_bar, readable
+from xgenmm_hf.cli.convert import progress_bar, readable, show_notes
+from xgenmm_hf.errors import cleaning_up_on_sigterm
 
 
 def export(
@@ -22,10 +23,11 @@ def export(
     if (Path(model) / ADAPTER_CONFIG).is_file():
         print(f"{out}: an adapter for vLLM, of {', '.join(export_adapter(model, out))}")
         return
-    with progress_bar() as progress:
+    with cleaning_up_on_sigterm(), progress_bar() as progress:
         result = export_checkpoint(model, out, max_shard_size=max_shard_size, progress=progress)
     rows = "as converted" if result.padding == "kept" else "zeros"
     print(
         f"{result.folder}: {result.num_tensors} tensors, {readable(result.num_bytes)} in {len(result.shards)} "
         f"file(s); unused vocabulary rows: {rows}; the pooling head, which no feature needs, is not written"
     )
+    show_notes(result.notes)

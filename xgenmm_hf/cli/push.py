@@ -7,7 +7,7 @@ import typer
 
 
 if TYPE_CHECKING:
-    from xgenmm_hf.hub.push import Plan
+    from xgenmm_hf.hub.push import Upload
 
 
 def push(
@@ -35,9 +35,8 @@ def push(
 ) -> None:
     """Push a checkpoint to the Hub: safetensors, code, processor and a model card."""
     from xgenmm_hf.hub import push as sending
-    from xgenmm_hf.hub.card import Facts
 
-    facts = Facts(license, base_model, tuple(dataset or ()), tuple(sending.read_results(results or [])))
+    facts = sending.Facts(license, base_model, tuple(dataset or ()), tuple(sending.read_results(results or [])))
     plan = sending.plan_push(path, repo_id, facts)
     if not as_json:
         show(plan)
@@ -48,7 +47,7 @@ def push(
         print(f"pushed: {commit}")
 
 
-def show(plan: "Plan") -> None:
+def show(plan: "Upload") -> None:
     """Prints a plan for people."""
     for file in plan.files:
         print(f"{file.size:>14,}  {file.name}")

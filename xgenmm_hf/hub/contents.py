@@ -7,7 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from xgenmm_hf.conversion.files import read_json
-from xgenmm_hf.conversion.sources import Weights, weight_files
+from xgenmm_hf.conversion.sources import Weights, open_weight_file, weight_files
 from xgenmm_hf.conversion.tensors import listed
 from xgenmm_hf.inference.source import is_original_layout, read_config
 from xgenmm_hf.modeling.remote_code_xgenmm import AUTO_MAP, copy_remote_code
@@ -15,7 +15,7 @@ from xgenmm_hf.modeling.remote_code_xgenmm import AUTO_MAP, copy_remote_code
 
 INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = ("adapter_model.safetensors", ADAPTER_CONFIG)
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 NEEDED = ("tokenizer.json", "tokenizer_config.json", "processor_config.json")
 SETTINGS = (
     *NEEDED,
@@ -78,38 +78,25 @@ def collect(folder: Path) -> Contents:
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{folder} holds no {listed(missing)}: save the processor there too.")
-    weights = check_adapter(folder) if is_adapter else check_model(folder)
-    wanted = (*weights, *SETTINGS)
-    files = {file.name: file for file in code_files()}
+    wanted = (*(_check_adapter(folder) if is_adapter else _check_model(folder)), *SETTINGS)
+    files = {file.name: file for file in _code_files()}
     left_out = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         if any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in wanted):
             files[name] = File(name, path)
-        elif name != CARD and name not in files:
+        elif name not in (CARD, "config.json", *files):
             left_out.append(name)
-    left_out = [name for name in left_out if name not in files and name != "config.json"]
     if not is_adapter:
-        files["config.json"] = File("config.json", config_with_code(folder))
+        files["config.json"] = _with_fields(folder / "config.json", auto_map=AUTO_MAP)
     return Contents(folder, is_adapter, tuple(files[name] for name in sorted(files)), tuple(left_out))
 
 
-def check_model(folder: Path) -> tuple[str, ...]:
-    """Checks that a folder's weights are the safetensors of the model that its config describes.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Names of the weight files and of their index, of which the model is read.
-
-    Raises:
-        ValueError: If it is in the original layout, has other weights than safetensors, or they do not fit.
-        FileNotFoundError: If weights are missing.
-    """
+def _check_model(folder: Path) -> tuple[str, ...]:
+    """Checks that weights are safetensors of the model that the config describes; returns the names of their files."""
     if is_original_layout(read_config(folder)):
         raise ValueError(f"{folder} is in the original layout: convert it first with `xgenmm convert {folder} OUT`.")
-    from xgenmm_hf.conversion.verify import expected_tensors
+    from xgenmm_hf.conversion.verify import compare, expected_tensors
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
     weights, names = Weights(), []
@@ -122,71 +109,38 @@ def check_model(folder: Path) -> tuple[str, ...]:
         weights.add(file)
         names.append(file.path.name)
     expected = expected_tensors(XGenMMConfig.from_pretrained(folder))
-    odd = set(weights.shapes) ^ set(expected)
-    odd |= {name for name in set(expected) - odd if tuple(weights.shapes[name]) != expected[name]}
-    if odd:
-        raise ValueError(
-            f"The weights in {folder} do not fit its config.json ({len(odd)} tensors differ: {listed(sorted(odd))}); "
-            "use the files of one model."
-        )
+    compare(weights, expected, weights.dtypes, f"The weights in {folder} do not fit its config.json")
     return (*names, *([INDEX] if len(names) > 1 else []))
 
 
-def check_adapter(folder: Path) -> tuple[str, ...]:
-    """Checks that an adapter's weights are there and whole.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        Names of its files.
-
-    Raises:
-        ValueError: If the file is damaged.
-        FileNotFoundError: If there is none.
-    """
-    from xgenmm_hf.conversion.sources import open_weight_file
-
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds an adapter's config, but no adapter_model.safetensors.")
-    open_weight_file(file).entries()
-    return ADAPTER_WEIGHTS
+def _check_adapter(folder: Path) -> tuple[str, ...]:
+    """Checks that an adapter's weights are there and whole; returns the names of its files."""
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder} holds an adapter's config, but no {ADAPTER_WEIGHTS}.")
+    open_weight_file(folder / ADAPTER_WEIGHTS).entries()
+    return (ADAPTER_WEIGHTS, ADAPTER_CONFIG)
 
 
 def adapter_base(folder: Path) -> str | None:
     """Returns the model that an adapter was trained on, or None."""
-    file = folder / ADAPTER_CONFIG
-    return read_json(file).get("base_model_name_or_path") if file.is_file() else None
+    return read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
 
 
 def with_base(contents: Contents, base: str) -> Contents:
-    """Makes an adapter's config name the model that it is for; the folder's own is left alone.
-
-    Args:
-        contents: What a folder with an adapter gives.
-        base: The model's repository.
-
-    Returns:
-        The contents, in which the config names it in place of where the model lay in training.
-    """
-    if adapter_base(contents.folder) == base:
-        return contents
-    fields = {**read_json(contents.folder / ADAPTER_CONFIG), "base_model_name_or_path": base}
-    config = File(ADAPTER_CONFIG, (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode())
+    """Makes an adapter's config name the repository of its base; the folder's own file is left alone."""
+    config = _with_fields(contents.folder / ADAPTER_CONFIG, base_model_name_or_path=base)
     return replace(contents, files=tuple(config if file.name == ADAPTER_CONFIG else file for file in contents.files))
 
 
-def code_files() -> list[File]:
+def _with_fields(file: Path, **fields: object) -> File:
+    """Returns a JSON file, or a copy in which some fields differ."""
+    present = read_json(file)
+    if all(present.get(name) == value for name, value in fields.items()):
+        return File(file.name, file)
+    return File(file.name, (json.dumps({**present, **fields}, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _code_files() -> list[File]:
     """Returns this package's model code, which makes a repository load without the package."""
     with tempfile.TemporaryDirectory() as folder:
         return [File(name, (Path(folder) / name).read_bytes()) for name in copy_remote_code(folder)]
-
-
-def config_with_code(folder: Path) -> Path | bytes:
-    """Returns a folder's config: the file, or a copy that names the code where the file does not."""
-    file = folder / "config.json"
-    fields = read_json(file)
-    if fields.get("auto_map") == AUTO_MAP:
-        return file
-    return (json.dumps({**fields, "auto_map": AUTO_MAP}, indent=2, sort_keys=True) + "\n").encode()

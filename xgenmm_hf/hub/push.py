@@ -1,14 +1,25 @@
 """Sending a checkpoint folder to a Hub repository: all of it in one commit, or nothing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.conversion.files import read_json
-from xgenmm_hf.hub.card import Facts, write_card
+from xgenmm_hf.conversion.model_card import (
+    TAGS,
+    TASK,
+    USE,
+    add_results,
+    model_table,
+    new_card,
+    read_card,
+    released_license,
+    set_part,
+    usage,
+)
 from xgenmm_hf.hub.contents import CARD, Contents, File, adapter_base, collect, with_base
 from xgenmm_hf.inference.source import REPO_ID
 
@@ -19,7 +30,24 @@ STALE = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*_
 
 
 @dataclass(frozen=True)
-class Plan:
+class Facts:
+    """What the caller says about a model; what is None or empty is taken from the folder's own card.
+
+    Attributes:
+        license: The licence as the Hub names it, such as `apache-2.0`.
+        base_model: Repository of the model that this one was made from.
+        datasets: Dataset repositories that it was trained on.
+        results: What `xgenmm eval` found, the content of each results.json.
+    """
+
+    license: str | None = None
+    base_model: str | None = None
+    datasets: Sequence[str] = ()
+    results: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Upload:
     """A commit that is ready to be sent.
 
     Attributes:
@@ -44,7 +72,7 @@ class Plan:
         return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
 
 
-def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Plan:
+def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Upload:
     """Prepares a commit without contacting anything.
 
     Args:
@@ -53,7 +81,7 @@ def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Plan:
         facts: What to say in the card besides what the folder says.
 
     Returns:
-        The plan.
+        The commit.
 
     Raises:
         ValueError: If the repository's name, the folder or the card's facts are not usable.
@@ -68,33 +96,67 @@ def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Plan:
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}: give a checkpoint folder.")
     contents = collect(folder)
-    check_results(folder, facts.results)
-    base = description = None
+    _check_results(folder, facts.results)
+    base = None
     if contents.is_adapter:
-        base = base_of(contents, facts)
+        base = _base_of(contents, facts)
         contents = with_base(contents, base)
-    else:
-        from xgenmm_hf.inference.describing import describe
-
-        description = describe(folder)
-    card = write_card(folder, repo_id, facts, description=description, base=base)
-    files = sorted([*contents.files, File(CARD, card.encode())], key=lambda file: file.name)
-    return Plan(repo_id, tuple(files), contents.left_out)
+    card = File(CARD, write_card(folder, repo_id, facts, base=base).encode())
+    files = sorted([*contents.files, card], key=lambda file: file.name)
+    return Upload(repo_id, tuple(files), contents.left_out)
 
 
-def base_of(contents: Contents, facts: Facts) -> str:
-    """Returns the repository that an adapter's card and config name as its base.
+def write_card(folder: Path, repo_id: str, facts: Facts, base: str | None = None) -> str:
+    """Writes the card of a repository, built upon the folder's own.
 
     Args:
-        contents: The folder's contents.
+        folder: The checkpoint folder.
+        repo_id: The repository.
         facts: What the caller says; it wins.
+        base: An adapter's base model; None for a whole model.
 
     Returns:
-        The repository.
+        The card, metadata first.
 
     Raises:
-        ValueError: If the adapter was trained on a folder and the caller does not say what that is elsewhere.
+        ValueError: If no licence is known, or the folder's card cannot be read.
     """
+    from xgenmm_hf.conversion.verify import expected_tensors
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+
+    name = repo_id.split("/")[-1]
+    config = XGenMMConfig.from_pretrained(folder) if base is None else None
+    card = read_card(folder / CARD)
+    if card is None:
+        table = {"Model": model_table(config, expected_tensors(config))} if config is not None else {}
+        card = new_card(name, "An xGen-MM (BLIP-3) vision-language model in the `xgenmm-hf` layout.", table)
+    data = card.data
+    license = facts.license or data.license
+    if not license and config is not None and released_license(config) != "apache-2.0":
+        license = released_license(config)
+    if not license:
+        raise ValueError("The card needs a licence: say for example --license apache-2.0, or --license other.")
+    data.license, data.pipeline_tag = license, TASK
+    data.library_name = "transformers" if base is None else "peft"
+    data.pop("licence", None)  # TRL's cards state the licence in a field that the Hub does not know
+    data.tags = _merged(data.tags, TAGS)
+    data.datasets = _merged(data.datasets, facts.datasets) or None
+    data.base_model = facts.base_model or data.base_model or base
+    chat = config is None or config.image_aspect_ratio == "anyres"
+    set_part(card, USE, usage(repo_id, chat=chat, base=base))
+    if facts.results:
+        add_results(card, facts.results, name)
+    return str(card)
+
+
+def _merged(present: Any, more: Sequence[str]) -> list[str]:
+    """Returns what metadata gives as one value or several, with what it lacks."""
+    values = [present] if isinstance(present, str) else present or ()
+    return list(dict.fromkeys([*values, *more]))
+
+
+def _base_of(contents: Contents, facts: Facts) -> str:
+    """Returns the repository that an adapter's card and config name as its base."""
     base = facts.base_model or adapter_base(contents.folder)
     if not base or not REPO_ID.fullmatch(base) or Path(base).exists():
         raise ValueError(
@@ -129,16 +191,8 @@ def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
     return results
 
 
-def check_results(folder: Path, results: Sequence[Any]) -> None:
-    """Checks that evaluations were made with the weights that are sent.
-
-    Args:
-        folder: The checkpoint folder.
-        results: Evaluations.
-
-    Raises:
-        ValueError: If one was made with others.
-    """
+def _check_results(folder: Path, results: Sequence[Any]) -> None:
+    """Checks that evaluations were made with the weights that are sent."""
     if not results:
         return
     from xgenmm_hf.evaluation.results import describe_checkpoint
@@ -152,8 +206,10 @@ def check_results(folder: Path, results: Sequence[Any]) -> None:
             )
 
 
-def push(plan: Plan, *, private: bool = False, revision: str | None = None, message: str = "", api: Any = None) -> str:
-    """Sends a plan: makes the repository if there is none, and commits everything at once.
+def push(
+    plan: Upload, *, private: bool = False, revision: str | None = None, message: str = "", api: Any = None
+) -> str:
+    """Sends a commit: makes the repository if there is none, and commits everything at once.
 
     Weights and code of an earlier commit that the plan does not hold are deleted by the same commit.
 
@@ -197,26 +253,18 @@ def push(plan: Plan, *, private: bool = False, revision: str | None = None, mess
     except LocalTokenNotFoundError:
         raise ValueError("The Hub does not know who you are: run `hf auth login` first.") from None
     except HfHubHTTPError as error:
-        raise ValueError(refusal(plan.repo_id, error)) from error
+        raise ValueError(_refusal(plan.repo_id, error)) from error
     return str(commit.commit_url)
 
 
-def stale_files(present: Sequence[str], plan: Plan) -> list[str]:
-    """Returns what a repository holds that would be mixed up with a plan's files.
-
-    Args:
-        present: Names of the repository's files.
-        plan: What is sent.
-
-    Returns:
-        Names, sorted.
-    """
+def stale_files(present: Sequence[str], plan: Upload) -> list[str]:
+    """Returns what a repository holds that would be mixed up with the files that are sent, sorted by name."""
     sent = {file.name for file in plan.files}
     at_top = (name for name in present if "/" not in name and name not in sent)
     return sorted(name for name in at_top if any(fnmatch(name, pattern) for pattern in STALE))
 
 
-def refusal(repo_id: str, error: Any) -> str:
+def _refusal(repo_id: str, error: Any) -> str:
     """Says why the Hub refused, and what to do."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
@@ -227,8 +275,8 @@ def refusal(repo_id: str, error: Any) -> str:
     return f"The Hub refused {repo_id} ({reason[:300]}); nothing was committed: try again."
 
 
-def as_json(plan: Plan, commit: str | None = None) -> str:
-    """Returns a plan as JSON: names and sizes of its files, what stays, the card, and the commit if it was sent."""
+def as_json(plan: Upload, commit: str | None = None) -> str:
+    """Returns a commit as JSON: names and sizes of its files, what stays, the card, and the commit if it was sent."""
     record = {
         "repository": plan.repo_id,
         "bytes": plan.size,

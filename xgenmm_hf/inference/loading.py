@@ -81,7 +81,7 @@ def _config_of(source: str) -> XGenMMConfig:
 
 
 def _load_parts(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Loads model and processor; a model with a weight that the files do not hold is refused, not made up."""
+    """Loads model and processor; a model whose weights and config do not fit is refused."""
     try:
         model, report = XGenMMForConditionalGeneration.from_pretrained(
             source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
@@ -90,11 +90,12 @@ def _load_parts(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     except Exception as error:  # config, weights, tokenizer and download fail with errors of five libraries
         raise ValueError(f"{source} could not be loaded: {error}") from error
     odd = names_of_mismatched(report)
-    missing = report["missing_keys"]
-    if missing or odd:
+    missing, unused = report["missing_keys"], report["unexpected_keys"]
+    if missing or odd or unused:
         raise ValueError(
-            f"The weights in {source} do not fit its config.json: {len(missing)} tensors are missing and {len(odd)} "
-            f"have another shape ({listed([*missing, *odd])}); use the files of one model."
+            f"The weights in {source} do not fit its config.json: {len(missing)} tensors are missing, {len(odd)} "
+            f"have another shape and {len(unused)} have no place in the model "
+            f"({listed([*missing, *odd, *unused])}); use the files of one model."
         )
     return model, processor
 

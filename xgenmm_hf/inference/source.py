@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.conversion.files import read_json
+from xgenmm_hf.conversion.sources import check_is_checkpoint
 
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
@@ -59,6 +60,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / "config.json"
     if not file.is_file():
+        check_is_checkpoint(folder)
         raise ValueError(f"{folder} holds no config.json: it is not a checkpoint folder.")
     fields = read_json(file)
     if fields.get("model_type") != "xgenmm":

@@ -9,9 +9,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from results_of import make_result
 
 from xgenmm_hf.evaluation.results import describe_checkpoint
-from xgenmm_hf.hub.card import Facts
 from xgenmm_hf.hub.contents import adapter_base
-from xgenmm_hf.hub.push import plan_push, push, read_results, stale_files
+from xgenmm_hf.hub.push import Facts, plan_push, push, read_results, stale_files
 
 
 class Api:
