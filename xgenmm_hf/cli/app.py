@@ -15,6 +15,7 @@ from xgenmm_hf.cli.demo import demo
 from xgenmm_hf.cli.eval import evaluate
 from xgenmm_hf.cli.explain import explain
 from xgenmm_hf.cli.export import export
+from xgenmm_hf.cli.generate import generate
 from xgenmm_hf.cli.graphs import graphs
 from xgenmm_hf.cli.info import info
 from xgenmm_hf.cli.push import push
@@ -57,6 +58,7 @@ for verb in (ask, info, convert, export, recipes, data):
 app.command(chat.__name__)(friendly_errors(chat))
 app.command(serve.__name__)(friendly_errors(serve))
 app.command(demo.__name__)(friendly_errors(demo))
+app.command(generate.__name__)(friendly_errors(generate))
 app.command(push.__name__)(friendly_errors(push))
 app.command(graphs.__name__)(friendly_errors(graphs))
 app.command("eval")(friendly_errors(evaluate))

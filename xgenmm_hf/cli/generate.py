@@ -1,0 +1,100 @@
+"""``xgenmm generate``: one prompt about every image of a folder, a data file, an archive or a data set."""
+
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli.convert import Dtype
+
+
+class Engine(str, Enum):
+    """What answers."""
+
+    transformers = "transformers"
+    vllm = "vllm"
+
+
+def generate(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="Folder of images, .jsonl, .json, .csv, .parquet, .tar files, or a data set.",
+        ),
+    ],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question about each row's images.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.jsonl", help="File to make; one line per row.")],
+    model: Annotated[
+        str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
+    ] = TINY_MODEL,
+    system: Annotated[str | None, typer.Option(help="Text of a system turn.", show_default="the model's own")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of an answer's length in tokens.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1, help="Rows answered together.")] = 8,
+    shard: Annotated[
+        str | None, typer.Option(metavar="3/8", help="Answer this share of the rows.", show_default="torchrun's rank")
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="What answers.")] = Engine.transformers,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read and cut images.")] = 2,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data files' paths.", show_default="each file's own folder")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in.")] = Dtype.auto,
+    device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
+) -> None:
+    """Answer a prompt about every image; stopped runs go on when started again."""
+    from tqdm import tqdm
+
+    from xgenmm_hf.bulk.engines import BulkGenerator
+    from xgenmm_hf.bulk.rows import count_rows
+    from xgenmm_hf.bulk.running import generate as run
+    from xgenmm_hf.cli.console import hide_loading_bars
+    from xgenmm_hf.inference.source import resolve_model
+
+    number, count = parse_shard(shard)
+    if device == "auto" and "LOCAL_RANK" in os.environ:
+        import torch
+
+        device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "auto"
+    options = {"system": system, "max_new_tokens": max_new_tokens, "dtype": dtype.value, "device": device}
+    generator = BulkGenerator(resolve_model(model), prompt, engine=engine.value, **options)
+    hide_loading_bars()
+    rows = count_rows(source)
+    total = None if rows is None else -(-rows // count)
+    with tqdm(total=total, unit=" rows", mininterval=0.5 if sys.stderr.isatty() else 30, file=sys.stderr) as bar:
+        result = run(
+            source,
+            out,
+            generator,
+            batch_size=batch_size,
+            shard=(number, count),
+            workers=workers,
+            image_root=image_root,
+            on_rows=bar.update,
+        )
+    told = f"{result.rows} rows, {result.resumed} of them by an earlier run, {result.errors} new errors"
+    print(f"{result.output}: {told}" + ("" if result.merged else "; other shards are not complete"))
+
+
+def parse_shard(shard: str | None) -> tuple[int, int]:
+    """Reads a share such as ``3/8``, or takes torchrun's.
+
+    Args:
+        shard: The third of eight shares; None: the rank and size that torchrun sets, or everything.
+
+    Returns:
+        The share's number from 0, and how many there are.
+
+    Raises:
+        ValueError: If it is no such share.
+    """
+    if shard is None:
+        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    number, _, count = shard.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"--shard is {shard!r}; write for example 3/8: the third of eight shares.")
+    return int(number) - 1, int(count)
