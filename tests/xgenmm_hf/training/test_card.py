@@ -26,9 +26,7 @@ def written(tmp_path, stage="sft", use_peft=False, hub_model_id=None, base=TINY_
     return ModelCard.load(tmp_path / "run" / "README.md")
 
 
-@pytest.mark.parametrize(
-    ("stage", "title"), [("dpo", "Preference tuning (DPO)"), ("sft", "Supervised fine-tuning")]
-)
+@pytest.mark.parametrize(("stage", "title"), [("dpo", "Preference tuning (DPO)"), ("sft", "Supervised fine-tuning")])
 def test_the_stage_is_named_as_it_is_written(tmp_path, stage, title):
     card = written(tmp_path, stage)
     assert title in card.text and "| rows | 3 |" in card.text and "No row was left out." in card.text
