@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
+    from xgenmm_hf.bulk.engines import BulkGenerator
     from xgenmm_hf.modeling.compat_xgenmm import AutoModelForVision2Seq
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
     from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
@@ -32,6 +33,7 @@ TINY_BASE_MODEL: str = str(Path(__file__).resolve().parent / "assets" / "tiny_ba
 
 _HOME_OF = {
     "AutoModelForVision2Seq": "compat_xgenmm",
+    "BulkGenerator": "xgenmm_hf.bulk.engines",
     "PreferenceCollator": "xgenmm_hf.training.preference",
     "PretrainingCollator": "xgenmm_hf.training.collators",
     "SupervisedCollator": "xgenmm_hf.training.collators",
@@ -49,6 +51,7 @@ __all__ = [
     "TINY_BASE_MODEL",
     "TINY_MODEL",
     "AutoModelForVision2Seq",
+    "BulkGenerator",
     "PreferenceCollator",
     "PretrainingCollator",
     "SupervisedCollator",

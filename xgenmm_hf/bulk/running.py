@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +79,10 @@ def generate(
         raise FileExistsError(f"{target} is there already: name another file, or remove it to make it again.")
     if not 0 <= number < count or batch_size < 1 or workers < 1:
         raise ValueError(f"shard {number + 1}/{count}, batch size {batch_size}, {workers} workers: each from 1 up.")
+    rows = read_rows(source, image_root)
+    first = next(rows, None)  # what is wrong with the source is said before a model is loaded
+    if first is None:
+        raise ValueError(f"There is no image in {source}: give a folder, a data file or a data set that has some.")
     target.parent.mkdir(parents=True, exist_ok=True)
     header = _header(source, generator, batch_size, count)
     parts = [target.with_name(f"{target.name}.{one + 1}-of-{count}.part") for one in range(count)]
@@ -90,19 +94,19 @@ def generate(
                 on_rows(done)
             errors = 0
             if not complete:
-                batches = islice(_batches(read_rows(source, image_root), batch_size), number, None, count)
+                batches = islice(_batches(chain([first], rows), batch_size), number, None, count)
                 errors = _append(part, generator, islice(batches, done // batch_size, None), workers, on_rows)
     except Timeout:
         raise ValueError(f"Another process writes {part}: wait for it, or stop it first.") from None
     Path(lock.lock_file).unlink(missing_ok=True)
-    rows = sum(1 for _ in _lines(part))
+    total = sum(1 for _ in _lines(part))
     merged = all(_is_complete(one, header) for one in parts)
     if merged:
         with replacing(target) as draft, draft.open("w", encoding="utf-8") as file:
             file.writelines(line for _, line in heapq.merge(*(_lines(one) for one in parts)))
         for one in parts:
             one.unlink()
-    return BulkRun(target if merged else part, rows, errors, done, merged)
+    return BulkRun(target if merged else part, total, errors, done, merged)
 
 
 def _header(source: Any, generator: BulkGenerator, batch_size: int, count: int) -> bytes:
@@ -112,7 +116,7 @@ def _header(source: Any, generator: BulkGenerator, batch_size: int, count: int) 
     return json.dumps({"source": str(source), **chosen, "batch_size": batch_size, "shards": count}).encode() + b"\n"
 
 
-def _batches(rows: Iterator[BulkRow], size: int) -> Iterator[list[tuple[int, BulkRow]]]:
+def _batches(rows: Iterable[BulkRow], size: int) -> Iterator[list[tuple[int, BulkRow]]]:
     numbered = enumerate(rows)
     while batch := list(islice(numbered, size)):
         yield batch

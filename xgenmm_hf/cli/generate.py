@@ -53,7 +53,6 @@ def generate(
     from xgenmm_hf.bulk.rows import count_rows
     from xgenmm_hf.bulk.running import generate as run
     from xgenmm_hf.cli.console import hide_loading_bars
-    from xgenmm_hf.inference.source import resolve_model
 
     number, count = parse_shard(shard)
     if device == "auto" and "LOCAL_RANK" in os.environ:
@@ -61,7 +60,7 @@ def generate(
 
         device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "auto"
     options = {"system": system, "max_new_tokens": max_new_tokens, "dtype": dtype.value, "device": device}
-    generator = BulkGenerator(resolve_model(model), prompt, engine=engine.value, **options)
+    generator = BulkGenerator(model, prompt, engine=engine.value, **options)
     hide_loading_bars()
     rows = count_rows(source)
     total = None if rows is None else -(-rows // count)
