@@ -20,6 +20,7 @@ from xgenmm_hf.conversion.original_config import (
     first_added_id,
     parse_original_config,
     read_original_config,
+    with_model_type,
 )
 from xgenmm_hf.conversion.sources import Weights, check_plain, locate
 from xgenmm_hf.conversion.tensors import Plan, assemble, listed, plan_conversion
@@ -199,11 +200,13 @@ def open_original(
 
 
 def _our_config(original: Original, asked_mode: str | None, dtype: str) -> "tuple[XGenMMConfig, ImageMode]":
-    tower = choose_vision_config(original.weights.shapes, original.config, original.vision_config, original.encoder)
+    shapes = original.weights.shapes
+    fields = with_model_type(original.config, shapes)
+    tower = choose_vision_config(shapes, fields, original.vision_config, original.encoder)
     name = dtype_name(main_dtype(original.weights, dtype))
-    tile_size = build_config(original.config, tower, ImageMode("none"), name).tile_size
-    mode = decide_image_mode(original.config, original.side_files.get(PREPROCESSOR_NAME), asked_mode, tile_size)
-    return build_config(original.config, tower, mode, name), mode
+    tile_size = build_config(fields, tower, ImageMode("none"), name, shapes).tile_size
+    mode = decide_image_mode(fields, original.side_files.get(PREPROCESSOR_NAME), asked_mode, tile_size)
+    return build_config(fields, tower, mode, name, shapes), mode
 
 
 def target_dtypes(plan: Plan, weights: Weights, dtype: str) -> "dict[str, torch.dtype]":

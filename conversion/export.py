@@ -238,9 +238,10 @@ def _write_original_files(folder: Path, source: Path, config: "XGenMMConfig", ro
 
 def _stated_tower(config: "XGenMMConfig") -> dict[str, Any] | None:
     """Returns the tower's config where it is not the release's, which the original layout means by default."""
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+    from xgenmm_hf.modeling.configuration_xgenmm import DFN5B_VIT_H_378, XGenMMConfig
 
-    released = XGenMMConfig().vision_config
+    first = config.resampler_config.text_conditioned
+    released = XGenMMConfig(vision_config=DFN5B_VIT_H_378 if first else None).vision_config
     ours = config.vision_config
     fields = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size",
               "patch_size", "num_channels", "hidden_act", "layer_norm_eps", "projection_dim")  # fmt: skip

@@ -30,7 +30,8 @@ def decide_image_mode(
     """Decides the image mode of an original checkpoint.
 
     In this order: what the user asks for; `grids` in `preprocessor_config.json` (a list: any-resolution, null: one
-    tile); `anyres_grids` or a one-tile `image_aspect_ratio` in `vision_encoder_config`.
+    tile); `anyres_grids` or a one-tile `image_aspect_ratio` in `vision_encoder_config`; the
+    first release's model type.
 
     Args:
         original: The original's config.
@@ -59,6 +60,8 @@ def decide_image_mode(
         return ImageMode(encoder["image_aspect_ratio"])
     if encoder.get("anyres_grids"):
         return _anyres(encoder["anyres_grids"])
+    if original.get("model_type") == "blip_3":  # the first release's grids are built into its code
+        return _anyres(default_grids(tile_size))
     raise ValueError(
         "Neither preprocessor_config.json nor vision_encoder_config says whether this checkpoint tiles its images; "
         "pass --image-mode anyres (the instruct models) or --image-mode none (the base model)."

@@ -40,6 +40,8 @@ RESAMPLER: Pairs = (
     ("vision_tokenizer.layers.{n}.1.0.{rest}", "model.resampler.layers.{n}.mlp_norm.{rest}"),
     ("vision_tokenizer.layers.{n}.1.1.{rest}", "model.resampler.layers.{n}.mlp.fc1.{rest}"),
     ("vision_tokenizer.layers.{n}.1.3.{rest}", "model.resampler.layers.{n}.mlp.fc2.{rest}"),
+    ("vision_tokenizer.text_projection.0.{rest}", "model.resampler.text_projection.fc1.{rest}"),
+    ("vision_tokenizer.text_projection.2.{rest}", "model.resampler.text_projection.fc2.{rest}"),
     ("vision_tokenizer.norm.{rest}", "model.resampler.norm.{rest}"),
     ("vision_tokenizer.projection.{rest}", "model.resampler.projection.{rest}"),
 )

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.image_mode import ImageMode
-from xgenmm_hf.conversion.tensors import one_line
+from xgenmm_hf.conversion.key_map import strip_wrappers
+from xgenmm_hf.conversion.tensors import Shape, one_line
+from xgenmm_hf.modeling.tiling_xgenmm import default_grids
 
 
 if TYPE_CHECKING:
@@ -17,11 +19,11 @@ PREPROCESSOR_NAME = "preprocessor_config.json"
 VISION_CONFIG_NAME = "vision_config.json"
 GENERATION_NAME = "generation_config.json"
 _SECTIONS = ("vision_encoder_config", "vision_tokenizer_config", "text_config")
-# The r-v1 release was first published under its older name.
 _MODEL_TYPES = ("xgenmm", "blip_3")
+_TEXT_PROJECTION = "vision_tokenizer.text_projection.0.weight"
+_RESAMPLER_SIZES = ("depth", "num_heads", "head_dim", "ff_mult")
 # Says which code and library wrote the folder: of no use in ours.
 _PROVENANCE = (
-    "model_type",
     "architectures",
     "auto_map",
     "transformers_version",
@@ -37,6 +39,14 @@ _SKELETON = {
         "AutoModelForVision2Seq": "modeling_xgenmm.XGenMMModelForConditionalGeneration",
     },
     "model_type": "xgenmm",
+}
+_FIRST_SKELETON = {
+    "architectures": ["Blip3ModelForConditionalGeneration"],
+    "auto_map": {
+        "AutoConfig": "configuration_blip_3.Blip3Config",
+        "AutoModelForVision2Seq": "modeling_blip_3.Blip3ModelForConditionalGeneration",
+    },
+    "model_type": "blip_3",
 }
 # Fields of a decoder's config that the original's library (4.41) knows; later ones are left out.
 _TEXT_FIELDS = (
@@ -90,7 +100,37 @@ def parse_original_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
     return config
 
 
-def build_config(original: Mapping[str, Any], vision_config: Any, mode: ImageMode, dtype: str) -> "XGenMMConfig":
+def with_model_type(original: dict[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """Returns the original's config with its release stated; without a config file the tensors tell the first one.
+
+    Args:
+        original: The original's config; empty where there is none.
+        shapes: Shapes of the source tensors.
+
+    Returns:
+        The config.
+    """
+    first = any(strip_wrappers(name) == _TEXT_PROJECTION for name in shapes)
+    return {**original, "model_type": "blip_3"} if first and "model_type" not in original else original
+
+
+def is_first_release(original: Mapping[str, Any]) -> bool:
+    """Tells whether an original config is of the first release (r-v1)."""
+    return original.get("model_type") == "blip_3"
+
+
+def licence(config: "XGenMMConfig") -> str:
+    """Returns the licence that a release's weights were published under, by its identifier on the Hub."""
+    return "cc-by-nc-4.0" if config.resampler_config.text_conditioned else "apache-2.0"
+
+
+def build_config(
+    original: Mapping[str, Any],
+    vision_config: Any,
+    mode: ImageMode,
+    dtype: str,
+    shapes: Mapping[str, Shape] | None = None,
+) -> "XGenMMConfig":
     """Builds our config from the original's.
 
     Args:
@@ -98,6 +138,7 @@ def build_config(original: Mapping[str, Any], vision_config: Any, mode: ImageMod
         vision_config: The tower's config, or None for the release's.
         mode: How images are cut.
         dtype: Name of the weights' dtype.
+        shapes: Shapes of the source tensors, which tell the resampler's sizes; None: the release's.
 
     Returns:
         The config.
@@ -111,14 +152,16 @@ def build_config(original: Mapping[str, Any], vision_config: Any, mode: ImageMod
     encoder.pop("anyres_grids", None)
     if mode.grids is not None:
         encoder["anyres_grids"] = mode.grids
+    sampler = original.get("vision_tokenizer_config") or {}
     fields = {name: value for name, value in original.items() if name not in _PROVENANCE}
     fields["vision_encoder_config"] = encoder
-    fields["vision_tokenizer_config"] = _with_tower_width(fields.get("vision_tokenizer_config") or {}, vision_config)
+    fields["vision_tokenizer_config"] = sampler
+    fields["resampler_config"] = resampler_sizes(sampler, shapes or {})
     if fields.get("text_config"):
         text = fields["text_config"]
         fields["text_config"] = {name: value for name, value in text.items() if name not in ("torch_dtype", "dtype")}
     try:
-        return XGenMMConfig(**fields, vision_config=vision_config, dtype=dtype)
+        return XGenMMConfig.from_dict({**fields, "vision_config": vision_config, "dtype": dtype})
     except ValueError:
         raise
     except Exception as error:  # config classes check their fields with errors of several libraries
@@ -127,11 +170,33 @@ def build_config(original: Mapping[str, Any], vision_config: Any, mode: ImageMod
         ) from error
 
 
-def _with_tower_width(sampler: Mapping[str, Any], vision_config: Any) -> dict[str, Any]:
-    """Fills in the width that the original's classes default to, which differs between releases."""
-    stated = vision_config.get("hidden_size") if isinstance(vision_config, dict) else None
-    width = stated or getattr(vision_config, "hidden_size", None)
-    return {"vis_feature_dim": width, **sampler} if width else dict(sampler)
+def resampler_sizes(sampler: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Tells the resampler's sizes, which the original's config leaves out.
+
+    Args:
+        sampler: The original's `vision_tokenizer_config`; what an export of another than the released sizes states
+            there is taken.
+        shapes: Shapes of the source tensors.
+
+    Returns:
+        Fields of `resampler_config`; those that neither tells are left out.
+
+    Raises:
+        ValueError: If the heads cannot be told.
+    """
+    found: dict[str, int] = {name: sampler[name] for name in _RESAMPLER_SIZES if name in sampler}
+    plain = {strip_wrappers(name): tuple(shape) for name, shape in shapes.items()}
+    layers = [int(name.split(".")[2]) for name in plain if name.startswith("vision_tokenizer.layers.")]
+    query, wide = (plain.get(f"vision_tokenizer.layers.0.{part}.weight") for part in ("0.to_q", "1.1"))
+    if not layers or query is None or wide is None or len(query) != 2 or len(wide) != 2:
+        return found
+    head_dim = found.setdefault("head_dim", 96)
+    if not isinstance(head_dim, int) or head_dim < 1 or query[0] % head_dim:
+        raise ValueError(
+            f"The resampler's queries are {query[0]} wide, no multiple of its head_dim {head_dim}; state head_dim in "
+            "vision_tokenizer_config of config.json."
+        )
+    return {**found, "depth": 1 + max(layers), "num_heads": query[0] // head_dim, "ff_mult": wide[0] // wide[1]}
 
 
 def original_rows(first_added_id: int) -> int:
@@ -176,15 +241,21 @@ def original_config(config: "XGenMMConfig", kept: Mapping[str, Any], rows: int, 
     Returns:
         The original's config.
     """
-    base = {**_SKELETON, **kept}
     resampler = config.resampler_config
+    base = {**(_FIRST_SKELETON if resampler.text_conditioned else _SKELETON), **kept}
     encoder = _encoder_section(config, kept.get("vision_encoder_config") or {})
+    released = type(resampler)()
     sampler = {
-        "model_type": "xgenmm_vision_tokenizer",
+        "model_type": f"{base['model_type']}_vision_tokenizer",
         **(kept.get("vision_tokenizer_config") or {"image_aspect_ratio": config.image_aspect_ratio}),
         "vis_feature_dim": resampler.hidden_size,
         "lang_embedding_dim": config.text_config.hidden_size,
         "num_vis_tokens": resampler.num_latents,
+        **{
+            name: getattr(resampler, name)
+            for name in _RESAMPLER_SIZES
+            if getattr(resampler, name) != getattr(released, name)
+        },
     }
     kept_text = kept.get("text_config") or {}
     text = {**kept_text, **_text_section(config, rows, kept_text)}
@@ -193,14 +264,19 @@ def original_config(config: "XGenMMConfig", kept: Mapping[str, Any], rows: int, 
 
 
 def _encoder_section(config: "XGenMMConfig", kept: Mapping[str, Any]) -> dict[str, Any]:
+    first = config.resampler_config.text_conditioned
     section = {
-        "model_type": "xgenmm_vision_encoder",
+        "model_type": "blip_3_vision_encoder" if first else "xgenmm_vision_encoder",
         **kept,
         "image_aspect_ratio": config.image_aspect_ratio,
         "anyres_patch_sampling": config.anyres_patch_sampling,
     }
     section.pop("anyres_grids", None)
-    if config.image_aspect_ratio == "anyres":
+    if first and config.anyres_grids != default_grids(config.tile_size):
+        raise ValueError(
+            "The first release's code has its grids built in; this model has others and cannot be exported."
+        )
+    if config.image_aspect_ratio == "anyres" and not first:
         section["anyres_grids"] = [list(grid) for grid in config.anyres_grids]
     elif (
         config.image_aspect_ratio == "none"
@@ -213,7 +289,9 @@ def _encoder_section(config: "XGenMMConfig", kept: Mapping[str, Any]) -> dict[st
 
 
 def _text_section(config: "XGenMMConfig", rows: int, kept: Mapping[str, Any]) -> dict[str, Any]:
-    written = config.to_dict()["text_config"]
+    from xgenmm_hf.modeling.compat_xgenmm import write_rope_of_both_lines
+
+    written = write_rope_of_both_lines(config.to_dict()["text_config"])
     section = {name: written[name] for name in _TEXT_FIELDS if name in written}
     if section.get("rope_scaling"):
         section["rope_scaling"] = _rope_scaling(section["rope_scaling"], kept.get("rope_scaling") or {})
@@ -242,10 +320,11 @@ def original_preprocessor(config: "XGenMMConfig", processor: Mapping[str, Any]) 
         The original's `preprocessor_config.json`.
     """
     anyres = config.image_aspect_ratio == "anyres"
+    grids = {"grids": [list(grid) for grid in config.anyres_grids] if anyres else None}
     return {
         "auto_map": {"AutoImageProcessor": "image_processing_blip_3.Blip3ImageProcessor"},
         "do_resize": True,
-        "grids": [list(grid) for grid in config.anyres_grids] if anyres else None,
+        **({} if config.resampler_config.text_conditioned else grids),
         "image_mean": list(processor.get("image_mean") or [0.5, 0.5, 0.5]),
         "image_processor_type": "Blip3ImageProcessor",
         "image_std": list(processor.get("image_std") or [0.5, 0.5, 0.5]),

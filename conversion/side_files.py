@@ -63,7 +63,7 @@ def write_side_files(
     config.architectures = ["XGenMMForConditionalGeneration"]
     config.save_pretrained(folder)
     tokenizer = _tokenizer(tokenizer_folder or original.folder, config, tokenizer_folder is not None)
-    write_processor(folder, config, mode, tokenizer, _normalisation(original))
+    write_processor(folder, config, mode, tokenizer, _normalisation(original, config))
     _write_generation_config(folder, config, tokenizer, original.side_files.get(GENERATION_NAME, {}))
     copy_remote_code(folder)
     _write_card(folder, out, original, config, plan)
@@ -127,17 +127,22 @@ def write_processor(
         tokenizer=tokenizer,
         num_latents=config.resampler_config.num_latents,
         anyres_patch_sampling=config.anyres_patch_sampling,
+        max_images_per_prompt=1 if config.resampler_config.text_conditioned else None,
     )
     processor.save_pretrained(str(folder))
 
 
-def _normalisation(original: "Original") -> dict[str, list[float]]:
+def _normalisation(original: "Original", config: "XGenMMConfig") -> dict[str, list[float]]:
     """Returns the mean and deviation that pixels are normalised with, where the source states them."""
     stated = original.side_files.get(PREPROCESSOR_NAME, {})
     found = {key: stated[key] for key in ("image_mean", "image_std") if stated.get(key)}
     if not found and original.encoder is not None:
         openclip = original.encoder.openclip_config.get("preprocess_cfg") or {}
         found = {f"image_{key}": openclip[key] for key in ("mean", "std") if openclip.get(key)}
+    if not found and config.resampler_config.text_conditioned:
+        from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+        found = {"image_mean": list(OPENAI_CLIP_MEAN), "image_std": list(OPENAI_CLIP_STD)}
     for key, value in found.items():
         if not (isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)):
             raise ValueError(

@@ -4,7 +4,7 @@ Shapes: num_images images in num_tiles tiles of num_patches patches. A chunk is 
 strip of the merged feature map (`tiling_xgenmm.tile_layout`), and with fixed sampling a whole image.
 """
 
-from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,8 +12,23 @@ from .configuration_xgenmm import XGenMMConfig
 from .tiling_xgenmm import count_image_tokens, count_tiles, select_grids, tile_layout
 
 
-# A condition on inputs with what is wrong where it is false; printing a tensor waits for it, so only then.
-Condition = tuple[bool | torch.Tensor, Callable[[], str]]
+class Condition(NamedTuple):
+    """A condition on inputs.
+
+    Attributes:
+        holds: A bool or a tensor of one element.
+        message: What is wrong where it does not hold, and how to fix it; names in braces stand for `values`.
+        values: Values of the message by name. Printing a tensor waits for it, so that happens only where needed.
+    """
+
+    holds: bool | torch.Tensor
+    message: str
+    values: dict[str, Any] = {}
+
+    def error(self) -> ValueError:
+        """Returns the error that says what is wrong."""
+        values = {name: getattr(value, "tolist", lambda value=value: value)() for name, value in self.values.items()}
+        return ValueError(self.message.format(**values))
 
 
 def resolve_num_tiles(
@@ -31,30 +46,30 @@ def resolve_num_tiles(
         config: The model's config.
         num_tiles: Tiles in the batch.
         image_sizes: Image sizes as (height, width), (num_images, 2), or None.
-        image_num_tiles: Tiles an image, (num_images,), or None: counted from the sizes, or one per image.
+        image_num_tiles: Tiles per image, (num_images,), or None: counted from the sizes, or one per image.
         device: Where a default is made.
         mask: True at the prompts' image tokens, (B, L); None where there is no prompt.
         repeats: How often the prompts show all images.
 
     Returns:
-        Tiles an image, (num_images,).
+        Tiles per image, (num_images,).
 
     Raises:
         ValueError: If tiles, sizes, counts and image tokens do not fit each other.
     """
     anyres = config.image_aspect_ratio == "anyres"
-    if image_num_tiles is None and image_sizes is not None and anyres:
+    tiled = anyres and image_sizes is not None and image_sizes.shape[0] != num_tiles
+    if image_num_tiles is None and tiled:
         image_num_tiles = count_tiles(image_sizes, config.anyres_grids, config.tile_size)
     elif image_num_tiles is None:
         image_num_tiles = torch.ones(num_tiles, dtype=torch.long, device=device)
-    conditions: list[Condition] = [
-        (
+    conditions = [
+        Condition(
             image_num_tiles.sum() == num_tiles if anyres else image_num_tiles.shape[0] == num_tiles,
-            lambda: (
-                f"pixel_values holds {num_tiles} tiles, but image_num_tiles states {image_num_tiles.tolist()}; pass "
-                "pixel_values, image_sizes and image_num_tiles of one processor call, and a processor whose "
-                f"image_aspect_ratio is the model's ({config.image_aspect_ratio!r})."
-            ),
+            "pixel_values holds {num_tiles} tiles, but image_num_tiles states {stated}; pass pixel_values, "
+            "image_sizes and image_num_tiles of one processor call, and a processor whose image_aspect_ratio is the "
+            "model's ({mode!r}).",
+            {"num_tiles": num_tiles, "stated": image_num_tiles, "mode": config.image_aspect_ratio},
         )
     ]
     if anyres and image_sizes is not None:
@@ -69,23 +84,22 @@ def resolve_num_tiles(
 def fits_grids(config: XGenMMConfig, image_sizes: torch.Tensor, image_num_tiles: torch.Tensor) -> Condition:
     """Returns the condition that every image is one tile, or has the tiles of its grid."""
     expected = count_tiles(image_sizes.to(image_num_tiles.device), config.anyres_grids, config.tile_size)
-    return (
+    return Condition(
         ((image_num_tiles == 1) | (image_num_tiles == expected)).all(),
-        lambda: (
-            f"image_num_tiles is {image_num_tiles.tolist()}, but on the model's anyres_grids these images take "
-            f"{expected.tolist()} tiles; use the processor that belongs to the model."
-        ),
+        "image_num_tiles is {stated}, but on the model's anyres_grids these images take {expected} tiles; use the "
+        "processor that belongs to the model.",
+        {"stated": image_num_tiles, "expected": expected},
     )
 
 
 def fits_prompt(num_tokens: int, mask: torch.Tensor) -> Condition:
     """Returns the condition that the prompts hold as many image tokens as the images give."""
-    return (
-        mask.sum() == num_tokens,
-        lambda: (
-            f"Image features and image tokens do not match: the images give {num_tokens} tokens, the prompt holds "
-            f"{mask.sum()}. Prepare both in one processor call, and do not truncate a prompt inside an image."
-        ),
+    found = mask.sum()
+    return Condition(
+        found == num_tokens,
+        "Image features and image tokens do not match: the images give {given} tokens, the prompt holds {found}. "
+        "Prepare both in one processor call, and do not truncate a prompt inside an image.",
+        {"given": num_tokens, "found": found},
     )
 
 
@@ -98,7 +112,7 @@ def arrange_chunks(
         config: The model's config.
         features: (num_tiles, num_patches, width).
         image_sizes: Image sizes as (height, width), (num_images, 2); may be None if every image is one tile.
-        image_num_tiles: Tiles an image, (num_images,), checked by `resolve_num_tiles`.
+        image_num_tiles: Tiles per image, (num_images,), checked by `resolve_num_tiles`.
 
     Returns:
         Chunks (num_chunks, patches of a chunk, width), and False on patches that must not be seen (num_chunks, patches
@@ -109,7 +123,7 @@ def arrange_chunks(
     """
     if config.image_aspect_ratio != "anyres" or image_sizes is None:
         missing = "image_sizes is missing; pass the processor's image_sizes with images of more than one tile."
-        check((image_num_tiles.shape[0] == features.shape[0], lambda: missing))
+        check(Condition(image_num_tiles.shape[0] == features.shape[0], missing))
         return features, None
     # the parts of a model may lie on different devices
     image_sizes, image_num_tiles = image_sizes.to(features.device), image_num_tiles.to(features.device)
@@ -117,7 +131,9 @@ def arrange_chunks(
     layout = tile_layout(image_sizes, image_num_tiles, features.shape[0], grids, config.patches_per_side)
     chunks, visible = features.flatten(0, 1)[layout.source], layout.visible
     if config.anyres_patch_sampling:
-        return chunks, visible
+        return chunks, visible if config.resampler_config.letterbox_mask else None
+    if not config.resampler_config.letterbox_mask:
+        visible = torch.ones_like(visible)
     most_tiles = 1 + max(width * height for width, height in config.anyres_grids) // config.tile_size**2
     return join_tiles(chunks, visible, image_num_tiles, most_tiles)
 
@@ -130,7 +146,7 @@ def join_tiles(
     Args:
         chunks: (num_tiles, num_patches, width).
         visible: (num_tiles, num_patches).
-        image_num_tiles: Tiles an image, (num_images,).
+        image_num_tiles: Tiles per image, (num_images,).
         most_tiles: Tiles to pad to; a fixed number, so that no count has to be read back from the device.
 
     Returns:
@@ -149,33 +165,41 @@ def split_tokens(config: XGenMMConfig, tokens: torch.Tensor, image_num_tiles: to
     Args:
         config: The model's config.
         tokens: (total image tokens, text width).
-        image_num_tiles: Tiles an image, (num_images,).
+        image_num_tiles: Tiles per image, (num_images,).
 
     Returns:
         One (tokens, text width) tensor per image.
     """
+    return list(tokens.split(image_lengths(config, image_num_tiles.tolist())))
+
+
+def image_lengths(config: XGenMMConfig, image_num_tiles: list[int]) -> list[int]:
+    """Returns how many tokens each image takes in the prompt."""
     num_latents = config.resampler_config.num_latents
-    lengths = [
-        count_image_tokens(num_tiles, num_latents, config.anyres_patch_sampling)
-        for num_tiles in image_num_tiles.tolist()
-    ]
-    return list(tokens.split(lengths))
+    return [count_image_tokens(tiles, num_latents, config.anyres_patch_sampling) for tiles in image_num_tiles]
+
+
+def image_of_chunk(image_num_tiles: torch.Tensor, num_chunks: int) -> torch.Tensor | None:
+    """Tells which image each chunk belongs to, (num_chunks,); None where each image is one chunk."""
+    if num_chunks == image_num_tiles.shape[0]:
+        return None
+    chunk = torch.arange(num_chunks, device=image_num_tiles.device)
+    return torch.searchsorted(image_num_tiles.cumsum(0), chunk, right=True)
 
 
 def check(*conditions: Condition) -> None:
     """Raises a ValueError for the first condition that is false; under a compiler all are taken for granted.
 
     Args:
-        *conditions: Bools or one-element tensors, each with a function that says what is wrong and how to fix it. For
-            the tensors the host waits once, together.
+        *conditions: The conditions; for their tensors the host waits once, together.
 
     Raises:
         ValueError: If a condition is false.
     """
     if torch.compiler.is_compiling():
         return
-    known = all(condition for condition, _ in conditions if isinstance(condition, bool))
-    asked = [condition for condition, _ in conditions if not isinstance(condition, bool)]
-    if known and (not asked or torch.stack([condition.to(asked[0].device) for condition in asked]).all()):
+    known = all(condition.holds for condition in conditions if isinstance(condition.holds, bool))
+    asked = [condition.holds for condition in conditions if not isinstance(condition.holds, bool)]
+    if known and (not asked or torch.stack([holds.to(asked[0].device) for holds in asked]).all()):
         return
-    raise ValueError(next(message() for condition, message in conditions if not condition))
+    raise next(condition for condition in conditions if not condition.holds).error()

@@ -5,8 +5,7 @@ Everything else in the package is written once and asks here.
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -14,13 +13,16 @@ import torch
 import transformers
 from packaging import version
 from torch import nn
-from transformers import AutoModel, GenerationMixin, PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
 IS_V5 = version.parse(transformers.__version__).major >= 5
 
 # 4.57 hands single texts on to the tokenizer's batch method; 5.x has one method for both.
 TOKENIZES_IN_BATCHES = not IS_V5
+# 5.24 calls `past_key_values` `cache`, in forward passes, outputs and between the steps of a generation.
+CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 LM_HEAD_TP_PLAN = {"lm_head": "colwise_gather_output" if IS_V5 else "colwise_rep"}
 
 if IS_V5:
@@ -116,8 +118,8 @@ __all__ = [
     "TOKENIZES_IN_BATCHES",
     "AutoModelForVision2Seq",
     "IMAGE_TEXT_AUTO_CLASSES",
-    "MultimodalGenerationMixin",
-    "as_unsharded_class",
+    "CACHE_NAME",
+    "as_own_class",
     "build_vision_tower",
     "initialization",
     "names_of_mismatched",
@@ -175,51 +177,8 @@ def build_vision_tower(config: PretrainedConfig) -> nn.Module:
     return VisionTowerHolder(tower)
 
 
-class MultimodalGenerationMixin(GenerationMixin):
-    """Generation that encodes the images once a prompt, before beams or return sequences multiply it.
-
-    5.x does this itself (`mm_encoder_outputs`); on 4.57 this class does, under the same name. A subclass states in
-    `prompt_inputs` which inputs belong to the prompt, and has `get_image_features` and `image_token_mask`.
-    """
-
-    prompt_inputs: tuple[str, ...] = ()
-
-    def prepare_inputs_for_generation(self, input_ids: torch.Tensor, inputs_embeds=None, **kwargs: Any):
-        """Prepares a step's inputs; the prompt's images go only into the first, or into all without a cache."""
-        model_inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
-        if is_prefill(kwargs) or kwargs.get("use_cache") is False:
-            return model_inputs
-        return {name: value for name, value in model_inputs.items() if name not in self.prompt_inputs}
-
-    def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs: Any
-    ):
-        if not IS_V5:
-            self._encode_images(model_kwargs)
-            self._repeat_images(expand_size, input_ids, model_kwargs)
-        return super()._expand_inputs_for_generation(
-            expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
-        )
-
-    def _encode_images(self, model_kwargs: dict[str, Any]) -> None:
-        inputs = {name: model_kwargs.pop(name, None) for name in self.prompt_inputs if name != "mm_encoder_outputs"}
-        if inputs["pixel_values"] is None:
-            return
-        model_kwargs["mm_encoder_outputs"] = {"image": self.get_image_features(**inputs, return_dict=True)}
-
-    def _repeat_images(self, expand_size: int, input_ids, model_kwargs: dict[str, Any]) -> None:
-        """Repeats the images of each sample as a group: [A1 A2, B] becomes [A1 A2, A1 A2, B, B]."""
-        outputs = (model_kwargs.get("mm_encoder_outputs") or {}).get("image")
-        if outputs is None or expand_size == 1:
-            return
-        lengths = self.image_token_mask(input_ids, model_kwargs.get("inputs_embeds")).sum(-1).tolist()
-        samples = torch.cat(list(outputs.pooler_output)).split(lengths)
-        outputs.pooler_output = [sample for sample in samples for _ in range(expand_size)]
-
-
-@contextmanager
-def as_unsharded_class(model: nn.Module) -> Iterator[None]:
-    """Gives a model back its own class for the time of a save.
+def as_own_class(model: PreTrainedModel) -> PreTrainedModel:
+    """Returns a view of a model under the class that it was written as.
 
     FSDP2 puts a generated class before the model's own; the library would then write that class's module, a file of
     torch, into the folder and its `auto_map`.
@@ -227,16 +186,15 @@ def as_unsharded_class(model: nn.Module) -> Iterator[None]:
     Args:
         model: Any model, sharded or not.
 
-    Yields:
-        Nothing.
+    Returns:
+        The model itself, or an object of its own class that shares all of its state.
     """
-    current = type(model)
-    if is_fsdp2_class(current):
-        model.__class__ = next(cls for cls in current.__mro__ if not is_fsdp2_class(cls))
-    try:
-        yield
-    finally:
-        model.__class__ = current
+    if not is_fsdp2_class(type(model)):
+        return model
+    own = next(cls for cls in type(model).__mro__ if not is_fsdp2_class(cls))
+    view = own.__new__(own)
+    object.__setattr__(view, "__dict__", model.__dict__)
+    return view
 
 
 def is_fsdp2_class(cls: type) -> bool:
@@ -256,15 +214,15 @@ def names_of_mismatched(loading_info: dict[str, Any]) -> list[str]:
     return [entry if isinstance(entry, str) else entry[0] for entry in loading_info["mismatched_keys"]]
 
 
-def is_prefill(kwargs: dict[str, Any]) -> bool:
+def is_prefill(kwargs: dict[str, Any], start: int = 0) -> bool:
     """Tells from the keyword arguments of `prepare_inputs_for_generation` whether the prompt is being read.
 
-    5.x says so with `is_first_iteration`, 4.57 with `cache_position` starting at 0.
+    5.x says so with `is_first_iteration`; 4.57 with `cache_position` starting where the cache ended, at `start`.
     """
     if IS_V5:
         return bool(kwargs.get("is_first_iteration"))
     cache_position = kwargs.get("cache_position")
-    return cache_position is None or int(cache_position[0]) == 0
+    return cache_position is None or int(cache_position[0]) == start
 
 
 def read_rope_of_either_line(fields: dict[str, Any], model_type: str) -> dict[str, Any]:
@@ -286,6 +244,14 @@ def read_rope_of_either_line(fields: dict[str, Any], model_type: str) -> dict[st
     if IS_V5:
         return {name: value for name, value in fields.items() if name not in legacy}
     return {**{name: value for name, value in fields.items() if name != "rope_parameters"}, **legacy}
+
+
+def rope_as_read(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns a text config's dict with the forms of the rotary embedding that the running line keeps when it reads.
+
+    5.x folds the older form into its own; 4.57 keeps the newer one as an unknown field.
+    """
+    return fields if IS_V5 else write_rope_of_both_lines(fields)
 
 
 def write_rope_of_both_lines(fields: dict[str, Any]) -> dict[str, Any]:

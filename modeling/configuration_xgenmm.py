@@ -12,7 +12,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, SiglipVisionConfig
 
 from .chat_xgenmm import MULTIMODAL_TOKENS
-from .compat_xgenmm import read_rope_of_either_line, write_rope_of_both_lines
+from .compat_xgenmm import read_rope_of_either_line, rope_as_read, write_rope_of_both_lines
 from .remote_code_xgenmm import AUTO_MAP
 from .tiling_xgenmm import ASPECT_RATIO_MODES, check_grids, default_grids
 
@@ -33,6 +33,19 @@ SIGLIP_SO400M_384 = {
     "patch_size": 14,
     "vision_use_head": False,
 }
+# The first release (r-v1) says so by its model type; its tower is OpenCLIP's ViT-H-14-378-quickgelu of DFN5B.
+FIRST_RELEASE = "blip_3"
+DFN5B_VIT_H_378 = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "image_size": 378,
+    "patch_size": 14,
+    "projection_dim": 1024,
+    "hidden_act": "quick_gelu",
+}
 PHI3_MINI = {"vocab_size": ORIGINAL_TOKENIZER_LENGTH + NUM_ADDED_TOKENS, "sliding_window": ORIGINAL_SLIDING_WINDOW + 1}
 
 
@@ -49,6 +62,10 @@ class XGenMMResamplerConfig(PretrainedConfig):
         hidden_size: Width of the latents, equal to the vision tower's.
         ff_mult: Width of the feed-forward part, in units of `hidden_size`.
         layer_norm_eps: Epsilon of every layer norm.
+        text_conditioned: Whether the prompt's text goes with the latents as further queries, through
+            `text_projection` (the first release, r-v1).
+        num_text_queries: Most tokens of the prompt that do.
+        letterbox_mask: Whether patches of the black bars are hidden (all releases but the first).
     """
 
     model_type = "xgenmm_resampler"
@@ -63,6 +80,9 @@ class XGenMMResamplerConfig(PretrainedConfig):
         hidden_size: int = 1152,
         ff_mult: int = 4,
         layer_norm_eps: float = 1e-5,
+        text_conditioned: bool = False,
+        num_text_queries: int = 256,
+        letterbox_mask: bool = True,
         **kwargs: Any,
     ):
         self.num_latents = num_latents
@@ -72,6 +92,9 @@ class XGenMMResamplerConfig(PretrainedConfig):
         self.hidden_size = hidden_size
         self.ff_mult = ff_mult
         self.layer_norm_eps = layer_norm_eps
+        self.text_conditioned = text_conditioned
+        self.num_text_queries = num_text_queries
+        self.letterbox_mask = letterbox_mask
         super().__init__(**kwargs)
 
 
@@ -93,11 +116,10 @@ class XGenMMConfig(PretrainedConfig):
             released models' (1, 2), (2, 1), (2, 2), (3, 1) and (1, 3) tiles.
         anyres_patch_sampling: Whether each tile is sampled on its own; off: all tiles of an image together
             ("fixed sampling"; the same in the one-tile modes).
-        **kwargs: Further `PretrainedConfig` fields, or the original schema's `vision_encoder_config` and
-            `vision_tokenizer_config`.
+        **kwargs: Further `PretrainedConfig` fields.
 
     Attributes:
-        original_schema: Whether the fields were given in the original schema.
+        original_schema: Whether `from_dict` (and so `from_pretrained`) was given the original schema.
 
     Raises:
         ValueError: If a field is out of range or the parts do not fit each other.
@@ -126,9 +148,7 @@ class XGenMMConfig(PretrainedConfig):
         **kwargs: Any,
     ):
         if is_original_schema(kwargs):
-            XGenMMConfig.__init__(self, **fields_from_original(kwargs, text_config, vision_config))
-            self.original_schema = True
-            return
+            raise ValueError("These fields are of the original schema; read them with XGenMMConfig.from_dict(fields).")
         self.original_schema = False
         self.vision_config = without_pooling_head(
             build_sub_config(vision_config, "siglip_vision_model", SIGLIP_SO400M_384)
@@ -182,6 +202,25 @@ class XGenMMConfig(PretrainedConfig):
         return self.vision_config.image_size // self.vision_config.patch_size
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """Builds a config from the fields of a `config.json`, in our schema or the original's.
+
+        Args:
+            config_dict: The fields; it is not changed.
+            **kwargs: As in `PretrainedConfig.from_dict`.
+
+        Returns:
+            The config; with `return_unused_kwargs` also the arguments that are none of its fields.
+
+        Raises:
+            ValueError: If a field is out of range.
+        """
+        is_original = is_original_schema(config_dict)
+        result = super().from_dict(fields_from_original(config_dict) if is_original else dict(config_dict), **kwargs)
+        (result[0] if isinstance(result, tuple) else result).original_schema = is_original
+        return result
+
+    @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
         """Reads `config.json`.
 
@@ -194,20 +233,21 @@ class XGenMMConfig(PretrainedConfig):
         return fields, unused
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the config as a dict, with the rotary embedding written in the form of both library lines."""
+        """Returns the config as a dict."""
         output = super().to_dict()
         del output["original_schema"]
-        output["text_config"] = write_rope_of_both_lines(output["text_config"])
+        output["text_config"] = rope_as_read(output["text_config"])
         return output
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """Returns what `config.json` holds.
+        """Returns what `config.json` holds, with the rotary embedding in the form of both library lines.
 
         A sub-config keeps what its own class defines, default or not: a dropped value would be read back as *our*
         default (SigLIP so400m, Phi-3-mini). Left out are the library's common fields at their defaults.
         """
         output = super().to_diff_dict()
         complete = self.to_dict()
+        complete["text_config"] = write_rope_of_both_lines(complete["text_config"])
         common = PretrainedConfig().to_dict()
         for name in self.sub_configs:
             default = type(getattr(self, name))().to_dict()
@@ -294,35 +334,39 @@ def is_original_checkpoint(path: str | Path | None, kwargs: dict[str, Any]) -> b
     return is_original_schema(fields)
 
 
-def fields_from_original(
-    fields: dict[str, Any], text: PretrainedConfig | dict | None, vision: PretrainedConfig | dict | None
-) -> dict[str, Any]:
+def fields_from_original(fields: dict[str, Any]) -> dict[str, Any]:
     """Translates the original schema into the arguments of `XGenMMConfig`.
 
     Args:
-        fields: The original config but for its text section.
-        text: The original `text_config`.
-        vision: Config of a vision tower other than SigLIP so400m, where there is one.
+        fields: The original config; `vision_config` states a tower other than the release's, and
+            `resampler_config` what differs from the release's resampler.
 
     Returns:
         Keyword arguments of `XGenMMConfig`.
     """
     encoder, sampler = (dict(fields.get(name) or {}) for name in ORIGINAL_SECTIONS)
-    kept = {name: value for name, value in fields.items() if name not in (*ORIGINAL_SECTIONS, "architectures")}
-    text, tokenizer_length = text_fields_from_original(text)
+    left_out = (*ORIGINAL_SECTIONS, "architectures", "model_type", "resampler_config")
+    kept = {name: value for name, value in fields.items() if name not in left_out}
+    text, tokenizer_length = text_fields_from_original(fields.get("text_config"))
+    first = fields.get("model_type") == FIRST_RELEASE
+    vision = fields.get("vision_config") or (DFN5B_VIT_H_378 if first else None)
+    width = vision.get("hidden_size") if isinstance(vision, dict) else getattr(vision, "hidden_size", None)
     return {
         **kept,
         "vision_config": vision,
         "resampler_config": {
             "num_latents": sampler.get("num_vis_tokens", 128),
-            "hidden_size": sampler.get("vis_feature_dim", 1152),
+            "hidden_size": sampler.get("vis_feature_dim") or width or SIGLIP_SO400M_384["hidden_size"],
+            "text_conditioned": first,
+            "letterbox_mask": not first,
+            **(fields.get("resampler_config") or {}),
         },
         "text_config": text,
         "image_token_id": tokenizer_length,
         "image_placeholder_token_id": tokenizer_length + 1,
         "end_of_chunk_token_id": tokenizer_length + 2,
         "image_aspect_ratio": encoder.get("image_aspect_ratio", "anyres"),
-        "anyres_grids": encoder.get("anyres_grids"),
+        "anyres_grids": None if first else encoder.get("anyres_grids"),
         "anyres_patch_sampling": encoder.get("anyres_patch_sampling", True),
     }
 

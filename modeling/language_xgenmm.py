@@ -4,6 +4,7 @@ from torch import nn
 from transformers import AutoModel, MistralConfig, PretrainedConfig
 
 from .compat_xgenmm import read_rope_of_either_line, write_rope_of_both_lines
+from .configuration_xgenmm import XGenMMConfig
 
 
 VLLM = "vllm"
@@ -16,7 +17,7 @@ SHARED_FIELDS = (
 )  # fmt: skip
 
 
-def build_language_model(config: PretrainedConfig) -> nn.Module:
+def build_language_model(config: XGenMMConfig) -> nn.Module:
     """Builds the language model without its head.
 
     vLLM gives each rank its share of the attention heads. Phi-3's modules compute query, key and value in one
@@ -24,17 +25,23 @@ def build_language_model(config: PretrainedConfig) -> nn.Module:
     projections apart. It splits the stored `qkv_proj` and `gate_up_proj` between them itself.
 
     Args:
-        config: Config of the decoder.
+        config: The model's config.
 
     Returns:
         The decoder.
 
     Raises:
-        ValueError: If vLLM is to run a Phi-3 that Mistral's modules cannot express.
+        ValueError: If vLLM is to run a model that it cannot.
     """
-    if config.model_type != "phi3" or config._attn_implementation != VLLM:
-        return AutoModel.from_config(config)
-    separate = separate_projections(config)
+    text = config.text_config
+    if text._attn_implementation == VLLM and config.resampler_config.text_conditioned:
+        raise ValueError(
+            "vLLM cannot run this checkpoint: the first release reads each image together with its prompt, and vLLM "
+            "encodes images without it; run it with Transformers."
+        )
+    if text._attn_implementation != VLLM or text.model_type != "phi3":
+        return AutoModel.from_config(text)
+    separate = separate_projections(text)
     separate._attn_implementation = VLLM
     return AutoModel.from_config(separate)
 

@@ -5,6 +5,7 @@ The released notebooks and VLMEvalKit's wrapper call `update_special_tokens` and
 placeholders), and read only the new tokens from what comes back. The model itself knows nothing of this.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -45,8 +46,27 @@ class LegacyImageMixin:
         return BatchFeature({"pixel_values": torch.stack(tiles) if same else tiles})
 
 
+class LegacyLanguageModel:
+    """The language model and its head as the original's `lang_model`; other attributes are the language model's."""
+
+    def __init__(self, model: nn.Module, lm_head: nn.Module):
+        self.model, self.lm_head = model, lm_head
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+
 class HubEraMixin:
     """Adds the Hub-era calls to a model."""
+
+    @property
+    def vlm(self) -> SimpleNamespace:
+        """The parts under the original's names: `vision_encoder`, `vision_tokenizer` and `lang_model`."""
+        return SimpleNamespace(
+            vision_encoder=self.model.vision_tower.vision_model,
+            vision_tokenizer=self.model.resampler,
+            lang_model=LegacyLanguageModel(self.model.language_model, self.lm_head),
+        )
 
     def update_special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         """Makes sure that a tokenizer has the three added tokens under the ids that the model knows.

@@ -4,52 +4,33 @@ Shapes: a batch of B prompts of L tokens holds num_images images in num_tiles ti
 the order of the prompts. A tile has num_patches patches; a sampled chunk has num_latents tokens.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPVisionConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
-from .chunking_xgenmm import arrange_chunks, check, fits_prompt, resolve_num_tiles, split_tokens
-from .compat_xgenmm import (
-    LM_HEAD_TP_PLAN,
-    MultimodalGenerationMixin,
-    as_unsharded_class,
-    build_vision_tower,
-    checkpoints_gradients,
-    merge_with_config_defaults,
-)
+from .chunking_xgenmm import Condition  # noqa: F401 (4.57 fetches only the code files that this one imports)
+from .compat_xgenmm import CACHE_NAME, LM_HEAD_TP_PLAN, as_own_class, build_vision_tower, merge_with_config_defaults
 from .configuration_xgenmm import XGenMMConfig, is_original_checkpoint
+from .generation_xgenmm import MultimodalGenerationMixin
+from .image_reading_xgenmm import ImageReadingMixin
 from .language_xgenmm import build_language_model
 from .legacy_api_xgenmm import HubEraMixin
+from .outputs_xgenmm import (
+    IMAGE_FIELDS,
+    XGenMMCausalLMOutputWithPast,
+    XGenMMImageOutput,
+    XGenMMModelOutputWithPast,
+    asked_states,
+    image_fields,
+)
 from .resampler_xgenmm import XGenMMResampler
 from .targets_xgenmm import IGNORE_INDEX, count_without_images, without_image_targets
-
-
-@dataclass
-class XGenMMModelOutputWithPast(BaseModelOutputWithPast):
-    """Output of `XGenMMModel`.
-
-    Args:
-        image_hidden_states: The images' tokens, (total image tokens, text width).
-    """
-
-    image_hidden_states: torch.FloatTensor | None = None
-
-
-@dataclass
-class XGenMMCausalLMOutputWithPast(CausalLMOutputWithPast):
-    """Output of `XGenMMForConditionalGeneration`.
-
-    Args:
-        image_hidden_states: The images' tokens, (total image tokens, text width).
-    """
-
-    image_hidden_states: torch.FloatTensor | None = None
+from .text_queries_xgenmm import prompt_mask_of
 
 
 class XGenMMPreTrainedModel(PreTrainedModel):
@@ -70,26 +51,40 @@ class XGenMMPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args: Any, **kwargs: Any):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *model_args: Any, output_loading_info: bool = False, **kwargs: Any
+    ):
         """Loads a checkpoint in our layout; see `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: If the folder holds a checkpoint in the original layout.
+            ValueError: If the folder holds a checkpoint in the original layout, or weights that its config does not
+                use.
         """
         if is_original_checkpoint(pretrained_model_name_or_path, kwargs):
             raise ValueError(
                 f"{pretrained_model_name_or_path} is a checkpoint in the original layout; convert it first: "
                 f"xgenmm convert {pretrained_model_name_or_path} OUT"
             )
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        unused = sorted(
+            name for name in info["unexpected_keys"] if hasattr(model, "lm_head") or "lm_head." not in name
+        )
+        if unused:
+            rest = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds {len(unused)} weights that its config has no place for "
+                f"({', '.join(unused[:5])}{rest}); check the sizes in its config.json, or fetch it again."
+            )
+        return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Saves a self-contained folder, also of a sharded model; see `PreTrainedModel.save_pretrained`."""
-        with as_unsharded_class(self):
-            super().save_pretrained(*args, **kwargs)
+        super(XGenMMPreTrainedModel, as_own_class(self)).save_pretrained(*args, **kwargs)
 
 
-class XGenMMModel(XGenMMPreTrainedModel):
+class XGenMMModel(ImageReadingMixin, XGenMMPreTrainedModel):
     """Vision tower, resampler and language model, without the head.
 
     Args:
@@ -102,7 +97,7 @@ class XGenMMModel(XGenMMPreTrainedModel):
         super().__init__(config)
         self.vision_tower = build_vision_tower(config.vision_config)
         self.resampler = XGenMMResampler(config.resampler_config, config.text_config.hidden_size)
-        self.language_model = build_language_model(config.text_config)
+        self.language_model = build_language_model(config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -121,84 +116,6 @@ class XGenMMModel(XGenMMPreTrainedModel):
         """Replaces the language model."""
         self.language_model = decoder
 
-    @can_return_tuple
-    def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        image_sizes: torch.Tensor | None = None,
-        image_num_tiles: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPooling:
-        """Computes the tokens that images take in the prompt.
-
-        Args:
-            pixel_values: All tiles of all images, (num_tiles, channels, S, S).
-            image_sizes: Image sizes in pixels as (height, width), (num_images, 2). Needed for images of more
-                than one tile.
-            image_num_tiles: Tiles an image, (num_images,). Default: counted from `image_sizes`, or one per image.
-            **kwargs: Passed to the vision tower (`output_hidden_states`, `output_attentions`, ...).
-
-        Returns:
-            `last_hidden_state` of the vision tower, (num_tiles, patches, width), and in `pooler_output` a list of one
-            (tokens, text width) tensor per image.
-
-        Raises:
-            ValueError: If tiles, sizes and counts do not fit each other.
-        """
-        image_num_tiles = resolve_num_tiles(
-            self.config, pixel_values.shape[0], image_sizes, image_num_tiles, pixel_values.device
-        )
-        outputs = self.get_vision_features(pixel_values, **kwargs)
-        tokens = self.sample_tokens(outputs.last_hidden_state, image_sizes, image_num_tiles)
-        outputs.pooler_output = split_tokens(self.config, tokens, image_num_tiles)
-        return outputs
-
-    def get_vision_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """Runs the vision tower; a frozen one keeps no graph, also where a hook made its embeddings differentiable.
-
-        Args:
-            pixel_values: All tiles of all images, (num_tiles, channels, S, S).
-            **kwargs: Passed to the vision tower.
-
-        Returns:
-            The tower's output, `last_hidden_state` of it (num_tiles, patches, width).
-        """
-        trained = any(weight.requires_grad for weight in self.vision_tower.parameters())
-        if trained and checkpoints_gradients(self.vision_tower) and not pixel_values.requires_grad:
-            # re-entrant checkpointing gives an adapter in a layer no gradient unless the layer's input has one
-            pixel_values = pixel_values.detach().requires_grad_()
-        with torch.set_grad_enabled((trained or pixel_values.requires_grad) and torch.is_grad_enabled()):
-            return self.vision_tower(pixel_values, return_dict=True, **kwargs)
-
-    def sample_tokens(
-        self, features: torch.Tensor, image_sizes: torch.Tensor | None, image_num_tiles: torch.Tensor
-    ) -> torch.Tensor:
-        """Turns the tower's features (num_tiles, patches, width) into (total image tokens, text width)."""
-        chunks = arrange_chunks(self.config, self._patch_features(features), image_sizes, image_num_tiles)
-        return self.resampler(*chunks).flatten(0, 1)
-
-    def _patch_features(self, features: torch.Tensor) -> torch.Tensor:
-        """Returns the patches' features after the tower's final norm, without a class token."""
-        if not isinstance(self.config.vision_config, CLIPVisionConfig):
-            return features
-        # the library's CLIP normalises only the class token
-        return self.vision_tower.vision_model.post_layernorm(features[:, 1:])
-
-    def image_token_mask(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """Finds the image tokens of a batch.
-
-        Args:
-            input_ids: (B, L), or None.
-            inputs_embeds: (B, L, text width); read where there are no ids.
-
-        Returns:
-            True at image tokens, (B, L).
-        """
-        if input_ids is not None and (input_ids.numel() or inputs_embeds is None):
-            return input_ids == self.config.image_token_id
-        image_token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-        return (inputs_embeds == self.get_input_embeddings()(image_token)).all(-1)
-
     @merge_with_config_defaults
     @can_return_tuple
     def forward(
@@ -214,6 +131,8 @@ class XGenMMModel(XGenMMPreTrainedModel):
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         image_repeats: int = 1,
+        prompt_mask: torch.Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> XGenMMModelOutputWithPast:
         """Reads prompts with images.
@@ -231,10 +150,13 @@ class XGenMMModel(XGenMMPreTrainedModel):
             mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`; without a
                 `pooler_output` its `last_hidden_state` is sampled, and `image_sizes` and `image_num_tiles` are needed.
             image_repeats: How often all images are shown; 2 where chosen and rejected rows share them.
-            **kwargs: Passed to the language model.
+            prompt_mask: True at tokens that images may be read with (first release), (B, L). Default: all real tokens.
+            cache: Another name of `past_key_values`.
+            **kwargs: Passed to the language model; `output_hidden_states` and `output_attentions` also to the vision
+                tower and the resampler.
 
         Returns:
-            The language model's output and the images' tokens.
+            The language model's output and the images' tokens; with the states asked for also the images'.
 
         Raises:
             ValueError: If the inputs do not fit each other.
@@ -243,59 +165,38 @@ class XGenMMModel(XGenMMPreTrainedModel):
             raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        images = (pixel_values, image_sizes, image_num_tiles, mm_encoder_outputs)
-        shown = pixel_values is not None or mm_encoder_outputs is not None
-        mask = self.image_token_mask(input_ids, inputs_embeds) if shown else None
-        tokens = self._image_tokens(*images, mask, image_repeats)
+        tokens = outputs = None
+        if pixel_values is not None or mm_encoder_outputs is not None:
+            images = {
+                "pixel_values": pixel_values,
+                "image_sizes": image_sizes,
+                "image_num_tiles": image_num_tiles,
+                "mm_encoder_outputs": mm_encoder_outputs,
+            }
+            mask = self.image_token_mask(input_ids, inputs_embeds)
+            if self.config.resampler_config.text_conditioned and prompt_mask is None:
+                prompt_mask = prompt_mask_of(attention_mask, mask)
+            states = asked_states(kwargs)
+            tokens, outputs = self._read_images(images, inputs_embeds, mask, prompt_mask, image_repeats, states)
         if tokens is not None:
-            repeated = tokens.repeat(image_repeats, 1).to(inputs_embeds)
-            inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1), repeated)
-        outputs = self.language_model(
+            shown = tokens.repeat(1 if self.config.resampler_config.text_conditioned else image_repeats, 1)
+            inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1), shown.to(inputs_embeds))
+        text = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
+            **{CACHE_NAME: past_key_values if cache is None else cache},
             **kwargs,
         )
         return XGenMMModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=tokens,
+            last_hidden_state=text.last_hidden_state,
+            hidden_states=text.hidden_states,
+            attentions=text.attentions,
+            **{CACHE_NAME: text.get(CACHE_NAME)},
+            **image_fields(outputs, tokens, self.config.resampler_config.num_latents),
         )
-
-    def _image_tokens(
-        self,
-        pixel_values: torch.Tensor | None,
-        image_sizes: torch.Tensor | None,
-        image_num_tiles: torch.Tensor | None,
-        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None,
-        mask: torch.Tensor | None = None,
-        repeats: int = 1,
-    ) -> torch.Tensor | None:
-        """Returns the images' tokens, (total image tokens, text width), computed or given.
-
-        Everything is checked before the tower runs, so that the host never waits for the tower.
-        """
-        encoded = (mm_encoder_outputs or {}).get("image")
-        if encoded is not None and pixel_values is not None:
-            raise ValueError("Pass either pixel_values or mm_encoder_outputs, not both.")
-        if encoded is not None and encoded.pooler_output is not None:
-            tokens = torch.cat(list(encoded.pooler_output))
-            if mask is not None:
-                check(fits_prompt(tokens.shape[0] * repeats, mask))
-            return tokens
-        source = pixel_values if encoded is None else encoded.last_hidden_state
-        if source is None or source.shape[0] == 0:
-            return None
-        image_num_tiles = resolve_num_tiles(
-            self.config, source.shape[0], image_sizes, image_num_tiles, source.device, mask, repeats
-        )
-        features = source if encoded is not None else self.get_vision_features(pixel_values).last_hidden_state
-        return self.sample_tokens(features, image_sizes, image_num_tiles)
 
 
 class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, MultimodalGenerationMixin):
@@ -325,39 +226,13 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
         """The language model without its head."""
         return self.model.language_model
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Returns the language model's token embeddings."""
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the language model's token embeddings."""
-        self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        """Returns the head."""
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        """Replaces the head."""
-        self.lm_head = value
-
-    def get_decoder(self) -> nn.Module:
-        """Returns the language model."""
-        return self.model.get_decoder()
-
     def set_decoder(self, decoder: nn.Module) -> None:
         """Replaces the language model."""
         self.model.set_decoder(decoder)
 
-    def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        image_sizes: torch.Tensor | None = None,
-        image_num_tiles: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> BaseModelOutputWithPooling:
+    def get_image_features(self, pixel_values: torch.Tensor, *args: Any, **kwargs: Any) -> XGenMMImageOutput:
         """Computes the tokens that images take in the prompt; see `XGenMMModel.get_image_features`."""
-        return self.model.get_image_features(pixel_values, image_sizes, image_num_tiles, **kwargs)
+        return self.model.get_image_features(pixel_values, *args, **kwargs)
 
     def get_vision_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
         """Runs the vision tower; see `XGenMMModel.get_vision_features`."""
@@ -383,6 +258,7 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> XGenMMCausalLMOutputWithPast:
         """Predicts the next tokens of prompts with images.
@@ -400,6 +276,7 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
             use_cache: Whether to return a cache.
             logits_to_keep: Compute the logits of the last that many positions (0: all), or of the given ones.
             mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`.
+            cache: Another name of `past_key_values`.
             **kwargs: Passed on to `XGenMMModel` (`image_repeats`, ...) and the loss (`num_items_in_batch`, ...).
 
         Returns:
@@ -408,6 +285,9 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
         Raises:
             ValueError: If the inputs do not fit each other.
         """
+        if labels is not None and self.config.resampler_config.text_conditioned and "prompt_mask" not in kwargs:
+            image_mask = self.image_token_mask(input_ids, inputs_embeds)
+            kwargs["prompt_mask"] = prompt_mask_of(attention_mask, image_mask, labels)
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -415,7 +295,7 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
             image_num_tiles=image_num_tiles,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            past_key_values=past_key_values if cache is None else cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
@@ -427,10 +307,9 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
         return XGenMMCausalLMOutputWithPast(
             loss=self._loss(logits, labels, input_ids, **kwargs),
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
+            **{name: outputs.get(name) for name in (CACHE_NAME, *IMAGE_FIELDS)},
         )
 
     def _loss(

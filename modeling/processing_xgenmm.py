@@ -44,6 +44,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
             image renders `<image>` and a newline; base models have none.
         num_latents: Tokens of one sampling (of a tile, or with fixed sampling of an image).
         anyres_patch_sampling: Whether each tile is sampled on its own.
+        max_images_per_prompt: Most images of a prompt; 1 for the first release, which reads image and prompt together.
 
     Raises:
         ValueError: If an option is out of range.
@@ -58,10 +59,12 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         chat_template: str | None = None,
         num_latents: int = 128,
         anyres_patch_sampling: bool = True,
+        max_images_per_prompt: int | None = None,
         **kwargs: Any,
     ):
         if type(num_latents) is not int or num_latents < 1:
             raise ValueError(f"num_latents is {num_latents!r}; it must be a positive number of tokens.")
+        self.max_images_per_prompt = max_images_per_prompt
         self.num_latents = num_latents
         self.anyres_patch_sampling = anyres_patch_sampling
         self.image_token = IMAGE_TOKEN
@@ -120,6 +123,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         if prompts is not None:
             lengths = [self._image_length(int(count)) for count in (() if num_tiles is None else num_tiles)]
             check_counts(prompts, images, len(lengths))
+            check_most_images(prompts, self.max_images_per_prompt)
             data = {**self._encode(prompts, lengths, text_options), **data}
         replacements = data.pop("text_replacement_offsets", None)
         batch = ModelInputs(data, return_tensors, self.image_token_id, num_tiles)
@@ -370,3 +374,11 @@ def check_counts(prompts: list[str], images: Any, num_images: int) -> None:
         if count != len(flatten(group)):
             number = len(flatten(group))
             raise ValueError(f"text[{index}] holds {count} {IMAGE_TOKEN} for {number} images in images[{index}].")
+
+
+def check_most_images(prompts: list[str], most: int | None) -> None:
+    """Raises a ValueError if a prompt holds more images than the checkpoint reads."""
+    for index, prompt in enumerate(prompts):
+        found = len(IMAGE.findall(prompt))
+        if most is not None and found > most:
+            raise ValueError(f"text[{index}] holds {found} images; this checkpoint reads at most {most} per prompt.")

@@ -1,7 +1,8 @@
 """The perceiver resampler: a tile's features become a fixed number of tokens of the language model's width.
 
-Shapes: (num_chunks, num_patches, hidden_size) features and (num_chunks, num_latents, hidden_size) latents; a chunk is
-what is sampled together: a tile, or with fixed sampling a whole image.
+Shapes: (num_chunks, num_patches, hidden_size) features and (num_chunks, num_queries, hidden_size) queries; a chunk is
+what is sampled together: a tile, or with fixed sampling a whole image. The queries are num_latents latents, in the
+first release followed by the prompt's text.
 
 Source: BLIP-3 report, section 2 (token sampling); Flamingo (arXiv 2204.14198), appendix A.1.1.
 """
@@ -13,10 +14,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .compat_xgenmm import checkpoints_gradients, initialization
 from .configuration_xgenmm import XGenMMResamplerConfig
+from .text_queries_xgenmm import TextQueries
 
 
 def eager_attention_forward(
@@ -52,6 +55,17 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def chosen_attention(config: XGenMMResamplerConfig, output_attentions: bool = False) -> str:
+    """Returns the attention implementation of the resampler.
+
+    Weights come from eager attention alone. FlexAttention asks for block masks and compiles a kernel for every shape,
+    which a CPU does not survive; SDPA computes the same on every device.
+    """
+    if output_attentions:
+        return "eager"
+    return "sdpa" if config._attn_implementation == "flex_attention" else config._attn_implementation
+
+
 class XGenMMResamplerAttention(nn.Module):
     """Attention of the latents over features and latents together.
 
@@ -72,25 +86,32 @@ class XGenMMResamplerAttention(nn.Module):
         self.out_proj = nn.Linear(inner_size, config.hidden_size, bias=False)
 
     def forward(
-        self, features: torch.Tensor, latents: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+        self,
+        features: torch.Tensor,
+        latents: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attends.
 
         Args:
             features: Normalised features, (num_chunks, num_patches, hidden_size).
-            latents: Normalised latents, (num_chunks, num_latents, hidden_size).
-            attention_mask: Mask over [features ; latents] in the form that the attention implementation takes.
+            latents: Normalised queries, (num_chunks, num_queries, hidden_size).
+            attention_mask: Mask over [features ; queries] in the form that the attention implementation takes.
+            output_attentions: Whether to compute attention eagerly, so that there are weights.
             **kwargs: Passed to the attention implementation.
 
         Returns:
-            Output (num_chunks, num_latents, hidden_size) and the attention weights where the implementation has them.
+            Output (num_chunks, num_queries, hidden_size) and the attention weights where the implementation has them.
         """
         inputs = torch.cat([features, latents], dim=1)
         query = self._split_heads(self.q_proj(latents))
         key, value = (self._split_heads(half) for half in self.kv_proj(inputs).chunk(2, dim=-1))
         attend = eager_attention_forward
-        if self.config._attn_implementation != "eager":
-            attend = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
+        implementation = chosen_attention(self.config, output_attentions)
+        if implementation != "eager":
+            attend = ALL_ATTENTION_FUNCTIONS[implementation]
         output, weights = attend(
             self,
             query,
@@ -143,11 +164,32 @@ class XGenMMResamplerLayer(GradientCheckpointingLayer):
 
     def forward(
         self, latents: torch.Tensor, features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        """Updates the latents, (num_chunks, num_latents, hidden_size)."""
-        update, _ = self.attention(self.media_norm(features), self.latents_norm(latents), attention_mask, **kwargs)
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Updates the queries, (num_chunks, num_queries, hidden_size); returns them and the attention weights."""
+        update, weights = self.attention(
+            self.media_norm(features), self.latents_norm(latents), attention_mask, **kwargs
+        )
         latents = latents + update
-        return latents + self.mlp(self.mlp_norm(latents))
+        return latents + self.mlp(self.mlp_norm(latents)), weights
+
+
+class XGenMMTextProjection(nn.Module):
+    """Maps the prompt's embeddings to the resampler's width: Linear, exact GELU, Linear.
+
+    Args:
+        input_size: Width of the language model.
+        hidden_size: Width of the resampler.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.fc1 = nn.Linear(input_size, hidden_size)
+        self.act_fn = ACT2FN["gelu"]
+        self.fc2 = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Maps (..., input_size) to (..., hidden_size)."""
+        return self.fc2(self.act_fn(self.fc1(embeds)))
 
 
 class XGenMMResampler(PreTrainedModel):
@@ -176,6 +218,8 @@ class XGenMMResampler(PreTrainedModel):
         self.layers = nn.ModuleList([XGenMMResamplerLayer(config) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.hidden_size, output_size)
+        if config.text_conditioned:
+            self.text_projection = XGenMMTextProjection(output_size, config.hidden_size)
         self.post_init()
 
     @classmethod
@@ -188,36 +232,90 @@ class XGenMMResampler(PreTrainedModel):
         if isinstance(module, XGenMMResampler):
             initialization.normal_(module.latents)
 
-    def forward(self, features: torch.Tensor, visible: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
+    def forward(
+        self,
+        features: torch.Tensor,
+        visible: torch.Tensor | None = None,
+        text: TextQueries | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
         """Samples.
 
         Args:
             features: (num_chunks, num_patches, hidden_size).
             visible: False on features that must not be seen, (num_chunks, num_patches). Latents are always seen.
+            text: Further queries, needed if and only if the config is `text_conditioned`.
+            output_hidden_states: Whether to return the queries before and after each block.
+            output_attentions: Whether to return each block's attention weights.
             **kwargs: Passed to the attention implementation.
 
         Returns:
-            Tokens, (num_chunks, num_latents, output_size).
+            Tokens, (num_chunks, num_latents, output_size), as `last_hidden_state`; with the states asked for
+            `hidden_states`, depth + 1 times (num_chunks, num_queries, hidden_size), before the final norm, and
+            `attentions`, depth times (num_chunks, num_heads, num_queries, num_patches + num_queries).
+
+        Raises:
+            ValueError: If the text is missing.
         """
         latents = self.latents.unsqueeze(0).expand(features.shape[0], -1, -1)
+        text_visible = None
+        if self.config.text_conditioned:
+            latents, text_visible = self._with_text(latents, text)
         if checkpoints_gradients(self) and torch.is_grad_enabled() and not latents.requires_grad:
             # re-entrant checkpointing gives an adapter in a layer no gradient unless the layer's input has one
             latents = latents.detach().requires_grad_(any(weight.requires_grad for weight in self.parameters()))
-        attention_mask = self._attention_mask(visible, latents)
+        attention_mask = self._attention_mask(visible, latents, text_visible, output_attentions, features.shape[1])
+        states, weights = [latents], []
         for layer in self.layers:
-            latents = layer(latents, features, attention_mask, **kwargs)
-        return self.projection(self.norm(latents))
+            latents, layer_weights = layer(
+                latents, features, attention_mask, output_attentions=output_attentions, **kwargs
+            )
+            if output_hidden_states:
+                states.append(latents)
+            if output_attentions:
+                weights.append(layer_weights)
+        tokens = self.projection(self.norm(latents[:, : self.config.num_latents]))
+        return BaseModelOutput(
+            last_hidden_state=tokens,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=tuple(weights) if output_attentions else None,
+        )
 
-    def _attention_mask(self, visible: torch.Tensor | None, latents: torch.Tensor) -> torch.Tensor | None:
-        """Puts the mask over [features ; latents] into the form of the attention implementation."""
-        if visible is None:
+    def _with_text(self, latents: torch.Tensor, text: TextQueries | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Puts the text behind the latents; also returns which of it is no padding, (num_chunks, T)."""
+        if text is None:
+            raise ValueError(
+                "This checkpoint reads images together with the prompt; call the model with both, or pass prompt_ids "
+                "to get_image_features."
+            )
+        embeds, visible = self.text_projection(text.embeds.to(latents)), text.visible.to(latents.device)
+        if text.image is not None:
+            embeds, visible = embeds[text.image], visible[text.image]
+        return torch.cat([latents, embeds], dim=1), visible
+
+    def _attention_mask(
+        self,
+        visible: torch.Tensor | None,
+        queries: torch.Tensor,
+        text_visible: torch.Tensor | None,
+        output_attentions: bool,
+        num_patches: int,
+    ) -> torch.Tensor | None:
+        """Puts the mask over [features ; queries] into the form of the attention implementation."""
+        if visible is None and text_visible is None:
             return None
-        keys = nn.functional.pad(visible, (0, latents.shape[1]), value=True)
-        implementation = self.config._attn_implementation
+        if visible is None:
+            visible = torch.ones(queries.shape[0], num_patches, dtype=torch.bool, device=queries.device)
+        keys = nn.functional.pad(visible, (0, self.config.num_latents), value=True)
+        if text_visible is not None:
+            keys = torch.cat([keys, text_visible], dim=1)
+        implementation = chosen_attention(self.config, output_attentions)
         if "flash" in implementation:
             return keys.long()
-        keys = keys[:, None, None, :].expand(-1, 1, latents.shape[1], -1)
+        keys = keys[:, None, None, :].expand(-1, 1, queries.shape[1], -1)
         if implementation == "sdpa":
             return keys
-        lowest = torch.finfo(latents.dtype).min
-        return torch.zeros_like(keys, dtype=latents.dtype).masked_fill(~keys, lowest)
+        lowest = torch.finfo(queries.dtype).min
+        return torch.zeros_like(keys, dtype=queries.dtype).masked_fill(~keys, lowest)

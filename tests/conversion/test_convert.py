@@ -256,7 +256,7 @@ def test_released_side_files(real_checkpoint: Path, source: Path, tmp_path: Path
     }
     tower = json.loads((source / "vision_config.json").read_text())
     one_tile = {**original, "vision_encoder_config": {"image_aspect_ratio": "none"}}
-    ours = expected_tensors(XGenMMConfig(**one_tile, vision_config=tower))
+    ours = expected_tensors(XGenMMConfig.from_dict({**one_tile, "vision_config": tower}))
     plan = plan_export(ours, {}, 32012, "transformers")
     released = tmp_path / "released"
     released.mkdir()

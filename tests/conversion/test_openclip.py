@@ -53,7 +53,7 @@ def described(folder: Path, name: str) -> dict:
 
 def rest_of_checkpoint(vision_config: dict) -> dict[str, torch.Tensor]:
     """Returns random original tensors of everything but the tower."""
-    model = XGenMMForConditionalGeneration(XGenMMConfig(**ORIGINAL, vision_config=vision_config))
+    model = XGenMMForConditionalGeneration(XGenMMConfig.from_dict({**ORIGINAL, "vision_config": vision_config}))
     original = export_state_dict(model.state_dict(), model.config)
     return {name: tensor for name, tensor in original.items() if not name.startswith("vlm.vision_encoder.")}
 
@@ -79,7 +79,7 @@ def test_config_from_tensors(openclip_fixtures: Path, name: str) -> None:
 @pytest.mark.parametrize("name", TOWERS)
 def test_tower_inside_the_checkpoint(openclip_fixtures: Path, name: str, prefix: str) -> None:
     folder = openclip_fixtures / name
-    config = XGenMMConfig(**ORIGINAL, vision_config=described(folder, name))
+    config = XGenMMConfig.from_dict({**ORIGINAL, "vision_config": described(folder, name)})
     tensors = rest_of_checkpoint(described(folder, name))
     tensors |= {f"vlm.vision_encoder.{prefix}{key}": tensor.float() for key, tensor in visual(folder).items()}
     model = XGenMMForConditionalGeneration(config).eval()
@@ -93,7 +93,7 @@ def test_activation_matters(openclip_fixtures: Path, name: str) -> None:
     """The fixtures are strong enough to tell activations apart."""
     folder = openclip_fixtures / name
     other = "gelu" if name == "clip_quick_gelu" else "quick_gelu"
-    config = XGenMMConfig(**ORIGINAL, vision_config={**described(folder, name), "hidden_act": other})
+    config = XGenMMConfig.from_dict({**ORIGINAL, "vision_config": {**described(folder, name), "hidden_act": other}})
     tensors = rest_of_checkpoint(described(folder, name))
     tensors |= {f"vlm.vision_encoder.{key}": tensor.float() for key, tensor in visual(folder).items()}
     model = XGenMMForConditionalGeneration(config).eval()
@@ -151,31 +151,6 @@ def test_clip_tower_goes_back_to_openclip_names(openclip_fixtures: Path, tmp_pat
     assert (tmp_path / "again" / "config.json").read_bytes() == (tmp_path / "ours" / "config.json").read_bytes()
 
 
-def test_earlier_release(openclip_fixtures: Path, tmp_path: Path) -> None:
-    """r-v1: the older model type, the tower inside, its width left to a default, nothing about tiles."""
-    folder = openclip_fixtures / "clip_quick_gelu"
-    tensors = rest_of_checkpoint(described(folder, "clip_quick_gelu"))
-    tensors |= {f"vlm.vision_encoder.{key}": tensor.float() for key, tensor in visual(folder).items()}
-    source = write_source(tmp_path / "source", tensors, described(folder, "clip_quick_gelu"))
-    original = {
-        "model_type": "blip_3",
-        "text_config": TEXT,
-        "vision_encoder_config": {"model_type": "blip_3_vision_encoder", "image_aspect_ratio": "anyres"},
-        "vision_tokenizer_config": {"model_type": "blip_3_vision_tokenizer", "num_vis_tokens": 4},
-    }
-    (source / "config.json").write_text(json.dumps(original))
-    (source / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.48, 0.46, 0.41]}))
-    with pytest.raises(ValueError, match="--image-mode"):
-        convert_checkpoint(source, tmp_path / "out")
-    convert_checkpoint(source, tmp_path / "out", image_mode="anyres")
-    config = XGenMMConfig.from_pretrained(tmp_path / "out")
-    assert config.model_type == "xgenmm"
-    assert config.resampler_config.hidden_size == 48
-    assert config.anyres_grids[0] == [28, 56]
-    processor = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
-    assert processor["image_mean"] == [0.48, 0.46, 0.41]
-
-
 def release_shapes(**changes: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Returns the shapes that tell the r-v1 release's tower."""
     return {
@@ -229,7 +204,7 @@ def test_live(openclip_maker: ModuleType, name: str) -> None:
     tower = openclip_maker.build_tower(openclip_maker.CONFIGS[name])
     shapes = {key: tuple(value.shape) for key, value in tower.visual.state_dict().items()}
     vision_config = vision_config_from_openclip(KINDS[name], shapes, openclip_maker.CONFIGS[name])
-    config = XGenMMConfig(**ORIGINAL, vision_config=vision_config)
+    config = XGenMMConfig.from_dict({**ORIGINAL, "vision_config": vision_config})
     tensors = rest_of_checkpoint(vision_config)
     tensors |= {f"vlm.vision_encoder.{key}": value for key, value in tower.visual.state_dict().items()}
     model = XGenMMForConditionalGeneration(config).eval()

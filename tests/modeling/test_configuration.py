@@ -63,7 +63,7 @@ def test_siglip_never_has_a_pooling_head():
 
 
 def test_original_schema():
-    config = XGenMMConfig(**INSTRUCT)
+    config = XGenMMConfig.from_dict(INSTRUCT)
     assert config.original_schema
     assert config.text_config.sliding_window == 2048  # a key at a distance of 2047 is still seen
     assert config.text_config.vocab_size == 32015 and config.image_token_id == 32012
@@ -74,9 +74,39 @@ def test_original_schema():
     assert not XGenMMConfig(**written).original_schema
 
 
+def test_fields_of_the_original_schema_are_read_by_from_dict_alone():
+    before = json.dumps(INSTRUCT)
+    with pytest.raises(ValueError, match="XGenMMConfig.from_dict"):
+        XGenMMConfig(**INSTRUCT)
+    assert XGenMMConfig.from_dict(INSTRUCT, image_token_id=7).image_token_id == 7
+    config, unused = XGenMMConfig.from_dict(INSTRUCT, return_unused_kwargs=True, other=1)
+    assert config.original_schema and unused == {"other": 1}
+    assert json.dumps(INSTRUCT) == before
+
+
+def test_first_release_has_its_own_tower_and_resampler():
+    """Source: the published config of xgen-mm-phi3-mini-instruct-r-v1, which leaves most of it to class defaults."""
+    fields = {
+        "model_type": "blip_3",
+        "text_config": {"model_type": "phi3", "initial_tokenizer_len": 32012, "sliding_window": 2047},
+        "vision_encoder_config": {"model_type": "blip_3_vision_encoder", "anyres_patch_sampling": True},
+        "vision_tokenizer_config": {"model_type": "blip_3_vision_tokenizer"},
+    }
+    config = XGenMMConfig.from_dict(fields)
+    assert config.model_type == "xgenmm" and config.original_schema
+    vision = config.vision_config
+    assert (vision.model_type, vision.hidden_size, vision.num_hidden_layers) == ("clip_vision_model", 1280, 32)
+    assert (vision.image_size, vision.patch_size, vision.hidden_act) == (378, 14, "quick_gelu")
+    assert config.anyres_grids == [[378, 756], [756, 378], [756, 756], [1134, 378], [378, 1134]]
+    resampler = config.resampler_config
+    assert resampler.text_conditioned and resampler.num_text_queries == 256 and not resampler.letterbox_mask
+    assert (resampler.hidden_size, resampler.num_latents) == (1280, 128)
+    assert not XGenMMConfig().resampler_config.text_conditioned and XGenMMConfig().resampler_config.letterbox_mask
+
+
 def test_original_schema_without_a_window_has_none():
     text = {name: value for name, value in INSTRUCT["text_config"].items() if name != "sliding_window"}
-    assert XGenMMConfig(**{**INSTRUCT, "text_config": text}).text_config.sliding_window is None
+    assert XGenMMConfig.from_dict({**INSTRUCT, "text_config": text}).text_config.sliding_window is None
 
 
 def test_original_folder_states_its_tower():
@@ -118,9 +148,10 @@ def test_rotary_embedding_is_written_for_both_lines(tmp_path, make_config):
 
 @pytest.mark.parametrize("dropped", [("rope_parameters",), ("rope_theta", "rope_scaling")])
 def test_either_form_of_the_rotary_embedding_is_read(make_config, dropped):
-    fields = make_config(text={"rope_theta": 5e5}).to_dict()
+    fields = make_config(text={"rope_theta": 5e5}).to_diff_dict()
     fields["text_config"] = {name: value for name, value in fields["text_config"].items() if name not in dropped}
-    assert XGenMMConfig(**fields).to_dict()["text_config"]["rope_theta"] == 5e5
+    read = XGenMMConfig(**fields).to_diff_dict()["text_config"]
+    assert read["rope_theta"] == read["rope_parameters"]["rope_theta"] == 5e5
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_fixed_sampling_reads_all_tiles_together(make_model, images):
                 margin = (cols * 4 - int(width * (rows * 4 / height))) // 2
                 merged = merged[:, margin : cols * 4 - margin]
             chunk = torch.cat([features[start], merged.flatten(0, 1)])
-            expected.append(model.model.resampler(chunk[None])[0])
+            expected.append(model.model.resampler(chunk[None]).last_hidden_state[0])
     tokens = image_tokens(model, images)
     assert [len(image) for image in tokens] == [4, 4]
     for got, reference in zip(tokens, expected, strict=True):
@@ -237,7 +237,8 @@ def test_torch_export_of_the_vision_part(make_model, images):
             self.model = model
 
         def forward(self, pixel_values, image_sizes, image_num_tiles):
-            return self.model._image_tokens(pixel_values, image_sizes, image_num_tiles, None)
+            features = self.model.get_vision_features(pixel_values).last_hidden_state
+            return self.model.sample_tokens(features, image_sizes, image_num_tiles)
 
     vision = Vision(make_model().model)
     inputs = (images["pixel_values"], images["image_sizes"], images["image_num_tiles"])

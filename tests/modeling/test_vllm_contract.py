@@ -165,6 +165,13 @@ def test_vllm_refuses_what_it_cannot_express(make_config):
     assert as_vllm_builds_it(XGenMMConfig.from_dict(longrope)).language_model.config.model_type == "mistral"
 
 
+def test_vllm_refuses_the_first_release(make_config):
+    config = make_config()
+    config.resampler_config.text_conditioned = True
+    with pytest.raises(ValueError, match="vLLM cannot run this checkpoint: the first release"):
+        as_vllm_builds_it(config)
+
+
 def test_the_processor_counts_tokens_and_tiles_before_it_sees_a_image(processor, images):
     counted = processor._get_num_multimodal_tokens(image_sizes=SIZES)
     inputs = processor(images=images, text=processor.image_token * 3, return_tensors="pt")

@@ -84,9 +84,9 @@ class FeatureCache:
             ValueError: If something is not an image, or prompts and images do not fit each other.
         """
         images = [read_image(image, f"images[{index}]") for index, image in enumerate(flatten(images))]
-        tokens = self.encode(images, image_aspect_ratio)
         tokenizer, config = self.processor.tokenizer, self.model.config
         rows = [torch.tensor(ids) for ids in tokenizer(checked_prompts(text))["input_ids"]]
+        tokens = self.encode(images, image_aspect_ratio, [row for row in rows if config.image_token_id in row])
         lengths = [len(image) for image in tokens]
         rows = expand_rows(rows, lengths, config.image_token_id, config.image_placeholder_token_id)
         data: dict[str, Any] = pad_left(rows, self._pad_token_id())
@@ -95,32 +95,62 @@ class FeatureCache:
             data["mm_encoder_outputs"] = {"image": BaseModelOutputWithPooling(pooler_output=tokens)}
         return BatchFeature(data)
 
-    def encode(self, images: Sequence[Image.Image], image_aspect_ratio: str | None = None) -> list[torch.Tensor]:
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        image_aspect_ratio: str | None = None,
+        prompts: Sequence[torch.Tensor] | None = None,
+    ) -> list[torch.Tensor]:
         """Returns the tokens of images; those not known are cut and encoded together, each once.
 
         Args:
             images: RGB images.
             image_aspect_ratio: Mode of the image processor; default: its own.
+            prompts: Ids of each image's prompt, with one `<image>` for it. Only the first release reads them, whose
+                tokens are kept for image and prompt together.
 
         Returns:
             One (tokens, text width) tensor per image; do not change them.
+
+        Raises:
+            ValueError: If the first release is not given one prompt per image.
         """
+        if not self.model.config.resampler_config.text_conditioned:
+            prompts = None
+        elif prompts is None or len(prompts) != len(images):
+            raise ValueError(
+                f"There are {len(images)} images for {len(prompts or ())} prompts with one; this checkpoint reads one "
+                "image per prompt, together with the prompt's text."
+            )
         state = self._state(image_aspect_ratio)
-        keys = [image_digest(image, state) for image in images]
+        read_with = [
+            state if ids is None else state + str(ids.tolist()).encode() for ids in prompts or [None] * len(images)
+        ]
+        keys = [image_digest(image, known) for image, known in zip(images, read_with, strict=True)]
         found = {key: self._tokens[key] for key in keys if key in self._tokens}
-        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
-        if missing:
-            found.update(zip(missing, self._compute(list(missing.values()), image_aspect_ratio), strict=True))
-        self.hits += len(keys) - len(missing)
-        self.misses += len(missing)
+        places = {key: place for place, key in enumerate(keys) if key not in found}
+        if places:
+            missing = [images[place] for place in places.values()]
+            asked = None if prompts is None else [prompts[place] for place in places.values()]
+            found.update(zip(places, self._compute(missing, image_aspect_ratio, asked), strict=True))
+        self.hits += len(keys) - len(places)
+        self.misses += len(places)
         for key in keys:
             self._keep(key, found[key])
         return [found[key] for key in keys]
 
-    def _compute(self, images: list[Image.Image], image_aspect_ratio: str | None) -> list[torch.Tensor]:
+    def _compute(
+        self, images: list[Image.Image], image_aspect_ratio: str | None, prompts: list[torch.Tensor] | None
+    ) -> list[torch.Tensor]:
         inputs = self.processor.image_processor(images, image_aspect_ratio=image_aspect_ratio, return_tensors="pt")
+        inputs = inputs.to(self.model.device, self.model.dtype)
+        if prompts is not None:
+            placeholder = self.model.config.image_placeholder_token_id
+            padded = pad_left([ids[ids != placeholder] for ids in prompts], self._pad_token_id())
+            inputs["prompt_ids"] = padded["input_ids"].to(self.model.device)
+            inputs["prompt_mask"] = padded["attention_mask"].to(self.model.device)
         with torch.no_grad():
-            encoded = self.model.get_image_features(**inputs.to(self.model.device, self.model.dtype))
+            encoded = self.model.get_image_features(**inputs)
         # a copy each: a view would keep the tokens of all images of the call
         return [tokens.clone() for tokens in encoded.pooler_output]
 
