@@ -192,6 +192,15 @@ class XGenMMConfig(PretrainedConfig):
         return dict(zip(MULTIMODAL_TOKENS, ids, strict=True))
 
     @property
+    def use_cache(self) -> bool:
+        """Whether the language model returns its cache; scripts pass `use_cache` to `from_pretrained`."""
+        return self.text_config.use_cache
+
+    @use_cache.setter
+    def use_cache(self, value: bool) -> None:
+        self.text_config.use_cache = value
+
+    @property
     def tile_size(self) -> int:
         """Side of a tile in pixels."""
         return self.vision_config.image_size

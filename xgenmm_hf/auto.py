@@ -7,7 +7,13 @@ Auto classes then load xGen-MM checkpoints without `trust_remote_code`, and so d
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoProcessor
 
-from xgenmm_hf.compat import allow_adapters_of, has_no_video_processor, publish
+from xgenmm_hf.compat import (
+    allow_adapters_of,
+    fix_when_imported,
+    has_no_video_processor,
+    keep_sizes_with_tiles,
+    publish,
+)
 from xgenmm_hf.modeling.compat_xgenmm import IMAGE_TEXT_AUTO_CLASSES
 from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig, XGenMMResamplerConfig
 from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
@@ -29,6 +35,7 @@ def register() -> None:
     has_no_video_processor(XGenMMConfig)
     publish(XGenMMForConditionalGeneration)
     allow_adapters_of("xgenmm_hf")
+    fix_when_imported("trl.trainer.utils", keep_sizes_with_tiles)
 
 
 register()

@@ -3,9 +3,15 @@
 What the model's own files need is in `xgenmm_hf.modeling.compat_xgenmm`, as they travel without the package.
 """
 
+import importlib.util
 import inspect
+import sys
+from collections.abc import Callable
+from functools import wraps
+from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from transformers.models.auto import modeling_auto
@@ -77,3 +83,68 @@ def shuffle_stream(rows: "IterableDataset", seed: int, buffer_size: int) -> "Ite
     apart = {"max_buffer_input_shards": 1}
     known = inspect.signature(rows.shuffle).parameters
     return rows.shuffle(seed=seed, buffer_size=buffer_size, **(apart if apart.keys() <= known.keys() else {}))
+
+
+def fix_when_imported(module: str, fix: Callable[[ModuleType], None]) -> None:
+    """Fixes a library's module once it is imported, without importing it.
+
+    Args:
+        module: Its full name.
+        fix: Called once with the module.
+    """
+    if module in sys.modules:
+        fix(sys.modules[module])
+    elif not any(isinstance(finder, _Fixer) and finder.module == module for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Fixer(module, fix))
+
+
+class _Fixer(MetaPathFinder):
+    """Finds one module where it is anyway, and fixes it after its code ran."""
+
+    def __init__(self, module: str, fix: Callable[[ModuleType], None]):
+        self.module = module
+        self.fix = fix
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """Returns the module's own spec, with a loader that also fixes."""
+        if fullname != self.module:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_fix(module: ModuleType) -> None:
+                execute(module)
+                self.fix(module)
+
+            spec.loader.exec_module = execute_and_fix  # type: ignore[method-assign]
+        return spec
+
+
+def keep_sizes_with_tiles(module: ModuleType) -> None:
+    """Makes TRL keep `image_sizes` with their prompts where prompts have several images of several tiles.
+
+    Before it shuffles a batch of prompts TRL cuts `pixel_values` and `image_sizes` by prompt; for images of several
+    tiles it cuts only the former (seen with TRL 1.16), so that sizes go to other prompts than their images.
+
+    Args:
+        module: `trl.trainer.utils`.
+    """
+    split = getattr(module, "split_pixel_values_by_grid", None)
+    if split is None or hasattr(split, "__wrapped__"):
+        return
+
+    @wraps(split)
+    def split_sizes_too(batch: dict[str, Any]) -> dict[str, Any]:
+        result = split(batch)
+        sizes = result.get("image_sizes")
+        if "num_tiles" in batch and isinstance(result.get("pixel_values"), list) and hasattr(sizes, "split"):
+            return {**result, "image_sizes": list(sizes.split(batch["num_images"]))}
+        return result
+
+    name = split.__name__
+    for loaded in [other for path, other in sys.modules.items() if path.startswith("trl.")]:
+        if vars(loaded).get(name) is split:  # trainers that were imported before hold it, too
+            setattr(loaded, name, split_sizes_too)
+    setattr(module, name, split_sizes_too)

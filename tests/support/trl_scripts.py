@@ -56,9 +56,9 @@ def answered_rows(kind: str) -> datasets.DatasetDict:
     return datasets.DatasetDict(train=datasets.Dataset.from_list(rows))
 
 
-def load_dataset(name: str, *args, **kwargs):
+def load_dataset(path: str, *args, **kwargs):
     """Stands in for `datasets.load_dataset`."""
-    return answered_rows(name) if name in ("messages", "preferences") else question_rows()
+    return answered_rows(path) if path in ("messages", "preferences") else question_rows()
 
 
 def reward(completions, **kwargs) -> list[float]:

@@ -43,11 +43,21 @@ def questions(num_images: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def load(mode: str):
-    model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32)
-    processor = XGenMMProcessor.from_pretrained(TINY_MODEL)
-    model.config.image_aspect_ratio = processor.image_processor.image_aspect_ratio = mode
-    return model, processor
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """Returns a function that loads the embedded model in a mode, from a folder: references are loaded from there."""
+
+    def load(mode: str):
+        folder = tmp_path_factory.mktemp(mode)
+        model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32)
+        processor = XGenMMProcessor.from_pretrained(TINY_MODEL)
+        model.config.image_aspect_ratio = processor.image_processor.image_aspect_ratio = mode
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        model = XGenMMForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        return model, XGenMMProcessor.from_pretrained(folder)
+
+    return load
 
 
 def reward(completions, **_):
@@ -61,7 +71,7 @@ def reward(completions, **_):
     [(GRPOTrainer, GRPOConfig, 0.0), (GRPOTrainer, GRPOConfig, 0.04), (RLOOTrainer, RLOOConfig, 0.05)],
     ids=["grpo", "grpo-beta", "rloo"],
 )
-def test_rewarded_answers(trainer, config, beta, num_images, mode, tmp_path):
+def test_rewarded_answers(load, trainer, config, beta, num_images, mode, tmp_path):
     model, processor = load(mode)
     before = model.lm_head.weight.clone()
     options = {"max_steps": 2, "per_device_train_batch_size": 2, "num_generations": 2, "max_completion_length": 4}
@@ -79,7 +89,7 @@ def test_rewarded_answers(trainer, config, beta, num_images, mode, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("with_images", [False, True])
-def test_kto(with_images, tmp_path):
+def test_kto(load, with_images, tmp_path):
     model, processor = load("anyres")
     rows = []
     for index in range(4):
