@@ -33,7 +33,9 @@ def publish(model_class: "type[PreTrainedModel]") -> None:
         model_class: The class of whole models, as `architectures` in a `config.json` names it.
     """
     name = model_class.__name__
-    setattr(transformers, name, model_class)
+    # 5.24 makes its module object a second time while its models are imported; scripts may hold either
+    for module in (transformers, sys.modules["transformers"]):
+        setattr(module, name, model_class)
     for table in ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"):
         # 4.57 has the first table only
         getattr(modeling_auto, table, {})[model_class.config_class.model_type] = name
