@@ -49,6 +49,8 @@ def train(
     # A run lasts hours: unlike in the other verbs, what libraries warn of is worth reading.
     logging.disable(logging.NOTSET)
     warnings.resetwarnings()
+    for category in (FutureWarning, DeprecationWarning):  # those are for the libraries' own callers
+        warnings.simplefilter("ignore", category)
     show_messages()
     if options:
         print_options(stage.value)
