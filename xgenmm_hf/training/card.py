@@ -57,6 +57,23 @@ def write_card(trainer: Any, recipe: Recipe, counts: dict[str, int], metrics: di
     card.save(folder / "README.md")
 
 
+def write_merged_card(recipe: Recipe, folder: Path, draft: Path, config: Any) -> None:
+    """Writes the run's card for its merged model: the same, except that it is used as a whole model.
+
+    Args:
+        recipe: The run's options.
+        folder: Where the merged model will be.
+        draft: Where it is being written.
+        config: The model's config.
+    """
+    card = read_card(Path(recipe.training.output_dir) / "README.md")
+    if card is None:
+        return
+    card.data.library_name = "transformers"
+    set_part(card, USE, usage(recipe.training.hub_model_id or str(folder), chat=config.image_aspect_ratio == "anyres"))
+    card.save(draft / "README.md")
+
+
 def versions() -> dict[str, str]:
     """Returns the versions of the libraries that took part, where they are installed."""
     found = {}

@@ -17,7 +17,7 @@ from xgenmm_hf.inference.adapters import merge_adapter
 from xgenmm_hf.training import prompt_form
 from xgenmm_hf.training.answers import EvaluationAnswers
 from xgenmm_hf.training.arguments import FRESH, Recipe, parse_recipe, resume_choice
-from xgenmm_hf.training.card import write_card
+from xgenmm_hf.training.card import write_card, write_merged_card
 from xgenmm_hf.training.checkpoints import check_not_finished, checkpoint_to_resume, run_facts, what_was_kept
 from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
 from xgenmm_hf.training.guards import TrainingStopped
@@ -213,10 +213,10 @@ def save_merged(recipe: Recipe, folder: Path) -> None:
     with replacing_folder(folder) as draft:
         merge_adapter(base, recipe.training.output_dir).save_pretrained(draft)
         processor.save_pretrained(draft)
-        for name in (prompt_form.FILE, "README.md"):
-            source = Path(recipe.training.output_dir) / name
-            if source.is_file():
-                shutil.copyfile(source, draft / name)
+        form = Path(recipe.training.output_dir) / prompt_form.FILE
+        if form.is_file():
+            shutil.copyfile(form, draft / form.name)
+        write_merged_card(recipe, folder, draft, base.config)
 
 
 @contextmanager
