@@ -41,14 +41,7 @@ _SIDE = {"left": "to the left of the center", "right": "to the right of the cent
 
 
 def checked_box(values: Sequence[Any]) -> Box:
-    """Returns four numbers as a box.
-
-    Args:
-        values: (x0, y0, x1, y1), or the two corners as pairs.
-
-    Raises:
-        ValueError: If they are no box inside the image.
-    """
+    """Returns (x0, y0, x1, y1), or two corners as pairs, as a box; raises ValueError if it is not inside the image."""
     flat = [number for value in values for number in (value if isinstance(value, (list, tuple)) else [value])]
     numbers = all(isinstance(number, (int, float)) and not isinstance(number, bool) for number in flat)
     if len(flat) != 4 or not numbers:
@@ -71,16 +64,7 @@ def place(box: Box) -> str:
 
 
 def ocr_phrase(text: str, box: Box, granularity: int) -> str:
-    """Says one text of an image and where it stands.
-
-    Args:
-        text: The text.
-        box: Where it stands, in fractions of the image.
-        granularity: 1 (the text alone) to 6 (tags and three decimals).
-
-    Raises:
-        ValueError: If there is no such granularity.
-    """
+    """Says one text of an image and where it stands; raises ValueError for a granularity outside 1 to 6."""
     if granularity not in GRANULARITIES:
         raise ValueError(f"There is no OCR granularity {granularity!r}; use 1 to 6.")
     if granularity == 6:
@@ -123,16 +107,7 @@ def drop_fillers(caption: str) -> str:
 
 
 def grounded(name: str, box: Box, form: str) -> str:
-    """Says an object and where it is.
-
-    Args:
-        name: The object as the caption has it.
-        box: Its box, in fractions of the image.
-        form: "place", "tags" or "extent".
-
-    Raises:
-        ValueError: If there is no such form.
-    """
+    """Says an object, as the caption has it, and where it is; raises ValueError for an unknown form."""
     if form == "place":
         return f"{name} ({place(box)})"
     if form == "tags":

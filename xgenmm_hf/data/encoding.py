@@ -92,14 +92,7 @@ class EncodedRow:
 
 
 def row_name(row: Mapping[str, Any]) -> str:
-    """Names a row in messages: its source and its id.
-
-    Args:
-        row: A training row.
-
-    Returns:
-        `source/id`.
-    """
+    """Names a row in messages: `source/id`."""
     return f"{row.get('source') or 'rows'}/{row.get('id', '?')}"
 
 

@@ -119,7 +119,7 @@ def _stream(shards: list[Shard], recipe: dict[str, Any]) -> "IterableDataset":
     from datasets import IterableDataset
 
     return IterableDataset.from_generator(
-        generate, features=features_of(recipe["kind"]), gen_kwargs={"shards": shards, "recipe": recipe}
+        _generate, features=features_of(recipe["kind"]), gen_kwargs={"shards": shards, "recipe": recipe}
     )
 
 
@@ -163,7 +163,7 @@ def _from_generator(shards: list[Shard], recipe: dict[str, Any], folder: Path) -
 
     try:
         return Dataset.from_generator(
-            generate,
+            _generate,
             features=features_of(recipe["kind"]),
             cache_dir=str(folder),
             gen_kwargs={"shards": shards, "recipe": recipe},
@@ -177,21 +177,8 @@ def _from_generator(shards: list[Shard], recipe: dict[str, Any], folder: Path) -
         return None
 
 
-def generate(shards: list[Shard], recipe: dict[str, Any]) -> Iterator[Row]:
-    """Yields the rows of some shards; `datasets` calls this with a part of them in each process.
-
-    Args:
-        shards: Shards to read.
-        recipe: How: `source`, `format`, `kind`, `options`, `roots`, `images` (an index of addresses), `base` (folder
-            that file names are relative to), `several` (whether there are several files), `log` (folder for problems,
-            or None), `max_rejected`.
-
-    Yields:
-        Valid rows.
-
-    Raises:
-        ValueError: If a file cannot be read, or while streaming too many records are malformed.
-    """
+def _generate(shards: list[Shard], recipe: dict[str, Any]) -> Iterator[Row]:
+    """Yields the rows of some shards; `datasets` calls this with a part of them in each process."""
     adapter = adapter_of(recipe["format"])
     tally = Tally(recipe["source"], recipe["log"], recipe["max_rejected"])
     addresses = AddressTable(recipe["images"]) if recipe["images"] else None
@@ -205,7 +192,7 @@ def generate(shards: list[Shard], recipe: dict[str, Any]) -> Iterator[Row]:
             try:
                 rows = _convert(adapter, found, file if recipe["several"] else "", context, recipe["kind"])
             except RecordProblem as problem:
-                tally.add(problem, file, row_id(found, ""))
+                tally.add(problem, file, _row_id(found, ""))
                 continue
             tally.rows += len(rows)
             yield from rows
@@ -215,7 +202,7 @@ def generate(shards: list[Shard], recipe: dict[str, Any]) -> Iterator[Row]:
 def _convert(adapter: Adapter, found: Found, file: str, context: Context, kind: str) -> list[Row]:
     if isinstance(found.record, RecordProblem):
         raise found.record
-    rows = list(adapter.convert(found.record, row_id(found, file), context))
+    rows = list(adapter.convert(found.record, _row_id(found, file), context))
     for row in rows:
         try:
             own = validate_row(row)
@@ -226,16 +213,8 @@ def _convert(adapter: Adapter, found: Found, file: str, context: Context, kind: 
     return rows
 
 
-def row_id(found: Found, file: str) -> str:
-    """Returns an id that is unique within a source: the record's own, and where it stands.
-
-    Args:
-        found: The record.
-        file: Name of its file, empty if the source has only one.
-
-    Returns:
-        `ID@PLACE`, `ID@FILE:PLACE`, or without an own id the place alone.
-    """
+def _row_id(found: Found, file: str) -> str:
+    """Returns an id that is unique within a source: the record's own, and where it stands."""
     place = f"{file}:{found.place}" if file else found.place
     if isinstance(found.record, RejectedRecord):
         return place

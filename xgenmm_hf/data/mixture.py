@@ -100,13 +100,7 @@ class MixtureConfig:
 
 @dataclass
 class MixedSource:
-    """A data set's part in a mixture.
-
-    Args:
-        report: What became of its records.
-        samples: Rows it gives, counting repeats; None where weights decide.
-        weight: Its probability; None where numbers of samples decide.
-    """
+    """A data set's part in a mixture: what became of its records, and the rows it gives or its probability."""
 
     report: SourceReport
     samples: int | None = None
@@ -115,14 +109,7 @@ class MixedSource:
 
 @dataclass
 class MixtureReport:
-    """What a mixture is made of.
-
-    Args:
-        file: The YAML file.
-        kind: Kind of its rows.
-        seed: Seed it was made with.
-        sources: Its data sets.
-    """
+    """What a mixture is made of: its file, the kind of its rows, the seed it was made with, its data sets."""
 
     file: str
     kind: str
@@ -193,7 +180,7 @@ def load_mixture(
                 num_shards=num_shards,
             )
         )
-    kind = one_kind([item.report for item in loaded], config.file)
+    kind = _one_kind([item.report for item in loaded], config.file)
     sets: list[Any] = [item.dataset if prepare is None else prepare(item.dataset) for item in loaded]
     mixed = [MixedSource(item.report) for item in loaded]
     if config.by_weight:
@@ -203,12 +190,8 @@ def load_mixture(
     return Mixture(dataset, MixtureReport(str(path), kind, seed, mixed))
 
 
-def one_kind(reports: Sequence[SourceReport], file: Path) -> str:
-    """Returns the kind of rows that all sources share.
-
-    Raises:
-        ValueError: If they differ.
-    """
+def _one_kind(reports: Sequence[SourceReport], file: Path) -> str:
+    """Returns the kind of rows that all sources share."""
     kinds = {report.kind: report for report in reports}
     if len(kinds) > 1:
         parts = ", ".join(f"{report.source} gives {kind} rows" for kind, report in kinds.items())
@@ -315,16 +298,13 @@ def _counted(data: Any, file: Path) -> list[Source]:
         if samples != ALL and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 0):
             raise ValueError(f"{file}: {pattern} has {samples!r} samples; give a whole number or `all`.")
         if samples != 0:
-            # The key of a data set of the Hub is only its name.
-            fields = fields if "dataset" in fields or "path" in fields else {**fields, "path": str(pattern)}
-            sources.append(_source({"name": _name_of(fields, pattern), **fields}, samples, file, {"weight"}))
+            # Beside a path or a set of the Hub, the key is only a name.
+            named = "dataset" in fields or "path" in fields
+            fields = {"name" if named else "path": str(pattern), **fields}
+            sources.append(_source(fields, samples, file, {"weight"}))
     if not sources:
         raise ValueError(f"{file}: every file of `data` has 0 samples.")
     return sources
-
-
-def _name_of(fields: Mapping[str, Any], key: Any) -> str | None:
-    return None if fields.get("path") == str(key) else str(key)
 
 
 def _weighted(entries: Any, file: Path) -> list[Source]:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from xgenmm_hf.data.addresses import AddressTable
 from xgenmm_hf.data.fields import ADDRESS_FIELDS, IMAGE_FIELDS, Record, RejectedRecord, SkippedRecord, first_field
 from xgenmm_hf.data.image_refs import ADDRESS, PathRefused, Roots, image_ref
 from xgenmm_hf.data.rows import ImageRef, Row
+from xgenmm_hf.modeling.images_xgenmm import read_image
 
 
 # How JPEG, PNG, GIF and WebP begin in base64.
@@ -94,8 +97,8 @@ def image_refs(value: Any, context: Context) -> list[ImageRef]:
     """Reads images.
 
     Args:
-        value: None, a path, an address, encoded bytes, base64 (with or without `data:`), an array (H, W) or (H, W, C)
-            of 0-255, an image in memory, a `{"bytes", "path"}` mapping, or a list of those. An empty string is no
+        value: None, a path, an address, encoded bytes, base64 (with or without `data:`), an array (H, W, C) of
+            0-255, an image in memory, a `{"bytes", "path"}` mapping, or a list of those. An empty string is no
             image.
         context: Resolves paths and addresses.
 
@@ -149,23 +152,13 @@ def _by_text(value: str, context: Context) -> ImageRef:
 
 def _encode(value: Any) -> bytes:
     """Encodes an array or an image in memory as PNG."""
-    import numpy as np
-    from PIL import Image
-
+    file = io.BytesIO()
     try:
-        image = value if isinstance(value, Image.Image) else Image.fromarray(_pixels(np.asarray(value)))
-        file = io.BytesIO()
-        image.save(file, format="PNG", compress_level=1)
-    except (TypeError, ValueError, OverflowError, OSError):
-        what = f"an image is given as {value!r:.60}"
+        read_image(np.asarray(value) if isinstance(value, list) else value).save(file, "PNG", compress_level=1)
+    except (ValueError, TypeError, OverflowError) as error:
+        what = f"an image is given as {value!r:.60} ({error})"
         raise RejectedRecord("image", f"{what}; it must be a path, encoded bytes, or an array of 0-255") from None
     return file.getvalue()
-
-
-def _pixels(array: Any) -> Any:
-    if array.ndim not in (2, 3) or array.dtype.kind not in "iu" or array.min() < 0 or array.max() > 255:
-        raise ValueError
-    return array.astype("uint8")
 
 
 def _not_downloaded(value: str) -> SkippedRecord:

@@ -24,48 +24,24 @@ KIND_OF_PAIR = {
 }
 
 
-def convert_llava(record: Record, id: str, context: Context) -> Iterator[Row]:
+def _llava(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns a record of `conversations` (LLaVA, LLaVA-OneVision, MMDU) or `conversation` (Mantis) into a chat row.
 
     A turn has `from` and `value`, or `role` and `content`; images are in `image` or `images`.
-
-    Args:
-        record: The record.
-        id: Id of the row.
-        context: Where the record comes from.
-
-    Yields:
-        One row.
-
-    Raises:
-        RejectedRecord: If turns are malformed, every answer is empty, or markers outnumber images.
     """
     name = first_field(record, TURNS) or TURNS[0]
     messages = [_turn(turn, f"turn {index}") for index, turn in enumerate(list_of(record, name))]
     if not any(turn["role"] == "assistant" and _has_text(turn) for turn in messages):
         raise RejectedRecord("no answer", "no turn of the assistant has any text")
-    yield finish_chat(id, context.source, messages, images_of(record, context, IMAGES), context)
+    yield _finish_chat(id, context.source, messages, images_of(record, context, IMAGES), context)
 
 
-def convert_messages(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a record in TRL's form (`messages`, or `prompt` with `completion` or with a pair) into a row.
-
-    Args:
-        record: The record; contents are strings, with markers or without, or lists of parts.
-        id: Id of the row.
-        context: Where the record comes from.
-
-    Yields:
-        One row.
-
-    Raises:
-        RejectedRecord: If messages are malformed, image parts outnumber images, or a prompt beside a completion
-            holds an answer.
-    """
+def _trl(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns a record in TRL's form (`messages`, or `prompt` with `completion` or with a pair) into a row."""
     images = images_of(record, context, IMAGES[::-1])
-    if kind_of_messages(record) == "preference":
+    if _kind_of_messages(record) == "preference":
         row: Row = {"id": id, "source": context.source, "images": images}
-        row["prompt"] = place_images(_messages(record, "prompt", "user"), len(images))
+        row["prompt"] = _place_images(_messages(record, "prompt", "user"), len(images))
         row["chosen"] = _messages(record, "chosen", "assistant")
         row["rejected"] = _messages(record, "rejected", "assistant")
         yield row
@@ -79,23 +55,11 @@ def convert_messages(record: Record, id: str, context: Context) -> Iterator[Row]
             reason = "prompt holds an answer, which would be trained too: write the chat as messages"
             raise RejectedRecord("roles", reason)
         messages += _messages(record, "completion", "assistant")
-    yield finish_chat(id, context.source, messages, images, context)
+    yield _finish_chat(id, context.source, messages, images, context)
 
 
-def convert_cauldron(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a record of The Cauldron into one chat of all its questions, the images before the first.
-
-    Args:
-        record: With `images`, and `texts` of `{"user", "assistant", "source"}`; `<image>` means no image there.
-        id: Id of the row.
-        context: Where the record comes from.
-
-    Yields:
-        One row; its source also names that of its texts, where they share one.
-
-    Raises:
-        RejectedRecord: If a question or an answer is missing.
-    """
+def _cauldron(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns a record of The Cauldron into one chat of all its questions, the images before the first."""
     texts = list_of(record, "texts")
     if not texts or not all(isinstance(text, Mapping) for text in texts):
         raise RejectedRecord("fields", "texts holds no pair of user and assistant")
@@ -106,24 +70,11 @@ def convert_cauldron(record: Record, id: str, context: Context) -> Iterator[Row]
     origins = {str(text.get("source") or "") for text in texts}
     origin = origins.pop() if len(origins) == 1 else ""
     source = f"{context.source}/{origin}" if origin else context.source
-    yield chat_row(id, source, place_images(messages, len(images)), images)
+    yield chat_row(id, source, _place_images(messages, len(images)), images)
 
 
-def convert_vlguard(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a record of VLGuard into a chat row for each of its instructions.
-
-    Args:
-        record: With `image`, `safe`, and `instr-resp`: an unsafe image has one `instruction`, a safe one has a
-            `safe_instruction` and an `unsafe_instruction`, each with its `response`.
-        id: Id of the record; the rows' have the kind behind a slash.
-        context: Where the record comes from.
-
-    Yields:
-        Rows whose source ends in the example's kind: `unsafe_image`, `unsafe_instruction` or `safe`.
-
-    Raises:
-        RejectedRecord: If the flag, the image or an instruction is missing.
-    """
+def _vlguard(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns a record of VLGuard into a chat row for each of its instructions."""
     safe = record.get("safe")
     if not isinstance(safe, bool):
         raise RejectedRecord("fields", f"safe is {safe!r:.20}; it must be true or false")
@@ -149,25 +100,12 @@ def convert_vlguard(record: Record, id: str, context: Context) -> Iterator[Row]:
     yield from rows
 
 
-def finish_chat(id: str, source: str, messages: list[Message], images: list[ImageRef], context: Context) -> Row:
+def _finish_chat(id: str, source: str, messages: list[Message], images: list[ImageRef], context: Context) -> Row:
     """Places a conversation's images and takes it although it has quirks that are ordinary; those are counted.
 
     Left out are an empty system turn, answers before the first question, and questions after the last answer.
-
-    Args:
-        id: Id of the row.
-        source: Its source.
-        messages: The conversation, with image parts where it has markers.
-        images: Its images.
-        context: Counts the quirks.
-
-    Returns:
-        The row; what else is wrong with it its check will say.
-
-    Raises:
-        RejectedRecord: If image parts outnumber images, or there is no turn of the user for the images.
     """
-    messages = place_images(messages, len(images))
+    messages = _place_images(messages, len(images))
     if messages and messages[0]["role"] == "system" and not _has_text(messages[0]):
         context.notes["empty system turn"] += 1
         messages = messages[1:]
@@ -182,19 +120,8 @@ def finish_chat(id: str, source: str, messages: list[Message], images: list[Imag
     return chat_row(id, source, messages, images)
 
 
-def place_images(messages: list[Message], num_images: int) -> list[Message]:
-    """Puts the images that no part stands for before the first text of the user.
-
-    Args:
-        messages: Messages with image parts.
-        num_images: Images of the conversation.
-
-    Returns:
-        The messages; their image parts number `num_images`.
-
-    Raises:
-        RejectedRecord: If there are more image parts than images, or no turn of the user for the images.
-    """
+def _place_images(messages: list[Message], num_images: int) -> list[Message]:
+    """Puts the images that no part stands for before the first text of the user."""
     found = sum(part["type"] == "image" for turn in messages for part in turn["content"])
     if found > num_images:
         raise RejectedRecord("markers", f"{found} <image> marker(s) for {num_images} image(s)")
@@ -206,7 +133,7 @@ def place_images(messages: list[Message], num_images: int) -> list[Message]:
     return messages
 
 
-def split_markers(text: str) -> list[Part]:
+def _split_markers(text: str) -> list[Part]:
     """Puts image parts where a text has markers, empty texts left out."""
     first, *rest = MARKER.split(text)
     parts = [text_part(first)] if first else []
@@ -215,7 +142,7 @@ def split_markers(text: str) -> list[Part]:
     return parts
 
 
-def kind_of_messages(record: Record) -> str:
+def _kind_of_messages(record: Record) -> str:
     """Returns the kind of the row that a record in TRL's form becomes."""
     return "preference" if record.get("chosen") is not None else "chat"
 
@@ -249,7 +176,7 @@ def _messages(record: Record, name: str, role: str) -> list[Message]:
 def _parts(content: Any, role: str, where: str) -> list[Part]:
     """Reads the content of one message; markers count in strings of the user only, empty texts are left out."""
     if isinstance(content, str):
-        return split_markers(content) if role == "user" else [text_part(content)]
+        return _split_markers(content) if role == "user" else [text_part(content)]
     if not isinstance(content, list):
         raise RejectedRecord("fields", f"{where} has a {type(content).__name__} as content")
     parts: list[Part] = []
@@ -275,15 +202,15 @@ def _matches_cauldron(record: Record) -> bool:
 
 
 ADAPTERS = (
-    Adapter("llava", convert_llava, lambda record: not {*TURNS}.isdisjoint(record), "chat"),
+    Adapter("llava", _llava, lambda record: not {*TURNS}.isdisjoint(record), "chat"),
     Adapter(
         "hub",
-        convert_messages,
+        _trl,
         lambda record: (
             "messages" in record or ("prompt" in record and not {"completion", "chosen"}.isdisjoint(record))
         ),
-        kind_of_messages,
+        _kind_of_messages,
     ),
-    Adapter("cauldron", convert_cauldron, _matches_cauldron, "chat"),
-    Adapter("vlguard", convert_vlguard, lambda record: "instr-resp" in record, "chat"),
+    Adapter("cauldron", _cauldron, _matches_cauldron, "chat"),
+    Adapter("vlguard", _vlguard, lambda record: "instr-resp" in record, "chat"),
 )

@@ -21,24 +21,11 @@ ANSWER_FIELDS = ("question", "images", "references", "answer", "score")
 RIGHT = 0.5
 
 
-def convert_vlfeedback(record: Record, id: str, context: Context) -> Iterator[Row]:
+def _vlfeedback(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns the rated answers to one instruction into a preference row.
 
     Preferred is the highest mean rating, dispreferred the lowest; of several answers with one mean the first is taken.
     Source: https://huggingface.co/datasets/MMInstruction/VLFeedback; the xGen-MM report for the choice.
-
-    Args:
-        record: The record; its image in `image` or `img_path`, else `merged_images/ID.jpg`.
-        id: Id of the row.
-        context: Where the record comes from.
-
-    Yields:
-        One row.
-
-    Raises:
-        RejectedRecord: If the prompt or the completions are malformed.
-        SkippedRecord: "incomplete" if fewer than two answers have all three ratings, "tie" if the highest mean is
-            the lowest, "same answer" if both answers are one text.
     """
     prompt = text_of(record, "prompt")
     # The published JSONL names no image: it is the archive's file of the record's id.
@@ -60,43 +47,18 @@ def convert_vlfeedback(record: Record, id: str, context: Context) -> Iterator[Ro
     yield _pair(id, context, prompt, best[1], worst[1], images)
 
 
-def convert_rlaif_v(record: Record, id: str, context: Context) -> Iterator[Row]:
+def _rlaif_v(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns a question with a chosen and a rejected answer into a preference row.
 
     Source: https://huggingface.co/datasets/openbmb/RLAIF-V-Dataset (columns).
-
-    Args:
-        record: With `question`, `chosen`, `rejected` and `image`.
-        id: Id of the row.
-        context: Where the record comes from.
-
-    Yields:
-        One row.
-
-    Raises:
-        RejectedRecord: If a text is missing.
-        SkippedRecord: "same answer" if both answers are one text.
     """
     images = images_of(record, context)
     texts = [text_of(record, name) for name in ("question", "chosen", "rejected")]
     yield _pair(id, context, *texts, images)
 
 
-def convert_answers(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a wrong answer of `xgenmm eval` (`results.json`) into a preference row.
-
-    Args:
-        record: With `question`, `images` (paths), `references`, `answer` and `score` (0-1, or several by name).
-        id: Id of the row.
-        context: Where the record comes from.
-
-    Yields:
-        One row.
-
-    Raises:
-        RejectedRecord: If a text is missing.
-        SkippedRecord: "right answer", "no score", "same answer", or "image not on disk": it was in the data file.
-    """
+def _answers(record: Record, id: str, context: Context) -> Iterator[Row]:
+    """Turns a wrong answer of `xgenmm eval` (`results.json`) into a preference row."""
     score = record.get("score")
     score = next(iter(score.values()), None) if isinstance(score, Mapping) else score
     if not isinstance(score, (int, float)):
@@ -142,9 +104,7 @@ def _pair(id: str, context: Context, question: str, chosen: str, rejected: str, 
 
 
 ADAPTERS = (
-    Adapter("vlfeedback", convert_vlfeedback, lambda record: {"completions", "prompt"} <= record.keys(), "preference"),
-    Adapter("answers", convert_answers, lambda record: {*ANSWER_FIELDS} <= record.keys(), "preference"),
-    Adapter(
-        "rlaif-v", convert_rlaif_v, lambda record: {"question", "chosen", "rejected"} <= record.keys(), "preference"
-    ),
+    Adapter("vlfeedback", _vlfeedback, lambda record: {"completions", "prompt"} <= record.keys(), "preference"),
+    Adapter("answers", _answers, lambda record: {*ANSWER_FIELDS} <= record.keys(), "preference"),
+    Adapter("rlaif-v", _rlaif_v, lambda record: {"question", "chosen", "rejected"} <= record.keys(), "preference"),
 )

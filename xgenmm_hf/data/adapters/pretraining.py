@@ -37,13 +37,8 @@ MAX_IMAGES = 8
 PARAGRAPH = "\n\n"
 
 
-def caption_row(id: str, context: Context, caption: str, images: list[ImageRef]) -> Row:
-    """Builds the row of one captioned image: `<image>caption<|endofchunk|>`.
-
-    Raises:
-        SkippedRecord: If the caption is empty.
-        RejectedRecord: If there is not exactly one image.
-    """
+def _caption_row(id: str, context: Context, caption: str, images: list[ImageRef]) -> Row:
+    """Builds the row of one captioned image: `<image>caption<|endofchunk|>`."""
     if len(images) != 1:
         raise RejectedRecord("image", f"a caption belongs to one image; the record has {len(images)}")
     if not caption.strip():
@@ -51,49 +46,23 @@ def caption_row(id: str, context: Context, caption: str, images: list[ImageRef])
     return pretraining_row(id, context.source, [image_part(), text_part(caption.strip()), end_of_chunk_part()], images)
 
 
-def convert_captions(record: Record, id: str, context: Context) -> Iterator[Row]:
+def _captions(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns a captioned image into a pre-training row.
 
     Options: `image_column` and `caption_column` name the columns where they are not among the usual ones.
-
-    Args:
-        record: The record.
-        id: Id of the row.
-        context: Where the record comes from.
-
-    Yields:
-        One row.
-
-    Raises:
-        RejectedRecord: If the image or the caption is missing.
-        SkippedRecord: If the caption is empty, or the image was not downloaded.
     """
     name = context.options.get("caption_column") or first_field(record, CAPTION_FIELDS) or "caption"
     caption = record.get(name)
     if not isinstance(caption, str):
         raise RejectedRecord("fields", f"{name} is {caption!r:.60}; it must be a string")
-    yield caption_row(id, context, caption, images_of(record, context))
+    yield _caption_row(id, context, caption, images_of(record, context))
 
 
-def convert_ocr(record: Record, id: str, context: Context) -> Iterator[Row]:
+def _ocr(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns an image with the texts that stand in it into a pre-training row, or a document into one per page.
 
     Options: `granularity` (1-6, default 1: text without boxes) and `fillers` (default false: phrases such as
     "the text" are dropped).
-
-    Args:
-        record: With `captions` as BLIP3-OCR publishes them (a JSON list of `{"text", "granularity": 0-5,
-            "include_datacomp_raw_cap"}`), `texts` of `{"text", "bbox"}` with boxes in fractions, or `pages` of
-            `{"text": [...]}` as the Industry Documents Library has them, one per image.
-        id: Id of the row; those of pages have the page's number behind a slash.
-        context: Where the record comes from.
-
-    Yields:
-        Rows.
-
-    Raises:
-        RejectedRecord: If the boxes or the captions are malformed.
-        SkippedRecord: If the image holds no text, or was not downloaded.
     """
     granularity, fillers = context.options.get("granularity", 1), context.options.get("fillers", False)
     if granularity not in GRANULARITIES:
@@ -110,26 +79,13 @@ def convert_ocr(record: Record, id: str, context: Context) -> Iterator[Row]:
         caption = ocr_caption(_boxes(list_of(record, "texts"), "text"), granularity, fillers)
     if not caption.strip():
         raise SkippedRecord("no text", "the image holds no text")
-    yield caption_row(id, context, caption, images_of(record, context))
+    yield _caption_row(id, context, caption, images_of(record, context))
 
 
-def convert_grounding(record: Record, id: str, context: Context) -> Iterator[Row]:
+def _grounding(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns a captioned image with the boxes of its objects into a pre-training row.
 
     Option: `form` ("place", "tags" or "extent"; default "place").
-
-    Args:
-        record: With `captions` as BLIP3-GROUNDING publishes them (a JSON list of captions in several forms), or
-            `caption` and `objects` of `{"name", "bbox"}`, boxes in fractions.
-        id: Id of the row.
-        context: Where the record comes from.
-
-    Yields:
-        One row.
-
-    Raises:
-        RejectedRecord: If the caption or the boxes are malformed, or no caption has the wanted form.
-        SkippedRecord: If there is no caption, or the image was not downloaded.
     """
     form = context.options.get("form", FORMS[0])
     if record.get("captions") is not None:
@@ -137,7 +93,7 @@ def convert_grounding(record: Record, id: str, context: Context) -> Iterator[Row
     else:
         objects = _boxes(record.get("objects"), "name")
         caption = grounding_caption(text_of(record, "caption").strip(), objects, form)
-    yield caption_row(id, context, caption, images_of(record, context))
+    yield _caption_row(id, context, caption, images_of(record, context))
 
 
 @dataclass
@@ -148,25 +104,13 @@ class Chunk:
     texts: list[str] = field(default_factory=list)
 
 
-def convert_document(record: Record, id: str, context: Context) -> Iterator[Row]:
+def _document(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns an interleaved document into a pre-training row: `<image>text<|endofchunk|>` for every image.
 
     `texts` and `images` are lists of one length, None in one of them at every place, as MINT-1T and OBELICS have
     them. Text before the first image stays in front. Images after the last text are left out: nothing can be learned
     from them; so are images that were not downloaded, which are counted. Option: `max_images` (default 8), the
     document ends before the image that would exceed it.
-
-    Args:
-        record: The document.
-        id: Id of the row.
-        context: Where the record comes from.
-
-    Yields:
-        One row.
-
-    Raises:
-        RejectedRecord: If the lists are not parallel, or an image is malformed.
-        SkippedRecord: If the document has no text, or no image with a text.
     """
     texts, images = list_of(record, "texts"), list_of(record, "images")
     chunks = _cut(_split_document(texts, images, context), context.options.get("max_images", MAX_IMAGES))
@@ -239,7 +183,7 @@ def _page_rows(record: Record, id: str, context: Context, fillers: bool) -> Iter
             continue
         found = True
         whole = (0.0, 0.0, 1.0, 1.0)
-        yield caption_row(
+        yield _caption_row(
             f"{id}/{number}", context, ocr_caption([(text, whole) for text in texts], 1, fillers), [image]
         )
     if not found:
@@ -319,10 +263,8 @@ def _matches_document(record: Record) -> bool:
 
 
 ADAPTERS = (
-    Adapter("interleaved", convert_document, _matches_document, "pretraining", frozenset({"max_images"})),
-    Adapter(
-        "captions", convert_captions, _matches_captions, "pretraining", frozenset({"image_column", "caption_column"})
-    ),
-    Adapter("ocr", convert_ocr, _matches_ocr, "pretraining", frozenset({"granularity", "fillers", "image_column"})),
-    Adapter("grounding", convert_grounding, _matches_grounding, "pretraining", frozenset({"form", "image_column"})),
+    Adapter("interleaved", _document, _matches_document, "pretraining", frozenset({"max_images"})),
+    Adapter("captions", _captions, _matches_captions, "pretraining", frozenset({"image_column", "caption_column"})),
+    Adapter("ocr", _ocr, _matches_ocr, "pretraining", frozenset({"granularity", "fillers", "image_column"})),
+    Adapter("grounding", _grounding, _matches_grounding, "pretraining", frozenset({"form", "image_column"})),
 )
