@@ -24,6 +24,8 @@ COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}
 ON_CPU = [
     "--use_cpu",
     "true",
+    "--dataloader_num_workers",
+    "0",
     "--bf16",
     "false",
     "--report_to",

@@ -21,6 +21,7 @@ from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL, recipes
 from xgenmm_hf.training.ineffective import check_effective
 
 
+LOADER_WORKERS = 2
 STAGES = {"pretrain": SFTConfig, "sft": SFTConfig, "dpo": DPOConfig, "safety": SFTConfig}
 FRESH, LAST = "false", "auto"
 EMBEDDED = {"embedded": TINY_MODEL, "embedded-base": TINY_BASE_MODEL}
@@ -168,6 +169,8 @@ class RecipeParser(TrlParser):
         self.types = {name: kind for one in classes for name, kind in typing.get_type_hints(one).items()}
         self.options = [entry.name for one in classes for entry in fields(one) if entry.init]
         super().__init__(classes, prog=f"xgenmm train {stage}", allow_abbrev=False)
+        # Reading images beside the training instead of between its steps.
+        self.set_defaults(dataloader_num_workers=LOADER_WORKERS)
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse found wrong."""
