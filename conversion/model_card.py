@@ -60,7 +60,7 @@ CITATION = """```bibtex
 
 def released_license(config: "XGenMMConfig") -> str:
     """Returns the licence of the release that a model descends from: only the first one excludes commercial use."""
-    return "cc-by-nc-4.0" if getattr(config.resampler_config, "text_conditioned", False) else "apache-2.0"
+    return "cc-by-nc-4.0" if config.resampler_config.text_conditioned else "apache-2.0"
 
 
 def new_card(title: str, intro: str, sections: Mapping[str, str], **metadata: Any) -> "ModelCard":

@@ -119,11 +119,6 @@ def is_first_release(original: Mapping[str, Any]) -> bool:
     return original.get("model_type") == "blip_3"
 
 
-def licence(config: "XGenMMConfig") -> str:
-    """Returns the licence that a release's weights were published under, by its identifier on the Hub."""
-    return "cc-by-nc-4.0" if config.resampler_config.text_conditioned else "apache-2.0"
-
-
 def build_config(
     original: Mapping[str, Any],
     vision_config: Any,

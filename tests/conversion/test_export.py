@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.conversion import convert_checkpoint, export_checkpoint
 from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
@@ -172,3 +173,16 @@ def test_writing_onto_something(source: Path, tmp_path: Path) -> None:
     convert_checkpoint(source, tmp_path / "ours")
     with pytest.raises(FileExistsError):
         export_checkpoint(tmp_path / "ours", tmp_path / "ours")
+
+
+def test_the_embedded_model_there_and_back(tmp_path: Path) -> None:
+    """Its resampler has other sizes than the released one; the tensors and the export's config tell them."""
+    export_checkpoint(TINY_MODEL, tmp_path / "back")
+    result = convert_checkpoint(tmp_path / "back", tmp_path / "again")
+    assert result.notes == ()
+    ours, again = load_file(f"{TINY_MODEL}/model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
+    assert same_tensors(ours, again)
+    folders = (TINY_MODEL, tmp_path / "again")
+    sizes = [XGenMMConfig.from_pretrained(folder).resampler_config.to_dict() for folder in folders]
+    assert sizes[0] == sizes[1]
+    assert "license: apache-2.0" in (tmp_path / "again" / "README.md").read_text()

@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, StoppingCriteria
 
 from xgenmm_hf import AutoModelForVision2Seq, XGenMMConfig, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.conversion import convert_checkpoint, export_checkpoint, export_state_dict
-from xgenmm_hf.conversion.original_config import licence
+from xgenmm_hf.conversion.model_card import released_license
 from xgenmm_hf.inference.feature_cache import FeatureCache
 
 
@@ -52,7 +52,7 @@ def test_clip_mean_is_the_default(release, tmp_path):
 
 def test_licences_differ():
     first = XGenMMConfig(resampler_config={"text_conditioned": True})
-    assert (licence(first), licence(XGenMMConfig())) == ("cc-by-nc-4.0", "apache-2.0")
+    assert (released_license(first), released_license(XGenMMConfig())) == ("cc-by-nc-4.0", "apache-2.0")
 
 
 def test_goes_back_to_its_own_layout(release, tmp_path):

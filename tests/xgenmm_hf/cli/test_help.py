@@ -27,7 +27,7 @@ VERBS = (
     "serve",
     "demo",
     "push",
-    "bench",
+    "generate",
 )
 
 
