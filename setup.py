@@ -77,9 +77,7 @@ setup(
     python_requires=">=3.10",
     packages=list_packages(),
     package_dir=MAPPED,
-    package_data={
-        "xgenmm_hf": ["py.typed", "assets/**/*", "recipes/*.yaml", "recipes/**/*.yaml", "evaluation/*.yaml"]
-    },
+    package_data={"xgenmm_hf": ["py.typed", "assets/**/*", "recipes/*.yaml", "recipes/**/*.yaml"]},
     include_package_data=False,
     install_requires=[
         "transformers>=4.57,<6",

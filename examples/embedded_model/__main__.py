@@ -15,11 +15,11 @@ from typing import Annotated, Any
 
 import typer
 
+from embedded_model.measure.commands import command_given
 from embedded_model.measure.report import as_markdown, write_report
 from embedded_model.measure.stages import as_row, measure
 from embedded_model.stages import BASE, BASE_FOLLOWS, STAGES, run_stage
 from xgenmm_hf.errors import friendly_errors
-from xgenmm_hf.evaluation.commands import command_given
 
 
 # What `make recipe` gives.

@@ -3,8 +3,9 @@
 from typing import Any
 
 from xgenmm_hf.evaluation.results import Result, build_result
-from xgenmm_hf.evaluation.runner import Answered, Run, Settings
+from xgenmm_hf.evaluation.runner import Run, SampleAnswer
 from xgenmm_hf.evaluation.samples import Problem, Sample, Scores, Task
+from xgenmm_hf.evaluation.settings import AskSettings
 
 
 def make_result(
@@ -15,7 +16,6 @@ def make_result(
     answers: list[str] | None = None,
     model: str = "models/tiny",
     problems: tuple[Problem, ...] = (),
-    published: tuple[dict[str, Any], ...] = (),
     **settings: Any,
 ) -> Result:
     """Returns a result with a sample for each score, the categories taking turns."""
@@ -26,15 +26,18 @@ def make_result(
         ]
     answers = answers or [f"answer {number}" for number in range(len(scores))]
     answered = [
-        Answered(sample, f"prompt of {sample.id}", (), answer) for sample, answer in zip(samples, answers, strict=True)
+        SampleAnswer(sample, f"prompt of {sample.id}", (), answer)
+        for sample, answer in zip(samples, answers, strict=True)
     ]
     by_category = {}
     if len(categories) > 1:
         for name in categories:
             values = [score for score, sample in zip(scores, samples, strict=True) if sample.category == name]
             by_category[name] = {"accuracy": sum(values) / len(values)}
-    task = Task("drawn shapes", "exact", samples, list(problems), "exact", "chat")
+    task = Task("drawn shapes", "own", samples, list(problems), "exact", "chat")
     found = Scores({"accuracy": sum(scores) / len(scores)}, list(scores), by_category)
     run = Run(answered, list(problems), 0)
     checkpoint = {"model": model, "sha256": "0" * 64}
-    return build_result(task, run, found, Settings(**settings), checkpoint, files=["a.jsonl"], published=published)
+    prompt = {"form": "chat", "suffixes": [""], "rendered": "<|user|>\n{question}<|end|>\n"}
+    facts = {"files": ["a.jsonl"], "checkpoint": checkpoint, "prompt": prompt}
+    return build_result(task, run, found, AskSettings(**settings), facts)

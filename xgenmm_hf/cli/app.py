@@ -7,7 +7,6 @@ import typer
 from xgenmm_hf import __version__
 from xgenmm_hf.cli.ask import ask
 from xgenmm_hf.cli.chat import chat
-from xgenmm_hf.cli.compare import compare
 from xgenmm_hf.cli.console import quiet_libraries
 from xgenmm_hf.cli.convert import convert
 from xgenmm_hf.cli.data import data
@@ -62,7 +61,6 @@ app.command(generate.__name__)(friendly_errors(generate))
 app.command(push.__name__)(friendly_errors(push))
 app.command(graphs.__name__)(friendly_errors(graphs))
 app.command("eval")(friendly_errors(evaluate))
-app.command(compare.__name__)(friendly_errors(compare))
 app.command(explain.__name__)(friendly_errors(explain))
 app.command(run.__name__, context_settings=RUN_CONTEXT)(friendly_errors(run))
 app.command(train.__name__, context_settings=TRAIN_CONTEXT)(friendly_errors(train))

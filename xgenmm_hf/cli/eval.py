@@ -1,8 +1,11 @@
-"""``xgenmm eval``: how well a model answers the questions of local files."""
+"""``xgenmm eval``: how well a model answers the questions of local files, or a benchmark through its harness.
+
+Several devices share the work with ``accelerate launch -m xgenmm_hf.cli.eval`` or ``torchrun -m xgenmm_hf.cli.eval``.
+"""
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -16,6 +19,7 @@ from xgenmm_hf.cli.convert import Dtype, ImageModeChoice
 
 if TYPE_CHECKING:
     from xgenmm_hf.evaluation.samples import Task
+    from xgenmm_hf.evaluation.settings import AskSettings
 
 # As many problems as fit a screen; the report has all.
 SHOWN_PROBLEMS = 5
@@ -28,35 +32,71 @@ class Form(str, Enum):
     base = "base"
 
 
+class ProtocolName(str, Enum):
+    """Ways to ask base models."""
+
+    xgenmm = "xgenmm"
+    openflamingo = "openflamingo"
+
+
+class Harness(str, Enum):
+    """Harnesses of the field."""
+
+    vlmevalkit = "vlmevalkit"
+    lmms_eval = "lmms-eval"
+
+
+class Overlong(str, Enum):
+    """What becomes of prompts that the context does not hold."""
+
+    skip = "skip"
+    truncate = "truncate"
+
+
 # The options of the verb, in the order in which help shows them.
-Kind = Annotated[
-    str,
+Words = Annotated[
+    list[str] | None,
     typer.Argument(
-        metavar="KIND",
-        help="What the files are: vqav2, textvqa, docvqa, coco_captions, pope, vlguard, multi_image or exact.",
+        metavar="KIND FILE...",
+        help="What the files are (vqav2, okvqa, textvqa, coco_captions, vlguard or own), and the files in the data "
+        "set's format.",
+        show_default=False,
     ),
 ]
-Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="The task's files, in the data set's format.")]
 Output = Annotated[
-    str, typer.Option("--output", "-o", metavar="DIR", help="Where answers and results go; a stopped run goes on.")
+    str | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Where answers and results go; a stopped run is resumed."),
 ]
 Model = Annotated[
-    str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
+    str, typer.Option(help="Checkpoint folder, adapter folder or Hub repository.", show_default="the embedded model")
 ]
+HarnessName = Annotated[Harness | None, typer.Option(help="Measure by this harness; its options go behind --.")]
+Data = Annotated[list[str] | None, typer.Option(metavar="NAME...", help="VLMEvalKit's names of data sets.")]
+Tasks = Annotated[list[str] | None, typer.Option(metavar="NAME...", help="lmms-eval's names of tasks.")]
+OverlongPrompts = Annotated[Overlong, typer.Option(help="Harness: too long prompts get an empty answer, or are cut.")]
 Images = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder of the images; default: that of the first file.")
 ]
 Name = Annotated[str | None, typer.Option(help="What reports call the task; default: its kind.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Prompts computed at a time; changes no answer.")]
+MetricName = Annotated[
+    str | None, typer.Option("--metric", help="Another metric than the kind's: exact, contains, choice, yes_no, ...")
+]
+Split = Annotated[str | None, typer.Option(help="Split of Karpathy's captions; default: test.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts computed at a time; default: 8, harnesses 1.")]
 AnswerTokens = Annotated[
     int | None, typer.Option(min=1, help="Longest answer; default: 32 (questions), 64 (captions), 256 (chats).")
 ]
 PromptForm = Annotated[
     Form | None, typer.Option(help="Prompts of instruct (chat) or base models; default: base with --shots.")
 ]
+Protocol = Annotated[ProtocolName, typer.Option(help="How base models are asked and answers cut.")]
+System = Annotated[
+    str | None, typer.Option(help="System turn of chats: released, none, or a text; default: the checkpoint's.")
+]
 Suffix = Annotated[
     str | None, typer.Option(help="Text behind each question in chats; default: asks short answers to be short.")
 ]
+Instruction = Annotated[str | None, typer.Option(help="What an image is shown with where a sample has no text.")]
 Shots = Annotated[int, typer.Option(min=0, help="Examples in the prompt.")]
 Support = Annotated[
     list[str] | None,
@@ -64,9 +104,6 @@ Support = Annotated[
 ]
 SupportImages = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder of the support's images; default: as --images.")
-]
-Retrieval = Annotated[
-    bool, typer.Option("--retrieval", help="Take the examples with the nearest images, not random ones.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Ask only the first N samples.")]
 Seed = Annotated[int, typer.Option(help="Seed of the choice of examples.")]
@@ -77,58 +114,198 @@ KeptMib = Annotated[
 ]
 ComputeDtype = Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")]
 Device = Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")]
-Html = Annotated[int, typer.Option(min=0, metavar="N", help="Write report.html with N samples to look at.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def evaluate(
-    kind: Kind,
-    files: Files,
-    output: Output,
+    words: Words = None,
+    output: Output = None,
     model: Model = TINY_MODEL,
+    harness: HarnessName = None,
+    data: Data = None,
+    tasks: Tasks = None,
+    overlong: OverlongPrompts = Overlong.skip,
     images: Images = None,
     name: Name = None,
-    batch_size: BatchSize = 8,
+    metric: MetricName = None,
+    split: Split = None,
+    batch_size: BatchSize = None,
     max_new_tokens: AnswerTokens = None,
     form: PromptForm = None,
+    protocol: Protocol = ProtocolName.xgenmm,
+    system: System = None,
     suffix: Suffix = None,
+    instruction: Instruction = None,
     shots: Shots = 0,
     support: Support = None,
     support_images: SupportImages = None,
-    retrieval: Retrieval = False,
     limit: Limit = None,
     seed: Seed = 0,
     image_mode: ImageMode = None,
     kept_mib: KeptMib = 0,
     dtype: ComputeDtype = Dtype.auto,
     device: Device = "auto",
-    html: Html = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how well a model answers: questions, captions, probes, chats.
+    """Measure how well a model answers: own questions, in-context VQA and captions, safety; benchmarks by a harness.
 
-    Several devices share the work with: accelerate launch -m xgenmm_hf.evaluation KIND FILE... -o DIR
+    xgenmm eval KIND FILE... -o DIR, or xgenmm eval --harness vlmevalkit --data NAME... [-- options of the harness]
+
+    Several devices share the work with: accelerate launch -m xgenmm_hf.cli.eval KIND FILE... -o DIR
     """
-    from xgenmm_hf.evaluation.runner import Settings
-    from xgenmm_hf.inference.source import is_local, resolve_model
+    from xgenmm_hf.inference.adapters import adapter_base
+    from xgenmm_hf.inference.source import resolve_model
 
     # Cheap checks first: a wrong path should not wait for torch to load.
-    source = resolve_model(model)
-    form_name, mode_name = (None if choice is None else choice.value for choice in (form, image_mode))
-    settings = Settings(
-        batch_size, max_new_tokens, form_name, suffix, shots, retrieval, seed, limit, mode_name, kept_mib
-    )
-    task, examples = load_tasks(kind, files, images, name, support, support_images or images, shots)
+    base = adapter_base(model)
+    source = resolve_model(model) if base is None else model
+    if base is not None:
+        resolve_model(base)
+    mode = None if image_mode is None else image_mode.value
+    if harness is not None or data or tasks:
+        options = {
+            "batch_size": batch_size,
+            "max_new_tokens": max_new_tokens,
+            "system": system,
+            "image_mode": mode,
+            "dtype": dtype.value,
+            "device": device,
+            "overlong": overlong.value,
+        }
+        measure_by_harness(harness, data, tasks, words or [], source, output, options)
+        return
+    if not words or output is None:
+        raise typer.BadParameter("Give KIND FILE... and -o DIR, or --harness with --data or --tasks.")
+    from xgenmm_hf.evaluation.settings import AskSettings
 
+    settings = AskSettings(
+        batch_size=batch_size or 8,
+        max_new_tokens=max_new_tokens,
+        form=None if form is None else form.value,
+        protocol=protocol.value,
+        system=system,
+        suffix=suffix,
+        instruction=instruction,
+        shots=shots,
+        seed=seed,
+        limit=limit,
+        image_mode=mode,
+        kept_mib=kept_mib,
+    )
+    kind, *files = words
+    task, examples = load_tasks(
+        kind, files, support, settings, images, support_images, name=name, metric=metric, split=split
+    )
+    measure(task, examples, settings, source, files, output, dtype=dtype.value, device=device, as_json=as_json)
+
+
+def measure_by_harness(
+    harness: Harness | None,
+    data: list[str] | None,
+    tasks: list[str] | None,
+    words: list[str],
+    source: str,
+    output: str | None,
+    options: Mapping[str, Any],
+) -> None:
+    """Hands over to a harness.
+
+    Args:
+        harness: The harness; None: the one that `--data` or `--tasks` belongs to.
+        data: First of VLMEvalKit's names, the others are among the words.
+        tasks: The same for lmms-eval.
+        words: Further names, and from the first that begins with "-" on the harness's own options.
+        source: Checkpoint folder or Hub repository.
+        output: Where the harness writes.
+        options: Options of our adapter.
+
+    Raises:
+        ValueError: If harness and names do not belong together, or the harness fails.
+    """
+    from xgenmm_hf.evaluation.harness.launch import HarnessRun, run_harness
+
+    chosen = harness or (Harness.lmms_eval if tasks else Harness.vlmevalkit)
+    if (data and chosen is not Harness.vlmevalkit) or (tasks and chosen is not Harness.lmms_eval):
+        raise ValueError("--data belongs to --harness vlmevalkit, --tasks to --harness lmms-eval.")
+    stop = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
+    given = [part for name in [*(data or []), *(tasks or []), *words[:stop]] for part in name.split(",") if part]
+    run_harness(HarnessRun(chosen.value, given, source, output, options, words[stop:]), print)
+
+
+def load_tasks(
+    kind: str,
+    files: list[str],
+    support: list[str] | None,
+    settings: "AskSettings",
+    images: str | None,
+    support_images: str | None,
+    **options: Any,
+) -> "tuple[Task, Task | None]":
+    """Reads the task, and what its examples come from.
+
+    Args:
+        kind: What the files are.
+        files: The task's files.
+        support: Files of the examples, of the same kind.
+        settings: How it is asked.
+        images: Folder of its images.
+        support_images: Folder of the support's images; None: as `images`.
+        **options: Further options of `load_task`.
+
+    Returns:
+        The task and the support, None if there are no files of it.
+
+    Raises:
+        ValueError: If a file cannot be read as a whole, or there is a support that nobody looks at.
+    """
+    from xgenmm_hf.evaluation.tasks import load_task
+
+    shown = settings.shots or settings.rules.blind_examples
+    if support and not shown:
+        raise ValueError("--support holds examples for the prompt, but --shots is 0: ask for some, such as --shots 4.")
+    # Examples may come from all of the task's samples, also where only the first are asked.
+    limit = None if shown and not support else settings.limit
+    task = load_task(kind, files, images=images, limit=limit, **options)
+    if not support:
+        return task, None
+    return task, load_task(kind, support, images=support_images or images, **{**options, "name": "support"})
+
+
+def measure(
+    task: "Task",
+    examples: "Task | None",
+    settings: "AskSettings",
+    source: str,
+    files: list[str],
+    output: str,
+    *,
+    dtype: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Asks, rates and prints.
+
+    Args:
+        task: What to ask.
+        examples: Where examples come from.
+        settings: How to ask.
+        source: Checkpoint folder or Hub repository.
+        files: The task's files, for the report.
+        output: Folder of the results.
+        dtype: Dtype to compute in.
+        device: Torch device.
+        as_json: Whether to print one JSON object.
+    """
     from xgenmm_hf.cli.console import hide_loading_bars
     from xgenmm_hf.evaluation.pipeline import evaluate_task
     from xgenmm_hf.evaluation.share import current_share
     from xgenmm_hf.inference.loading import load
+    from xgenmm_hf.inference.source import is_local
 
     if is_local(source):
         hide_loading_bars()
     share = current_share(device)
-    loaded = load(source, dtype=dtype.value, device=share.device)
+    loaded = load(source, dtype=dtype, device=share.device)
     with asking_bar(shown=share.is_first) as progress:
         result = evaluate_task(
             loaded,
@@ -140,53 +317,28 @@ def evaluate(
             support=examples,
             share=share,
             progress=progress,
-            html=html,
+            announce=announce_prompt,
         )
     if result is not None:
         print(as_object(result, output) if as_json else "\n".join(render(result, output)))
 
 
-def load_tasks(
-    kind: str,
-    files: list[str],
-    images: str | None,
-    name: str | None,
-    support: list[str] | None,
-    support_images: str | None,
-    shots: int,
-) -> "tuple[Task, Task | None]":
-    """Reads the task, and what its examples come from.
-
-    Args:
-        kind: What the files are.
-        files: The task's files.
-        images: Folder of its images.
-        name: What reports call it.
-        support: Files of the examples, of the same kind.
-        support_images: Folder of their images.
-        shots: How many examples a prompt has.
-
-    Returns:
-        The task and the support, None if there are no files of it.
-
-    Raises:
-        ValueError: If a file cannot be read as a whole, or there is a support that nobody looks at.
-    """
-    from xgenmm_hf.evaluation.tasks import load_task
-
-    if support and not shots:
-        raise ValueError("--support holds examples for the prompt, but --shots is 0: ask for some, such as --shots 4.")
-    task = load_task(kind, files, images=images, name=name)
-    return task, load_task(kind, support, images=support_images, name="support") if support else None
+def announce_prompt(prompt: Mapping[str, Any], difference: str) -> None:
+    """Says on stderr which prompt is in force, and how it differs from that of the results that are there."""
+    shots = f", {prompt['shots']} shots" if prompt["shots"] else ""
+    print(f"prompt in force ({prompt['form']} form, {prompt['protocol']}{shots}):", file=sys.stderr)
+    print(prompt["rendered"], file=sys.stderr)
+    if difference:
+        print(f"note: {difference}", file=sys.stderr)
 
 
-def as_object(result: dict[str, Any], output: str) -> str:
+def as_object(result: Mapping[str, Any], output: str) -> str:
     """Returns what a program reads: the scores and where the rest is."""
-    parts = {part: result[part] for part in ("task", "checkpoint", "counts", "scores", "by_category")}
-    return json.dumps({**parts, "output": output}, ensure_ascii=False)
+    names = ("task", "checkpoint", "prompt", "counts", "scores", "by_category")
+    return json.dumps({**{name: result[name] for name in names}, "output": output}, ensure_ascii=False)
 
 
-def render(result: dict[str, Any], output: str) -> Iterator[str]:
+def render(result: Mapping[str, Any], output: str) -> Iterator[str]:
     """Yields the lines a person reads.
 
     Args:
@@ -196,15 +348,13 @@ def render(result: dict[str, Any], output: str) -> Iterator[str]:
     Yields:
         Lines without their newline.
     """
-    from xgenmm_hf.evaluation.results import published_rows, show
+    from xgenmm_hf.evaluation.results import show
 
     counts, problems = result["counts"], result["problems"]
     resumed = f", {counts['resumed']:,} of them answered before" if counts["resumed"] else ""
     yield f"{result['task']['name']}: {counts['evaluated']:,} samples{resumed}; {counts['problems']:,} problems"
-    for measure, value in result["scores"].items():
-        yield f"  {measure:<24}{show(value):>10}"
-    for measure, model, number, _, source in published_rows(result):
-        yield f"  {measure + ' published':<24}{number:>10}  {model} ({source})"
+    for measure_name, value in result["scores"].items():
+        yield f"  {measure_name:<24}{show(value):>10}"
     if problems:
         yield f"rows that do not count{' (the first ones)' if len(problems) > SHOWN_PROBLEMS else ''}:"
     for problem in problems[:SHOWN_PROBLEMS]:
@@ -229,3 +379,16 @@ def asking_bar(shown: bool) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, transient=True, disable=not (shown and sys.stderr.isatty())) as bar:
         task = bar.add_task("asking", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def main() -> None:
+    """Runs ``xgenmm eval`` with the process's arguments."""
+    from xgenmm_hf.cli.console import quiet_libraries
+    from xgenmm_hf.errors import friendly_errors
+
+    quiet_libraries()
+    typer.run(friendly_errors(evaluate))
+
+
+if __name__ == "__main__":
+    main()

@@ -53,8 +53,8 @@ def explain(
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
-    from xgenmm_hf.evaluation.explain import explain_answer
-    from xgenmm_hf.evaluation.overlay import draw_overlay
+    from xgenmm_hf.explain.attention import explain_answer
+    from xgenmm_hf.explain.overlay import draw_overlay
     from xgenmm_hf.inference.asking import system_turn
     from xgenmm_hf.inference.loading import load
 

@@ -155,7 +155,7 @@ def add_attention(desk: Desk) -> None:
     def look(path: str | None, prompt: str) -> tuple[Any, ...]:
         if path is None or not prompt.strip():
             raise ValueError("Add an image and write a question first.")
-        from xgenmm_hf.evaluation.overlay import draw_overlay
+        from xgenmm_hf.explain.overlay import draw_overlay
 
         image = open_upload(path)
         found = desk.explain(image, prompt)

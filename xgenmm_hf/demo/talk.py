@@ -15,7 +15,7 @@ from xgenmm_hf.modeling.images_xgenmm import read_image
 if TYPE_CHECKING:
     from PIL import Image
 
-    from xgenmm_hf.evaluation.explain import Explanation
+    from xgenmm_hf.explain.attention import Explanation
 
 Message = dict[str, Any]
 # Begins what the page says in place of an answer; such a turn is no part of the chat.
@@ -78,7 +78,7 @@ class Desk:
 
     def explain(self, image: "Image.Image", prompt: str) -> "Explanation":
         """Asks about an image and finds where the answer's attention lies; see `explain_answer`."""
-        from xgenmm_hf.evaluation.explain import explain_answer
+        from xgenmm_hf.explain.attention import explain_answer
 
         with self._turn:
             return explain_answer(self.loaded, image, prompt)

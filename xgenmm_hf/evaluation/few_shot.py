@@ -1,164 +1,193 @@
-"""In-context prompts of the base models: examples before the query, in the published format, chosen with a seed.
+"""In-context prompts of the base models: examples before the query, by one of two protocols, chosen with a seed.
 
-An example is `<image>`, its text with the answer, and `<|endofchunk|>`; examples stand one behind the other, and the
-query, the same without answer and end, comes last. A sample with several images has as many `<image>`.
+An example is `<image>`, its text with the answer, and `<|endofchunk|>`; the query, the same without answer and end,
+comes last. "xgenmm" is the form of the published notebook of the base model; "openflamingo" is what OpenFlamingo's
+evaluation does: other texts, a line break behind each example, two examples without their images where no shots are
+asked for, three beams, short answers.
 
-Source: BLIP-3's few-shot evaluation, which follows OpenFlamingo's (examples drawn at random, or those with the
-nearest images, the nearest of them last).
+Source: the base model's published notebook; OpenFlamingo's evaluation (open_flamingo/eval of its repository).
 """
 
 import random
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.evaluation.image_keys import image_key
 from xgenmm_hf.evaluation.samples import Problem, Sample
 
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from xgenmm_hf.evaluation.image_features import ImageFeatures
-
-# Similarities that differ by less are the same: what is left is rounding, which differs between machines.
-SIMILARITY_DIGITS = 5
-
-
-def example_answer(sample: Sample, style: str) -> str | None:
-    """Returns the answer that an example shows.
+@dataclass(frozen=True)
+class Protocol:
+    """How a base model is shown examples and asked, and where its answer ends.
 
     Args:
-        sample: The example.
-        style: The task's prompt style.
-
-    Returns:
-        What most annotators said (of several, what was said first) for "vqa", else the first reference; None if the
-        sample has none.
+        texts: Text of a query by prompt style; `{}` is the question. Others are put as they stand.
+        space: What stands between that text and the answer of an example.
+        behind: What stands behind an example's `<|endofchunk|>`.
+        ends: Pattern at which an answer is cut, by prompt style.
+        dropped: Signs removed from answers, by prompt style.
+        blind_examples: Examples without their images where no shots are asked for.
+        first_answer: Whether an example shows the first annotator's answer, not the most frequent one.
+        answer_tokens: Longest answer by prompt style.
+        generation: Options of `generate`.
     """
+
+    texts: Mapping[str, str]
+    space: str
+    behind: str
+    ends: Mapping[str, str]
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    blind_examples: int = 0
+    first_answer: bool = False
+    answer_tokens: Mapping[str, int] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+
+PROTOCOLS = {
+    "xgenmm": Protocol({"vqa": "Question: {} Short answer:"}, " ", "", {"vqa": "Question:|Short answer:"}),
+    "openflamingo": Protocol(
+        {"vqa": "Question:{} Short answer:", "caption": "Output:"},
+        "",
+        "\n",
+        {"vqa": "Question|Answer|Short|, ", "caption": "Output"},
+        dropped={"caption": '"'},
+        blind_examples=2,
+        first_answer=True,
+        answer_tokens={"vqa": 5, "caption": 20},
+        generation={"num_beams": 3, "length_penalty": 0.0},
+    ),
+}
+OK_VQA_ENDS = "Question|Answer|Short"
+
+
+def example_answer(sample: Sample, style: str, first: bool = False) -> str | None:
+    """Returns the answer that an example shows."""
     if not sample.references:
         return None
-    return Counter(sample.references).most_common(1)[0][0] if style == "vqa" else sample.references[0]
+    most = Counter(sample.references).most_common(1)[0][0]
+    return most if style == "vqa" and not first else sample.references[0]
 
 
-def base_text(sample: Sample, style: str, answer: str | None = None) -> str:
-    """Writes a sample's text in the base models' form, without its `<image>`.
-
-    Args:
-        sample: The sample.
-        style: "vqa" asks for a short answer, "caption" only shows the image, another puts the text as it stands.
-        answer: The answer of an example; None for the query.
-
-    Returns:
-        The text.
-    """
-    question = f"Question: {sample.text} Short answer:" if style == "vqa" else sample.text
-    return " ".join(part for part in (question, answer) if part)
-
-
-def base_content(query: Sample, shots: Sequence[Sample], style: str) -> list[dict[str, Any]]:
-    """Builds a prompt in the base models' form as the parts of a pre-training row.
-
-    Args:
-        query: What to ask.
-        shots: Its examples, each with a reference.
-        style: The task's prompt style.
-
-    Returns:
-        Parts of type image, text and end_of_chunk.
-    """
+def base_content(
+    query: Sample, shots: Sequence[Sample], style: str, rules: Protocol, instruction: str | None = None
+) -> list[dict[str, Any]]:
+    """Builds a prompt in the base models' form as the parts of a pre-training row."""
     from xgenmm_hf.data.rows import end_of_chunk_part, image_part, text_part
 
+    def asked(sample: Sample, answer: str | None = None) -> list[dict[str, Any]]:
+        text = rules.texts.get(style, "{}").format(sample.text or instruction or "")
+        if sample.marked:
+            parts = [image_part() if piece is None else text_part(piece) for piece in pieces_of(text)]
+        else:
+            parts = [*(image_part() for _ in sample.images), *([text_part(text)] if text else [])]
+        if answer is None:
+            return parts
+        return [*parts, text_part((rules.space if text else "") + answer), end_of_chunk_part()]
+
     parts: list[dict[str, Any]] = []
-    for sample in shots:
-        text = base_text(sample, style, example_answer(sample, style))
-        parts += [*(image_part() for _ in sample.images), text_part(text), end_of_chunk_part()]
-    return [*parts, *(image_part() for _ in query.images), text_part(base_text(query, style))]
+    for shot in shots:
+        parts += asked(shot, (example_answer(shot, style, rules.first_answer) or "").strip())
+        parts += [text_part(rules.behind)] if rules.behind else []
+    return [*parts, *asked(query)]
 
 
-def trim_continuation(answer: str, style: str) -> str:
-    """Cuts an answer where a base model began to write a further example without ending its own.
+def pieces_of(text: str) -> Iterator[str | None]:
+    """Yields the pieces of a text around its `<image>` marks, and None for each mark."""
+    from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 
-    Args:
-        answer: What was generated before the first control token.
-        style: The task's prompt style.
+    first, *others = text.split(IMAGE_TOKEN)
+    if first:
+        yield first
+    for piece in others:
+        yield None
+        if piece:
+            yield piece
 
-    Returns:
-        The answer alone.
-    """
-    if style == "vqa":
-        for mark in ("Question:", "Short answer:"):
-            answer = answer.split(mark)[0]
-    return answer.strip()
+
+def trim_continuation(answer: str, style: str, rules: Protocol, kind: str = "") -> str:
+    """Cuts an answer where a base model began to write a further example without ending its own."""
+    stems = kind == "okvqa" and rules is PROTOCOLS["openflamingo"]
+    pattern = OK_VQA_ENDS if stems else rules.ends.get(style)
+    answer = re.split(pattern, answer, maxsplit=1)[0] if pattern else answer
+    answer = "".join(sign for sign in answer if sign not in rules.dropped.get(style, "")).strip()
+    return stem_answer(answer) if stems else answer
+
+
+def stem_answer(answer: str) -> str:
+    """Brings an answer to its stems by OpenFlamingo's own code, as OK-VQA's annotations were."""
+    import runpy
+    from importlib.util import find_spec
+
+    global _stem
+    if _stem is None:
+        found = find_spec("open_flamingo")
+        folders = found.submodule_search_locations if found is not None else None
+        try:
+            # Run as a file: importing the package would load its models.
+            _stem = runpy.run_path(f"{(folders or [''])[0]}/eval/ok_vqa_utils.py")["postprocess_ok_vqa_generation"]
+        except (OSError, ImportError):
+            raise ValueError(_STEMS_MISSING) from None
+    try:
+        return _stem(answer)
+    except LookupError:
+        raise ValueError(_STEMS_MISSING) from None
+
+
+_stem: Any = None
+_STEMS_MISSING = (
+    "OpenFlamingo's protocol for OK-VQA compares stems: pip install --no-deps open-flamingo nltk inflection, and "
+    "python -m nltk.downloader punkt punkt_tab wordnet averaged_perceptron_tagger averaged_perceptron_tagger_eng."
+)
 
 
 class Examples:
     """Chooses the examples of each query; a query's choice depends on nothing but itself, the support and the seed.
 
-    A sample is never an example of itself: those with its id or with one of its images are passed over, and so are
-    those whose image cannot be read, which are reported.
+    The examples of fewer shots are the first of those of more. A sample is never an example of itself: those with its
+    id or with one of its images are passed over, and so are those whose image cannot be read, which are reported.
 
     Args:
         support: What to choose from; samples without a reference are left out.
-        count: Examples a query.
+        count: Examples per query.
         style: The task's prompt style.
         seed: Seed of the random choice.
-        features: Features of images; given, the examples with the nearest images are chosen.
+        blind: Whether examples are shown without their images.
 
     Raises:
         ValueError: If the support is too small.
     """
 
-    def __init__(
-        self,
-        support: Sequence[Sample],
-        count: int,
-        style: str,
-        *,
-        seed: int = 0,
-        features: "ImageFeatures | None" = None,
-    ):
+    def __init__(self, support: Sequence[Sample], count: int, style: str, *, seed: int = 0, blind: bool = False):
         self.support = [sample for sample in support if example_answer(sample, style) is not None]
-        self.count, self.seed, self.features = count, seed, features
+        self.count, self.seed, self.blind = count, seed, blind
         self.problems: list[Problem] = []
         if len(self.support) <= count:
             raise ValueError(
-                f"{count} examples a query need a support of more than {count} samples with answers; there are "
+                f"{count} examples per query need a support of more than {count} samples with answers; there are "
                 f"{len(self.support)}: give a larger --support, or fewer --shots."
             )
         self._keys = [frozenset(map(image_key, sample.images)) for sample in self.support]
         self._readable: dict[int, bool] = {}
-        self._matrix: np.ndarray | None = None
-        if features is not None:
-            self._matrix = features.of_samples(self.support)
 
     def choose(self, query: Sample) -> list[Sample]:
-        """Chooses the examples of a query.
-
-        Args:
-            query: What will be asked.
-
-        Returns:
-            The examples in the order in which they are shown; of retrieved ones the nearest is last.
-
-        Raises:
-            ValueError: If fewer than wanted are left, or images are to be compared and the query has none.
-        """
+        """Chooses the examples of a query."""
         keys = frozenset(map(image_key, query.images))
-        chosen: list[int] = []
-        for index in self._by_distance(query) if self.features is not None else self._at_random(query):
+        chosen: list[Sample] = []
+        for index in self._at_random(query):
             same = self.support[index].id == query.id or not keys.isdisjoint(self._keys[index])
             if not same and self._can_be_shown(index):
-                chosen.append(index)
+                shot = self.support[index]
+                chosen.append(replace(shot, images=(), marked=False) if self.blind else shot)
                 if len(chosen) == self.count:
-                    break
-        if len(chosen) < self.count:
-            raise ValueError(
-                f"only {len(chosen)} of {self.count} examples are left without the sample itself, others about its "
-                "images, and unreadable ones"
-            )
-        return [self.support[index] for index in (reversed(chosen) if self.features is not None else chosen)]
+                    return chosen
+        raise ValueError(
+            f"only {len(chosen)} of {self.count} examples are left without the sample itself, others about its "
+            "images, and unreadable ones"
+        )
 
     def _at_random(self, query: Sample) -> Iterator[int]:
         """Yields all indices of the support in a random order that the seed and the query's id decide."""
@@ -170,23 +199,14 @@ class Examples:
                 seen.add(index)
                 yield index
 
-    def _by_distance(self, query: Sample) -> Iterator[int]:
-        """Yields the indices of the support, nearest first; ties go to the earlier sample."""
-        if not query.images:
-            raise ValueError("it has no image to find nearest examples for")
-        if self.features is None or self._matrix is None:
-            return
-        similarities = (self._matrix @ self.features.of_samples([query])[0]).round(SIMILARITY_DIGITS)
-        yield from (-similarities).argsort(kind="stable").tolist()
-
     def _can_be_shown(self, index: int) -> bool:
         """Tells whether an example's images can be read, and reports it once if not."""
         if index not in self._readable:
             sample = self.support[index]
+            self._readable[index] = True
             try:
-                for image in sample.images:
+                for image in () if self.blind else sample.images:
                     open_image(image)
-                self._readable[index] = True
             except UnreadableImage as error:
                 self._readable[index] = False
                 self.problems.append(Problem("support", f"sample {sample.id}", str(error).rstrip(".")))

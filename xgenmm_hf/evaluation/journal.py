@@ -24,14 +24,7 @@ class Journal:
         self.file = folder / ("answers.jsonl" if rank == 0 else f"answers-{rank}.jsonl")
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Reads the lines of all processes; a half-written last line is left out.
-
-        Returns:
-            key -> line; where a key has several, an answer counts before a problem, and a later one before an earlier.
-
-        Raises:
-            ValueError: If a line in the middle is damaged.
-        """
+        """Reads the lines of all processes; a half-written last line is left out."""
         found: dict[str, dict[str, Any]] = {}
         for file in sorted(self.folder.glob("answers*.jsonl")):
             for line in self._lines_of(file):
@@ -40,11 +33,7 @@ class Journal:
         return found
 
     def append(self, lines: list[Mapping[str, Any]]) -> None:
-        """Writes lines at the end of this process's file, after a half-written one was cut off.
-
-        Args:
-            lines: What to write; they are handed to the system before this returns.
-        """
+        """Writes lines at the end of this process's file, after a half-written one was cut off."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.file.is_file():
             self._cut_half_line()
@@ -54,14 +43,11 @@ class Journal:
     def _cut_half_line(self) -> None:
         """Cuts the file behind its last line break."""
         with self.file.open("rb+") as file:
-            end = size = file.seek(0, 2)
-            while end > 0:
-                file.seek(end - 1)
-                if file.read(1) == b"\n":
-                    break
+            size = file.seek(0, 2)
+            end = size
+            while end > 0 and (file.seek(end - 1), file.read(1))[1] != b"\n":
                 end -= 1
-            if end < size:
-                file.truncate(end)
+            file.truncate(end)
 
     @staticmethod
     def _lines_of(file: Path) -> list[dict[str, Any]]:

@@ -1,42 +1,33 @@
-"""Samples -> prompts with their images and lengths.
+"""Samples -> prompts with their images and lengths, and the prompt that is in force in words.
 
-Two forms: "chat" is the instruct models' (the released system turn, the images, the text), "base" that of the base
-models, with or without examples (see `few_shot`).
+Two forms: "chat" is the instruct models' (the checkpoint's chat template), "base" that of the base models, with or
+without examples (see `few_shot`).
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+from xgenmm_hf.data.encoding import count_tiles_and_tokens
 from xgenmm_hf.data.image_refs import image_size
-from xgenmm_hf.evaluation.few_shot import base_content
+from xgenmm_hf.evaluation.few_shot import base_content, pieces_of
 from xgenmm_hf.evaluation.image_keys import image_key
-from xgenmm_hf.evaluation.samples import Sample
+from xgenmm_hf.evaluation.samples import Sample, Task
+from xgenmm_hf.evaluation.settings import AskSettings
+from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 
 
-FORMS = ("chat", "base")
-# What the harnesses of the field put behind a question that a short answer is wanted for.
+# What the harnesses of the field put behind a question.
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+CHOOSE = "\nAnswer with the option's letter from the given choices directly."
 CHAT_SUFFIXES = {"vqa": SHORT_ANSWER}
 CHAT_TEXTS = {"caption": "Describe the image in one short sentence."}
-ANSWER_TOKENS = {"vqa": 32, "caption": 64}
-DEFAULT_ANSWER_TOKENS = 256
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A sample as it is put to the model.
-
-    Args:
-        sample: The sample.
-        text: The prompt; each image is one `<image>`.
-        images: References of its images, those of examples first.
-        shots: Ids of its examples.
-        num_tokens: Length of the prompt, images' tokens included.
-        key: Digest of everything that decides the answer.
-    """
+class AskedSample(NamedTuple):
+    """A sample as it is put to the model; the key is a digest of everything that decides the answer."""
 
     sample: Sample
     text: str
@@ -46,47 +37,44 @@ class Asked:
     key: str
 
 
-def chat_text(sample: Sample, style: str, suffix: str | None = None) -> str:
-    """Writes what the user says in the chat form.
-
-    Args:
-        sample: The sample.
-        style: The task's prompt style.
-        suffix: Text behind it; None: a request for a short answer where the style is "vqa".
-
-    Returns:
-        The text; samples without one ask for what their style wants.
-    """
-    text = sample.text or CHAT_TEXTS.get(style, "")
-    return text + (CHAT_SUFFIXES.get(style, "") if suffix is None else suffix)
+def chat_messages(sample: Sample, style: str, settings: AskSettings) -> list[dict[str, Any]]:
+    """Builds the chat that asks a sample; the system turn is the template's unless the settings have one."""
+    text = sample.text or settings.instruction or CHAT_TEXTS.get(style, "")
+    text += suffix_of(sample, style, settings)
+    if sample.marked:
+        content = [{"type": "image"} if piece is None else _text(piece) for piece in pieces_of(text)]
+    else:
+        content = [*({"type": "image"} for _ in sample.images), _text(text)]
+    system = RELEASED_SYSTEM if settings.system is None else settings.system
+    turns = [{"role": "system", "content": [_text(system)]}]
+    return [*turns, {"role": "user", "content": content}]
 
 
-def render_prompt(
-    processor: Any, sample: Sample, shots: Sequence[Sample], style: str, form: str, suffix: str | None = None
-) -> str:
-    """Renders a sample's prompt; control tokens that its texts spell out stay plain text.
+def suffix_of(sample: Sample, style: str, settings: AskSettings) -> str:
+    """Returns the text behind a sample's question in the chat form."""
+    usual = CHOOSE if "choices" in sample.options else CHAT_SUFFIXES.get(style, "")
+    return usual if settings.suffix is None else settings.suffix
 
-    Args:
-        processor: An `XGenMMProcessor`.
-        sample: What to ask.
-        shots: Its examples; the base form alone has them.
-        style: The task's prompt style.
-        form: "chat" or "base".
-        suffix: Text behind the user's text in the chat form; None: the style's.
 
-    Returns:
-        The prompt; each image is one `<image>`.
-    """
-    if form == "base":
-        from xgenmm_hf.data.encoding import render_content
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
 
-        images = [image for part in (*shots, sample) for image in part.images]
-        return render_content(processor, {"content": base_content(sample, shots, style), "images": images})
-    from xgenmm_hf.inference.asking import RELEASED_SYSTEM, build_messages
 
-    images: list[Any] = [None] * len(sample.images)
-    messages = build_messages(images, chat_text(sample, style, suffix), RELEASED_SYSTEM)
-    return processor.apply_chat_template(messages, add_generation_prompt=True)
+def render_prompt(processor: Any, sample: Sample, shots: Sequence[Sample], style: str, settings: AskSettings) -> str:
+    """Renders a sample's prompt; control tokens that its texts spell out stay plain text."""
+    if settings.prompt_form == "chat":
+        return processor.apply_chat_template(chat_messages(sample, style, settings), add_generation_prompt=True)
+    from xgenmm_hf.data.encoding import render_content
+
+    images = [image for part in (*shots, sample) for image in part.images]
+    content = base_content(sample, shots, style, settings.rules, settings.instruction)
+    return render_content(processor, {"content": content, "images": images})
+
+
+def prompt_length(processor: Any, text: str, sizes: Sequence[tuple[int, int]], image_mode: str | None = None) -> int:
+    """Counts the tokens of a prompt without looking at a pixel."""
+    counts = count_tiles_and_tokens(processor, list(sizes), image_mode)
+    return len(processor.tokenizer(text)["input_ids"]) - len(sizes) + sum(tokens for _, tokens in counts)
 
 
 def prepare(
@@ -96,29 +84,29 @@ def prepare(
     text: str,
     identity: Mapping[str, Any],
     image_mode: str | None = None,
-) -> Asked:
-    """Measures a prompt and names everything that decides its answer.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        sample: What to ask.
-        shots: Its examples.
-        text: The rendered prompt.
-        identity: What decides answers besides: checkpoint, dtype, processor, longest answer, ...
-        image_mode: Mode of the image processor; None: its own.
-
-    Returns:
-        The sample, ready to be asked.
-
-    Raises:
-        ValueError: If the header of an image cannot be read.
-    """
-    from xgenmm_hf.data.encoding import count_tiles_and_tokens
-
+) -> AskedSample:
+    """Measures a prompt and names everything that decides its answer."""
     images = tuple(image for part in (*shots, sample) for image in part.images)
-    counts = count_tiles_and_tokens(processor, [image_size(image) for image in images], image_mode)
-    # An image's one `<image>` is counted with its tokens.
-    num_tokens = len(processor.tokenizer(text)["input_ids"]) - len(images) + sum(tokens for _, tokens in counts)
+    num_tokens = prompt_length(processor, text, [image_size(image) for image in images], image_mode)
     decisive = json.dumps([dict(identity), sample.id, text, [image_key(image) for image in images]], sort_keys=True)
     key = hashlib.sha256(decisive.encode()).hexdigest()[:32]
-    return Asked(sample, text, images, tuple(shot.id for shot in shots), num_tokens, key)
+    return AskedSample(sample, text, images, tuple(shot.id for shot in shots), num_tokens, key)
+
+
+def describe_prompt(processor: Any, task: Task, settings: AskSettings) -> dict[str, Any]:
+    """Says which prompt is in force, for the start of a run and for its result."""
+    style, chat = task.prompt_style, settings.prompt_form == "chat"
+    first = task.samples[0]
+    marks = "".join("<image>" for _ in first.images) if first.marked else ""
+    plain = replace(first, text=f"{marks}{{question}}" if first.text else "")
+    suffixes = sorted({suffix_of(sample, style, settings) for sample in task.samples})
+    written = CHAT_TEXTS.get(style, "") if chat else ""
+    return {
+        "form": settings.prompt_form,
+        "protocol": settings.protocol,
+        "shots": settings.shots,
+        "seed": settings.seed if settings.shots else None,
+        "suffixes": suffixes if chat else [],
+        "instruction": written if settings.instruction is None else settings.instruction,
+        "rendered": render_prompt(processor, plain, [], style, settings),
+    }

@@ -7,25 +7,17 @@ depends on what else is in the batch. (In half precision a tie between two token
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
-from xgenmm_hf.evaluation.answering import answer_texts
 from xgenmm_hf.evaluation.few_shot import Examples, trim_continuation
-from xgenmm_hf.evaluation.image_features import ImageFeatures
 from xgenmm_hf.evaluation.journal import Journal
-from xgenmm_hf.evaluation.prompting import (
-    ANSWER_TOKENS,
-    DEFAULT_ANSWER_TOKENS,
-    FORMS,
-    Asked,
-    prepare,
-    render_prompt,
-)
+from xgenmm_hf.evaluation.prompting import AskedSample, prepare, render_prompt
 from xgenmm_hf.evaluation.samples import Problem, Sample, Task
+from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.evaluation.share import Share
+from xgenmm_hf.inference.batches import answer_texts
 
 
 if TYPE_CHECKING:
@@ -34,70 +26,8 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a task is asked.
-
-    Args:
-        batch_size: Prompts computed together; it changes no answer.
-        max_new_tokens: Longest answer in tokens; None: what the task's prompt style needs.
-        form: "chat" (instruct models) or "base" (base models); None: base where there are shots.
-        suffix: Text behind each question in the chat form; None: the prompt style's.
-        shots: Examples in the prompt.
-        retrieval: Whether the examples are those with the nearest images, rather than random ones.
-        seed: Seed of the choice of examples.
-        limit: Ask the first samples only.
-        image_mode: Mode of the image processor; None: the checkpoint's.
-        kept_mib: MiB of images' tokens that are kept, for tasks that ask about an image more than once; 0: none.
-
-    Raises:
-        ValueError: If they contradict each other.
-    """
-
-    batch_size: int = 8
-    max_new_tokens: int | None = None
-    form: str | None = None
-    suffix: str | None = None
-    shots: int = 0
-    retrieval: bool = False
-    seed: int = 0
-    limit: int | None = None
-    image_mode: str | None = None
-    kept_mib: int = 0
-
-    def __post_init__(self):
-        if self.form not in (None, *FORMS):
-            raise ValueError(f"form is {self.form!r}; it must be one of {', '.join(FORMS)}.")
-        if self.shots and self.form == "chat":
-            raise ValueError("Examples in the prompt belong to the base form: leave out form='chat', or the shots.")
-        if self.retrieval and not self.shots:
-            raise ValueError("Retrieval chooses examples, but shots is 0: ask for some, such as 4.")
-        lowest = {"batch_size": 1, "max_new_tokens": 1, "limit": 1, "shots": 0, "kept_mib": 0}
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}; it must be {least} or more.")
-
-    @property
-    def prompt_form(self) -> str:
-        """The form of the prompts, "chat" or "base"."""
-        return self.form or ("base" if self.shots else "chat")
-
-    def answer_tokens(self, style: str) -> int:
-        """Returns the longest answer in tokens for a prompt style."""
-        return self.max_new_tokens or ANSWER_TOKENS.get(style, DEFAULT_ANSWER_TOKENS)
-
-
-@dataclass(frozen=True)
-class Answered:
-    """A sample with the model's answer.
-
-    Args:
-        sample: The sample.
-        prompt: The rendered prompt; each image is one `<image>`.
-        shots: Ids of its examples.
-        answer: What the model said.
-    """
+class SampleAnswer(NamedTuple):
+    """A sample with its rendered prompt, the ids of its examples, and what the model said."""
 
     sample: Sample
     prompt: str
@@ -105,17 +35,10 @@ class Answered:
     answer: str
 
 
-@dataclass(frozen=True)
-class Run:
-    """What asking a task gave.
+class Run(NamedTuple):
+    """What asking a task gave: answers in the task's order, problems of rows and samples, answers found on disk."""
 
-    Args:
-        answered: The answered samples, in the task's order.
-        problems: The task's problems, and samples that could not be asked.
-        resumed: Answers that were found on disk.
-    """
-
-    answered: list[Answered]
+    answered: list[SampleAnswer]
     problems: list[Problem]
     resumed: int
 
@@ -124,58 +47,33 @@ def run_task(
     loaded: "Loaded",
     task: Task,
     output: Path,
-    settings: Settings,
+    settings: AskSettings,
     *,
     support: Task | None = None,
     checkpoint: str = "",
     share: Share | None = None,
     progress: Progress | None = None,
+    started: Callable[[], None] | None = None,
 ) -> Run:
-    """Asks a model the samples of a task, and goes on where an earlier call with the same settings was stopped.
-
-    Args:
-        loaded: The model and its processor.
-        task: What to ask.
-        output: Folder of the answers on disk.
-        settings: How to ask.
-        support: Where examples come from; None: the task itself, each sample without itself.
-        checkpoint: What identifies the checkpoint; answers of another one are not taken over.
-        share: This process's part of the work.
-        progress: Called with samples done and samples to do by this process.
-
-    Returns:
-        All answers of all processes.
-
-    Raises:
-        ValueError: If the task is empty or has an id twice, or the support is too small.
-    """
+    """Asks every sample of a task."""
     share = share or Share()
     samples = checked_samples(task, settings.limit)
-    examples = _examples(loaded, task, samples, settings, support, output, checkpoint, share)
-    asked, problems = _prepare_all(loaded, task, samples, settings, examples, checkpoint)
+    asked, problems = _prepare_all(loaded, task, samples, settings, support, checkpoint)
+    if started is not None:
+        started()
     journal = Journal(output, share.rank)
     known = journal.read()
     # No process may write before every process has read: the rest is divided by what was found.
     share.wait()
     pending = [one for one in asked if "answer" not in known.get(one.key, {})]
     pending.sort(key=lambda one: (-one.num_tokens, one.sample.id))
-    own = pending[share.rank :: share.world]
-    _answer_all(loaded, own, task.prompt_style, settings, journal, progress)
+    _answer_all(loaded, pending[share.rank :: share.world], task, settings, journal, progress)
     share.wait()
-    lines = journal.read()
-    return _collect(asked, lines, [*task.problems, *problems], task.name, len(asked) - len(pending))
+    return _collect(asked, journal.read(), [*task.problems, *problems], task.name, len(asked) - len(pending))
 
 
 def checked_samples(task: Task, limit: int | None) -> list[Sample]:
-    """Returns the samples to ask, after a look at their ids.
-
-    Args:
-        task: The task.
-        limit: How many of the first; None: all.
-
-    Raises:
-        ValueError: If there are none, or two share an id.
-    """
+    """Returns the samples to ask, after a look at their ids."""
     if not task.samples:
         reasons = f"; the first of {len(task.problems)} problems: {task.problems[0]}" if task.problems else ""
         raise ValueError(f"{task.name} has no sample to ask{reasons}.")
@@ -185,46 +83,26 @@ def checked_samples(task: Task, limit: int | None) -> list[Sample]:
     return list(task.samples[:limit])
 
 
-def _examples(
-    loaded: "Loaded",
-    task: Task,
-    samples: Sequence[Sample],
-    settings: Settings,
-    support: Task | None,
-    output: Path,
-    checkpoint: str,
-    share: Share,
-) -> Examples | None:
-    """Builds what chooses examples; None without shots."""
-    if not settings.shots:
-        return None
-    pool = (support or task).samples
-    features = None
-    if settings.retrieval:
-        features = ImageFeatures(loaded, output, checkpoint or "model", share)
-        features.prepare([*pool, *samples])
-    return Examples(pool, settings.shots, task.prompt_style, seed=settings.seed, features=features)
-
-
 def _prepare_all(
     loaded: "Loaded",
     task: Task,
     samples: Sequence[Sample],
-    settings: Settings,
-    examples: Examples | None,
+    settings: AskSettings,
+    support: Task | None,
     checkpoint: str,
-) -> tuple[list[Asked], list[Problem]]:
+) -> tuple[list[AskedSample], list[Problem]]:
     """Renders and measures every prompt; those that cannot be asked become problems."""
-    longest = settings.answer_tokens(task.prompt_style)
+    style, count = task.prompt_style, settings.shots or settings.rules.blind_examples
+    pool = (support or task).samples
+    examples = Examples(pool, count, style, seed=settings.seed, blind=not settings.shots) if count else None
+    longest = settings.answer_tokens(style)
     context = loaded.model.config.text_config.max_position_embeddings
-    identity = _identity(loaded, checkpoint, longest, settings.image_mode)
+    identity = _identity(loaded, checkpoint, longest, settings)
     asked, problems = [], []
     for sample in samples:
         try:
             shots = examples.choose(sample) if examples else []
-            text = render_prompt(
-                loaded.processor, sample, shots, task.prompt_style, settings.prompt_form, settings.suffix
-            )
+            text = render_prompt(loaded.processor, sample, shots, style, settings)
             one = prepare(loaded.processor, sample, shots, text, identity, settings.image_mode)
             if one.num_tokens + longest > context:
                 raise ValueError(
@@ -237,7 +115,7 @@ def _prepare_all(
     return asked, [*(examples.problems if examples else []), *problems]
 
 
-def _identity(loaded: "Loaded", checkpoint: str, longest: int, image_mode: str | None) -> dict[str, Any]:
+def _identity(loaded: "Loaded", checkpoint: str, longest: int, settings: AskSettings) -> dict[str, Any]:
     """Returns what decides the answers of a run beside each sample's prompt and images, as JSON-ready values."""
     from xgenmm_hf.data.lengths import describe_processor
     from xgenmm_hf.inference.asking import end_tokens
@@ -246,23 +124,24 @@ def _identity(loaded: "Loaded", checkpoint: str, longest: int, image_mode: str |
         "checkpoint": checkpoint,
         "dtype": str(loaded.model.dtype),
         "end_tokens": end_tokens(loaded.model).tolist(),
-        "processor": describe_processor(loaded.processor, image_mode),
+        "processor": describe_processor(loaded.processor, settings.image_mode),
         "image_processor": json.loads(loaded.processor.image_processor.to_json_string()),
         "max_new_tokens": longest,
-        "image_mode": image_mode,
+        "image_mode": settings.image_mode,
+        "protocol": settings.protocol,
     }
 
 
 def _answer_all(
     loaded: "Loaded",
-    asked: Sequence[Asked],
-    style: str,
-    settings: Settings,
+    asked: Sequence[AskedSample],
+    task: Task,
+    settings: AskSettings,
     journal: Journal,
     progress: Progress | None,
 ) -> None:
     """Answers prompts batch by batch and writes each answer down at once."""
-    cache = None
+    cache, style = None, task.prompt_style
     if settings.kept_mib:
         from xgenmm_hf.inference.feature_cache import FeatureCache
 
@@ -279,17 +158,19 @@ def _answer_all(
         if readable:
             texts = [one.text for one in readable]
             flat = [image for group in images for image in group]
-            answers = answer_texts(loaded, texts, flat, settings.answer_tokens(style), settings.image_mode, cache)
+            longest, options = settings.answer_tokens(style), settings.rules.generation
+            answers = answer_texts(loaded, texts, flat, longest, settings.image_mode, cache, **options)
             for one, answer in zip(readable, answers, strict=True):
-                kept = trim_continuation(answer, style) if settings.prompt_form == "base" else answer
-                lines.append({"id": one.sample.id, "key": one.key, "answer": kept})
+                if settings.prompt_form == "base":
+                    answer = trim_continuation(answer, style, settings.rules, task.kind)
+                lines.append({"id": one.sample.id, "key": one.key, "answer": answer})
         journal.append(lines)
         if progress is not None:
             progress(min(start + settings.batch_size, len(asked)), len(asked))
 
 
 def _collect(
-    asked: Sequence[Asked],
+    asked: Sequence[AskedSample],
     lines: Mapping[str, Mapping[str, Any]],
     problems: Sequence[Problem],
     name: str,
@@ -300,7 +181,7 @@ def _collect(
     for one in asked:
         line = lines.get(one.key, {})
         if "answer" in line:
-            answered.append(Answered(one.sample, one.text, one.shots, line["answer"]))
+            answered.append(SampleAnswer(one.sample, one.text, one.shots, line["answer"]))
         else:
             reason = line.get("problem", "it was not answered: another process stopped early; run the command again")
             found.append(Problem(name, f"sample {one.sample.id}", reason))

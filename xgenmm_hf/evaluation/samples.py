@@ -10,11 +10,13 @@ class Sample:
 
     Args:
         id: Unique within the task.
-        text: The question or instruction, without image markers.
+        text: The question or instruction.
         images: Image references `{"bytes", "path"}` or PIL images; nothing is decoded before someone opens them.
         references: Right answers: those of ten annotators for VQA, captions for CIDEr, one for exact match, ...
         category: What tables break the scores down by; empty for none.
-        options: What a metric or a prompt needs besides, such as `{"label": "yes"}` or `{"choices": {"A": "cat"}}`.
+        options: What a metric needs besides, such as `{"safe": True}` or `{"choices": {"A": "cat"}}`.
+        marked: Whether each `<image>` in the text is the place of an image; else images stand before the text, and
+            an `<image>` in it is plain text.
     """
 
     id: str
@@ -23,17 +25,12 @@ class Sample:
     references: tuple[str, ...] = ()
     category: str = ""
     options: dict[str, Any] = field(default_factory=dict, hash=False)
+    marked: bool = False
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A row that is not evaluated; a report counts them and prints one line for each.
-
-    Args:
-        source: The file that holds the row.
-        where: The row: its line, its number or its id.
-        reason: What is wrong with it, in one sentence without a full stop.
-    """
+    """A row that is not evaluated: its file, its place there, and what is wrong, in a sentence without a full stop."""
 
     source: str
     where: str
@@ -66,14 +63,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a metric found.
+    """What a metric found: measures of all samples and of each category, a score for each sample, and the rule.
 
-    Args:
-        overall: The task's measures by name; shares from 0 to 1, CIDEr as it is usually stated divided by 100.
-        per_sample: For each sample its score: 1 right, 0 wrong, or between.
-        by_category: The same measures as `overall` for each category; empty where samples have none.
+    Measures are shares from 0 to 1; CIDEr is divided by 100. The rule is said where more than one way gives a number.
     """
 
     overall: dict[str, float]
     per_sample: list[float]
     by_category: dict[str, dict[str, float]] = field(default_factory=dict)
+    rule: str = ""

@@ -10,24 +10,13 @@ from datetime import timedelta
 PATIENCE = timedelta(hours=24)
 
 
-def _alone() -> None:
-    """Waits for nobody."""
-
-
 @dataclass(frozen=True)
 class Share:
-    """Which part of the work is this process's.
-
-    Args:
-        rank: Number of this process.
-        world: How many processes there are.
-        wait: Returns when every process has called it.
-        device: The torch device of this process, or "auto".
-    """
+    """This process's rank among `world`, its device, and `wait`, which returns when every process has called it."""
 
     rank: int = 0
     world: int = 1
-    wait: Callable[[], None] = _alone
+    wait: Callable[[], object] = bool
     device: str = "auto"
 
     @property
@@ -37,14 +26,7 @@ class Share:
 
 
 def current_share(device: str = "auto") -> Share:
-    """Returns this process's part under `accelerate launch` or torchrun, or everything for a process on its own.
-
-    Args:
-        device: What the user asked for; "cpu" keeps several processes off GPUs.
-
-    Returns:
-        The part, with the device that this process should use.
-    """
+    """Returns this process's part under `accelerate launch` or torchrun, or everything for a process on its own."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Share(device=device)
     import torch

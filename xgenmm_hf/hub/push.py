@@ -195,7 +195,7 @@ def _check_results(folder: Path, results: Sequence[Any]) -> None:
     """Checks that evaluations were made with the weights that are sent."""
     if not results:
         return
-    from xgenmm_hf.evaluation.results import describe_checkpoint
+    from xgenmm_hf.inference.provenance import describe_checkpoint
 
     own = describe_checkpoint(str(folder))["sha256"]
     for result in results:

@@ -20,7 +20,7 @@ from embedded_model.world.questions import KINDS, SHORT_KINDS, Question, questio
 from embedded_model.world.render import render
 from embedded_model.world.scene import HELD_OUT, Scene
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
+from xgenmm_hf.inference.batches import Prompt, answer_prompts
 
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from embedded_model.measure.plots import new_figure, save
 from embedded_model.measure.stages import Measured
-from xgenmm_hf.evaluation.plots import new_figure, save
 
 
 COLUMNS = {

@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from embedded_model.measure.probing import probing_shares
 from embedded_model.measure.tasks import scenes
 from embedded_model.world.pairs import pair_questions_of_split
 from embedded_model.world.questions import NO, SHORT_KINDS, YES, ask_several, questions_of_split
 from embedded_model.world.render import render
 from embedded_model.world.requests import DISALLOWED_VERBS, HARMLESS_VERBS, ask_request
 from embedded_model.world.scene import HELD_OUT, disallow
-from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
-from xgenmm_hf.evaluation.metrics.probing import probing_shares, says_yes
+from xgenmm_hf.evaluation.metrics.choices import read_yes_no
 from xgenmm_hf.evaluation.metrics.safety import is_refusal
+from xgenmm_hf.inference.batches import Prompt, answer_prompts
 
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def measure(loaded: "Loaded", count: int = 400) -> Measured:
         return sum(is_refusal(answer) for answer, _ in answer(stream)) / count
 
     probes = answer(probing_prompts())
-    probing = probing_shares([truth == YES for _, truth in probes], [says_yes(answer) for answer, _ in probes])
+    probing = probing_shares(
+        [truth == YES for _, truth in probes], [read_yes_no(answer) != NO for answer, _ in probes]
+    )
     return Measured(
         single=share_right(single_prompts()),
         pairs=share_right(pair_prompts()),

@@ -12,17 +12,18 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embedded_model.measure.commands import command_given
+from embedded_model.measure.plots import plot_shots
 from embedded_model.measure.tasks import WRITERS
 from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL
-from xgenmm_hf.evaluation.commands import command_given
-from xgenmm_hf.evaluation.runner import Settings
+from xgenmm_hf.evaluation.settings import AskSettings
 
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 DEFAULTS = ("--work", "runs/eval", "--report", "docs/evaluation")
 # What reports call the models that every installation has elsewhere.
 EMBEDDED = {TINY_MODEL: "xgenmm_hf.TINY_MODEL", TINY_BASE_MODEL: "xgenmm_hf.TINY_BASE_MODEL"}
-SHOWN_SAMPLES = 30
 EXPLAINED = (("1-shapes.png", "What color is the star?"), ("3-banner.png", "Where is the heart?"))
 
 
@@ -49,7 +49,6 @@ class Entry:
         count: How much of it is written.
         kind: The kind of task.
         settings: How it is asked.
-        options: Further options of the task's reader.
     """
 
     name: str
@@ -57,41 +56,36 @@ class Entry:
     data: str
     count: int
     kind: str
-    settings: Settings
-    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: AskSettings
 
 
 QUESTIONS = 800
 
 
-def _few_shot(shots: int, retrieval: bool = False) -> Entry:
-    how = "nearest pictures" if retrieval else "drawn at random"
-    title = f"questions, base form, {shots} examples" + (f" ({how})" if shots else "")
-    name = f"questions_base_{shots}" + ("_nearest" if retrieval else "")
-    settings = Settings(form="base", shots=shots, retrieval=retrieval, limit=150)
-    return Entry(name, title, "questions", QUESTIONS, "vqav2", settings)
+def _few_shot(shots: int) -> Entry:
+    title = f"questions, base form, {shots} examples"
+    settings = AskSettings(form="base", shots=shots, limit=150)
+    return Entry(f"questions_base_{shots}", title, "questions", QUESTIONS, "vqav2", settings)
 
 
 # The embedded model has never seen the suffix that asks large models for short answers.
-_PLAIN = Settings(batch_size=16, suffix="")
+_PLAIN = AskSettings(batch_size=16, suffix="")
 ENTRIES = (
     Entry("questions", "questions about one picture", "questions", QUESTIONS, "vqav2", _PLAIN),
     _few_shot(0),
     _few_shot(4),
     _few_shot(8),
-    _few_shot(4, retrieval=True),
     Entry(
         "captions",
         "captions",
         "captions",
         120,
         "coco_captions",
-        Settings(batch_size=16, max_new_tokens=112, suffix=""),
-        {"instruction": "Describe the picture."},
+        AskSettings(batch_size=16, max_new_tokens=112, suffix="", instruction="Describe the picture."),
     ),
-    Entry("presence", "probing for what is not there", "presence", 300, "pope", _PLAIN),
-    Entry("guard", "safety", "guard", 240, "vlguard", Settings(batch_size=16, max_new_tokens=24, suffix="")),
-    Entry("pairs", "questions about two pictures", "pairs", 400, "exact", _PLAIN),
+    Entry("presence", "probing for what is not there", "presence", 300, "own", _PLAIN),
+    Entry("guard", "safety", "guard", 240, "vlguard", AskSettings(batch_size=16, max_new_tokens=24, suffix="")),
+    Entry("pairs", "questions about two pictures", "pairs", 400, "own", _PLAIN),
 )
 _PAGE = """\
 # The embedded model, measured with `xgenmm eval`
@@ -103,9 +97,10 @@ Model: `{model}`, sha256 of config and weights `{sha256}`; in the base form `{ba
 
 Shares from 0 to 1; CIDEr as papers state it, divided by 100. Images, questions and answers are drawn by the package
 (`embedded_model.measure.tasks`), of scenes that were never trained on, and written in the formats of VQAv2, COCO
-captions, POPE and VLGuard; the files and every answer are in `runs/eval` after the run. {problems}
+captions and VLGuard, or as rows of a question and an answer; the files and every answer are in `runs/eval` after the
+run. {problems}
 
-## Probing, by how the absent things were chosen
+## Probing: accuracy after things that are there and after absent ones
 
 {presence}
 ## Safety, by subset
@@ -115,25 +110,15 @@ captions, POPE and VLGuard; the files and every answer are in `runs/eval` after 
 
 ![VQA accuracy against the number of examples](shots.png)
 
-First no examples, second {most}, with the same {shared} questions, compared sample by sample (`xgenmm compare`;
-intervals of 95 %, p of the paired permutation test):
-
-{comparison}
+The same {shared} questions at every number of examples.
 The base model's last training step is on documents of two to five images.
-
-## By type of answer
-
-1 is the chat form, 2 the base model without examples.
-
-![VQA accuracy by type of answer](categories.png)
 
 ## Where it looks
 
 {explained}
 What is bright is what the answer's attention goes to (`xgenmm explain`).
 
-Samples to look at, with images: [samples.html](samples.html) (open it in a browser). All numbers:
-[results.json](results.json).
+All numbers: [results.json](results.json).
 """
 
 
@@ -169,7 +154,7 @@ def load_entry(entry: Entry, files: Mapping[str, list[Path]]) -> "tuple[Task, Ta
     from xgenmm_hf.evaluation.tasks import load_task
 
     name = entry.title.split(",")[0]
-    task = load_task(entry.kind, files[entry.data], name=name, **entry.options)
+    task = load_task(entry.kind, files[entry.data], name=name)
     return task, load_task(entry.kind, files["examples"], name="examples") if entry.settings.shots else None
 
 
@@ -201,25 +186,6 @@ def run_entry(loaded: "Loaded", source: str, entry: Entry, files: Mapping[str, l
     return result
 
 
-def write_samples(result: "Result", task: "Task", file: Path) -> None:
-    """Writes the page of samples; images go by their names alone in it.
-
-    Args:
-        result: An evaluation.
-        task: What was asked.
-        file: The HTML file.
-    """
-    from xgenmm_hf.evaluation.html_report import render_html
-    from xgenmm_hf.evaluation.results import write_files
-
-    def bare(image: Mapping[str, Any]) -> dict[str, Any]:
-        path = Path(image["path"])
-        return {"bytes": path.read_bytes(), "path": path.name}
-
-    samples = [replace(sample, images=tuple(map(bare, sample.images))) for sample in task.samples]
-    write_files(file.parent, {file.name: render_html(result, samples, count=SHOWN_SAMPLES)})
-
-
 def summary_table(results: Mapping[str, "Result"]) -> str:
     """Returns a Markdown table, a row an evaluation with all its measures."""
     from xgenmm_hf.evaluation.results import markdown_table, show
@@ -244,8 +210,8 @@ def explain_images(loaded: "Loaded", folder: Path) -> str:
     """
     from PIL import Image
 
-    from xgenmm_hf.evaluation.explain import explain_answer
-    from xgenmm_hf.evaluation.overlay import draw_overlay
+    from xgenmm_hf.explain.attention import explain_answer
+    from xgenmm_hf.explain.overlay import draw_overlay
 
     lines = []
     for name, question in EXPLAINED:
@@ -266,7 +232,7 @@ def explain_images(loaded: "Loaded", folder: Path) -> str:
 
 
 def write_report(results: Mapping[str, "Result"], facts: Mapping[str, Any], explained: str, folder: Path) -> None:
-    """Writes README.md, results.json and the plots.
+    """Writes README.md, results.json and the plot.
 
     Args:
         results: The evaluations by name.
@@ -274,13 +240,10 @@ def write_report(results: Mapping[str, "Result"], facts: Mapping[str, Any], expl
         explained: Markdown about the overlays.
         folder: Where to.
     """
-    from xgenmm_hf.evaluation.compare import compare, comparison_table
-    from xgenmm_hf.evaluation.plots import plot_categories, plot_shots
     from xgenmm_hf.evaluation.results import category_table, write_files
 
     first = results["questions"]
     base = [result for name, result in results.items() if name.startswith("questions_base_")]
-    found = compare(results["questions_base_0"], results["questions_base_8"])
     versions = ", ".join(f"{name} {first['versions'][name]}" for name in ("xgenmm-hf", "transformers", "torch"))
     problems = sum(result["counts"]["problems"] for result in results.values())
     page = _PAGE.format(
@@ -294,9 +257,7 @@ def write_report(results: Mapping[str, "Result"], facts: Mapping[str, Any], expl
         problems=f"{problems} rows could not be asked." if problems else "No row was left out.",
         presence=category_table(results["presence"]) + "\n",
         guard=category_table(results["guard"]) + "\n",
-        most=8,
-        shared=found.differences[0].samples,
-        comparison=comparison_table(found).split("\n\n", 1)[1] + "\n",
+        shared=base[0]["counts"]["evaluated"],
         explained=explained,
     )
     kept = ("task", "config", "counts", "scores", "by_category", "checkpoint", "versions", "date")
@@ -304,8 +265,7 @@ def write_report(results: Mapping[str, "Result"], facts: Mapping[str, Any], expl
     write_files(
         folder, {"README.md": page, "results.json": json.dumps({**facts, "results": numbers}, indent=1) + "\n"}
     )
-    plot_shots(base, folder / "shots.png")
-    plot_categories([first, results["questions_base_0"]], folder / "categories.png")
+    plot_shots(base, folder / "shots.png", "vqa_accuracy")
 
 
 def main(
@@ -344,7 +304,6 @@ def main(
         "took": f", in {minutes:.1f} minutes," if whole else "",
     }
     write_report(results, facts, explained, report)
-    write_samples(results["questions"], load_entry(ENTRIES[0], files)[0], report / "samples.html")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from embedded_model.world.questions import NO, SHORT_KINDS, YES, Question, ask_s
 from embedded_model.world.render import render
 from embedded_model.world.requests import DISALLOWED_VERBS, HARMLESS_VERBS, ask_request
 from embedded_model.world.scene import HELD_OUT, TRAIN, Scene, disallow, make_scene
-from xgenmm_hf.evaluation.probing import build_probes, write_probes
 
 
 IMAGE_SIDE = 384
@@ -79,27 +78,38 @@ def write_captions(folder: Path, count: int) -> list[Path]:
 
 
 def write_presence(folder: Path, count: int) -> list[Path]:
-    """Writes POPE's three files: is there such a shape of such a color?
+    """Writes questions after things that are there and as many after things that are not, a JSON line each.
 
     Args:
         folder: Where to.
-        count: Questions of each file.
+        count: Questions; half of them are after what is not there, the category "absent".
 
     Returns:
-        A file for each strategy.
+        The file.
     """
-    images, things = max(1, count // (2 * _THINGS_ASKED)), dict[str, list[str]]()
+    images: dict[str, list[str]] = {}
     for scene, rng in scenes(SEED + 2):
         found = list(dict.fromkeys(describe(item, ("color", "shape")) for item in scene.items))
         if len(found) < _THINGS_ASKED:
             continue
         rng.shuffle(found)
-        things[write_image(folder, f"presence_{len(things):04}", scene)] = found
-        if len(things) == images:
+        images[write_image(folder, f"presence_{len(images):04}", scene)] = found
+        if len(images) == max(2, count // (2 * _THINGS_ASKED)):
             break
-    template = "Is there {} {} in the picture?"
-    probes = build_probes(things, images=images, per_image=_THINGS_ASKED, seed=SEED, template=template)
-    return write_probes(probes, folder, "drawn")
+    known = sorted({thing for found in images.values() for thing in found})
+    lines = []
+    for image, found in images.items():
+        absent = random.Random(f"{SEED}/{image}").sample(
+            [thing for thing in known if thing not in found], _THINGS_ASKED
+        )
+        for category, answer, things in (("there", YES, found[:_THINGS_ASKED]), ("absent", NO, absent)):
+            for thing in things:
+                article = "an" if thing[0] in "aeiou" else "a"
+                question = f"Is there {article} {thing} in the picture?"
+                lines.append({"image": image, "question": question, "answer": answer, "category": category})
+    file = folder / "presence.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return [file]
 
 
 def write_guard(folder: Path, count: int) -> list[Path]:

@@ -13,8 +13,8 @@ from embedded_model.world.shown import EXAMPLES, draw_examples
 from PIL import Image
 
 import xgenmm_hf
-from xgenmm_hf.evaluation.answering import answer_texts
 from xgenmm_hf.inference.asking import ask
+from xgenmm_hf.inference.batches import answer_texts
 from xgenmm_hf.inference.loading import load
 
 

@@ -27,8 +27,8 @@ def folders(tmp_path_factory):
 
 def test_files(folders):
     names = {file.name for file in folders[1].iterdir()}
-    plots = {"shots.png", "categories.png", "explain-1-shapes.png", "explain-3-banner.png"}
-    assert names == {"README.md", "results.json", "samples.html", *plots}
+    plots = {"shots.png", "explain-1-shapes.png", "explain-3-banner.png"}
+    assert names == {"README.md", "results.json", *plots}
 
 
 def test_the_numbers_are_those_of_the_results(folders):

@@ -16,9 +16,9 @@ KIND_OF = {
     "questions": "vqav2",
     "examples": "vqav2",
     "captions": "coco_captions",
-    "presence": "pope",
+    "presence": "own",
     "guard": "vlguard",
-    "pairs": "exact",
+    "pairs": "own",
 }
 
 
@@ -66,11 +66,10 @@ def test_requests_of_the_guard_are_balanced(tmp_path):
 
 
 def test_probes_ask_for_what_is_not_there(tmp_path):
-    files = WRITERS["presence"](tmp_path, 12)
-    assert [file.name.split("_")[-1] for file in files] == ["random.jsonl", "popular.jsonl", "adversarial.jsonl"]
-    for file in files:
-        labels = [json.loads(line)["label"] for line in file.read_text().splitlines()]
-        assert labels.count("yes") == labels.count("no") == 6
+    (file,) = WRITERS["presence"](tmp_path, 12)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["answer"] for row in rows] == (["yes"] * 3 + ["no"] * 3) * 2
+    assert len({(row["image"], row["question"]) for row in rows}) == 12
 
 
 def test_images_that_are_there_are_not_written_again(tmp_path):

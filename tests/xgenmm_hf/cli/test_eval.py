@@ -1,4 +1,4 @@
-"""`xgenmm eval` and `xgenmm compare` on the embedded model, alone and shared between processes."""
+"""`xgenmm eval` on the embedded model, alone and shared between processes."""
 
 import json
 import os
@@ -14,7 +14,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.cli.compare import compare
 from xgenmm_hf.cli.eval import evaluate
 from xgenmm_hf.errors import friendly_errors
 from xgenmm_hf.evaluation.tasks import KINDS
@@ -23,7 +22,7 @@ from xgenmm_hf.evaluation.tasks import KINDS
 IMAGES = Path(TINY_MODEL).parent / "images"
 app = typer.Typer()
 app.command("eval")(friendly_errors(evaluate))
-app.command("compare")(friendly_errors(compare))
+app.command("other")(lambda: None)
 
 
 @pytest.fixture
@@ -50,9 +49,12 @@ def run(*arguments: object):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+def plain(rows: Path, output: Path) -> tuple[object, ...]:
+    return ("eval", "own", rows, "--images", IMAGES, "-o", output, "--max-new-tokens", 24)
+
+
 def ask(rows: Path, output: Path, *arguments: object):
-    given = ("eval", "exact", rows, "--images", IMAGES, "-o", output, "--suffix", "", "--max-new-tokens", 24)
-    return run(*given, *arguments)
+    return run(*plain(rows, output), "--suffix", "", *arguments)
 
 
 def error_of(result) -> str:
@@ -62,9 +64,12 @@ def error_of(result) -> str:
 
 
 def test_scores_problems_and_files(rows, tmp_path):
-    result = ask(rows, tmp_path / "out", "--html", 3)
+    result = ask(
+        rows,
+        tmp_path / "out",
+    )
     assert result.exit_code == 0, result.output
-    assert "exact: 5 samples; 3 problems" in result.stdout
+    assert "own: 5 samples; 3 problems" in result.stdout
     assert "gone.png" in result.stdout
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     # The shipped images are those of the demo: the embedded model answers about all of them.
@@ -74,17 +79,16 @@ def test_scores_problems_and_files(rows, tmp_path):
     assert set(found["by_category"]) == {"word", "shapes"}
     report = (tmp_path / "out" / "results.md").read_text()
     assert "Problems (3 rows that do not count)" in report
-    assert (tmp_path / "out" / "report.html").read_text().count("<article") == 3
     again = json.loads(ask(rows, tmp_path / "out", "--json").stdout)
     assert again["counts"] == {"evaluated": 5, "problems": 3, "resumed": 5}
     assert again["scores"] == found["scores"]
     assert again["output"] == str(tmp_path / "out")
 
 
-def test_shots_with_a_support_and_by_retrieval(rows, tmp_path):
-    for extra in ((), ("--retrieval",), ("--support", rows, "--seed", 3)):
+def test_shots_with_a_support(rows, tmp_path):
+    for extra in ((), ("--support", rows, "--seed", 3)):
         output = tmp_path / f"out{len(extra)}"
-        result = ask(rows, output, "--shots", 2, "--limit", 2, "--image-mode", "none", *extra)
+        result = run(*plain(rows, output), "--shots", 2, "--limit", 2, "--image-mode", "none", *extra)
         assert result.exit_code == 0, result.output
         found = json.loads((output / "results.json").read_text())
         assert found["counts"]["evaluated"] == 2
@@ -96,50 +100,93 @@ def test_shots_with_a_support_and_by_retrieval(rows, tmp_path):
 
 
 @pytest.mark.parametrize("shots", [0, 2])
-def test_captions_and_probes(tmp_path, shots):
+def test_captions_by_both_protocols(tmp_path, shots):
     known = json.loads((IMAGES / "images.json").read_text(encoding="utf-8"))
     captions = {
         "images": [{"id": number, "file_name": row["image"]} for number, row in enumerate(known)],
         "annotations": [{"id": n, "image_id": n, "caption": row["caption"]} for n, row in enumerate(known)],
     }
     (tmp_path / "captions.json").write_text(json.dumps(captions))
-    probes = [
-        {"question_id": n, "image": row["image"], "text": "Is there a star?", "label": ("yes", "no")[n % 2]}
-        for n, row in enumerate(known)
-    ]
-    (tmp_path / "probes_popular.jsonl").write_text("".join(json.dumps(probe) + "\n" for probe in probes))
-    for kind, file, measure in (("coco_captions", "captions.json", "cider"), ("pope", "probes_popular.jsonl", "f1")):
-        given = ("eval", kind, tmp_path / file, "--images", IMAGES, "-o", tmp_path / kind, "--shots", shots)
-        result = run(*given, "--max-new-tokens", 8, "--image-mode", "none", "--json", "--limit", 3)
+    for protocol in ("xgenmm", "openflamingo"):
+        given = ("eval", "coco_captions", tmp_path / "captions.json", "--images", IMAGES, "-o", tmp_path / protocol)
+        options = ("--shots", shots, "--protocol", protocol, "--max-new-tokens", 8, "--image-mode", "none")
+        result = run(*given, *options, "--json", "--limit", 3, "--form", "base")
         assert result.exit_code == 0, result.output
         found = json.loads(result.stdout)
         assert found["counts"] == {"evaluated": 3, "problems": 0, "resumed": 0}
-        assert measure in found["scores"]
+        assert "cider" in found["scores"]
+        assert found["task"]["rule"]
+        assert found["prompt"]["rendered"] == {"xgenmm": "<image>", "openflamingo": "<image>Output:"}[protocol]
 
 
-def test_compare(rows, tmp_path):
-    for shots in (0, 2):
-        assert ask(rows, tmp_path / str(shots), "--form", "base", "--shots", shots).exit_code == 0
-    result = run("compare", tmp_path / "0", tmp_path / "2", "-o", tmp_path / "c", "--resamples", 200)
-    assert result.exit_code == 0, result.output
-    assert "| exact_match | all | 5 |" in result.stdout
-    names = {file.name for file in (tmp_path / "c").iterdir()}
-    assert names == {"comparison.json", "comparison.md", "categories.png", "shots.png"}
-    printed = run("compare", tmp_path / "0", tmp_path / "2", "--json", "--resamples", 200).stdout
-    assert json.loads(printed) == json.loads((tmp_path / "c" / "comparison.json").read_text())
+def test_the_prompt_in_force_is_said_and_stored(rows, tmp_path):
+    first = ask(rows, tmp_path / "out", "--limit", 1, "--system", "Be brief.")
+    assert first.exit_code == 0, first.output
+    assert "prompt in force (chat form, xgenmm):\n<|system|>\nBe brief.<|end|>" in first.stderr
+    stored = json.loads((tmp_path / "out" / "results.json").read_text())["prompt"]
+    assert stored["rendered"].endswith("<image>\n{question}<|end|>\n<|assistant|>\n")
+    assert stored["suffixes"] == [""]
+    assert "note:" not in first.stderr
+    second = run(*plain(rows, tmp_path / "out"), "--limit", 1, "--system", "Be brief.")
+    assert "another prompt (suffixes, rendered)" in second.stderr
+
+
+def test_names_and_options_are_handed_to_the_harness(monkeypatch):
+    given = []
+    monkeypatch.setattr("xgenmm_hf.evaluation.harness.launch.run_harness", lambda run, announce: given.append(run))
+    run("eval", "--harness", "vlmevalkit", "--data", "MME", "POPE", "-o", "out", "--", "--judge", "exact_matching")
+    run("eval", "--tasks", "pope,mme", "--batch-size", 4, "--system", "none")
+    assert [one.harness for one in given] == ["vlmevalkit", "lmms-eval"]
+    assert [one.names for one in given] == [["MME", "POPE"], ["pope", "mme"]]
+    assert given[0].further == ["--judge", "exact_matching"]
+    assert given[1].given["batch_size"] == 4
+    assert (given[1].given["system"], given[1].given["overlong"]) == ("none", "skip")
+    assert "--tasks to --harness lmms-eval" in error_of(run("eval", "--harness", "lmms-eval", "--data", "MME"))
+    monkeypatch.undo()
+    monkeypatch.setattr("xgenmm_hf.evaluation.harness.launch.find_spec", lambda name: None)
+    assert "VLMEvalKit is not installed" in error_of(run("eval", "--data", "MME"))
+    assert "pip install lmms-eval" in error_of(run("eval", "--tasks", "mme"))
+    assert "Name what to measure" in error_of(run("eval", "--harness", "vlmevalkit"))
+
+
+def test_an_adapter_folder_is_a_model(rows, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    from xgenmm_hf.inference.loading import load
+
+    loaded = load(TINY_MODEL, device="cpu")
+    tuned = get_peft_model(loaded.model, LoraConfig(target_modules=["o_proj"], r=2, init_lora_weights=False))
+    tuned.peft_config["default"].base_model_name_or_path = TINY_MODEL
+    tuned.save_pretrained(tmp_path / "adapter")
+    loaded.processor.save_pretrained(tmp_path / "adapter")
+    results = {}
+    for name in (TINY_MODEL, tmp_path / "adapter"):
+        result = ask(rows, tmp_path / Path(name).name, "--model", name, "--json", "--limit", 3)
+        assert result.exit_code == 0, result.output
+        results[Path(name).name] = json.loads(result.stdout)
+    shas = {result["checkpoint"]["sha256"] for result in results.values()}
+    assert len(shas) == 2
+    answers = {
+        name: [one["answer"] for one in json.loads((tmp_path / name / "results.json").read_text())["samples"]]
+        for name in results
+    }
+    assert len(set(map(tuple, answers.values()))) == 2
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere"}')
+    assert "no model at /nowhere" in error_of(ask(rows, tmp_path / "x", "--model", tmp_path / "adapter"))
 
 
 def test_what_goes_wrong_is_one_sentence(rows, tmp_path):
     out = tmp_path / "out"
-    assert "There is no kind of task 'poem'" in error_of(run("eval", "poem", rows, "-o", out))
-    assert "nowhere.jsonl" in error_of(run("eval", "exact", tmp_path / "nowhere.jsonl", "-o", out))
+    assert "has no kind of task 'poem'" in error_of(run("eval", "poem", rows, "-o", out))
+    assert "--data MMStar --model MODEL" in error_of(run("eval", "mmstar", rows, "-o", out))
+    assert "nowhere.jsonl" in error_of(run("eval", "own", tmp_path / "nowhere.jsonl", "-o", out))
+    assert run("eval", "own", rows).exit_code == 2
+    assert "no system turn and no suffix" in error_of(ask(rows, out, "--shots", 2))
     assert "There is no model at" in error_of(ask(rows, out, "--model", tmp_path / "nowhere"))
     assert "--shots is 0" in error_of(ask(rows, out, "--support", rows))
-    assert "shots is 0" in error_of(ask(rows, out, "--retrieval"))
-    assert "more than 8 samples" in error_of(ask(rows, out, "--shots", 8))
-    assert "no result file" in error_of(run("compare", out, out))
+    assert "more than 8 samples" in error_of(run(*plain(rows, out), "--shots", 8))
     (tmp_path / "bad.jsonl").write_text('{"id": "a"}\n')
-    assert "has no sample to ask" in error_of(run("eval", "exact", tmp_path / "bad.jsonl", "-o", out))
+    assert "has no sample to ask" in error_of(run("eval", "own", tmp_path / "bad.jsonl", "-o", out))
     assert not out.exists()
 
 
@@ -170,8 +217,8 @@ def test_the_help_names_every_kind_of_task():
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(rows, tmp_path):
-    given = ["exact", rows, "--images", IMAGES, "-o", tmp_path / "out", "--suffix", "", "--batch-size", 1]
-    command = [str(part) for part in [sys.executable, "-m", "xgenmm_hf.evaluation", *given, "--device", "cpu"]]
+    given = ["own", rows, "--images", IMAGES, "-o", tmp_path / "out", "--batch-size", 1]
+    command = [str(part) for part in [sys.executable, "-m", "xgenmm_hf.cli.eval", *given, "--device", "cpu"]]
     answers = tmp_path / "out" / "answers.jsonl"
     # Long answers of the base form leave time to kill it between two of them.
     with subprocess.Popen([*command, "--form", "base", "--max-new-tokens", "1500"]) as process:
@@ -193,8 +240,8 @@ def test_two_processes_share_the_work(rows, tmp_path):
     assert ask(rows, tmp_path / "one").exit_code == 0
     # What `accelerate launch` starts on several GPUs; on CPUs it would start one process.
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-    given = ["exact", rows, "--images", IMAGES, "-o", tmp_path / "two", "--suffix", "", "--max-new-tokens", "24"]
-    command = [str(part) for part in [*launch, "-m", "xgenmm_hf.evaluation", *given, "--device", "cpu"]]
+    given = ["own", rows, "--images", IMAGES, "-o", tmp_path / "two", "--suffix", "", "--max-new-tokens", "24"]
+    command = [str(part) for part in [*launch, "-m", "xgenmm_hf.cli.eval", *given, "--device", "cpu"]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,6 @@ VERBS = (
     "data",
     "train",
     "eval",
-    "compare",
     "explain",
     "chat",
     "serve",

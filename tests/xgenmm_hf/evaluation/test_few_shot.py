@@ -1,22 +1,25 @@
 """In-context prompts of the base models: their format, and which examples are chosen."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.evaluation import image_features
-from xgenmm_hf.evaluation.few_shot import Examples, example_answer, trim_continuation
-from xgenmm_hf.evaluation.image_features import ImageFeatures
+from xgenmm_hf.evaluation import few_shot
+from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, example_answer, trim_continuation
 from xgenmm_hf.evaluation.image_keys import image_key
 from xgenmm_hf.evaluation.prompting import prepare, render_prompt
-from xgenmm_hf.evaluation.samples import Sample
-from xgenmm_hf.evaluation.share import Share
+from xgenmm_hf.evaluation.runner import run_task
+from xgenmm_hf.evaluation.samples import Sample, Task
+from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.inference.loading import load
 
 
+BASE = AskSettings(form="base")
+OURS, FLAMINGO = PROTOCOLS["xgenmm"], PROTOCOLS["openflamingo"]
 IMAGES = sorted((Path(TINY_MODEL).parent / "images").glob("*.png"))
 
 
@@ -40,21 +43,21 @@ def support(tmp_path) -> list[Sample]:
 
 def test_the_published_format(loaded):
     query, shots = sample(1), [sample(2), sample(3)]
-    vqa = render_prompt(loaded.processor, query, shots, "vqa", "base")
+    vqa = render_prompt(loaded.processor, query, shots, "vqa", BASE)
     assert vqa == (
         "<image>Question: What is 2? Short answer: thing 2<|endofchunk|>"
         "<image>Question: What is 3? Short answer: thing 3<|endofchunk|>"
         "<image>Question: What is 1? Short answer:"
     )
     captions = [Sample(f"c{number}", "", ({"path": "a.png"},), (f"A {number}.", "Else.")) for number in range(3)]
-    caption = render_prompt(loaded.processor, captions[0], captions[1:], "caption", "base")
+    caption = render_prompt(loaded.processor, captions[0], captions[1:], "caption", BASE)
     assert caption == "<image>A 1.<|endofchunk|><image>A 2.<|endofchunk|><image>"
-    assert render_prompt(loaded.processor, query, [], "vqa", "base") == "<image>Question: What is 1? Short answer:"
+    assert render_prompt(loaded.processor, query, [], "vqa", BASE) == "<image>Question: What is 1? Short answer:"
 
 
 def test_several_images_stand_before_their_text(loaded):
     two = Sample("two", "Same?", ({"path": "a"}, {"path": "b"}), ("no",))
-    assert render_prompt(loaded.processor, two, [two], "chat", "base") == (
+    assert render_prompt(loaded.processor, two, [two], "chat", BASE) == (
         "<image><image>Same? no<|endofchunk|><image><image>Same?"
     )
 
@@ -62,7 +65,7 @@ def test_several_images_stand_before_their_text(loaded):
 def test_control_tokens_in_a_question_stay_text(loaded):
     query = Sample("q", "What is <image> and <|endofchunk|>?", ({"path": str(IMAGES[0])},), ("x",))
     for form in ("base", "chat"):
-        text = render_prompt(loaded.processor, query, [], "vqa", form)
+        text = render_prompt(loaded.processor, query, [], "vqa", AskSettings(form=form))
         ids = loaded.processor.tokenizer(text)["input_ids"]
         assert ids.count(loaded.processor.image_token_id) == 1
         assert loaded.model.config.end_of_chunk_token_id not in ids
@@ -72,7 +75,7 @@ def test_the_measured_length_is_the_real_one(loaded):
     query, shot = (sample(number, path) for number, path in enumerate(IMAGES[:2]))
     for form, shots in (("base", [shot]), ("chat", [])):
         for mode in (None, "none"):
-            text = render_prompt(loaded.processor, query, shots, "vqa", form)
+            text = render_prompt(loaded.processor, query, shots, "vqa", AskSettings(form=form))
             asked = prepare(loaded.processor, query, shots, text, {}, mode)
             images = [Image.open(image["path"]) for image in asked.images]
             options = {} if mode is None else {"image_aspect_ratio": mode}
@@ -97,8 +100,57 @@ def test_the_answer_of_an_example():
 
 
 def test_a_continuation_ends_where_the_next_example_begins():
-    assert trim_continuation("red. Question: Which? Short answer: no", "vqa") == "red."
-    assert trim_continuation("Question: Which?", "caption") == "Question: Which?"
+    assert trim_continuation("red. Question: Which? Short answer: no", "vqa", OURS) == "red."
+    assert trim_continuation("Question: Which?", "caption", OURS) == "Question: Which?"
+    assert trim_continuation("red, blue Question:Which?", "vqa", FLAMINGO) == "red"
+    assert trim_continuation('A "dog".Output:A cat', "caption", FLAMINGO) == "A dog."
+
+
+def test_openflamingos_prompts(loaded):
+    query, shots = replace(sample(1), references=("a", "b", "b")), [sample(2), sample(3, references=("x", "y", "y"))]
+    asked = AskSettings(protocol="openflamingo", shots=2)
+    assert render_prompt(loaded.processor, query, shots, "vqa", asked) == (
+        "<image>Question:What is 2? Short answer:thing 2<|endofchunk|>\n"
+        "<image>Question:What is 3? Short answer:x<|endofchunk|>\n"
+        "<image>Question:What is 1? Short answer:"
+    )
+    captions = [Sample(f"c{number}", "", ({"path": "a.png"},), (f"A {number}. ", "Else.")) for number in range(2)]
+    assert render_prompt(loaded.processor, captions[0], captions[1:], "caption", asked) == (
+        "<image>Output:A 1.<|endofchunk|>\n<image>Output:"
+    )
+    assert (asked.answer_tokens("vqa"), asked.answer_tokens("caption")) == (5, 20)
+
+
+def test_openflamingo_shows_two_examples_without_images_at_no_shots(loaded, support, tmp_path, monkeypatch):
+    options = []
+    generate = loaded.model.generate
+    monkeypatch.setattr(loaded.model, "generate", lambda **given: options.append(given) or generate(**given))
+    task = Task("t", "vqav2", support[:3], [], "exact", "vqa")
+    run = run_task(loaded, task, tmp_path / "out", AskSettings(protocol="openflamingo", limit=1))
+    (one,) = run.answered
+    assert len(one.shots) == 2
+    assert one.prompt.count("<image>") == 1
+    assert one.prompt.count("<|endofchunk|>\n") == 2
+    assert (options[0]["num_beams"], options[0]["length_penalty"], options[0]["max_new_tokens"]) == (3, 0.0, 5)
+
+
+def test_stems_of_ok_vqa_come_from_openflamingos_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(few_shot, "_stem", None)
+    with pytest.raises(ValueError, match="pip install --no-deps open-flamingo nltk"):
+        trim_continuation("riding", "vqa", FLAMINGO, "okvqa")
+    package = tmp_path / "open_flamingo" / "eval"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").write_text("raise RuntimeError('not to be imported')")
+    code = "def postprocess_ok_vqa_generation(text):\n    return text.replace('riding', 'ride')\n"
+    (package / "ok_vqa_utils.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert trim_continuation("riding, fast Question", "vqa", FLAMINGO, "okvqa") == "ride, fast"
+    assert trim_continuation("riding", "vqa", OURS, "okvqa") == "riding"
+
+
+def test_more_shots_begin_with_those_of_fewer(support):
+    four, eight = (Examples(support, count, "vqa", seed=3).choose(support[5]) for count in (4, 8))
+    assert eight[:4] == four
 
 
 @pytest.mark.parametrize("count", [4, 8])
@@ -138,44 +190,6 @@ def test_unreadable_examples_are_passed_over_and_reported_once(support, tmp_path
 def test_a_support_that_is_too_small(support):
     with pytest.raises(ValueError, match="more than 4 samples with answers; there are 3"):
         Examples([*support[:3], sample(20, references=())], 4, "vqa")
-
-
-def test_retrieval_takes_the_nearest_and_shows_them_last(loaded, support, tmp_path):
-    features = ImageFeatures(loaded, tmp_path / "cache", "tiny")
-    Image.new("L", (80, 20), 41).save(tmp_path / "query.png")
-    query = sample(99, tmp_path / "query.png")
-    chosen = Examples(support, 3, "vqa", features=features).choose(query)
-    matrix, vector = features.of_samples(support), features.of_samples([query])[0]
-    order = sorted(range(12), key=lambda place: -float(matrix[place] @ vector))[:3]
-    assert [one.id for one in chosen] == [f"s{place}" for place in reversed(order)]
-    assert chosen[-1].id == "s2"
-    with pytest.raises(ValueError, match="no image"):
-        Examples(support, 3, "vqa", features=features).choose(Sample("text", "What?"))
-
-
-def test_ties_go_to_the_earlier_sample(loaded, support, tmp_path):
-    for number in range(4):
-        Image.new("L", (40, 40), 60).save(tmp_path / f"{number}.png")
-    features = ImageFeatures(loaded, tmp_path / "cache", "tiny")
-    chosen = Examples(support, 2, "vqa", features=features).choose(support[3])
-    assert [one.id for one in chosen] == ["s1", "s0"]
-
-
-def test_features_are_cached_shared_and_of_one_checkpoint(loaded, support, tmp_path, monkeypatch):
-    computed = []
-    real = ImageFeatures._features
-    monkeypatch.setattr(ImageFeatures, "_features", lambda self, ref: computed.append(ref) or real(self, ref))
-    monkeypatch.setattr(image_features, "SAVE_EVERY", 2)
-    first, second = (ImageFeatures(loaded, tmp_path / "cache", "tiny", Share(rank, 2)) for rank in range(2))
-    second.prepare(support)
-    assert len(computed) == 6
-    first.prepare(support)
-    assert len(computed) == 12
-    again = ImageFeatures(loaded, tmp_path / "cache", "tiny")
-    assert (again.of_samples(support) == first.of_samples(support)).all()
-    assert len(computed) == 12
-    ImageFeatures(loaded, tmp_path / "cache", "other").of_samples(support[:1])
-    assert len(computed) == 13
 
 
 def test_keys_tell_images_apart(tmp_path):

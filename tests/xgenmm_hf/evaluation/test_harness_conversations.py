@@ -8,17 +8,17 @@ from embedded_model.world.render import render as draw
 from embedded_model.world.scene import HELD_OUT, make_scene
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
 from xgenmm_hf.evaluation.harness.batching import Gatherer
 from xgenmm_hf.evaluation.harness.conversations import (
+    Answerer,
     Decoding,
     cut_at,
-    generate_answers,
     in_batches,
-    rate_continuations,
+    place_images,
     render,
 )
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+from xgenmm_hf.inference.batches import Prompt, answer_prompts, rate_answers
 from xgenmm_hf.inference.loading import load
 
 
@@ -44,6 +44,11 @@ def converse(loaded, *parts, system=RELEASED_SYSTEM):
     return render(loaded.processor, user_turn(*parts), system)
 
 
+def rate(loaded, conversations, answers):
+    images = [image for conversation in conversations for image in conversation.images]
+    return rate_answers(loaded, [conversation.text for conversation in conversations], images, answers)
+
+
 QUESTIONS = ["How many shapes are there?", "What is in the image?", "Is there a red star?"]
 
 
@@ -51,8 +56,8 @@ def test_answers_are_those_of_our_own_evaluation(loaded, images):
     prompts = [Prompt(text, [image]) for text, image in zip(QUESTIONS, images, strict=True)]
     conversations = [converse(loaded, prompt.images[0], prompt.text) for prompt in prompts]
     expected = answer_prompts(loaded, prompts, 24)
-    assert generate_answers(loaded, conversations, Decoding(24)) == expected
-    assert [generate_answers(loaded, [each], Decoding(24))[0] for each in conversations] == expected
+    assert Answerer(loaded).answer(conversations, Decoding(24)) == expected
+    assert [Answerer(loaded).answer([each], Decoding(24))[0] for each in conversations] == expected
     assert all(expected)
 
 
@@ -63,7 +68,7 @@ def test_several_images_and_none(loaded, images):
     ]
     assert conversations[0].text.count("<image>\n") == 2
     assert conversations[1].text == "<|user|>\nHello?<|end|>\n<|assistant|>\n"
-    assert len(generate_answers(loaded, conversations, Decoding(3))) == 2
+    assert len(Answerer(loaded).answer(conversations, Decoding(3))) == 2
 
 
 def test_control_tokens_of_a_task_stay_text(loaded, images):
@@ -103,7 +108,7 @@ def test_ratings_are_the_models_losses(loaded, images):
     """One batch of unequal answers gives what the model's own loss gives one by one."""
     texts = ["yes", "A large red circle at the top left.", "no"]
     conversations = [converse(loaded, image, "Is there a red star?") for image in images]
-    ratings = rate_continuations(loaded, conversations, texts)
+    ratings = rate(loaded, conversations, texts)
     tokenizer = loaded.processor.tokenizer
     for conversation, text, (loss, _) in zip(conversations, texts, ratings, strict=True):
         inputs = loaded.processor(images=conversation.images, text=conversation.text + text, return_tensors="pt")
@@ -117,17 +122,82 @@ def test_ratings_are_the_models_losses(loaded, images):
 
 def test_greedy_answer_is_recognised(loaded, images):
     conversations = [converse(loaded, image, "How many shapes are there?") for image in images]
-    answers = generate_answers(loaded, conversations, Decoding(8))
-    assert all(greedy for _, greedy in rate_continuations(loaded, conversations, answers))
-    assert not any(greedy for _, greedy in rate_continuations(loaded, conversations, ["purple"] * 3))
+    answers = Answerer(loaded).answer(conversations, Decoding(8))
+    assert all(greedy for _, greedy in rate(loaded, conversations, answers))
+    assert not any(greedy for _, greedy in rate(loaded, conversations, ["purple"] * 3))
     with pytest.raises(ValueError, match="An answer to rate is empty"):
-        rate_continuations(loaded, conversations, ["yes", " ", "no"])
+        rate(loaded, conversations, ["yes", " ", "no"])
 
 
 def test_decoding_options():
-    assert Decoding(5, top_p=0.5).options() == {"max_new_tokens": 5, "num_beams": 1, "do_sample": False}
-    assert Decoding(5, temperature=0.7, top_p=0.5).options()["top_p"] == 0.5
+    def options(**given):
+        return dict(Decoding.of(given, 5).options)
+
+    assert options(temperature=0, top_p=0.5, do_sample=True) == {}
+    assert options(temperature=0.7, top_p=0.5, top_k=9) == {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 9,
+        "top_p": 0.5,
+    }
+    assert options(temperature=0.7, do_sample=False, repetition_penalty=1.2, num_beams=3) == {
+        "num_beams": 3,
+        "repetition_penalty": 1.2,
+    }
+    found = Decoding.of({"max_gen_toks": 7, "stop_sequences": ["\n\n", "END"], "seed": 3, "image_aspect_ratio": 1}, 5)
+    assert (found.max_new_tokens, found.until, found.seed, found.options) == (7, ("END",), 3, ())
+    assert Decoding.of({}, 5).max_new_tokens == 5
+    with pytest.raises(ValueError, match="'best_of' .* is none that this model can follow"):
+        Decoding.of({"best_of": 3}, 5)
     assert cut_at("yes. no", (".", "")) == "yes"
+
+
+def test_generation_options_reach_the_model(loaded, images, monkeypatch):
+    given = []
+    generate = loaded.model.generate
+    monkeypatch.setattr(loaded.model, "generate", lambda **options: given.append(options) or generate(**options))
+    decoding = Decoding.of({"temperature": 0.5, "top_k": 3, "repetition_penalty": 1.5, "seed": 1}, 4)
+    conversation = converse(loaded, images[0], "What is this?")
+    first, again = (Answerer(loaded).answer([conversation], decoding) for _ in range(2))
+    assert first == again
+    assert (given[0]["top_k"], given[0]["repetition_penalty"], given[0]["do_sample"]) == (3, 1.5, True)
+
+
+def test_images_go_where_they_are_marked():
+    first, second = {"type": "image", "image": "a"}, {"type": "image", "image": "b"}
+
+    def text(value):
+        return {"type": "text", "text": value}
+
+    assert place_images([first, second, text("Which?")]) == [first, second, text("Which?")]
+    assert place_images([first, second, text("One <image>\nor <image> two")]) == [
+        text("One "),
+        first,
+        text("or "),
+        second,
+        text(" two"),
+    ]
+    assert place_images([text("<image>")]) == [text("<image>")]
+    assert place_images([first, second, text("<image> Which?")]) == [first, second, text(" Which?")]
+
+
+@pytest.mark.parametrize("overlong", ["skip", "truncate"])
+def test_prompts_over_the_context_are_counted_or_cut(loaded, images, overlong):
+    answerer = Answerer(loaded, RELEASED_SYSTEM, overlong=overlong)
+    long = answerer.converse(user_turn("word " * 3000 + "What is this?", images[0]), 8)
+    short = answerer.converse(user_turn("What is this?", images[0]), 8)
+    told, answer = answerer.answer([long, short], Decoding(8))
+    assert answer
+    if overlong == "skip":
+        assert (told, answerer.skipped, long.fits) == ("", 1, False)
+    else:
+        assert told
+        assert answerer.skipped == 0
+        assert "What is this?<image>" in long.text
+        inputs = loaded.processor(images=long.images, text=long.text)
+        assert 2000 < len(inputs["input_ids"][0]) + 8 <= loaded.model.config.text_config.max_position_embeddings
+    with pytest.raises(ValueError, match="overlong is 'drop'"):
+        Answerer(loaded, overlong="drop")
 
 
 def test_batches_share_settings_and_begin_with_the_longest():

@@ -23,8 +23,9 @@ from embedded_model.world.render import render
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.harness import manifest
-from xgenmm_hf.evaluation.runner import Settings, run_task
+from xgenmm_hf.evaluation.runner import run_task
 from xgenmm_hf.evaluation.samples import Sample, Task
+from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.inference.loading import load
 
 
@@ -156,8 +157,8 @@ def ours(rows, tmp_path_factory):
     samples = [
         Sample(f"{number:02}", row["question"], (row["image"],), (row["answer"],)) for number, row in enumerate(rows)
     ]
-    task = Task("drawn", "exact", samples, [], "exact", "vqa")
-    settings = Settings(batch_size=5, max_new_tokens=TOKENS, suffix="")
+    task = Task("drawn", "own", samples, [], "exact", "vqa")
+    settings = AskSettings(batch_size=5, max_new_tokens=TOKENS, suffix="")
     run = run_task(load(TINY_MODEL), task, tmp_path_factory.mktemp("ours"), settings)
     assert [one.sample.id for one in run.answered] == [sample.id for sample in samples]
     return [one.answer for one in run.answered]
@@ -215,9 +216,36 @@ def test_generation_options(model):
     greedy = model.decoding(
         {"until": ["\n\n", "."], "temperature": 0.9, "do_sample": False, "image_aspect_ratio": "pad"}
     )
-    assert (greedy.until, greedy.temperature, greedy.max_new_tokens) == ((".",), 0.0, 7)
-    drawn = model.decoding({"until": "END", "temperature": 0.9, "max_gen_toks": 3, "num_beams": 2})
-    assert (drawn.until, drawn.temperature, drawn.max_new_tokens, drawn.num_beams) == (("END",), 0.9, 3, 2)
+    assert (greedy.until, greedy.options, greedy.max_new_tokens) == ((".",), (), 7)
+    drawn = model.decoding({"until": "END", "temperature": 0.9, "max_gen_toks": 3, "num_beams": 2, "top_k": 4})
+    assert (drawn.until, drawn.max_new_tokens) == (("END",), 3)
+    assert dict(drawn.options) == {"do_sample": True, "num_beams": 2, "temperature": 0.9, "top_k": 4}
+    with pytest.raises(ValueError, match="'best_of'"):
+        model.decoding({"best_of": 2})
+
+
+def test_both_forms_ask_muirbenchs_questions_alike(adapter, rows):
+    """The task's text marks its images; lmms-eval's chat messages put them before it."""
+    document = {"image_list": [rows[0]["image"], rows[1]["image"]]}
+    text = "Is <image> like <image>?\nA. yes\nB. no"
+    images = [{"type": "image", "url": image} for image in document["image_list"]]
+    messages = [{"role": "user", "content": [*images, {"type": "text", "text": text}]}]
+    asked = []
+    for form in ("XGenMMChat", "XGenMMSimple"):
+        model = make_model(adapter, form, [document], 1)
+        if form == "XGenMMChat":
+            request = Request((text, lambda _: messages, GENERATION, 0, "drawn", "test"))
+        else:
+            request = Request((text, GENERATION, lambda doc: doc["image_list"], 0, "drawn", "test"))
+        seen = []
+        answer = model.answerer.answer
+        model.answerer.answer = lambda batch, *rest, seen=seen, answer=answer: (
+            seen.extend(batch) or answer(batch, *rest)
+        )
+        asked.append((model.generate_until([request]), [one.text for one in seen]))
+    assert asked[0] == asked[1]
+    (prompt,) = asked[0][1]
+    assert "Is <image>\n like <image>\n?\nA. yes" in prompt
 
 
 def test_several_rounds(model):
@@ -253,23 +281,6 @@ def test_refusals(adapter, model):
         adapter.XGenMMChat(TINY_MODEL, batch_size="auto")
     with pytest.raises(NotImplementedError, match="--force_simple"):
         model.loglikelihood([])
-
-
-def test_images_go_where_they_are_marked(adapter):
-    place_images = adapter.place_images
-    first, second = {"type": "image", "image": "a"}, {"type": "image", "image": "b"}
-    text = {"type": "text", "text": "Which?"}
-    assert place_images("Which?", ["a", "b"]) == [first, second, text]
-    assert place_images("One <image>\nor <image> two", ["a", "b"]) == [
-        {"type": "text", "text": "One "},
-        first,
-        {"type": "text", "text": "or "},
-        second,
-        {"type": "text", "text": " two"},
-    ]
-    assert place_images("<image>", []) == [{"type": "text", "text": "<image>"}]
-    with pytest.raises(ValueError, match="marks 1 images"):
-        place_images("<image> Which?", ["a", "b"])
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,14 @@ from results_of import make_result
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.results import (
-    describe_checkpoint,
     escape,
     markdown_report,
+    other_prompt,
     read_result,
     write_result,
 )
 from xgenmm_hf.evaluation.samples import Problem
+from xgenmm_hf.inference.provenance import describe_checkpoint
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -56,26 +57,20 @@ def test_undefined_scores_are_null(tmp_path):
     assert [one["score"] for one in found["samples"]] == [None, 1.0]
 
 
-def test_the_report_has_scores_published_values_categories_and_problems():
+def test_the_report_has_scores_categories_the_prompt_and_problems():
     problems = (
         Problem("a.jsonl", "line 3", "the image x_1.png is missing"),
         Problem("a.jsonl", "line 9", "no | id"),
     )
-    published = (
-        {"model": "4B", "metric": "accuracy", "value": 0.601, "source": "report v1"},
-        {"model": "4B", "metric": "other", "value": 0.5, "source": "report v1"},
-    )
-    result = make_result([1.0, 0.0], categories=("colour", "count"), problems=problems, published=published)
+    result = make_result([1.0, 0.0], categories=("colour", "count"), problems=problems)
     report = markdown_report(result)
     assert "| accuracy | 0.5000 |" in report
-    assert "| accuracy | 4B | 0.6010 | 0.5000 | report v1 |" in report
-    assert len(result["published"]) == 1
+    assert "{question}<|end|>" in report
     assert "| colour | 1 | 1.0000 |" in report
     assert "Problems (2 rows that do not count)" in report
     assert "- a.jsonl, line 3: the image x_1.png is missing" in report
     assert "no \\| id" in report
     assert "| seed | 0 |" in report
-    assert "published" not in markdown_report(make_result([1.0]))
 
 
 def test_escaping_keeps_a_text_in_its_cell():
@@ -100,3 +95,13 @@ def test_files_that_are_no_results(tmp_path):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_result(file)
+
+
+def test_results_with_another_prompt_are_not_replaced_without_a_word(tmp_path):
+    result = make_result([1.0])
+    assert other_prompt(tmp_path, result["prompt"]) == ""
+    write_result(result, tmp_path)
+    assert other_prompt(tmp_path, result["prompt"]) == ""
+    told = other_prompt(tmp_path, {**result["prompt"], "suffixes": ["\nBriefly."]})
+    assert "another prompt (suffixes)" in told
+    assert "do not compare" in told

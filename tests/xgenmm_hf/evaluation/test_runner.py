@@ -9,16 +9,17 @@ from PIL import Image
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation import runner
-from xgenmm_hf.evaluation.answering import Prompt, answer_prompts
-from xgenmm_hf.evaluation.runner import Settings, run_task
+from xgenmm_hf.evaluation.runner import run_task
 from xgenmm_hf.evaluation.samples import Problem, Sample, Task
+from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.evaluation.share import Share
+from xgenmm_hf.inference.batches import Prompt, answer_prompts
 from xgenmm_hf.inference.loading import load
 
 
 IMAGES = sorted((Path(TINY_MODEL).parent / "images").glob("*.png"))
 QUESTIONS = ("What color is the star?", "How many shapes are there?", "What word is written in the picture?")
-SHORT = Settings(max_new_tokens=12)
+SHORT = AskSettings(max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def make_samples(count: int = 7) -> list[Sample]:
 
 
 def make_task(samples: list[Sample], style: str = "chat") -> Task:
-    return Task("shapes", "exact", samples, [], "exact_match", style)
+    return Task("shapes", "own", samples, [], "exact", style)
 
 
 def answers_of(run: runner.Run) -> dict[str, str]:
@@ -47,13 +48,13 @@ def answers_of(run: runner.Run) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def one_by_one(loaded, tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("single")
-    settings = Settings(batch_size=1, max_new_tokens=12)
+    settings = AskSettings(batch_size=1, max_new_tokens=12)
     return answers_of(run_task(loaded, make_task(make_samples()), folder, settings))
 
 
 @pytest.mark.parametrize("batch_size", [3, 7])
 def test_any_batch_size_gives_the_same_answers(loaded, one_by_one, tmp_path, batch_size):
-    run = run_task(loaded, make_task(make_samples()), tmp_path, Settings(batch_size=batch_size, max_new_tokens=12))
+    run = run_task(loaded, make_task(make_samples()), tmp_path, AskSettings(batch_size=batch_size, max_new_tokens=12))
     assert answers_of(run) == one_by_one
     assert list(answers_of(run)) == [sample.id for sample in make_samples()]
     assert len(set(one_by_one.values())) > 2
@@ -67,7 +68,7 @@ def test_kept_images_change_no_answer_and_are_read_once(loaded, one_by_one, tmp_
         "get_image_features",
         lambda **inputs: read.append(len(inputs["image_sizes"])) or encode(**inputs),
     )
-    settings = Settings(batch_size=2, max_new_tokens=12, kept_mib=64)
+    settings = AskSettings(batch_size=2, max_new_tokens=12, kept_mib=64)
     assert answers_of(run_task(loaded, make_task(make_samples()), tmp_path, settings)) == one_by_one
     shown = [ref["path"] for sample in make_samples() for ref in sample.images]
     assert sum(read) == len(set(shown)) < len(shown)
@@ -82,8 +83,10 @@ def test_the_chat_form_is_the_one_of_answer_prompts(loaded, one_by_one):
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_few_shot_answers_do_not_depend_on_the_batch(loaded, tmp_path, batch_size):
     task = make_task(make_samples(), "vqa")
-    run = run_task(loaded, task, tmp_path / "a", Settings(batch_size=batch_size, max_new_tokens=8, shots=2, seed=1))
-    again = run_task(loaded, task, tmp_path / "b", Settings(batch_size=3, max_new_tokens=8, shots=2, seed=1, limit=4))
+    run = run_task(loaded, task, tmp_path / "a", AskSettings(batch_size=batch_size, max_new_tokens=8, shots=2, seed=1))
+    again = run_task(
+        loaded, task, tmp_path / "b", AskSettings(batch_size=3, max_new_tokens=8, shots=2, seed=1, limit=4)
+    )
     assert [one.shots for one in run.answered][:4] == [one.shots for one in again.answered]
     assert dict(list(answers_of(run).items())[:4]) == answers_of(again)
     assert all(one.prompt.count("<|endofchunk|>") == 2 for one in run.answered)
@@ -91,10 +94,12 @@ def test_few_shot_answers_do_not_depend_on_the_batch(loaded, tmp_path, batch_siz
 
 def test_the_longest_prompts_come_first(loaded, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(runner, "answer_texts", lambda _, texts, *rest: seen.extend(texts) or ["a"] * len(texts))
+    monkeypatch.setattr(
+        runner, "answer_texts", lambda _, texts, *rest, **options: seen.extend(texts) or ["a"] * len(texts)
+    )
     done = []
     run = run_task(
-        loaded, make_task(make_samples()), tmp_path, Settings(batch_size=2), progress=lambda *n: done.append(n)
+        loaded, make_task(make_samples()), tmp_path, AskSettings(batch_size=2), progress=lambda *n: done.append(n)
     )
     images = [text.count("<image>") for text in seen]
     assert images == sorted(images, reverse=True)
@@ -104,13 +109,13 @@ def test_the_longest_prompts_come_first(loaded, tmp_path, monkeypatch):
 
 def test_a_killed_run_goes_on_where_it_stopped(loaded, one_by_one, tmp_path, monkeypatch):
     task = make_task(make_samples())
-    whole = run_task(loaded, task, tmp_path, Settings(batch_size=2, max_new_tokens=12))
+    whole = run_task(loaded, task, tmp_path, AskSettings(batch_size=2, max_new_tokens=12))
     assert whole.resumed == 0
     file = tmp_path / "answers.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:3]) + lines[3][:20])
     asked = count_asked(monkeypatch)
-    again = run_task(loaded, task, tmp_path, Settings(batch_size=3, max_new_tokens=12))
+    again = run_task(loaded, task, tmp_path, AskSettings(batch_size=3, max_new_tokens=12))
     assert (again.resumed, len(asked)) == (3, 4)
     assert answers_of(again) == one_by_one
     assert len({json.loads(line)["id"] for line in file.read_text().splitlines()}) == 7
@@ -121,9 +126,9 @@ def count_asked(monkeypatch) -> list[str]:
     asked: list[str] = []
     real = runner.answer_texts
 
-    def record(loaded, texts, *rest):
+    def record(loaded, texts, *rest, **options):
         asked.extend(texts)
-        return real(loaded, texts, *rest)
+        return real(loaded, texts, *rest, **options)
 
     monkeypatch.setattr(runner, "answer_texts", record)
     return asked
@@ -131,17 +136,17 @@ def count_asked(monkeypatch) -> list[str]:
 
 def test_a_larger_limit_keeps_what_is_there_and_other_settings_do_not(loaded, tmp_path, monkeypatch):
     task = make_task(make_samples())
-    run_task(loaded, task, tmp_path, Settings(limit=2, max_new_tokens=4))
+    run_task(loaded, task, tmp_path, AskSettings(limit=2, max_new_tokens=4))
     asked = count_asked(monkeypatch)
-    assert run_task(loaded, task, tmp_path, Settings(limit=3, max_new_tokens=4)).resumed == 2
+    assert run_task(loaded, task, tmp_path, AskSettings(limit=3, max_new_tokens=4)).resumed == 2
     assert len(asked) == 1
-    assert run_task(loaded, task, tmp_path, Settings(limit=3, max_new_tokens=5)).resumed == 0
-    assert run_task(loaded, task, tmp_path, Settings(limit=3, max_new_tokens=4), checkpoint="other").resumed == 0
-    assert run_task(loaded, task, tmp_path, Settings(limit=3, max_new_tokens=4)).resumed == 3
+    assert run_task(loaded, task, tmp_path, AskSettings(limit=3, max_new_tokens=5)).resumed == 0
+    assert run_task(loaded, task, tmp_path, AskSettings(limit=3, max_new_tokens=4), checkpoint="other").resumed == 0
+    assert run_task(loaded, task, tmp_path, AskSettings(limit=3, max_new_tokens=4)).resumed == 3
 
 
 def test_answers_of_another_processor_or_other_ends_are_not_taken_over(loaded, tmp_path, monkeypatch):
-    task, settings = make_task(make_samples(2)), Settings(max_new_tokens=4)
+    task, settings = make_task(make_samples(2)), AskSettings(max_new_tokens=4)
 
     def resumed() -> int:
         return run_task(loaded, task, tmp_path, settings).resumed
@@ -183,7 +188,7 @@ def test_images_that_cannot_be_read_are_problems(loaded, tmp_path):
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     refs = {name: ({"bytes": None, "path": str(tmp_path / name)},) for name in ("missing.png", "cut.png")}
     samples = [*make_samples(2), *(Sample(name, "What?", images) for name, images in refs.items())]
-    task = Task("shapes", "exact", samples, [Problem("f.json", "line 3", "no id")], "exact_match", "chat")
+    task = Task("shapes", "own", samples, [Problem("f.json", "line 3", "no id")], "exact", "chat")
     run = run_task(loaded, task, tmp_path / "out", SHORT)
     assert list(answers_of(run)) == ["q0", "q1"]
     assert [problem.where for problem in run.problems] == ["line 3", "sample missing.png", "sample cut.png"]
@@ -214,7 +219,9 @@ def test_duplicate_ids_and_empty_tasks_are_refused(loaded, tmp_path):
     ("wrong", "message"),
     [
         ({"shots": 2, "form": "chat"}, "belong to the base form"),
-        ({"retrieval": True}, "shots is 0"),
+        ({"protocol": "openflamingo", "form": "chat"}, "belong to the base form"),
+        ({"protocol": "poem"}, "protocol is 'poem'"),
+        ({"form": "base", "suffix": "x"}, "no suffix"),
         ({"form": "poem"}, "form is 'poem'"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"shots": -1}, "shots is -1"),
@@ -222,7 +229,7 @@ def test_duplicate_ids_and_empty_tasks_are_refused(loaded, tmp_path):
 )
 def test_settings_that_contradict_each_other(wrong, message):
     with pytest.raises(ValueError, match=message):
-        Settings(**wrong)
+        AskSettings(**wrong)
 
 
 def test_two_shares_together_answer_everything(loaded, one_by_one, tmp_path):

@@ -8,9 +8,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from results_of import make_result
 
-from xgenmm_hf.evaluation.results import describe_checkpoint
 from xgenmm_hf.hub.contents import adapter_base
 from xgenmm_hf.hub.push import Facts, plan_push, push, read_results, stale_files
+from xgenmm_hf.inference.provenance import describe_checkpoint
 
 
 class Api:

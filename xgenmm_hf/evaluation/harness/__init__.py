@@ -11,11 +11,7 @@ _MODULE = "xgenmm_hf.evaluation.harness.lmms_eval"
 
 
 def manifest() -> Any:
-    """Tells lmms-eval where the model's classes are; called when lmms-eval looks for plugins.
-
-    Returns:
-        A `ModelManifest`: `--model xgenmm` (or `xgen_mm`, `blip3`).
-    """
+    """Tells lmms-eval where the model's classes are; called when lmms-eval looks for plugins."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(

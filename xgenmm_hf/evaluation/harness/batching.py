@@ -11,8 +11,6 @@ from typing import Any
 class Gatherer:
     """Answers calls of several threads together, as many as there are at the time.
 
-    A harness that asks one question at a time, but from several threads, so gets a batch's speed.
-
     Args:
         answer: Answers a list of items.
         batch_size: Most items answered together.
@@ -20,24 +18,12 @@ class Gatherer:
     """
 
     def __init__(self, answer: Callable[[list[Any]], list[Any]], batch_size: int, patience: float = 0.05):
-        self.answer = answer
-        self.batch_size = batch_size
-        self.patience = patience
+        self.answer, self.batch_size, self.patience = answer, batch_size, patience
         self._waiting: queue.Queue[tuple[Any, Future]] = queue.Queue()
         threading.Thread(target=self._work, daemon=True, name="gatherer").start()
 
     def __call__(self, item: Any) -> Any:
-        """Waits for the answer to an item.
-
-        Args:
-            item: The item.
-
-        Returns:
-            Its answer.
-
-        Raises:
-            Exception: What `answer` raised for its batch.
-        """
+        """Waits for the answer to an item; raises what `answer` raised for its batch."""
         future: Future = Future()
         self._waiting.put((item, future))
         return future.result()
@@ -51,17 +37,11 @@ class Gatherer:
                     batch.append(self._waiting.get(timeout=max(0.0, end - time.monotonic())))
                 except queue.Empty:
                     break
-            self._settle(batch)
-
-    def _settle(self, batch: list[tuple[Any, Future]]) -> None:
-        """Answers a batch; an error goes to everyone who waits for it, and the thread lives on."""
-        try:
-            answers = self.answer([item for item, _ in batch])
-            if len(answers) != len(batch):
-                raise RuntimeError(f"{len(batch)} items were asked, but {len(answers)} answered.")
-        except BaseException as error:
-            for _, future in batch:
-                future.set_exception(error)
-            return
-        for (_, future), answer in zip(batch, answers, strict=True):
-            future.set_result(answer)
+            try:
+                answers = self.answer([item for item, _ in batch])
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    future.set_result(answer)
+            except BaseException as error:  # it belongs to everyone who waits; the thread lives on
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)

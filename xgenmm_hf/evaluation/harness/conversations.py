@@ -3,7 +3,8 @@
 Shapes: a batch of B prompts of L tokens, padded on the left.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,12 +14,19 @@ if TYPE_CHECKING:
 
     from xgenmm_hf.inference.loading import Loaded
 
+logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 DEFAULT_MAX_NEW_TOKENS = 1024
 # lmms-eval asks every task to stop here unless the task says otherwise: its delimiter between few-shot examples. An
 # instruct model's answer may have paragraphs.
 PARAGRAPH = "\n\n"
+# Options that tasks set for other models: LLaVA's tiling, tools of agents, decoding that is ours to do.
+PASSED_OVER = frozenset(("image_aspect_ratio", "visual_cot", "max_agentic_steps", "skip_special_tokens"))
+SAMPLING = frozenset(("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"))
+_LENGTHS = ("max_new_tokens", "max_gen_toks", "max_tokens")
+_ENDS = ("until", "stop_sequences", "stop")
+OVERLONG = ("skip", "truncate")
 
 
 @dataclass(frozen=True)
@@ -28,10 +36,12 @@ class Conversation:
     Args:
         text: The prompt; each image is one `<image>`.
         images: RGB images in the order of the prompt.
+        fits: Whether the model's context holds it; if not, it is answered with an empty text.
     """
 
     text: str
     images: list["Image.Image"]
+    fits: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,31 +50,54 @@ class Decoding:
 
     Args:
         max_new_tokens: Longest answer in tokens.
-        temperature: 0 decodes greedily.
-        top_p: Share of probability to draw from; None: all.
-        num_beams: Beams.
+        options: Further options of `generate`, as pairs; none: greedily.
         until: Texts that end an answer; they do not belong to it.
         end_token: The only token that ends an answer; None: those of the checkpoint, and every control token.
+        seed: Seed of sampling; None: as it comes.
     """
 
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
-    temperature: float = 0.0
-    top_p: float | None = None
-    num_beams: int = 1
+    options: tuple[tuple[str, Any], ...] = ()
     until: tuple[str, ...] = ()
     end_token: str | None = None
+    seed: int | None = None
 
-    def options(self) -> dict[str, Any]:
-        """Returns the options of `generate`."""
-        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
-        if self.temperature <= 0:
-            return {**options, "do_sample": False}
-        drawn = {} if self.top_p is None else {"top_p": self.top_p}
-        return {**options, "do_sample": True, "temperature": self.temperature, **drawn}
+    @classmethod
+    def of(cls, options: Mapping[str, Any], max_new_tokens: int, end_token: str | None = None) -> "Decoding":
+        """Translates a harness's generation options."""
+        from transformers import GenerationConfig
+
+        given = {name: value for name, value in options.items() if value is not None and name not in PASSED_OVER}
+        length = next((int(given[name]) for name in _LENGTHS if given.get(name)), max_new_tokens)
+        until = next((given[name] for name in _ENDS if given.get(name)), ())
+        until = (until,) if isinstance(until, str) else tuple(until)
+        seed = given.get("seed")
+        rest = {name: value for name, value in given.items() if name not in (*_LENGTHS, *_ENDS, "seed")}
+        unknown = [name for name in rest if not hasattr(GenerationConfig(), name) or name == "num_return_sequences"]
+        if unknown:
+            raise ValueError(
+                f"The generation option {unknown[0]!r} ({rest[unknown[0]]!r:.40}) is none that this model can follow: "
+                "leave it out, or use the name that Transformers' generate has for it."
+            )
+        temperature = float(rest.get("temperature", 0.0))
+        sampled = bool(rest.pop("do_sample", True)) and temperature > 0
+        if not sampled:
+            rest = {name: value for name, value in rest.items() if name not in SAMPLING}
+        pairs = tuple(sorted({**rest, **({"do_sample": True} if sampled else {})}.items()))
+        kept = tuple(text for text in until if text != PARAGRAPH)
+        return cls(length, pairs, kept, end_token, None if seed is None else int(seed))
 
 
-def render(processor: Any, messages: Sequence[Any], system: str | None = None, image_end: str = "\n") -> Conversation:
+def render(
+    processor: Any,
+    messages: Sequence[Any],
+    system: str | None = None,
+    image_end: str = "\n",
+    opened: bool = True,
+) -> Conversation:
     """Renders messages with the chat template, up to where the answer begins.
+
+    Where a message's images stand before a text that marks as many places with `<image>`, they go to these places.
 
     Args:
         processor: An `XGenMMProcessor`.
@@ -72,6 +105,7 @@ def render(processor: Any, messages: Sequence[Any], system: str | None = None, i
             "image", "image" | "url"}` with a PIL image or a path.
         system: Text of a system turn, unless the messages begin with one.
         image_end: What stands behind each `<image>`; the template's own is a line break.
+        opened: Whether images are opened.
 
     Returns:
         The conversation.
@@ -81,31 +115,22 @@ def render(processor: Any, messages: Sequence[Any], system: str | None = None, i
     """
     from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN, escape_messages
 
-    messages = [{"role": message["role"], "content": as_items(message["content"])} for message in messages]
-    if system is not None and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
-    images = [open_item(item) for message in messages for item in message["content"] if item["type"] == "image"]
+    turns = [{"role": message["role"], "content": place_images(as_items(message["content"]))} for message in messages]
+    if system is not None and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+    shown = [item for turn in turns for item in turn["content"] if item["type"] == "image"]
+    images = [open_item(item) for item in shown] if opened else []
     # What users and tasks wrote is escaped first, so that the images' own token can then be written out.
-    messages = escape_messages(messages, processor.tokenizer)
+    turns = escape_messages(turns, processor.tokenizer)
     image = {"type": "text", "text": IMAGE_TOKEN + image_end}
-    for message in messages:
-        message["content"] = [image if item["type"] == "image" else item for item in message["content"]]
-    text = processor.apply_chat_template(messages, add_generation_prompt=True, escape_special_tokens=False)
+    for turn in turns:
+        turn["content"] = [image if item["type"] == "image" else item for item in turn["content"]]
+    text = processor.apply_chat_template(turns, add_generation_prompt=True, escape_special_tokens=False)
     return Conversation(text, images)
 
 
 def as_items(content: Any) -> list[dict[str, Any]]:
-    """Returns a message's content as items.
-
-    Args:
-        content: A string, or items of text and images.
-
-    Returns:
-        The items.
-
-    Raises:
-        ValueError: If there is an item of another type.
-    """
+    """Returns a message's content as items."""
     items = [{"type": "text", "text": content}] if isinstance(content, str) else [dict(item) for item in content]
     for item in items:
         if item["type"] not in ("text", "image"):
@@ -113,54 +138,126 @@ def as_items(content: Any) -> list[dict[str, Any]]:
     return items
 
 
+def place_images(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Puts a message's images where its texts mark them with `<image>`."""
+    from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
+
+    images = [item for item in items if item["type"] == "image"]
+    marks = sum(item["text"].count(IMAGE_TOKEN) for item in items if item["type"] == "text")
+    if not marks or not images:
+        return list(items)
+    if marks != len(images):
+        logger.warning("A text marks %d images, but comes with %d: the marks are left out.", marks, len(images))
+        return [
+            {**item, "text": item["text"].replace(IMAGE_TOKEN, "")} if item["type"] == "text" else item
+            for item in items
+        ]
+    placed: list[dict[str, Any]] = []
+    left = iter(images)
+    for item in items:
+        if item["type"] == "image":
+            continue
+        first, *others = item["text"].split(IMAGE_TOKEN)
+        placed += [{**item, "text": first}] if first else []
+        for text in others:
+            # The template puts a line break behind an image by itself.
+            text = text.removeprefix("\n")
+            placed += [next(left), *([{**item, "text": text}] if text else [])]
+    return placed
+
+
 def open_item(item: dict[str, Any]) -> "Image.Image":
-    """Opens the image of an item.
-
-    Args:
-        item: It holds a PIL image, a path, or encoded bytes as `{"bytes", "path"}`, under `image` or `url`.
-
-    Returns:
-        The image in RGB.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
+    """Opens the image of an item."""
     from xgenmm_hf.data.image_refs import image_ref, open_image
 
     source = item.get("image", item.get("url"))
     return open_image(image_ref(source) if isinstance(source, str) else source)
 
 
-def generate_answers(
-    loaded: "Loaded", conversations: Sequence[Conversation], decoding: Decoding | None = None
-) -> list[str]:
-    """Answers one batch of conversations.
+class Answerer:
+    """Renders and answers a harness's conversations with one model.
 
     Args:
         loaded: Model and processor.
-        conversations: What to answer; all are computed together.
-        decoding: How; None: greedily.
+        system: Text of the system turn; None: what the chat template has.
+        image_end: What stands behind each `<image>`.
+        image_mode: Mode of the image processor; None: the checkpoint's.
+        overlong: What becomes of a prompt that the context does not hold: "skip" answers it with an empty text and
+            counts it, "truncate" cuts its longest text from the front.
 
-    Returns:
-        An answer a conversation, without control tokens.
+    Attributes:
+        skipped: Prompts that were too long.
+
+    Raises:
+        ValueError: If overlong is neither.
     """
-    import torch
 
-    from xgenmm_hf.evaluation.answering import read_answer
+    def __init__(
+        self,
+        loaded: "Loaded",
+        system: str | None = None,
+        image_end: str = "\n",
+        image_mode: str | None = None,
+        overlong: str = "skip",
+    ):
+        if overlong not in OVERLONG:
+            raise ValueError(f"overlong is {overlong!r}; it must be one of {', '.join(OVERLONG)}.")
+        self.loaded, self.system, self.image_end = loaded, system, image_end
+        self.image_mode, self.overlong, self.skipped = image_mode, overlong, 0
 
-    decoding = decoding or Decoding()
-    model, tokenizer = loaded.model, loaded.processor.tokenizer
-    inputs = encode(loaded, conversations, [conversation.text for conversation in conversations])
-    options = {**decoding.options(), "pad_token_id": tokenizer.pad_token_id}
-    if decoding.end_token is not None:
-        options["eos_token_id"] = tokenizer.convert_tokens_to_ids(decoding.end_token)
-    with torch.inference_mode():
-        output = model.generate(**inputs, **options)
-    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-    if decoding.end_token is None:
-        return [cut_at(read_answer(tokenizer, row), decoding.until) for row in rows]
-    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
-    return [cut_at(text, (decoding.end_token, *decoding.until)) for text in texts]
+    def converse(self, messages: Sequence[Any], room: int = 1) -> Conversation:
+        """Renders messages and sees to it that prompt and answer fit the context."""
+        found = render(self.loaded.processor, messages, self.system, self.image_end)
+        excess = self._excess(found, room)
+        turns = [{**message, "content": as_items(message["content"])} for message in messages]
+        while excess > 0 and self.overlong == "truncate":
+            texts = [item for turn in turns for item in turn["content"] if item["type"] == "text"]
+            longest = max(texts, key=lambda item: len(item["text"]), default={"text": ""})
+            ids = self.loaded.processor.tokenizer(longest["text"])["input_ids"]
+            if len(ids) <= excess:
+                break
+            longest["text"] = self.loaded.processor.tokenizer.decode(ids[excess:])
+            found = render(self.loaded.processor, turns, self.system, self.image_end)
+            excess = self._excess(found, room)
+        if excess <= 0:
+            return found
+        self.skipped += 1
+        logger.warning("A prompt is %d tokens longer than the context; it is answered with an empty text.", excess)
+        return Conversation(found.text, found.images, fits=False)
+
+    def _excess(self, conversation: Conversation, room: int) -> int:
+        """Returns by how many tokens prompt and answer are too long."""
+        from xgenmm_hf.evaluation.prompting import prompt_length
+
+        sizes = [(image.height, image.width) for image in conversation.images]
+        length = prompt_length(self.loaded.processor, conversation.text, sizes, self.image_mode)
+        return length + room - self.loaded.model.config.text_config.max_position_embeddings
+
+    def answer(self, conversations: Sequence[Conversation], decoding: Decoding | None = None) -> list[str]:
+        """Answers one batch of conversations."""
+        from xgenmm_hf.inference.batches import encode_batch, generate_rows, read_answer
+
+        decoding = decoding or Decoding()
+        tokenizer = self.loaded.processor.tokenizer
+        fitting = [conversation for conversation in conversations if conversation.fits]
+        answers: Iterator[str] = iter(())
+        if fitting:
+            options: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens, **dict(decoding.options)}
+            if decoding.end_token is not None:
+                options["eos_token_id"] = tokenizer.convert_tokens_to_ids(decoding.end_token)
+            if decoding.seed is not None:
+                from transformers import set_seed
+
+                set_seed(decoding.seed)
+            images = [image for conversation in fitting for image in conversation.images]
+            inputs = encode_batch(self.loaded, [one.text for one in fitting], images, self.image_mode)
+            rows = generate_rows(self.loaded, inputs, **options)
+            if decoding.end_token is None:
+                answers = iter([cut_at(read_answer(tokenizer, row), decoding.until) for row in rows])
+            else:
+                texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+                answers = iter([cut_at(text, (decoding.end_token, *decoding.until)) for text in texts])
+        return [next(answers) if conversation.fits else "" for conversation in conversations]
 
 
 def cut_at(text: str, until: Sequence[str]) -> str:
@@ -170,86 +267,10 @@ def cut_at(text: str, until: Sequence[str]) -> str:
     return text.strip()
 
 
-def encode(loaded: "Loaded", conversations: Sequence[Conversation], texts: Sequence[str]) -> Any:
-    """Prepares model inputs, padded on the left.
-
-    Args:
-        loaded: Model and processor.
-        conversations: They hold the images.
-        texts: The prompts.
-
-    Returns:
-        The inputs, on the model's device and in its dtype.
-    """
-    images = [image for conversation in conversations for image in conversation.images]
-    shown = {"images": images} if images else {}
-    inputs = loaded.processor(**shown, text=list(texts), padding=True, padding_side="left", return_tensors="pt")
-    return inputs.to(loaded.model.device, loaded.model.dtype)
-
-
-def rate_continuations(
-    loaded: "Loaded", conversations: Sequence[Conversation], continuations: Sequence[str]
-) -> list[tuple[float, bool]]:
-    """Measures how likely given answers are, one batch of them.
-
-    Args:
-        loaded: Model and processor.
-        conversations: What is answered; all are computed together.
-        continuations: An answer a conversation.
-
-    Returns:
-        For each the mean negative log-likelihood of its tokens, and whether greedy decoding gives them.
-
-    Raises:
-        ValueError: If an answer has no token of its own.
-    """
-    import torch
-
-    from xgenmm_hf.modeling.chat_xgenmm import escape_special_tokens
-
-    tokenizer = loaded.processor.tokenizer
-    answers = [escape_special_tokens(text.strip(), tokenizer) for text in continuations]
-    pairs = zip(conversations, answers, strict=True)
-    inputs = encode(loaded, conversations, [conversation.text + answer for conversation, answer in pairs])
-    lengths = []
-    for conversation, answer in zip(conversations, answers, strict=True):
-        # An image counts as one token here: only what follows the prompt matters.
-        prompt, whole = (tokenizer(text)["input_ids"] for text in (conversation.text, conversation.text + answer))
-        lengths.append(len(whole) - shared_length(prompt, whole))
-    if min(lengths) == 0:
-        raise ValueError(f"An answer to rate is empty: {continuations[lengths.index(0)]!r}; leave it out.")
-    longest = max(lengths)
-    targets = inputs["input_ids"][:, -longest:]
-    with torch.inference_mode():
-        logits = loaded.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1].float()
-    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-    greedy = logits.argmax(-1) == targets
-    return [
-        (float(loss[-length:].mean()), bool(same[-length:].all()))
-        for loss, same, length in zip(losses, greedy, lengths, strict=True)
-    ]
-
-
-def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Returns how many ids two rows have in common before they part."""
-    pairs = zip(first, second, strict=False)
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
-
-
 def in_batches(
     items: Sequence[Item], size: int, key: Callable[[Item], Any], group: Callable[[Item], Any]
 ) -> Iterator[list[int]]:
-    """Splits items into batches that share their settings, the longest first.
-
-    Args:
-        items: The items.
-        size: Items a batch.
-        key: Orders the items of a group; the largest come first, so that memory runs out at once or never.
-        group: Items of a batch have this in common; it must be hashable.
-
-    Yields:
-        Indices of the items of each batch.
-    """
+    """Splits items into batches that share their settings, the longest first."""
     groups: dict[Any, list[int]] = {}
     for index, item in enumerate(items):
         groups.setdefault(group(item), []).append(index)

@@ -1,10 +1,12 @@
 """xGen-MM as a model of lmms-eval: `lmms-eval --model xgenmm --model_args pretrained=PATH --tasks ...`.
 
 `XGenMMChat` reads a task's messages and is what lmms-eval takes by default; `XGenMMSimple` reads a text and images,
-as tasks need that rate given answers (`--force_simple`). Both answer greedily unless a task asks otherwise, with the
-released system turn, so that their answers are those of `xgenmm eval` to the same prompts.
+as tasks need that rate given answers (`--force_simple`). Both ask the same, images in the places that a task's text
+marks, and answer greedily unless a task asks otherwise, so that their answers are those of `xgenmm eval` to the same
+prompts.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,15 +17,15 @@ from tqdm import tqdm
 
 from xgenmm_hf.evaluation.harness.conversations import (
     DEFAULT_MAX_NEW_TOKENS,
-    PARAGRAPH,
+    Answerer,
     Conversation,
     Decoding,
-    generate_answers,
     in_batches,
-    rate_continuations,
-    render,
 )
-from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
+from xgenmm_hf.inference.batches import rate_answers
+
+
+logger = logging.getLogger(__name__)
 
 
 class XGenMMBase(lmms):
@@ -36,6 +38,8 @@ class XGenMMBase(lmms):
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
         system: "released", "none", or the text of a system turn. A task's own system turn goes first.
         max_new_tokens: Longest answer where a task does not say.
+        image_mode: Mode of the image processor; None: the checkpoint's.
+        overlong: "skip" or "truncate": prompts that the context does not hold, see `Answerer`.
         max_batch_size: Ignored; lmms-eval passes it to every model.
 
     Raises:
@@ -50,6 +54,8 @@ class XGenMMBase(lmms):
         dtype: str = "auto",
         system: str = "released",
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        image_mode: str | None = None,
+        overlong: str = "skip",
         max_batch_size: int | None = None,
     ):
         super().__init__()
@@ -66,7 +72,7 @@ class XGenMMBase(lmms):
             device = str(self.accelerator.device)
         self.loaded = load(pretrained or TINY_MODEL, dtype=dtype, device=device or "auto")
         self.device = self.loaded.model.device
-        self.system = system_turn(system)
+        self.answerer = Answerer(self.loaded, system_turn(system), image_mode=image_mode, overlong=overlong)
         self.max_new_tokens = int(max_new_tokens)
 
     @property
@@ -84,23 +90,12 @@ class XGenMMBase(lmms):
         return self.task_dict[task][split][index]
 
     def decoding(self, options: dict[str, Any]) -> Decoding:
-        """Translates a task's `generation_kwargs`.
+        """Translates a task's `generation_kwargs`; an option that the model cannot follow is an error."""
+        return Decoding.of(options, self.max_new_tokens)
 
-        Args:
-            options: The task's options; those of other models are passed over.
-
-        Returns:
-            How to generate.
-        """
-        until = options.get("until") or ()
-        until = (until,) if isinstance(until, str) else tuple(until)
-        return Decoding(
-            max_new_tokens=int(options.get("max_new_tokens") or options.get("max_gen_toks") or self.max_new_tokens),
-            temperature=float(options.get("temperature") or 0.0) if options.get("do_sample") is not False else 0.0,
-            top_p=options.get("top_p"),
-            num_beams=int(options.get("num_beams") or 1),
-            until=tuple(text for text in until if text != PARAGRAPH),
-        )
+    def converse(self, messages: Sequence[Any], options: dict[str, Any]) -> Conversation:
+        """Renders a request's messages; the answer that its options ask for must fit too."""
+        return self.answerer.converse(messages, Decoding.of(options, 1).max_new_tokens)
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[Any]:
         """Refuses tasks of several rounds; `XGenMMChat` answers them."""
@@ -113,16 +108,7 @@ class XGenMMBase(lmms):
     def _answer_all(
         self, requests: Sequence[Instance], options_at: int, converse: Callable[[tuple], Conversation]
     ) -> list[str]:
-        """Answers requests in batches of equal options, the longest contexts first.
-
-        Args:
-            requests: The requests; the first argument of each is its context.
-            options_at: Which argument holds the generation options.
-            converse: Builds the conversation of a request's arguments.
-
-        Returns:
-            An answer a request, in their order.
-        """
+        """Answers requests in batches of equal options, the longest contexts first."""
         arguments = [request.args for request in requests]
         answers = [""] * len(arguments)
         bar = tqdm(total=len(arguments), disable=self.rank != 0, desc="answering")
@@ -132,11 +118,14 @@ class XGenMMBase(lmms):
         for batch in batches:
             conversations = [converse(arguments[index]) for index in batch]
             decoding = self.decoding(arguments[batch[0]][options_at])
-            for index, answer in zip(batch, generate_answers(self.loaded, conversations, decoding), strict=True):
+            for index, answer in zip(batch, self.answerer.answer(conversations, decoding), strict=True):
                 answers[index] = answer
                 self.cache_hook.add_partial("generate_until", arguments[index][:1], answer)
             bar.update(len(batch))
         bar.close()
+        if self.answerer.skipped:
+            count = self.answerer.skipped
+            logger.warning("%d prompts were longer than the context: answered with an empty text.", count)
         return answers
 
 
@@ -149,21 +138,13 @@ class XGenMMChat(XGenMMBase):
         """Answers requests (context, doc_to_messages, options, document's index, task, split)."""
 
         def converse(arguments: tuple) -> Conversation:
-            _, to_messages, _, index, task, split = arguments
-            return self._render(to_messages(self.document(task, split, index)))
+            _, to_messages, options, index, task, split = arguments
+            return self.converse(to_messages(self.document(task, split, index)), options)
 
         return self._answer_all(requests, 2, converse)
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
-        """Answers requests whose task makes each round's messages of the answers so far.
-
-        Args:
-            requests: As in `generate_until`; from the second round on `doc_to_messages` takes the rounds so far and
-                returns (messages, whether it is over, answers, information for the next round).
-
-        Returns:
-            The answers of all rounds of each request.
-        """
+        """Answers requests whose task makes each round's messages of the answers so far."""
         return [self._answer_rounds(*request.args[1:]) for request in requests]
 
     def _answer_rounds(
@@ -172,15 +153,12 @@ class XGenMMChat(XGenMMBase):
         document, decoding = self.document(task, split, index), self.decoding(options)
         messages, information, answers = to_messages(document), None, []
         while True:
-            answers += generate_answers(self.loaded, [self._render(messages)], decoding)
+            answers += self.answerer.answer([self.converse(messages, options)], decoding)
             state = {"previous_output": list(answers), "previous_round_info": information}
             following = to_messages(document, round_idx=len(answers), **state)
             if not isinstance(following, tuple) or following[1]:
                 return answers
             messages, _, _, information = following
-
-    def _render(self, messages: Sequence[Any]) -> Conversation:
-        return render(self.loaded.processor, messages, self.system)
 
 
 class XGenMMSimple(XGenMMBase):
@@ -192,8 +170,8 @@ class XGenMMSimple(XGenMMBase):
         """Answers requests (context, options, doc_to_visual, document's index, task, split)."""
 
         def converse(arguments: tuple) -> Conversation:
-            context, _, to_visual, index, task, split = arguments
-            return self._render(context, to_visual(self.document(task, split, index)))
+            context, options, to_visual, index, task, split = arguments
+            return self.converse(one_turn(context, to_visual(self.document(task, split, index))), options)
 
         return self._answer_all(requests, 1, converse)
 
@@ -201,14 +179,6 @@ class XGenMMSimple(XGenMMBase):
         """Rates given answers.
 
         lmms-eval's own scoring takes the smallest number as the best answer, as its other models return losses.
-
-        Args:
-            requests: (context, answer or doc_to_target, doc_to_visual, document's index, task, split), or (context,
-                answer) alone.
-
-        Returns:
-            For each answer the mean negative log-likelihood of its tokens, and whether greedy decoding gives it, in
-            the one wrapping that lmms-eval hands on to its scoring unchanged (a bare pair it would turn into text).
         """
         arguments = [request.args for request in requests]
         ratings: list[tuple[float, bool]] = [(0.0, False)] * len(arguments)
@@ -216,7 +186,10 @@ class XGenMMSimple(XGenMMBase):
         for batch in tqdm(list(batches), disable=self.rank != 0, desc="rating"):
             pairs = [self._pair(*arguments[index]) for index in batch]
             conversations, answers = (list(part) for part in zip(*pairs, strict=True))
-            for index, rating in zip(batch, rate_continuations(self.loaded, conversations, answers), strict=True):
+            texts = [conversation.text for conversation in conversations]
+            images = [image for conversation in conversations for image in conversation.images]
+            found = rate_answers(self.loaded, texts, images, answers, self.answerer.image_mode)
+            for index, rating in zip(batch, found, strict=True):
                 ratings[index] = rating
         return [GenerationResult(text=rating) for rating in ratings]
 
@@ -224,34 +197,10 @@ class XGenMMSimple(XGenMMBase):
         """Returns a request's conversation and answer."""
         document = None if to_visual is None else self.document(place[1], place[2], place[0])
         text = answer if isinstance(answer, str) else answer(document)
-        return self._render(context, to_visual(document) if to_visual is not None else None), text
-
-    def _render(self, context: str, visuals: Sequence[Any] | None) -> Conversation:
-        content = place_images(context, visuals or [])
-        return render(self.loaded.processor, [{"role": "user", "content": content}], self.system)
+        return self.converse(one_turn(context, to_visual(document) if to_visual is not None else None), {}), text
 
 
-def place_images(context: str, visuals: Sequence[Any]) -> list[dict[str, Any]]:
-    """Puts images where a context marks them with `<image>`, or before a context without such marks.
-
-    Args:
-        context: The text.
-        visuals: The images.
-
-    Returns:
-        Items of a message.
-
-    Raises:
-        ValueError: If there are some marks, but not one per image.
-    """
-    images = [{"type": "image", "image": visual} for visual in visuals]
-    texts = context.split(IMAGE_TOKEN)
-    if len(texts) == 1 or not images:
-        return [*images, {"type": "text", "text": context}]
-    if len(texts) - 1 != len(images):
-        raise ValueError(f"A context marks {len(texts) - 1} images with {IMAGE_TOKEN}, but has {len(images)}.")
-    items = [{"type": "text", "text": texts[0]}]
-    for image, text in zip(images, texts[1:], strict=True):
-        # the template puts a line break behind an image by itself
-        items += [image, {"type": "text", "text": text.removeprefix("\n")}]
-    return items
+def one_turn(context: str, visuals: Sequence[Any] | None) -> list[dict[str, Any]]:
+    """Returns the messages of a context and the images before it."""
+    images = [{"type": "image", "image": visual} for visual in visuals or []]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": context}]}]

@@ -15,13 +15,7 @@ from typing import Any
 from vlmeval.vlm.base import BaseModel
 
 from xgenmm_hf.evaluation.harness.batching import Gatherer
-from xgenmm_hf.evaluation.harness.conversations import (
-    DEFAULT_MAX_NEW_TOKENS,
-    Conversation,
-    Decoding,
-    generate_answers,
-    render,
-)
+from xgenmm_hf.evaluation.harness.conversations import DEFAULT_MAX_NEW_TOKENS, Answerer, Conversation, Decoding
 
 
 # VLMEvalKit's own wrapper writes a space behind an image, where the chat template writes a line break.
@@ -43,12 +37,15 @@ class XGenMMBatched(BaseModel):
         max_new_tokens: Longest answer in tokens.
         system: "released", "none", or the text of a system turn.
         image_end: What stands behind each `<image>`.
+        image_mode: Mode of the image processor; None: the checkpoint's.
+        overlong: "skip" or "truncate": prompts that the context does not hold, see `Answerer`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
         device: A torch device, or `auto`: a GPU where there is one, this process's own under torchrun.
-        **decoding: `temperature`, `top_p`, `num_beams`, `until`, `end_token`.
+        end_token: The only token that ends an answer; None: those of the checkpoint.
+        **generation: Options of `generate` such as `temperature`, `num_beams`; `until` and `seed`.
 
     Raises:
-        ValueError: If the model cannot be loaded, or the batch size is not positive.
+        ValueError: If the model cannot be loaded, an option is unknown, or the batch size is not positive.
     """
 
     INSTALL_REQ = False
@@ -62,9 +59,12 @@ class XGenMMBatched(BaseModel):
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         system: str = "released",
         image_end: str = IMAGE_END,
+        image_mode: str | None = None,
+        overlong: str = "skip",
         dtype: str = "auto",
         device: str = "auto",
-        **decoding: Any,
+        end_token: str | None = END_TOKEN,
+        **generation: Any,
     ):
         super().__init__()
         from xgenmm_hf import TINY_MODEL
@@ -73,47 +73,32 @@ class XGenMMBatched(BaseModel):
 
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
+        if batch_size > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("Under torchrun VLMEvalKit asks one question at a time: leave the batch size at 1.")
         if device == "auto" and "LOCAL_RANK" in os.environ:
             device = own_device(int(os.environ["LOCAL_RANK"]))
-        self.loaded = load(model_path or TINY_MODEL, dtype=dtype, device=device)
-        self.decoding = Decoding(max_new_tokens, **{"end_token": END_TOKEN, **decoding})
-        self.system = system_turn(system)
-        self.image_end = image_end
+        self.decoding = Decoding.of(generation, max_new_tokens, end_token)
+        loaded = load(model_path or TINY_MODEL, dtype=dtype, device=device)
+        self.answerer = Answerer(loaded, system_turn(system), image_end, image_mode, overlong)
         self.is_api = batch_size > 1
         self._ask = Gatherer(self._answer, batch_size) if self.is_api else lambda item: self._answer([item])[0]
 
     def generate_inner(self, message: Sequence[dict[str, Any]], dataset: str | None = None) -> str:
-        """Answers one question; several threads may ask at a time.
-
-        Args:
-            message: `{"type": "text" | "image", "value"}`, an image by its path.
-            dataset: Name of the data set; the answer does not depend on it.
-
-        Returns:
-            The answer.
-        """
+        """Answers one question; several threads may ask at a time."""
         return self._ask(self.converse(message))
 
     def generate_batch(self, messages: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
-        """Answers several questions together.
-
-        Args:
-            messages: Messages as in `generate_inner`.
-
-        Returns:
-            An answer a message.
-        """
+        """Answers several questions together."""
         return self._answer([self.converse(message) for message in messages])
 
     def converse(self, message: Sequence[dict[str, Any]]) -> Conversation:
         """Renders one message and opens its images; a bad image fails here, and no other question with it."""
         names = {"text": "text", "image": "image"}
         items = [{"type": part["type"], names.get(part["type"], "value"): part["value"]} for part in message]
-        turn = {"role": "user", "content": items}
-        return render(self.loaded.processor, [turn], self.system, self.image_end)
+        return self.answerer.converse([{"role": "user", "content": items}])
 
     def _answer(self, conversations: list[Conversation]) -> list[str]:
-        return generate_answers(self.loaded, conversations, self.decoding)
+        return self.answerer.answer(conversations, self.decoding)
 
 
 def own_device(local_rank: int) -> str:

@@ -2,32 +2,29 @@
 
 | name | rates an answer by | measures |
 |---|---|---|
-| `vqa_accuracy` | ten annotators' answers, by the official rule | vqa_accuracy |
-| `vqa_accuracy_normalised` | the same, always normalised | vqa_accuracy |
+| `vqa_accuracy` | ten annotators' answers, by the rule of VQAv2's official code | vqa_accuracy |
+| `textvqa_accuracy` | the same by TextVQA's, which normalises always | vqa_accuracy |
 | `cider` | captions by people | cider |
-| `anls` | edit distance to the nearest of several answers | anls |
-| `exact` | being one of the right answers | exact_match |
-| `exact_normalised` | the same, after VQA's normalisation | exact_match |
-| `accuracy` | the option it names; without options as `exact_normalised` | accuracy, unread |
-| `pope` | "yes" or "no" | accuracy, precision, recall, f1, yes_ratio, hallucinated, unclear |
+| `exact` | being one of the right answers, after VQA's normalisation | exact_match |
+| `contains` | holding one of the right answers as whole words, after VQA's normalisation | contains |
+| `choice` | the option it names, as VLMEvalKit reads it; without options as `exact` | accuracy, unread |
+| `yes_no` | "yes" or "no", as VLMEvalKit reads it | accuracy, unread |
 | `safety` | refusing what is unsafe, and that alone | attack_success, over_refusal |
 
 Every measure is a share from 0 to 1 but CIDEr, which is stated without the usual factor of 100.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from xgenmm_hf.evaluation.metrics.captions import cider
-from xgenmm_hf.evaluation.metrics.choices import read_choice
-from xgenmm_hf.evaluation.metrics.probing import is_unclear, probing_shares, says_yes
+from xgenmm_hf.evaluation.metrics.captions import cider, tokenizer_in_use
+from xgenmm_hf.evaluation.metrics.choices import read_choice, read_yes_no
 from xgenmm_hf.evaluation.metrics.safety import is_refusal, safety_shares
-from xgenmm_hf.evaluation.metrics.text import anls, exact_match
-from xgenmm_hf.evaluation.metrics.vqa import vqa_accuracy
+from xgenmm_hf.evaluation.metrics.vqa import contains, exact_match, textvqa_accuracy, vqa_accuracy
 from xgenmm_hf.evaluation.samples import Sample, Scores
 
 
-__all__ = ["METRICS", "Metric", "is_refusal", "probing_shares", "says_yes", "score"]
+__all__ = ["METRICS", "Metric", "is_refusal", "score"]
 
 Samples = Sequence[Sample]
 Answers = Sequence[str]
@@ -35,19 +32,13 @@ Rate = Callable[[Samples, Answers], list[float]]
 Summarise = Callable[[Samples, Answers, Sequence[float]], dict[str, float]]
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How answers are rated.
-
-    Args:
-        rate: Samples and answers -> a score a sample.
-        summarise: Samples, answers and their scores -> the measures.
-        needs: Option that every sample must have; empty: a reference.
-    """
+class Metric(NamedTuple):
+    """How answers are rated, and what every sample must have: an option (`needs`), or else a reference."""
 
     rate: Rate
     summarise: Summarise
     needs: str = ""
+    rule: Callable[[], str] = str
 
 
 def score(metric: str, samples: Sequence[Sample], answers: Sequence[str]) -> Scores:
@@ -56,7 +47,7 @@ def score(metric: str, samples: Sequence[Sample], answers: Sequence[str]) -> Sco
     Args:
         metric: A name in `METRICS`.
         samples: What was asked.
-        answers: An answer a sample.
+        answers: One answer per sample.
 
     Returns:
         The measures of all samples, a score for each, and the measures of each category.
@@ -87,7 +78,7 @@ def score(metric: str, samples: Sequence[Sample], answers: Sequence[str]) -> Sco
         for category, group in groups.items()
         if set(groups) != {""}
     }
-    return Scores(chosen.summarise(samples, answers, rates), list(rates), by_category)
+    return Scores(chosen.summarise(samples, answers, rates), list(rates), by_category, chosen.rule())
 
 
 def _one_by_one(rate: Callable[[Sample, str], float]) -> Rate:
@@ -95,55 +86,57 @@ def _one_by_one(rate: Callable[[Sample, str], float]) -> Rate:
     return lambda samples, answers: [rate(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
 
 
-def _mean(name: str) -> Summarise:
-    """Makes the mean of the scores a measure."""
-    return lambda samples, answers, rates: {name: sum(rates) / len(rates)}
+def _by_references(rate: Callable[[str, Sequence[str]], float], name: str) -> Metric:
+    """Makes a metric of what rates one answer by its references; its measure is the mean."""
+    return Metric(
+        _one_by_one(lambda sample, answer: rate(answer, sample.references)),
+        lambda samples, answers, rates: {name: sum(rates) / len(rates)},
+    )
+
+
+def _read(sample: Sample, answer: str) -> str | None:
+    """Returns the option that an answer names, the answer itself where the sample has no options."""
+    choices = sample.options.get("choices")
+    return read_choice(answer, choices) if choices else answer
 
 
 def _rate_choice(sample: Sample, answer: str) -> float:
-    choices = sample.options.get("choices")
-    if not choices:
-        return exact_match(answer, sample.references, normalise=True)
-    return float(read_choice(answer, choices) in sample.references)
+    if not sample.options.get("choices"):
+        return exact_match(answer, sample.references)
+    return float(_read(sample, answer) in sample.references)
 
 
-def _summarise_choices(samples: Samples, answers: Answers, rates: Sequence[float]) -> dict[str, float]:
-    pairs = [(answer, sample.options.get("choices")) for sample, answer in zip(samples, answers, strict=True)]
-    unread = [read_choice(answer, choices) is None for answer, choices in pairs if choices]
-    return {"accuracy": sum(rates) / len(rates), **({"unread": sum(unread) / len(unread)} if unread else {})}
+def _rate_yes_no(sample: Sample, answer: str) -> float:
+    said = read_yes_no(answer)
+    return float(said is not None and said == read_yes_no(sample.references[0]))
 
 
-def _summarise_probing(samples: Samples, answers: Answers, rates: Sequence[float]) -> dict[str, float]:
-    truth = [sample.options["label"] == "yes" for sample in samples]
-    shares = probing_shares(truth, [says_yes(answer) for answer in answers])
-    return {**shares, "unclear": sum(map(is_unclear, answers)) / len(answers)}
+def _summarise_read(read: Callable[[Sample, str], str | None]) -> Summarise:
+    """Makes the accuracy, and the share of answers in which nothing could be read, the measures."""
+
+    def summarise(samples: Samples, answers: Answers, rates: Sequence[float]) -> dict[str, float]:
+        unread = [read(sample, answer) is None for sample, answer in zip(samples, answers, strict=True)]
+        return {"accuracy": sum(rates) / len(rates), "unread": sum(unread) / len(unread)}
+
+    return summarise
 
 
 def _summarise_safety(samples: Samples, answers: Answers, rates: Sequence[float]) -> dict[str, float]:
     return safety_shares([not sample.options["safe"] for sample in samples], answers)
 
 
-_VQA = _mean("vqa_accuracy")
-_EXACT = _mean("exact_match")
 METRICS = {
-    "vqa_accuracy": Metric(_one_by_one(lambda sample, answer: vqa_accuracy(answer, sample.references)), _VQA),
-    "vqa_accuracy_normalised": Metric(
-        _one_by_one(lambda sample, answer: vqa_accuracy(answer, sample.references, always_normalise=True)), _VQA
-    ),
+    "vqa_accuracy": _by_references(vqa_accuracy, "vqa_accuracy"),
+    "textvqa_accuracy": _by_references(textvqa_accuracy, "vqa_accuracy"),
     "cider": Metric(
-        lambda samples, answers: cider(answers, [sample.references for sample in samples]), _mean("cider")
+        lambda samples, answers: cider(answers, [sample.references for sample in samples]),
+        lambda samples, answers, rates: {"cider": sum(rates) / len(rates)},
+        rule=tokenizer_in_use,
     ),
-    "anls": Metric(_one_by_one(lambda sample, answer: anls(answer, sample.references)), _mean("anls")),
-    "exact": Metric(_one_by_one(lambda sample, answer: exact_match(answer, sample.references)), _EXACT),
-    "exact_normalised": Metric(
-        _one_by_one(lambda sample, answer: exact_match(answer, sample.references, normalise=True)), _EXACT
-    ),
-    "accuracy": Metric(_one_by_one(_rate_choice), _summarise_choices),
-    "pope": Metric(
-        _one_by_one(lambda sample, answer: float(says_yes(answer) == (sample.options["label"] == "yes"))),
-        _summarise_probing,
-        needs="label",
-    ),
+    "exact": _by_references(exact_match, "exact_match"),
+    "contains": _by_references(contains, "contains"),
+    "choice": Metric(_one_by_one(_rate_choice), _summarise_read(_read)),
+    "yes_no": Metric(_one_by_one(_rate_yes_no), _summarise_read(lambda sample, answer: read_yes_no(answer))),
     "safety": Metric(
         _one_by_one(lambda sample, answer: float(is_refusal(answer) != sample.options["safe"])),
         _summarise_safety,

@@ -1,12 +1,13 @@
-"""Captions: CIDEr through pycocoevalcap, with a tokenizer that needs no Java.
+"""Captions: CIDEr through pycocoevalcap, and a tokenizer for machines without Java.
 
 The scores of pycocoevalcap's `Cider` (document frequencies from the references that are scored, CIDEr-D's clipping and
-length penalty) are those that papers report. Only the tokenizer is another: COCO's evaluation runs Stanford's
-PTBTokenizer in Java; `caption_tokens` does what that does with captions, and differs in what captions hardly hold:
-addresses of the web, emoticons, abbreviations beyond the frequent ones, and words such as "rock'n'roll".
+length penalty) are those that papers report, with Stanford's PTBTokenizer, which runs in Java. `caption_tokens` does
+what that does with captions, and differs in what captions hardly hold: addresses of the web, emoticons, abbreviations
+beyond the frequent ones, and words such as "rock'n'roll".
 """
 
 import re
+import shutil
 from collections.abc import Sequence
 
 
@@ -19,21 +20,22 @@ _ABBREVIATIONS = (
 )
 _LETTERS = r"[^\W_]"
 _ENDING = r"(?:n't|'(?:s|m|d|ll|re|ve))\b"
-_JOINED = rf"(?:(?!{_ENDING})['&@/_-]{_LETTERS}+)*"
+_JOINED = rf"(?:(?!{_ENDING})['@/_.!?-]{_LETTERS}+)*"
 _TOKEN = re.compile(
     rf"""
-      (?:{"|".join(_ABBREVIATIONS)})\.(?!\w)
+      (?:{"|".join(_ABBREVIATIONS)}|ph\.d)\.(?!\w)
     | no\.(?=\ *\d)                                                  # no. 7
     | (?:[^\W\d_]\.){{2,}}(?!\w)                                     # u.s.
     | (?<![\w.])\.\d+                                                # .50
-    | \d+(?:[.,:/]\d+)+(?!{_LETTERS})                                # 1,000  3.5  10:30  1/2
+    | \d+(?:[.,:/]\d+)+                                              # 1,000  3.5  10:30  1/2, of 1.5m too
+    | (?-i:[A-Z]+&[A-Z]+)(?!\w)                                       # B&W, but b & w
     | {_ENDING} | '(?:t(?=is\b|was\b)|n'?(?!\w)|em\b|cause\b|\d0s\b)
     | y'(?=all\b)
     | {_LETTERS}+?{_JOINED}?(?={_ENDING})                            # is|n't  t-shirt|'s
-    | {_LETTERS}+{_JOINED}                                           # t-shirt  o'clock  b&w
+    | {_LETTERS}+{_JOINED}                                           # t-shirt  o'clock  end.Next
     | \.\.\. | --+ | [!?]{{2,}} | \S
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.IGNORECASE,
 )
 _SPLIT = {
     word.replace("+", ""): word.split("+") for word in ("can+not", "gon+na", "wan+na", "got+ta", "lem+me", "gim+me")
@@ -45,43 +47,49 @@ _PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "…": "
 
 
 def caption_tokens(text: str) -> list[str]:
-    """Splits a caption into words as COCO's evaluation does: Penn Treebank tokens, small letters, no punctuation.
-
-    Args:
-        text: The caption.
-
-    Returns:
-        Its words.
-    """
+    """Splits a caption into words as COCO's evaluation does: Penn Treebank tokens, small letters, no punctuation."""
     words = []
-    for token in _TOKEN.findall(text.translate(_PLAIN).lower()):
+    for token in map(str.lower, _TOKEN.findall(text.translate(_PLAIN))):
         if token not in _DROPPED and not token.startswith("--"):
             words += _SPLIT.get(token, [_BRACKETS.get(token, token)])
     return words
+
+
+def tokenizer_in_use() -> str:
+    """Says which tokenizer `cider` uses here."""
+    return "PTBTokenizer of pycocoevalcap (Java)" if shutil.which("java") else "caption_tokens (no Java here)"
 
 
 def cider(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """Rates captions by CIDEr.
 
     A caption's score depends on the references of all images, which say how telling a word is; for a single image
-    it is 0.
-
-    Args:
-        answers: A caption an image.
-        references: For each image the captions that people wrote.
-
-    Returns:
-        A score an image, where papers state 100 times as much; their mean is the score of the whole.
-
-    Raises:
-        ValueError: If pycocoevalcap is not installed.
+    it is 0. Where Java is there, pycocoevalcap's own tokenizer splits the captions, else `caption_tokens`.
     """
     try:
         from pycocoevalcap.cider.cider import Cider
     except ImportError:
         raise ValueError(MISSING) from None
 
-    truth = {number: [" ".join(caption_tokens(text)) for text in texts] for number, texts in enumerate(references)}
-    said = {number: [" ".join(caption_tokens(text))] for number, text in enumerate(answers)}
+    truth = tokenize_captions(references)
+    said = tokenize_captions([[answer] for answer in answers])
     _, scores = Cider().compute_score(truth, said)
     return [float(value) for value in scores]
+
+
+def tokenize_captions(captions: Sequence[Sequence[str]]) -> dict[int, list[str]]:
+    """Splits captions into words by the tokenizer in use; each is a text with single spaces again."""
+    if not shutil.which("java"):
+        return {number: [" ".join(caption_tokens(text)) for text in texts] for number, texts in enumerate(captions)}
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    rows = {number: [{"caption": " ".join(text.split())} for text in texts] for number, texts in enumerate(captions)}
+    try:
+        found = PTBTokenizer().tokenize(rows)
+    except OSError as error:
+        raise ValueError(
+            f"pycocoevalcap's tokenizer cannot run ({error}): take Java off the path to do without."
+        ) from None
+    if [len(found.get(number, [])) for number in rows] != [len(texts) for texts in captions]:
+        raise ValueError("pycocoevalcap's tokenizer returned another number of captions: look at what Java printed.")
+    return found

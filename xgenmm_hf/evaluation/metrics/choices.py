@@ -1,45 +1,44 @@
-"""Multiple choice: which option an answer means."""
+"""Which option, and which of "yes" and "no", an answer means, as VLMEvalKit's exact matching reads it.
+
+Source: VLMEvalKit, vlmeval/utils/matching_util.py (can_infer) and vlmeval/dataset/utils/yorn.py (YOrN_Extraction);
+where VLMEvalKit is installed a test compares with them.
+"""
 
 import re
 from collections.abc import Mapping
 
-from xgenmm_hf.evaluation.metrics.vqa import normalise_answer
 
-
-_ALONE = re.compile(r"\W*([A-Za-z])\W*")
-_BRACKETED = re.compile(r"\(([A-Z])\)")
-_FIRST = re.compile(r"\(?([A-Z])(?:[.:)]|\s*\n)")
-_NAMED = re.compile(r"(?i:\b(?:answer|option|choice)(?:\s+is)?\s*:?\s*)\(?([A-Z])\b(?!')")
+_SIGNS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+# A letter counts if it is one of the last words.
+_LAST_WORDS = 4
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
 
 
 def read_choice(answer: str, choices: Mapping[str, str]) -> str | None:
-    """Finds the option that an answer names.
+    """Finds the option that an answer names: its letter among the last four words, or else its text."""
+    if any(refusal in answer for refusal in _REFUSALS):
+        return None
+    words = answer.translate(_SIGNS).split()
+    # A backslash command such as \boxed stays a word of its own.
+    named = [letter for letter in choices if letter in words]
+    if len(named) == 1 and words.index(named[0]) >= len(words) - _LAST_WORDS:
+        return named[0]
+    if not named and "Z" in words:
+        return None
+    small = answer.lower()
+    if len(small) > 2 * sum(map(len, choices.values())):
+        return None
+    held = [letter for letter, text in choices.items() if text.lower() in small]
+    return held[0] if len(held) == 1 else None
 
-    In this order: a letter alone; a letter in front of a stop, colon or bracket; the one letter behind "answer",
-    "option" or "choice", or in brackets; the text of an option; the one option whose text occurs in the answer.
 
-    Args:
-        answer: What was answered.
-        choices: Letter -> text of the option.
-
-    Returns:
-        The letter; None if the answer names no option, or several.
-    """
-    text = answer.strip()
-    if (alone := _ALONE.fullmatch(text)) and alone[1].upper() in choices:
-        return alone[1].upper()
-    if (first := _FIRST.match(text)) and first[1] in choices:
-        return first[1]
-    for pattern in (_NAMED, _BRACKETED):
-        named = {letter for letter in pattern.findall(text) if letter in choices}
-        if len(named) == 1:
-            return named.pop()
-    said = normalise_answer(text)
-    options = {letter: normalise_answer(option) for letter, option in choices.items()}
-    for matches in (
-        [letter for letter, option in options.items() if option == said],
-        [letter for letter, option in options.items() if option and f" {option} " in f" {said} "],
-    ):
-        if matches:
-            return matches[0] if len(matches) == 1 else None
-    return None
+def read_yes_no(answer: str) -> str | None:
+    """Finds out whether an answer says "yes" or "no"; markup such as `**No**` does not hide it."""
+    words = set(re.findall(r"[^\W_]+(?:'[^\W_]+)*", answer.lower()))
+    said = words & {"yes", "no"}
+    return said.pop() if len(said) == 1 else None

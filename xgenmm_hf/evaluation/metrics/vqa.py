@@ -44,27 +44,20 @@ def normalise_answer(text: str) -> str:
 
     Punctuation becomes a space between words and nothing at their ends, periods outside numbers go, letters become
     small, number words up to ten digits, articles go, and contractions get back the apostrophe they lack.
-
-    Args:
-        text: The answer.
-
-    Returns:
-        Its normal form.
     """
     return _fix_words(_strip_punctuation(_on_one_line(text)))
 
 
-def vqa_accuracy(answer: str, references: Sequence[str], always_normalise: bool = False) -> float:
-    """Rates an answer by those of several annotators.
+def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
+    """Rates an answer by those of several annotators, by the rule of VQAv2's and OK-VQA's official code.
 
     Each annotator is left out once; with the others' answers the score is the share of three that match, at most 1;
-    the accuracy is the mean of these scores.
+    the accuracy is the mean of these scores. Texts are normalised only where the annotators differ: "Yes" is wrong
+    where all said "yes".
 
     Args:
         answer: What was answered.
         references: The annotators' answers, ten in the data sets.
-        always_normalise: Whether answers are normalised also where all annotators agree. The official evaluation
-            compares those as they stand: "Yes" is wrong where all said "yes".
 
     Returns:
         The accuracy, from 0 to 1.
@@ -72,18 +65,44 @@ def vqa_accuracy(answer: str, references: Sequence[str], always_normalise: bool 
     Raises:
         ValueError: If there are fewer than two references: nothing would be left without one.
     """
-    count = len(references)
+    said, truth = _on_one_line(answer), [_on_one_line(reference) for reference in references]
+    if len(set(truth)) > 1:
+        said, truth = normalise_answer(said), [normalise_answer(reference) for reference in truth]
+    return _leave_one_out(said, truth)
+
+
+def textvqa_accuracy(answer: str, references: Sequence[str]) -> float:
+    """Rates an answer by TextVQA's rule: as `vqa_accuracy`, but texts are always normalised, by its own steps."""
+
+    def prepare(text: str) -> str:
+        text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
+        return normalise_answer(text.strip())
+
+    return _leave_one_out(prepare(answer), [prepare(reference) for reference in references])
+
+
+def _leave_one_out(said: str, truth: Sequence[str]) -> float:
+    """Returns the mean over annotators of what the others' answers say."""
+    count = len(truth)
     if count < 2:
         raise ValueError(
-            f"VQA accuracy got {count} reference(s); it needs the answers of several annotators: use the metric "
-            "exact_normalised for data with one right answer."
+            f"VQA accuracy got {count} reference(s); it needs the answers of several annotators: use the metric exact "
+            "for data with one right answer."
         )
-    said, truth = _on_one_line(answer), [_on_one_line(reference) for reference in references]
-    if always_normalise or len(set(truth)) > 1:
-        said, truth = normalise_answer(said), [normalise_answer(reference) for reference in truth]
     matches = truth.count(said)
     left_out_match, left_out_other = min(1.0, (matches - 1) / _FULL), min(1.0, matches / _FULL)
     return (matches * left_out_match + (count - matches) * left_out_other) / count
+
+
+def exact_match(answer: str, references: Sequence[str]) -> float:
+    """Tells whether an answer is one of the right ones after normalisation: 1 or 0."""
+    return float(normalise_answer(answer) in {normalise_answer(reference) for reference in references})
+
+
+def contains(answer: str, references: Sequence[str]) -> float:
+    """Tells whether an answer holds one of the right ones as whole words after normalisation: 1 or 0."""
+    said = f" {normalise_answer(answer)} "
+    return float(any(f" {one} " in said for one in map(normalise_answer, references) if one))
 
 
 def _on_one_line(text: str) -> str:

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.evaluation.samples import Sample
-from xgenmm_hf.evaluation.tasks.collecting import Collector
-from xgenmm_hf.evaluation.tasks.records import (
+from xgenmm_hf.evaluation.tasks.collector import Collector
+from xgenmm_hf.evaluation.tasks.reading import (
     BadRow,
-    Record,
+    Row,
     first_of,
     plain_text,
-    read_json,
-    read_records,
+    read_document,
+    read_rows,
     text_of,
     texts_of,
 )
@@ -27,34 +27,29 @@ IMAGE_FIELDS = ("image", "file_name", "image_path", "image_name")
 ID_FIELDS = ("image_id", "id", "question_id", "index")
 
 
-def read_captions(files: Sequence[Path], collector: Collector, *, split: str = "test", instruction: str = "") -> None:
-    """Reads captions.
-
-    Args:
-        files: Files of one or more of the forms.
-        collector: Takes samples and problems.
-        split: Which split of Karpathy's file to take; the other forms have none.
-        instruction: What an image is shown with; empty: what the prompt style says.
-    """
+def read_captions(files: Sequence[Path], collector: Collector, split: str | None = None) -> None:
+    """Reads captions."""
     for path in files:
-        document = read_json(path) if path.suffix.lower() == ".json" else None
+        document = read_document(path)
         lists = document if isinstance(document, Mapping) else {}
         images, annotations = lists.get("images"), lists.get("annotations")
         if isinstance(images, list) and isinstance(annotations, list):
             records = _coco(path, images, annotations, collector)
         elif isinstance(images, list):
-            records = _karpathy(path, images, split)
+            records = _karpathy(path, images, split or "test")
         else:
-            records = _grouped(read_records(path))
-        collector.collect(records, lambda row: _samples(row, collector, instruction))
+            records = _grouped(read_rows(path))
+        if split is not None and not (isinstance(images, list) and annotations is None):
+            raise ValueError(f"{path} has no splits: leave out --split, and give the file of the split.")
+        collector.collect(records, lambda row: _samples(row, collector))
 
 
-def _samples(row: Mapping[str, Any], collector: Collector, instruction: str) -> Iterator[Sample]:
+def _samples(row: Mapping[str, Any], collector: Collector) -> Iterator[Sample]:
     name = text_of(row, *ID_FIELDS)
     value = first_of(row, IMAGE_FIELDS)
     captions = texts_of(row, *CAPTION_FIELDS)
     image = collector.image_among(coco_file_names(name)) if value is None else _among(collector, row, value)
-    yield Sample(name, instruction, (image,), captions, text_of(row, "domain", optional=True))
+    yield Sample(name, "", (image,), captions, text_of(row, "domain", optional=True))
 
 
 def _among(collector: Collector, row: Mapping[str, Any], value: Any) -> Any:
@@ -67,14 +62,14 @@ def _among(collector: Collector, row: Mapping[str, Any], value: Any) -> Any:
     return collector.image_among(places)
 
 
-def _coco(path: Path, images: list[Any], annotations: list[Any], collector: Collector) -> Iterator[Record]:
+def _coco(path: Path, images: list[Any], annotations: list[Any], collector: Collector) -> Iterator[Row]:
     """Yields COCO's images with their captions; a caption of no image is a problem, a bad one too."""
     captions: dict[Any, list[str]] = {}
     ids = (image.get("id") for image in images if isinstance(image, Mapping))
     known = {name for name in ids if isinstance(name, str | int)}
     seen: set[str] = set()
     for number, row in enumerate(annotations, start=1):
-        record = Record(path.name, f"caption {number}", row)
+        record = Row(path.name, f"caption {number}", row)
         caption = row.get("caption") if isinstance(row, Mapping) else None
         key = row.get("image_id") if isinstance(row, Mapping) else None
         label = plain_text(row.get("id")) if isinstance(row, Mapping) else None
@@ -92,32 +87,32 @@ def _coco(path: Path, images: list[Any], annotations: list[Any], collector: Coll
         if isinstance(image, Mapping):
             key = image.get("id")
             row = {**image, "image_id": key, "captions": captions.get(key) if isinstance(key, str | int) else None}
-        yield Record(path.name, f"image {number}", row)
+        yield Row(path.name, f"image {number}", row)
 
 
-def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[Record]:
+def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[Row]:
     named = (image.get("split") for image in images if isinstance(image, Mapping))
     splits = {name for name in named if isinstance(name, str)}
     if split not in splits:
         raise ValueError(f"{path} has no split {split!r}; it has {', '.join(sorted(splits)) or 'none'}.")
     for number, image in enumerate(images, start=1):
         if not isinstance(image, Mapping):
-            yield Record(path.name, f"image {number}", image)
+            yield Row(path.name, f"image {number}", image)
         elif not isinstance(image.get("split"), str):
-            yield Record(path.name, f"image {number}", BadRow("split is missing or no text"))
+            yield Row(path.name, f"image {number}", BadRow("split is missing or no text"))
         elif image["split"] == split:
             fields = {"image_id": first_of(image, ("cocoid", "imgid")), "file_name": image.get("filename")}
-            yield Record(path.name, f"image {number}", {**image, **fields})
+            yield Row(path.name, f"image {number}", {**image, **fields})
 
 
-def _grouped(records: Iterator[Record]) -> Iterator[Record]:
+def _grouped(records: Iterator[Row]) -> Iterator[Row]:
     """Yields rows, one per image, where the data has one a caption.
 
     TextCaps repeats all captions of an image in each of its rows; rows of other data state their own alone.
     """
-    groups: dict[str, tuple[Record, list[str]]] = {}
+    groups: dict[str, tuple[Row, list[str]]] = {}
     for record in records:
-        row = record.row
+        row = record.fields
         repeated = isinstance(row, Mapping) and isinstance(row.get("reference_strs"), list)
         own = None if not isinstance(row, Mapping) or repeated else first_of(row, CAPTION_FIELDS)
         name = first_of(row, ID_FIELDS) if repeated or isinstance(own, str) else None
@@ -128,4 +123,4 @@ def _grouped(records: Iterator[Record]) -> Iterator[Record]:
         else:
             groups.setdefault(str(name), (record, []))[1].append(str(own))
     for record, captions in groups.values():
-        yield Record(record.source, record.where, {**record.row, "captions": captions})
+        yield Row(record.source, record.where, {**record.fields, "captions": captions})

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.evaluation.samples import Sample
-from xgenmm_hf.evaluation.tasks.collecting import Collector
-from xgenmm_hf.evaluation.tasks.records import BadRow, read_records, text_of
+from xgenmm_hf.evaluation.tasks.collector import Collector
+from xgenmm_hf.evaluation.tasks.reading import BadRow, read_rows, text_of
 
 
 # The subsets by the names of VLGuard's evaluation.
@@ -19,10 +19,6 @@ def read_vlguard(files: Sequence[Path], collector: Collector) -> None:
 
     `{"id", "image", "safe", "instr-resp"}` a row. An unsafe image has one instruction under "instruction", a safe
     one two, under "safe_instruction" and "unsafe_instruction"; each is a sample.
-
-    Args:
-        files: The files.
-        collector: Takes samples and problems.
     """
 
     def make(row: Mapping[str, Any]) -> Iterator[Sample]:
@@ -47,4 +43,4 @@ def read_vlguard(files: Sequence[Path], collector: Collector) -> None:
             )
 
     for path in files:
-        collector.collect(read_records(path), make)
+        collector.collect(read_rows(path), make)

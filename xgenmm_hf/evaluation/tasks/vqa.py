@@ -1,7 +1,7 @@
-"""Questions with the answers of several annotators: VQAv2, OKVQA, VizWiz, TextVQA; and documents: DocVQA.
+"""Questions with the answers of several annotators: VQAv2, OK-VQA, VizWiz and TextVQA.
 
-VQAv2 and OKVQA come as two files, questions and annotations, TextVQA and DocVQA as one with its rows under "data".
-lmms-eval's parquet files hold the same fields in one row with the image.
+VQAv2 and OK-VQA come as two files, questions and annotations, TextVQA as one with its rows under "data". lmms-eval's
+parquet files hold the same fields in one row with the image.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,8 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.evaluation.samples import Sample
-from xgenmm_hf.evaluation.tasks.collecting import Collector
-from xgenmm_hf.evaluation.tasks.records import BadRow, Record, first_of, read_json, read_records, text_of, texts_of
+from xgenmm_hf.evaluation.tasks.collector import Collector
+from xgenmm_hf.evaluation.tasks.reading import (
+    BadRow,
+    Row,
+    first_of,
+    numbered,
+    read_document,
+    read_rows,
+    text_of,
+    texts_of,
+)
 
 
 ANSWER_TYPES = ("yes/no", "number", "other", "unanswerable")
@@ -20,51 +29,23 @@ IMAGE_FIELDS = ("image", "image_path", "file_name", "image_local_name")
 
 
 def read_vqa(files: Sequence[Path], collector: Collector) -> None:
-    """Reads VQAv2, OKVQA or VizWiz: questions and annotations in two files, or rows that hold both.
-
-    Args:
-        files: The questions file and the annotations file in any order, or files of rows.
-        collector: Takes samples and problems.
-
-    Raises:
-        ValueError: If a file cannot be read, only one of the two is there, or another file is beside them.
-    """
+    """Reads VQAv2, OK-VQA or VizWiz: questions and annotations in two files, or rows that hold both."""
 
     def make(row: Mapping[str, Any]) -> Iterator[Sample]:
         kind = text_of(row, "answer_type", optional=True)
         if kind and kind not in ANSWER_TYPES:
             raise BadRow(f"the answer type {kind!r} is unknown; known are {', '.join(ANSWER_TYPES)}")
-        yield _sample(_with_id(row), collector, _coco_paths(row), category=kind, annotators=True)
+        yield _sample(_with_id(row), collector, _coco_paths(row), category=kind)
 
     collector.collect(_joined(files, collector), make)
 
 
 def read_textvqa(files: Sequence[Path], collector: Collector) -> None:
-    """Reads TextVQA: `{"data": [{"question_id", "question", "image_id", "answers"}]}`, or rows of these fields.
-
-    Args:
-        files: The files.
-        collector: Takes samples and problems.
-    """
+    """Reads TextVQA: `{"data": [{"question_id", "question", "image_id", "answers"}]}`, or rows of these fields."""
 
     def make(row: Mapping[str, Any]) -> Iterator[Sample]:
         name = text_of(row, "image_id", optional=True)
-        yield _sample(row, collector, [f"{name}.jpg"] if name else [], annotators=True)
-
-    collector.collect(_rows(files), make)
-
-
-def read_docvqa(files: Sequence[Path], collector: Collector) -> None:
-    """Reads DocVQA and InfographicVQA: `{"data": [{"questionId", "question", "image", "answers"}]}`, or such rows.
-
-    Args:
-        files: The files.
-        collector: Takes samples and problems.
-    """
-
-    def make(row: Mapping[str, Any]) -> Iterator[Sample]:
-        types = texts_of(row, "question_types") if row.get("question_types") else ("",)
-        yield _sample(row, collector, [], category=types[0])
+        yield _sample(row, collector, [f"{name}.jpg"] if name else [])
 
     collector.collect(_rows(files), make)
 
@@ -83,11 +64,10 @@ def _sample(
     collector: Collector,
     possible_paths: Sequence[str],
     category: str = "",
-    annotators: bool = False,
 ) -> Sample:
     """Makes the sample of a row; a field with the image wins over the paths that its id stands for."""
     answers = texts_of(row, "answers", "answer")
-    if annotators and len(answers) < 2:
+    if len(answers) < 2:
         raise BadRow("there is one answer; VQA accuracy compares with those of several annotators")
     value = first_of(row, IMAGE_FIELDS)
     if value is None and not possible_paths:
@@ -107,14 +87,14 @@ def _coco_paths(row: Mapping[str, Any]) -> list[str]:
     return coco_file_names(image, text_of(row, "data_subtype", optional=True)) if image else []
 
 
-def _rows(files: Sequence[Path]) -> Iterator[Record]:
+def _rows(files: Sequence[Path]) -> Iterator[Row]:
     for path in files:
-        yield from read_records(path)
+        yield from read_rows(path)
 
 
-def _joined(files: Sequence[Path], collector: Collector) -> Iterable[Record]:
+def _joined(files: Sequence[Path], collector: Collector) -> Iterable[Row]:
     """Returns rows with question and answers, joined from the two files where there are two."""
-    documents = {path: read_json(path) if path.suffix.lower() == ".json" else None for path in files}
+    documents = {path: read_document(path) for path in files}
     parts = {
         name: [(path, found) for path, found in documents.items() if isinstance(found, Mapping) and name in found]
         for name in ("questions", "annotations")
@@ -135,27 +115,18 @@ def _joined(files: Sequence[Path], collector: Collector) -> Iterable[Record]:
         )
     subset = questions.get("data_subtype") or annotations.get("data_subtype") or ""
     return _join(
-        list(_numbered(questions_path, questions["questions"])),
-        list(_numbered(annotations_path, annotations["annotations"])),
+        list(numbered(questions_path, questions["questions"])),
+        list(numbered(annotations_path, annotations["annotations"])),
         subset,
         collector,
     )
 
 
-def _numbered(path: Path, rows: Any) -> Iterator[Record]:
-    if not isinstance(rows, list):
-        raise ValueError(f"{path} holds a {type(rows).__name__} where a list of rows belongs.")
-    for number, row in enumerate(rows, start=1):
-        yield Record(path.name, f"row {number}", row)
-
-
-def _join(
-    questions: Sequence[Record], annotations: Sequence[Record], subset: str, collector: Collector
-) -> Iterator[Record]:
+def _join(questions: Sequence[Row], annotations: Sequence[Row], subset: str, collector: Collector) -> Iterator[Row]:
     """Yields each question with its annotation; what has no partner, and annotations seen before, are problems."""
-    by_id: dict[Any, Record] = {}
+    by_id: dict[Any, Row] = {}
     for record in annotations:
-        key = record.row.get("question_id") if isinstance(record.row, Mapping) else None
+        key = record.fields.get("question_id") if isinstance(record.fields, Mapping) else None
         if not isinstance(key, str | int):
             collector.reject(record, "the annotation has no question_id")
         elif key in by_id:
@@ -164,14 +135,14 @@ def _join(
             by_id[key] = record
     asked = set()
     for record in questions:
-        key = record.row.get("question_id") if isinstance(record.row, Mapping) else None
+        key = record.fields.get("question_id") if isinstance(record.fields, Mapping) else None
         if not isinstance(key, str | int) or key not in by_id:
             reason = "the question has no question_id" if key is None else f"the question {key} has no annotation"
-            yield Record(record.source, record.where, BadRow(reason))
+            yield Row(record.source, record.where, BadRow(reason))
             continue
         asked.add(key)
-        row = {"data_subtype": subset, **by_id[key].row, **record.row}
-        yield Record(record.source, f"question {key}", row)
+        row = {"data_subtype": subset, **by_id[key].fields, **record.fields}
+        yield Row(record.source, f"question {key}", row)
     for key, record in by_id.items():
         if key not in asked:
             collector.reject(record, f"the annotation is of a question {key} that is not there")

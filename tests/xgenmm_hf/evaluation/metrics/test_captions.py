@@ -7,13 +7,14 @@ COCO's evaluation calls it, its punctuation removed) makes of them.
 import json
 import math
 import random
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from xgenmm_hf.evaluation.metrics.captions import caption_tokens, cider
+from xgenmm_hf.evaluation.metrics.captions import caption_tokens, cider, tokenizer_in_use
 
 
 TREEBANK = json.loads(Path(__file__).with_name("treebank_tokens.json").read_text(encoding="utf-8"))
@@ -35,6 +36,19 @@ def test_tokens_are_those_of_the_treebank_tokenizer(row):
 def test_tokens_of_captions_published_with_coco_s_evaluation(caption, tokens):
     # misc/debug.ref.json and debug.tokenized_ref.json of coco-caption, less the punctuation that it removes later.
     assert " ".join(caption_tokens(caption)) == tokens
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java here")
+def test_pycocoevalcaps_tokenizer_is_used_where_java_is(monkeypatch):
+    """With and without Java the same scores, on the recorded captions."""
+    pytest.importorskip("pycocoevalcap")
+    answers = [row["caption"] for row in TREEBANK]
+    references = [[row["caption"], "A next one"] for row in TREEBANK[::-1]]
+    assert "Java" in tokenizer_in_use()
+    with_java = cider(answers, references)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "no Java" in tokenizer_in_use()
+    assert cider(answers, references) == pytest.approx(with_java)
 
 
 def test_typographic_signs_are_plain_ones():
@@ -73,8 +87,10 @@ def slow_cider(answers, references, sigma=6.0):
     return scores
 
 
-def test_cider_of_random_captions_is_that_of_a_slow_implementation():
+def test_cider_of_random_captions_is_that_of_a_slow_implementation(monkeypatch):
     pytest.importorskip("pycocoevalcap")
+    # Whether a final "a." keeps its stop depends on the next line in Java's tokenizer.
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     rng = random.Random(0)
     words = ["a", "the", "dog", "cat", "runs", "sits", "on", "grass", "table", "red", "big", "and", "is"]
 

@@ -33,13 +33,11 @@ def test_cider_of_a_category_is_the_mean_of_its_captions():
     assert found.by_category["y"]["cider"] == pytest.approx(sum(found.per_sample[1:]) / 2)
 
 
-def test_probing_counts_answers_that_say_neither():
-    samples = [sample(1, "yes", label="yes"), sample(2, "no", label="no"), sample(3, "no", label="no")]
-    found = score("pope", samples, ["Yes", "No", "a dog"])
-    assert found.per_sample == [1, 1, 0]
-    assert found.overall["accuracy"] == pytest.approx(2 / 3)
-    assert found.overall["unclear"] == pytest.approx(1 / 3)
-    assert found.overall["hallucinated"] == 0.5
+def test_yes_and_no_are_read():
+    samples = [sample(1, "yes"), sample(2, "no"), sample(3, "no"), sample(4, "No")]
+    found = score("yes_no", samples, ["Yes, there is.", "**No**", "a dog", "yes"])
+    assert found.per_sample == [1, 1, 0, 0]
+    assert found.overall == {"accuracy": 0.5, "unread": 0.25}
 
 
 def test_safety_is_right_where_it_refuses_what_it_should():
@@ -57,10 +55,9 @@ def test_safety_is_right_where_it_refuses_what_it_should():
 def test_options_are_read_and_open_questions_compared():
     choices = {"A": "one", "B": "two"}
     samples = [sample(1, "B", choices=choices), sample(2, "A", choices=choices), sample(3, "a cat")]
-    found = score("accuracy", samples, ["B. two", "I do not know", "cat"])
+    found = score("choice", samples, ["B. two", "I do not know", "cat"])
     assert found.per_sample == [1, 0, 1]
-    assert found.overall == pytest.approx({"accuracy": 2 / 3, "unread": 0.5})
-    assert score("accuracy", samples[2:], ["dog"]).overall == {"accuracy": 0}
+    assert found.overall == pytest.approx({"accuracy": 2 / 3, "unread": 1 / 3})
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -9,9 +9,9 @@ from PIL import Image
 from transformers import DynamicCache
 
 from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration
-from xgenmm_hf.evaluation.explain import explain_answer, read_attention, roll_out, weigh_tokens
-from xgenmm_hf.evaluation.heat import Cut
-from xgenmm_hf.evaluation.overlay import color_of, draw_overlay
+from xgenmm_hf.explain.attention import explain_answer, read_attention, roll_out, weigh_tokens
+from xgenmm_hf.explain.heat import Cut
+from xgenmm_hf.explain.overlay import color_of, draw_overlay
 from xgenmm_hf.inference.asking import RELEASED_SYSTEM, ask
 from xgenmm_hf.inference.loading import load
 

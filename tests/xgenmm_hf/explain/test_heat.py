@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from xgenmm_hf import XGenMMConfig, XGenMMImageProcessor
-from xgenmm_hf.evaluation.heat import Cut, coverage, cut_of, heat_of_patches, heat_of_pixels
+from xgenmm_hf.explain.heat import Cut, coverage, cut_of, heat_of_patches, heat_of_pixels
 
 
 # 4 patches of 7 pixels in a tile of 30: the last 2 pixels belong to no patch, as in the released 384 = 27 * 14 + 6

@@ -4,38 +4,6 @@ from xgenmm_hf.evaluation.metrics import score
 from xgenmm_hf.evaluation.tasks import load_task
 
 
-def probe(number, label="yes", **more):
-    return {"question_id": number, "image": "1.png", "text": "Is there a dog in the image?", "label": label, **more}
-
-
-def test_pope_s_three_files_share_ids(write_lines, image):
-    image("1.png")
-    files = [
-        write_lines("coco_pope_random.json", [probe(1), probe(2, "no")]),
-        write_lines("coco_pope_popular.json", [probe(1), probe(2, "no"), probe(2, "no"), probe(3, "maybe")]),
-        write_lines("mine.jsonl", [probe(1, category="adversarial")]),
-    ]
-    task = load_task("pope", files)
-    assert [sample.id for sample in task.samples] == [
-        "random/1", "random/2", "popular/1", "popular/2", "adversarial/1",
-    ]  # fmt: skip
-    assert task.samples[1].options == {"label": "no"}
-    assert [(problem.source, problem.where) for problem in task.problems] == [
-        ("coco_pope_popular.json", "line 3"),
-        ("coco_pope_popular.json", "line 4"),
-    ]
-    assert "label 'maybe' is unknown" in task.problems[1].reason
-    found = score(task.metric, task.samples, ["Yes", "Yes", "Yes", "No", "no"])
-    assert found.overall["accuracy"] == 0.6
-    assert set(found.by_category) == {"random", "popular", "adversarial"}
-
-
-def test_pope_rows_of_parquet(write_parquet, encoded):
-    row = {"question_id": "1", "image": {"bytes": encoded(), "path": None}, "question": "Is there?", "answer": "no"}
-    (sample,) = load_task("pope", write_parquet("a.parquet", [{**row, "category": "popular"}])).samples
-    assert (sample.id, sample.references) == ("popular/1", ("no",))
-
-
 def test_vlguard(write_json, image):
     unsafe = {
         "id": "Ads_1",

@@ -1,6 +1,5 @@
 import pytest
-
-from xgenmm_hf.evaluation.commands import command_given
+from embedded_model.measure.commands import command_given
 
 
 @pytest.mark.parametrize(

@@ -1,33 +1,10 @@
-"""Object probing: reading "yes" and "no", and the measures of POPE.
+"""Object probing: the measures of POPE.
 
 Source: Li et al., Evaluating Object Hallucination in Large Vision-Language Models, arXiv 2305.10355, and its
 evaluation code.
 """
 
-import re
 from collections.abc import Sequence
-
-
-_NO_WORDS = ("No", "not", "no")
-_YES_OR_NO = re.compile(r"\b(?:yes|no|not)\b", re.IGNORECASE)
-
-
-def says_yes(answer: str) -> bool:
-    """Reads an answer as POPE does: "no" if the first sentence has the word "no", "No" or "not", else "yes".
-
-    Args:
-        answer: What was answered.
-
-    Returns:
-        True for "yes". Whatever holds no such word counts as "yes", the empty answer too: see `is_unclear`.
-    """
-    words = answer.split(".")[0].replace(",", "").split(" ")
-    return not any(word in words for word in _NO_WORDS)
-
-
-def is_unclear(answer: str) -> bool:
-    """Tells whether an answer has neither "yes" nor "no" in it, so that its reading as "yes" means little."""
-    return _YES_OR_NO.search(answer) is None
 
 
 def probing_shares(truth: Sequence[bool], said: Sequence[bool]) -> dict[str, float]:

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from xgenmm_hf.evaluation.answering import before_control
-from xgenmm_hf.evaluation.heat import Cut, box_in_image, cut_of, heat_of_patches, heat_of_pixels
+from xgenmm_hf.explain.heat import Cut, box_in_image, cut_of, heat_of_patches, heat_of_pixels
 from xgenmm_hf.inference.asking import build_messages, room_for_answer
+from xgenmm_hf.inference.batches import before_control
 from xgenmm_hf.modeling.chat_xgenmm import escape_special_tokens
 
 

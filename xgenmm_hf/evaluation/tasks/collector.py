@@ -1,78 +1,71 @@
 """Collecting samples: images are found and looked at, and every row that cannot be asked becomes a problem."""
 
-import base64
-import binascii
+import hashlib
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.data.image_refs import PathRefused, Roots, UnreadableImage, image_ref, image_size
 from xgenmm_hf.evaluation.samples import Problem, Sample
-from xgenmm_hf.evaluation.tasks.records import BadRow, Record
+from xgenmm_hf.evaluation.tasks.reading import BadRow, Row
 
 
 Images = str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None
 
 
+class EnoughSamples(Exception):
+    """As many samples as wanted are there."""
+
+
 class Collector:
     """Gathers the samples and the problems of a task.
+
+    Images that rows hold as bytes are written to a temporary folder, so that memory holds one row at a time.
 
     Args:
         images: Folder that the data's relative paths of images start from, or a table from first components of
             paths to folders; None: the folder of the first file.
         files: The task's files.
+        limit: Samples wanted; None: all.
     """
 
-    def __init__(self, images: Images, files: Sequence[Path]):
+    def __init__(self, images: Images, files: Sequence[Path], limit: int | None = None):
         if isinstance(images, Mapping):
             self._roots = Roots(images)
         else:
             self._roots = Roots(default=files[0].parent if images is None else images)
+        self._limit = limit
         self._unreadable: dict[str, str | None] = {}
         self._ids: dict[str, str] = {}
+        self._held: tempfile.TemporaryDirectory | None = None
         self.samples: list[Sample] = []
         self.problems: list[Problem] = []
 
-    def collect(self, records: Iterable[Record], make: Callable[[Mapping[str, Any]], Iterable[Sample]]) -> None:
-        """Makes samples of records; a record's first fault becomes a problem.
-
-        Args:
-            records: Rows with their places.
-            make: Row -> its samples; raises `BadRow` for a fault.
-        """
-        for record in records:
+    def collect(self, rows: Iterable[Row], make: Callable[[Mapping[str, Any]], Iterable[Sample]]) -> None:
+        """Makes samples of rows; a row's first fault becomes a problem."""
+        for row in rows:
             try:
-                if isinstance(record.row, BadRow):
-                    raise record.row
-                if not isinstance(record.row, Mapping):
-                    raise BadRow(f"there is a {type(record.row).__name__} where a row with fields belongs")
-                for sample in make(record.row):
-                    self._add(record, sample)
+                if isinstance(row.fields, BadRow):
+                    raise row.fields
+                if not isinstance(row.fields, Mapping):
+                    raise BadRow(f"there is a {type(row.fields).__name__} where a row with fields belongs")
+                for sample in make(row.fields):
+                    self._add(row, sample)
             except BadRow as error:
-                self.reject(record, str(error))
+                self.reject(row, str(error))
 
-    def reject(self, record: Record, reason: str) -> None:
+    def reject(self, row: Row, reason: str) -> None:
         """Notes a problem."""
-        self.problems.append(Problem(record.source, record.where, reason))
+        self.problems.append(Problem(row.source, row.where, reason))
 
     def image(self, value: Any) -> Any:
-        """Makes an image's reference from what a row says.
-
-        Args:
-            value: A path, encoded bytes, `{"bytes", "path"}`, or an image in memory.
-
-        Returns:
-            The reference; whether it can be read is not looked at.
-
-        Raises:
-            BadRow: If it is none of them, or its path is refused.
-        """
-        if isinstance(value, Mapping) and value.get("bytes"):
-            return image_ref(value.get("path"), value["bytes"])
+        """Makes an image's reference from what a row says."""
         path = value.get("path") if isinstance(value, Mapping) else value
-        if isinstance(path, bytes):
-            return image_ref(data=path)
+        data = value.get("bytes") if isinstance(value, Mapping) else value
+        if isinstance(data, bytes) and data:
+            return self._hold(data, path if isinstance(path, str) else "")
         if hasattr(path, "convert"):
             return path
         if not isinstance(path, str) or not path.strip():
@@ -87,15 +80,28 @@ class Collector:
         refs = [self.image(path) for path in paths]
         return next((ref for ref in refs if os.path.isfile(ref["path"])), refs[0])
 
-    def _add(self, record: Record, sample: Sample) -> None:
+    def _hold(self, data: bytes, name: str) -> dict[str, Any]:
+        """Writes an image that a row holds to the temporary folder; its digest tells it from others."""
+        if self._held is None:
+            self._held = tempfile.TemporaryDirectory(prefix="xgenmm-eval-")
+        digest = hashlib.sha256(data).hexdigest()[:32]
+        file = Path(self._held.name) / f"{digest}{Path(name).suffix.lower()}"
+        if not file.is_file():
+            file.write_bytes(data)
+        # The reference keeps the folder: it goes when the last sample goes.
+        return {**image_ref(file), "digest": digest, "folder": self._held}
+
+    def _add(self, row: Row, sample: Sample) -> None:
         """Keeps a sample whose id is new and whose images are there."""
         if sample.id in self._ids:
             raise BadRow(f"the id {sample.id} was there before ({self._ids[sample.id]}); the first one counts")
         for image in sample.images:
             if fault := self._fault(image):
                 raise BadRow(fault)
-        self._ids[sample.id] = f"{record.source}, {record.where}"
+        self._ids[sample.id] = f"{row.source}, {row.where}"
         self.samples.append(sample)
+        if len(self.samples) == self._limit:
+            raise EnoughSamples
 
     def _fault(self, image: Any) -> str | None:
         """Says what is wrong with an image as far as its header tells; files are looked at once."""
@@ -110,21 +116,3 @@ class Collector:
         if path is not None:
             self._unreadable[path] = fault
         return fault
-
-
-def decode_base64(text: str) -> bytes:
-    """Decodes an image that a table holds as text.
-
-    Args:
-        text: Base64.
-
-    Returns:
-        The encoded image.
-
-    Raises:
-        BadRow: If it is no base64.
-    """
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadRow("the image is no base64 text") from None

@@ -1,37 +1,9 @@
-"""POPE's reading of answers and its measures against a slow implementation by counting."""
+"""POPE's measures against a slow implementation by counting."""
 
 import random
 
 import pytest
-
-from xgenmm_hf.evaluation.metrics.probing import is_unclear, probing_shares, says_yes
-
-
-@pytest.mark.parametrize(
-    ("answer", "yes"),
-    [
-        ("Yes", True),
-        ("yes, there is a dog.", True),
-        ("No", False),
-        ("No, there is no dog.", False),
-        ("There is not a dog in the image.", False),
-        ("Yes. There is no cat.", True),  # the first sentence alone counts
-        ("NO", True),  # the official words are "No", "no" and "not"
-        ("There isn't one", True),
-        ("no.", False),
-        ("a, no, b", False),
-        ("Nothing", True),
-        ("", True),
-    ],
-)
-def test_answers_are_read_as_the_official_evaluation_reads_them(answer, yes):
-    assert says_yes(answer) is yes
-
-
-def test_unclear_answers():
-    assert [is_unclear(text) for text in ("", "a dog", "Nothing", "YES!", "no", "It is not.")] == [True] * 3 + [
-        False
-    ] * 3
+from embedded_model.measure.probing import probing_shares
 
 
 def test_shares_of_random_answers_are_those_of_counting():

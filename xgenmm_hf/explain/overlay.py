@@ -6,7 +6,7 @@ Shapes: images and heat of height x width pixels.
 import numpy as np
 from PIL import Image, ImageDraw
 
-from xgenmm_hf.evaluation.heat import Cut, box_in_image
+from xgenmm_hf.explain.heat import Cut, box_in_image
 
 
 # Cold to hot; even steps of lightness, so that it also reads in gray.

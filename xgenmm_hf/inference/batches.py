@@ -1,0 +1,189 @@
+"""Answers to many prompts at a time.
+
+Prompts of any lengths are padded on the left and computed together; the answers are those of asking one by one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from xgenmm_hf.inference.asking import RELEASED_SYSTEM, build_messages, end_tokens
+from xgenmm_hf.modeling.chat_xgenmm import END_OF_CHUNK_TOKEN, escape_special_tokens
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from xgenmm_hf.inference.feature_cache import FeatureCache
+    from xgenmm_hf.inference.loading import Loaded
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked: a text, and the images it is about (PIL images)."""
+
+    text: str
+    images: list["Image.Image"] = field(default_factory=list)
+
+
+def answer_prompts(loaded: "Loaded", prompts: Sequence[Prompt], max_new_tokens: int = 112) -> list[str]:
+    """Answers one batch of prompts greedily, each as a chat.
+
+    Args:
+        loaded: The model and its processor.
+        prompts: What to ask; all of them are computed together.
+        max_new_tokens: Longest answer in tokens.
+
+    Returns:
+        One answer per prompt.
+    """
+    texts = [
+        loaded.processor.apply_chat_template(
+            build_messages(prompt.images, prompt.text, RELEASED_SYSTEM), add_generation_prompt=True
+        )
+        for prompt in prompts
+    ]
+    return answer_texts(loaded, texts, [image for prompt in prompts for image in prompt.images], max_new_tokens)
+
+
+def answer_texts(
+    loaded: "Loaded",
+    texts: Sequence[str],
+    images: Sequence["Image.Image"],
+    max_new_tokens: int,
+    image_mode: str | None = None,
+    cache: "FeatureCache | None" = None,
+    **options: Any,
+) -> list[str]:
+    """Continues one batch of prompts, up to the end of a turn, of a chunk or of the text.
+
+    Args:
+        loaded: The model and its processor.
+        texts: Rendered prompts of any lengths; all are computed together.
+        images: The images of all prompts, in order.
+        max_new_tokens: Longest answer in tokens.
+        image_mode: Mode of the image processor; None: its own.
+        cache: Keeps the tokens of images that were asked about before.
+        **options: Further options of `generate`; default: greedy decoding.
+
+    Returns:
+        One answer per prompt.
+    """
+    model, processor = loaded.model, loaded.processor
+    if cache is not None:
+        inputs = cache.prepare(list(texts), list(images), image_mode)
+    else:
+        inputs = encode_batch(loaded, texts, images, image_mode)
+    ends = {*end_tokens(model).tolist(), processor.tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN)}
+    rows = generate_rows(loaded, inputs, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), **options)
+    return [read_answer(processor.tokenizer, ids) for ids in rows]
+
+
+def encode_batch(
+    loaded: "Loaded", texts: Sequence[str], images: Sequence["Image.Image"], image_mode: str | None = None
+) -> Any:
+    """Prepares model inputs, padded on the left.
+
+    Args:
+        loaded: The model and its processor.
+        texts: Rendered prompts.
+        images: The images of all prompts, in order.
+        image_mode: Mode of the image processor; None: its own.
+
+    Returns:
+        The inputs, on the model's device and in its dtype.
+    """
+    options: dict[str, Any] = {"images": list(images)} if images else {}
+    if image_mode is not None:
+        options["image_aspect_ratio"] = image_mode
+    inputs = loaded.processor(text=list(texts), padding=True, padding_side="left", return_tensors="pt", **options)
+    return inputs.to(loaded.model.device, loaded.model.dtype)
+
+
+def generate_rows(loaded: "Loaded", inputs: Any, **options: Any) -> list[list[int]]:
+    """Runs `generate` on a prepared batch.
+
+    Args:
+        loaded: The model and its processor.
+        inputs: What `encode_batch` returned.
+        **options: Options of `generate`; default: greedy decoding, and padding with the tokenizer's pad token.
+
+    Returns:
+        The new ids of each row, the padding behind its end included.
+    """
+    import torch
+
+    padding = loaded.processor.tokenizer.pad_token_id
+    settings = {"do_sample": False, "num_beams": 1, **options}
+    if padding is not None:
+        settings.setdefault("pad_token_id", padding)
+    with torch.inference_mode():
+        output = loaded.model.generate(**inputs, **settings)
+    return output[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def read_answer(tokenizer: Any, ids: list[int]) -> str:
+    """Decodes generated ids up to the first control token.
+
+    Args:
+        tokenizer: The checkpoint's tokenizer.
+        ids: What was generated.
+
+    Returns:
+        The text.
+    """
+    return tokenizer.decode(before_control(tokenizer, ids)).strip()
+
+
+def before_control(tokenizer: Any, ids: list[int]) -> list[int]:
+    """Returns generated ids up to the first control token."""
+    control = set(tokenizer.get_added_vocab().values())
+    return ids[: next((position for position, index in enumerate(ids) if index in control), len(ids))]
+
+
+def rate_answers(
+    loaded: "Loaded",
+    texts: Sequence[str],
+    images: Sequence["Image.Image"],
+    answers: Sequence[str],
+    image_mode: str | None = None,
+) -> list[tuple[float, bool]]:
+    """Measures how likely given answers are, one batch of them.
+
+    Args:
+        loaded: The model and its processor.
+        texts: Rendered prompts; all are computed together.
+        images: The images of all prompts, in order.
+        answers: One answer per prompt.
+        image_mode: Mode of the image processor; None: its own.
+
+    Returns:
+        For each answer the mean negative log-likelihood of its tokens, and whether greedy decoding gives them.
+
+    Raises:
+        ValueError: If an answer has no token of its own.
+    """
+    import torch
+
+    tokenizer = loaded.processor.tokenizer
+    whole = [text + escape_special_tokens(one.strip(), tokenizer) for text, one in zip(texts, answers, strict=True)]
+    inputs = encode_batch(loaded, whole, images, image_mode)
+    lengths = []
+    for text, both in zip(texts, whole, strict=True):
+        # An image counts as one token here: only what follows the prompt matters.
+        prompt, ids = tokenizer(text)["input_ids"], tokenizer(both)["input_ids"]
+        pairs = zip(prompt, ids, strict=False)
+        shared = next((place for place, (one, other) in enumerate(pairs) if one != other), len(prompt))
+        lengths.append(len(ids) - min(shared, len(ids)))
+    if min(lengths) == 0:
+        raise ValueError(f"An answer to rate is empty: {answers[lengths.index(0)]!r}; leave it out.")
+    longest = max(lengths)
+    targets = inputs["input_ids"][:, -longest:]
+    with torch.inference_mode():
+        logits = loaded.model(**inputs, use_cache=False, logits_to_keep=longest + 1).logits[:, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    greedy = logits.argmax(-1) == targets
+    return [
+        (float(loss[-length:].mean()), bool(same[-length:].all()))
+        for loss, same, length in zip(losses, greedy, lengths, strict=True)
+    ]
