@@ -97,7 +97,11 @@ def encode_batch(
     if image_mode is not None:
         options["image_aspect_ratio"] = image_mode
     inputs = loaded.processor(text=list(texts), padding=True, padding_side="left", return_tensors="pt", **options)
-    return inputs.to(loaded.model.device, loaded.model.dtype)
+    inputs = inputs.to(loaded.model.device, loaded.model.dtype)
+    if images and image_mode is not None:
+        # The model counts tiles by its own mode unless it is told.
+        inputs["image_num_tiles"] = inputs["image_num_tiles"].to(loaded.model.device)
+    return inputs
 
 
 def generate_rows(loaded: "Loaded", inputs: Any, **options: Any) -> list[list[int]]:
