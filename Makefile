@@ -13,6 +13,7 @@ VENV ?= .venv
 TRANSFORMERS ?= $(shell $(PYTHON) -c 'import sys; print("5.24.0" if sys.version_info >= (3, 11) else "5.20.2")')
 WORKERS ?= 2
 PYTEST_ARGS ?=
+HARNESS_VENV ?= .venv-harness
 # Each Gradio goes with one line of huggingface_hub.
 GRADIO := $(if $(filter 4.%,$(TRANSFORMERS)),gradio==6.17.3 gradio_client==2.5.0,gradio==6.31.0 gradio_client==2.7.2)
 
@@ -28,7 +29,7 @@ READY_DEV := $(VENV)/.ready-dev-$(TRANSFORMERS)
 COMMON_TESTS := $(VENV)/transformers-$(TRANSFORMERS)/tests
 SOURCES := modeling conversion xgenmm_hf examples tests setup.py
 
-.PHONY: demo test test-vllm test-oldest test-newest recipe eval bench docs lint typecheck format clean
+.PHONY: demo test test-vllm test-oldest test-newest test-harnesses recipe eval bench docs lint typecheck format clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -60,6 +61,19 @@ test-oldest:
 test-newest:
 	$(PYTHON) tests/support/bounds.py newest .venv-newest
 	$(call FAST_TEST,.venv-newest)
+
+# Every benchmark's command through lmms-eval and VLMEvalKit themselves, on stand-in data; in an environment of its own.
+test-harnesses: $(HARNESS_VENV)/.ready
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(HARNESS_VENV)/bin/python -m pytest $(PYTEST_ARGS) \
+	    tests/xgenmm_hf/evaluation/test_harness_commands.py tests/xgenmm_hf/evaluation/test_lmms_eval.py \
+	    tests/xgenmm_hf/evaluation/test_vlmevalkit.py tests/xgenmm_hf/evaluation/metrics
+
+$(HARNESS_VENV)/.ready: setup.py constraints.txt tests/support/harnesses.txt
+	$(PYTHON) -m venv $(HARNESS_VENV)
+	$(HARNESS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt torch setuptools wheel
+	$(HARNESS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r tests/support/harnesses.txt
+	$(HARNESS_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
 
 # The embedded model through the whole recipe, from nothing: hours on two cores. What is done is found again.
 recipe: $(READY_DEV)
@@ -94,7 +108,7 @@ format: $(READY_DEV)
 	$(BIN)/ruff format $(SOURCES)
 
 clean:
-	rm -rf .venv .venv-4.57 .venv-vllm build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-4.57 .venv-vllm .venv-harness build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find modeling conversion xgenmm_hf examples tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(BIN)/python:
