@@ -91,7 +91,11 @@ def test_files_that_are_no_results(tmp_path):
     with pytest.raises(ValueError, match="no result file at"):
         read_result(tmp_path)
     file = tmp_path / "results.json"
-    for text, message in (("{", "not valid JSON"), ("[]", "expected a JSON object"), ('{"format": "other"}', "no result of")):
+    for text, message in (
+        ("{", "not valid JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"format": "other"}', "no result of"),
+    ):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             read_result(file)
