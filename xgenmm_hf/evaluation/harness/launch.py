@@ -98,8 +98,9 @@ def _check_vlmevalkit(folder: Path, names: Sequence[str]) -> None:
     datasets = json.loads(file.read_text(encoding="utf-8")).get("datasets", {})
     for name in names:
         entry = datasets.get(name, {})
-        reason = entry.get("error_message") or entry.get("skip_reason")
-        if reason and not entry.get("metrics"):
+        skipped = entry.get("skip_reason")
+        reason = entry.get("error_message") or (skipped if skipped == "invalid_dataset" else None)
+        if reason:
             raise ValueError(f"VLMEvalKit did not score {name}: {' '.join(str(reason).split())}.")
 
 
