@@ -1,10 +1,15 @@
 """The parts of the model that golden data and the common tests do not reach."""
 
+import json
+
 import pytest
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration, XGenMMModel
+from xgenmm_hf.modeling.compat_xgenmm import CACHE_NAME
 from xgenmm_hf.modeling.tiling_xgenmm import tile_layout
 
 
@@ -228,6 +233,88 @@ def test_resized_vocabulary(make_model, prompt):
     with torch.no_grad():
         outputs = model(**prompt, labels=prompt["input_ids"])
     assert outputs.logits.shape[-1] == 110 and outputs.loss.isfinite()
+
+
+@pytest.mark.parametrize("part", ["text_config", "resampler_config"])
+def test_weights_that_the_config_does_not_use_are_an_error(make_model, tmp_path, part):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config[part] |= {"num_hidden_layers": 1} if part == "text_config" else {"depth": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    message = r"holds \d+ weights that its config has no place for \(model\.[\w.]+(, [\w.]+){4} and \d+ more\)"
+    for model_class in (XGenMMForConditionalGeneration, XGenMMModel):
+        with pytest.raises(
+            ValueError, match=message.replace(r"model\.", "") if model_class is XGenMMModel else message
+        ):
+            model_class.from_pretrained(tmp_path)
+
+
+def test_the_base_model_does_without_the_head(make_model, tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    loaded, info = XGenMMModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert torch.equal(loaded.resampler.latents, model.model.resampler.latents)
+    assert not info["missing_keys"]
+
+
+def test_tiles_are_counted_from_the_sizes(make_model, prompt):
+    """What trainers that know nothing of tile counts leave: also where a call squashed every image to one tile."""
+    model = make_model()
+    ids = torch.cat([torch.arange(5, 9), torch.full((8,), 100), torch.arange(9, 14)])[None]
+    squashed = {"pixel_values": prompt["pixel_values"][:2], "image_sizes": prompt["image_sizes"]}
+    counted = {name: value for name, value in prompt.items() if name != "image_num_tiles"}
+    with torch.no_grad():
+        assert torch.equal(model(**counted).logits, model(**prompt).logits)
+        stated = model(input_ids=ids, **squashed, image_num_tiles=torch.tensor([1, 1])).logits
+        assert torch.equal(model(input_ids=ids, **squashed).logits, stated)
+
+
+def test_no_forward_warns_of_two_caches(make_model, prompt, recwarn, caplog):
+    model = make_model()
+    with torch.no_grad():
+        first = model(**prompt, use_cache=True)
+        model(input_ids=torch.tensor([[5]]), use_cache=True, **{CACHE_NAME: first[CACHE_NAME]})
+        model.generate(**prompt, max_new_tokens=3, do_sample=False)
+    assert not [warning for warning in recwarn if "past_key_values" in str(warning.message)]
+    assert "past_key_values" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["flex_attention", "sdpa", "eager"])
+def test_declared_attention_of_the_resampler_agrees(make_model, images, name):
+    """FlexAttention ends the process on a CPU where the mask is no block mask; the resampler takes SDPA for it."""
+    expected = image_tokens(make_model(), images)
+    model = make_model()
+    model.set_attn_implementation({"resampler_config": name})
+    assert model.config.resampler_config._attn_implementation == name
+    for tokens, reference in zip(image_tokens(model, images), expected, strict=True):
+        torch.testing.assert_close(tokens, reference, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_flex_attention_of_the_library_parts_agrees(make_model, prompt, part):
+    expected, model = make_model(), make_model()
+    model.set_attn_implementation({part: "flex_attention"})
+    with torch.no_grad():
+        torch.testing.assert_close(model(**prompt).logits, expected(**prompt).logits, rtol=0, atol=1e-4)
+
+
+def test_every_part_takes_a_registered_attention(make_model, prompt):
+    """`_supports_attention_backend`: an engine's own function is called by every part, by name."""
+    called = set()
+
+    def engine(module, *args, **kwargs):
+        called.add(type(module).__name__)
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, *args, **kwargs)
+
+    AttentionInterface.register("counted", engine)
+    AttentionMaskInterface.register("counted", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model = make_model()
+    expected = model(**prompt).logits
+    model.set_attn_implementation("counted")
+    torch.testing.assert_close(model(**prompt).logits, expected, rtol=0, atol=1e-4)
+    assert called == {"SiglipAttention", "XGenMMResamplerAttention", "Phi3Attention"}
 
 
 def test_torch_export_of_the_vision_part(make_model, images):

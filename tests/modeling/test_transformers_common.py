@@ -24,6 +24,15 @@ if not (FOLDER / "test_modeling_common.py").is_file():
     pytest.skip("XGENMM_TRANSFORMERS_TESTS does not name Transformers' tests", allow_module_level=True)
 
 
+def load(name: str, file: str) -> types.ModuleType:
+    """Imports one of the library's test files."""
+    spec = importlib.util.spec_from_file_location(f"{PACKAGE}.{name}", FOLDER / file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 def load_common_tests() -> types.ModuleType:
     """Imports the library's `test_modeling_common.py`; the parts of its test tree that it does not ship are empty."""
     package = types.ModuleType(PACKAGE)
@@ -34,11 +43,7 @@ def load_common_tests() -> types.ModuleType:
         stub = types.ModuleType(f"{PACKAGE}.{name}")
         setattr(stub, mixin, type(mixin, (), {}))
         sys.modules[stub.__name__] = stub
-    spec = importlib.util.spec_from_file_location(f"{PACKAGE}.common", FOLDER / "test_modeling_common.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load("common", "test_modeling_common.py")
 
 
 common = load_common_tests()
@@ -138,3 +143,7 @@ class CommonModelTest(common.ModelTesterMixin, common.GenerationTesterMixin, uni
 
     def setUp(self):
         self.model_tester = ModelTester(self)
+
+    def test_config(self):
+        tests = load("configuration", "test_configuration_common.py")
+        tests.ConfigTester(self, config_class=XGenMMConfig, has_text_modality=False).run_common_tests()

@@ -23,6 +23,7 @@ class _Waiting:
 
     images: Sequence[Image.Image]
     ticket: Ticket
+    prompt: torch.Tensor | None
     tokens: list[torch.Tensor] | None = None
     error: Exception | None = None
 
@@ -46,11 +47,14 @@ class ImageEncoder:
         self._queue: deque[_Waiting] = deque()
         self._turn, self._queue_lock = threading.Lock(), threading.Lock()
 
-    def encode(self, images: Sequence[Image.Image], ticket: Ticket) -> list[torch.Tensor]:
+    def encode(
+        self, images: Sequence[Image.Image], ticket: Ticket, prompt: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
         """Returns the tokens of a request's images.
 
         Args:
             images: RGB images.
+            prompt: Ids of the request's prompt, (length,), which the first release reads with its image.
             ticket: The request's; nothing is encoded once it is over.
 
         Returns:
@@ -59,7 +63,7 @@ class ImageEncoder:
         Raises:
             RequestError: If the request is over before the turn comes, or the memory does not suffice.
         """
-        waiting = _Waiting(images, ticket)
+        waiting = _Waiting(images, ticket, prompt)
         with self._queue_lock:
             self._queue.append(waiting)
         while not waiting.done:
@@ -85,10 +89,12 @@ class ImageEncoder:
         try:
             tokens: list[torch.Tensor] = []
             images = [image for request in requests for image in request.images]
+            prompts = [request.prompt for request in requests for _ in request.images]
             for start in range(0, len(images), self._images_per_call):
                 if len(requests) == 1:
                     requests[0].ticket.check()
-                tokens += self._cache.encode(images[start : start + self._images_per_call])
+                chosen = slice(start, start + self._images_per_call)
+                tokens += self._cache.encode(images[chosen], prompts=prompts[chosen])
             left = iter(tokens)
             for request in requests:
                 request.tokens = [next(left) for _ in request.images]

@@ -236,7 +236,7 @@ class Service:
         input_ids = self._encode_text(messages, images)
         room_for(self.loaded, 1, input_ids.shape[1])
         ticket.check()
-        return input_ids, self._images.encode(images, ticket) if images else []
+        return input_ids, self._images.encode(images, ticket, input_ids[0]) if images else []
 
     def _encode_text(self, messages: list[dict[str, Any]], images: list[Image.Image]) -> torch.Tensor:
         """Returns the ids of a chat, each image as many image tokens as it has, (1, length)."""
