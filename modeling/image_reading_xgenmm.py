@@ -60,7 +60,7 @@ class ImageReadingMixin:
             embeds = self.get_input_embeddings()(prompt_ids) if prompt_embeds is None else prompt_embeds
             text = self._text_queries(embeds, mask, prompt_mask_of(prompt_mask, mask), image_num_tiles.shape[0])
         vision = self.get_vision_features(pixel_values, **kwargs)
-        states = asked_states(kwargs)
+        states = asked_states(kwargs, self.config)
         sampled = self._sample(vision.last_hidden_state, image_sizes, image_num_tiles, text, **states)
         tokens = split_tokens(self.config, sampled.last_hidden_state.flatten(0, 1), image_num_tiles)
         return image_output(vision, tokens, sampled)

@@ -21,12 +21,10 @@ from .image_reading_xgenmm import ImageReadingMixin
 from .language_xgenmm import build_language_model
 from .legacy_api_xgenmm import HubEraMixin
 from .outputs_xgenmm import (
-    IMAGE_FIELDS,
     XGenMMCausalLMOutputWithPast,
     XGenMMImageOutput,
     XGenMMModelOutputWithPast,
     asked_states,
-    image_fields,
 )
 from .resampler_xgenmm import XGenMMResampler
 from .targets_xgenmm import IGNORE_INDEX, count_without_images, without_image_targets
@@ -176,7 +174,7 @@ class XGenMMModel(ImageReadingMixin, XGenMMPreTrainedModel):
             mask = self.image_token_mask(input_ids, inputs_embeds)
             if self.config.resampler_config.text_conditioned and prompt_mask is None:
                 prompt_mask = prompt_mask_of(attention_mask, mask)
-            states = asked_states(kwargs)
+            states = asked_states(kwargs, self.config)
             tokens, outputs = self._read_images(images, inputs_embeds, mask, prompt_mask, image_repeats, states)
         if tokens is not None:
             shown = tokens.repeat(1 if self.config.resampler_config.text_conditioned else image_repeats, 1)
@@ -194,8 +192,9 @@ class XGenMMModel(ImageReadingMixin, XGenMMPreTrainedModel):
             last_hidden_state=text.last_hidden_state,
             hidden_states=text.hidden_states,
             attentions=text.attentions,
+            image_hidden_states=tokens,
+            image_outputs=outputs,
             **{CACHE_NAME: text.get(CACHE_NAME)},
-            **image_fields(outputs, tokens, self.config.resampler_config.num_latents),
         )
 
 
@@ -309,7 +308,9 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            **{name: outputs.get(name) for name in (CACHE_NAME, *IMAGE_FIELDS)},
+            image_hidden_states=outputs.image_hidden_states,
+            image_outputs=outputs.image_outputs,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
         )
 
     def _loss(

@@ -41,58 +41,75 @@ class XGenMMImageOutput(BaseModelOutputWithPooling):
     resampler_hidden_states: tuple[torch.FloatTensor, ...] | None = None
     resampler_attentions: tuple[torch.FloatTensor, ...] | None = None
 
+    @property
+    def num_latents(self) -> int:
+        """Queries that become tokens of a chunk; behind them stands the first release's text."""
+        return sum(len(tokens) for tokens in self.pooler_output) // self.resampler_attentions[0].shape[0]
+
+
+class ImageStatesMixin:
+    """Names the images' states in a model's output; each is None unless the call asked for it."""
+
+    image_outputs: XGenMMImageOutput | None
+
+    def _image_state(self, name: str) -> Any:
+        return None if self.image_outputs is None else self.image_outputs.get(name)
+
+    @property
+    def vision_hidden_states(self) -> tuple[torch.FloatTensor, ...] | None:
+        """The vision tower's states: `hidden_states` of `XGenMMImageOutput`."""
+        return self._image_state("hidden_states")
+
+    @property
+    def vision_attentions(self) -> tuple[torch.FloatTensor, ...] | None:
+        """The vision tower's attention weights: `attentions` of `XGenMMImageOutput`."""
+        return self._image_state("attentions")
+
+    @property
+    def resampler_hidden_states(self) -> tuple[torch.FloatTensor, ...] | None:
+        """The resampler's queries; see `XGenMMImageOutput`."""
+        return self._image_state("resampler_hidden_states")
+
+    @property
+    def resampler_attentions(self) -> tuple[torch.FloatTensor, ...] | None:
+        """The resampler's attention weights; see `XGenMMImageOutput`."""
+        return self._image_state("resampler_attentions")
+
+    @property
+    def resampler_cross_attentions(self) -> tuple[torch.FloatTensor, ...] | None:
+        """The weights from latents to patches, (num_chunks, heads, num_latents, num_patches) per block."""
+        if self.resampler_attentions is None:
+            return None
+        num_latents = self.image_outputs.num_latents
+        num_patches = self.resampler_attentions[0].shape[-1] - self.resampler_attentions[0].shape[-2]
+        return tuple(weights[:, :, :num_latents, :num_patches] for weights in self.resampler_attentions)
+
 
 @dataclass
-class XGenMMModelOutputWithPast(BaseModelOutputWithPast):
+class XGenMMModelOutputWithPast(ImageStatesMixin, BaseModelOutputWithPast):
     """Output of `XGenMMModel`.
 
     Args:
         image_hidden_states: The images' tokens, (total image tokens, text width).
-        vision_hidden_states: `hidden_states` of `XGenMMImageOutput`, with `output_hidden_states`.
-        vision_attentions: `attentions` of `XGenMMImageOutput`, with `output_attentions`.
-        resampler_hidden_states: As in `XGenMMImageOutput`, with `output_hidden_states`.
-        resampler_attentions: As in `XGenMMImageOutput`, with `output_attentions`.
-        resampler_cross_attentions: The part of `resampler_attentions` from latents to patches,
-            (num_chunks, heads, num_latents, num_patches).
-        image_outputs: All of that together, and each image's tokens; with either option.
+        image_outputs: The images' states, with `output_hidden_states` or `output_attentions`.
     """
 
     image_hidden_states: torch.FloatTensor | None = None
-    vision_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    vision_attentions: tuple[torch.FloatTensor, ...] | None = None
-    resampler_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    resampler_attentions: tuple[torch.FloatTensor, ...] | None = None
-    resampler_cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     image_outputs: XGenMMImageOutput | None = None
 
 
 @dataclass
-class XGenMMCausalLMOutputWithPast(CausalLMOutputWithPast):
+class XGenMMCausalLMOutputWithPast(ImageStatesMixin, CausalLMOutputWithPast):
     """Output of `XGenMMForConditionalGeneration`; the images' fields are those of `XGenMMModelOutputWithPast`."""
 
     image_hidden_states: torch.FloatTensor | None = None
-    vision_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    vision_attentions: tuple[torch.FloatTensor, ...] | None = None
-    resampler_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    resampler_attentions: tuple[torch.FloatTensor, ...] | None = None
-    resampler_cross_attentions: tuple[torch.FloatTensor, ...] | None = None
     image_outputs: XGenMMImageOutput | None = None
 
 
-IMAGE_FIELDS = (
-    "image_hidden_states",
-    "vision_hidden_states",
-    "vision_attentions",
-    "resampler_hidden_states",
-    "resampler_attentions",
-    "resampler_cross_attentions",
-    "image_outputs",
-)
-
-
-def asked_states(options: dict[str, Any]) -> dict[str, bool]:
-    """Returns which states a call asks for, as options of the parts."""
-    return {name: True for name in STATES if options.get(name)}
+def asked_states(options: dict[str, Any], config: Any) -> dict[str, bool]:
+    """Returns which states a call, or else the config, asks for, as options of the parts."""
+    stated = {name: options.get(name) for name in STATES}
+    return {name: True for name, asked in stated.items() if asked or (asked is None and getattr(config, name, False))}
 
 
 def image_output(vision: BaseModelOutput, tokens: list[torch.Tensor], sampled: BaseModelOutput) -> XGenMMImageOutput:
@@ -119,31 +136,3 @@ def image_output(vision: BaseModelOutput, tokens: list[torch.Tensor], sampled: B
 def known_weights(weights: tuple | None) -> tuple | None:
     """Returns attention weights, or None where the attention implementation does not have them."""
     return None if not weights or any(layer is None for layer in weights) else weights
-
-
-def image_fields(outputs: XGenMMImageOutput | None, tokens: torch.Tensor | None, num_latents: int) -> dict[str, Any]:
-    """Returns the fields that images have in a model's output.
-
-    Args:
-        outputs: The images' states, where the call asked for them.
-        tokens: The images' tokens, (total image tokens, text width), or None.
-        num_latents: Latents of the resampler.
-
-    Returns:
-        The fields by name.
-    """
-    if outputs is None:
-        return {"image_hidden_states": tokens}
-    weights, crossed = outputs.get("resampler_attentions"), None
-    if weights is not None:
-        num_patches = weights[0].shape[-1] - weights[0].shape[-2]
-        crossed = tuple(layer[:, :, :num_latents, :num_patches] for layer in weights)
-    return {
-        "image_hidden_states": tokens,
-        "vision_hidden_states": outputs.get("hidden_states"),
-        "vision_attentions": outputs.get("attentions"),
-        "resampler_hidden_states": outputs.get("resampler_hidden_states"),
-        "resampler_attentions": weights,
-        "resampler_cross_attentions": crossed,
-        "image_outputs": outputs,
-    }

@@ -43,6 +43,10 @@ def load_common_tests() -> types.ModuleType:
         stub = types.ModuleType(f"{PACKAGE}.{name}")
         setattr(stub, mixin, type(mixin, (), {}))
         sys.modules[stub.__name__] = stub
+    # only configs without parts are compared with these
+    stub = types.ModuleType(f"{PACKAGE}.utils.test_configuration_utils")
+    stub.config_common_kwargs = {}
+    sys.modules[stub.__name__] = stub
     return load("common", "test_modeling_common.py")
 
 
