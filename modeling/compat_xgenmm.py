@@ -274,7 +274,10 @@ def write_rope_of_both_lines(fields: dict[str, Any]) -> dict[str, Any]:
         return {**fields, "rope_parameters": parameters}
     if parameters is None or not is_flat_rope(parameters):
         return fields
-    return {**fields, **legacy_rope(parameters, fields.get("model_type"))}
+    legacy = legacy_rope(parameters, fields.get("model_type"))
+    if legacy.get("partial_rotary_factor") == 1.0:  # 4.57's default, which 5.x would keep as an unknown field
+        del legacy["partial_rotary_factor"]
+    return {**fields, **legacy}
 
 
 def is_flat_rope(parameters: dict[str, Any]) -> bool:
