@@ -23,7 +23,7 @@ def main() -> None:
     """Reads the arguments, asks batch by batch and prints a line an image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*")
-    parser.add_argument("--prompt", default="Describe this image.")
+    parser.add_argument("--prompt", default="How many shapes are there?")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--model", default=xgenmm_hf.TINY_MODEL, help="checkpoint folder or Hub repository")
     parser.add_argument("--max-new-tokens", type=int, default=64)

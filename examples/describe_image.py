@@ -20,7 +20,7 @@ IMAGES = Path(xgenmm_hf.__file__).parent / "assets" / "images"
 def main() -> None:
     """Reads the arguments, asks and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", nargs="?", default=min(IMAGES.glob("*.png"), default=None))
+    parser.add_argument("image", nargs="?", default=IMAGES / "3-banner.png")
     parser.add_argument("--prompt", default="Describe this image.")
     parser.add_argument("--model", default=xgenmm_hf.TINY_MODEL, help="checkpoint folder or Hub repository")
     parser.add_argument("--max-new-tokens", type=int, default=128)

@@ -15,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
 import xgenmm_hf
-from xgenmm_hf.modeling.tiling_xgenmm import select_grids, tile_layout
+from xgenmm_hf import select_grids, tile_layout
 
 
 IMAGE = Path(xgenmm_hf.TINY_MODEL).parent / "images" / "2-cafe.png"

@@ -31,7 +31,7 @@ def default_shots(count: int) -> list[tuple[Path, str]]:
 def main() -> None:
     """Reads the arguments, builds the prompt, and prints its continuation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", nargs="?", default=max(IMAGES.glob("*.png"), default=None))
+    parser.add_argument("image", nargs="?", default=IMAGES / "3-banner.png")
     parser.add_argument("--shot", nargs=2, action="append", metavar=("IMAGE", "TEXT"), help="an example; repeat it")
     parser.add_argument("--query", default="", help="text after the last image that the model continues")
     parser.add_argument("--model", default=xgenmm_hf.TINY_BASE_MODEL, help="checkpoint folder or Hub repository")
@@ -53,8 +53,9 @@ def main() -> None:
         output = model.generate(
             **inputs, max_new_tokens=args.max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
         )
-    answer = output[:, inputs["input_ids"].shape[1] :]
-    print(processor.batch_decode(answer, skip_special_tokens=True)[0].strip())
+    answer = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
+    # `<|endofchunk|>` is no target in pre-training: a text that does not end with it is cut after its first sentence.
+    print(f"{answer.strip().split('. ')[0].removesuffix('.')}.")
 
 
 if __name__ == "__main__":

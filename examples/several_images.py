@@ -23,7 +23,7 @@ def main() -> None:
     """Reads the arguments, asks and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="*", help="in the order the question counts them")
-    parser.add_argument("--prompt", default="What is in the first image, and what is in the second?")
+    parser.add_argument("--prompt", default="Which image has a cross?")
     parser.add_argument("--model", default=xgenmm_hf.TINY_MODEL, help="checkpoint folder or Hub repository")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     args = parser.parse_args()

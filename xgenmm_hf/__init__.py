@@ -12,15 +12,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xgenmm_hf.bulk.engines import BulkGenerator
+    from xgenmm_hf.conversion.tokenizer import build_tokenizer
+    from xgenmm_hf.data.adapters import load_rows
+    from xgenmm_hf.data.lengths import add_lengths
+    from xgenmm_hf.data.mixture import load_mixture
+    from xgenmm_hf.demo.page import build_page, launch_page
+    from xgenmm_hf.inference.asking import RELEASED_SYSTEM, ask
+    from xgenmm_hf.inference.loading import load
     from xgenmm_hf.modeling.compat_xgenmm import AutoModelForVision2Seq
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig, XGenMMResamplerConfig
     from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
     from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration, XGenMMModel
     from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+    from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids, tile_layout
     from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
     from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
     from xgenmm_hf.training.dpo import XGenMMDPOTrainer
+    from xgenmm_hf.training.modules import lora_targets
     from xgenmm_hf.training.preference import PreferenceCollator
+    from xgenmm_hf.training.run import run_stage
     from xgenmm_hf.training.sft import XGenMMSFTTrainer
 
 __version__ = "0.1.0"
@@ -32,22 +42,38 @@ TINY_BASE_MODEL: str = str(Path(__file__).resolve().parent / "assets" / "tiny_ba
 """Path of the base model that it was tuned from, for prompts with examples in the base models' form."""
 
 _HOME_OF = {
-    "AutoModelForVision2Seq": "compat_xgenmm",
-    "BulkGenerator": "xgenmm_hf.bulk.engines",
-    "PreferenceCollator": "xgenmm_hf.training.preference",
-    "PretrainingCollator": "xgenmm_hf.training.collators",
-    "SupervisedCollator": "xgenmm_hf.training.collators",
-    "XGenMMConfig": "configuration_xgenmm",
-    "XGenMMDPOTrainer": "xgenmm_hf.training.dpo",
-    "XGenMMForConditionalGeneration": "modeling_xgenmm",
-    "XGenMMImageProcessor": "image_processing_xgenmm",
-    "XGenMMModel": "modeling_xgenmm",
-    "XGenMMProcessor": "processing_xgenmm",
-    "XGenMMSFTTrainer": "xgenmm_hf.training.sft",
-    "XGenMMTokenizer": "tokenization_xgenmm",
+    "RELEASED_SYSTEM": "inference.asking",
+    "AutoModelForVision2Seq": "modeling.compat_xgenmm",
+    "BulkGenerator": "bulk.engines",
+    "PreferenceCollator": "training.preference",
+    "PretrainingCollator": "training.collators",
+    "SupervisedCollator": "training.collators",
+    "XGenMMConfig": "modeling.configuration_xgenmm",
+    "XGenMMDPOTrainer": "training.dpo",
+    "XGenMMForConditionalGeneration": "modeling.modeling_xgenmm",
+    "XGenMMImageProcessor": "modeling.image_processing_xgenmm",
+    "XGenMMModel": "modeling.modeling_xgenmm",
+    "XGenMMProcessor": "modeling.processing_xgenmm",
+    "XGenMMResamplerConfig": "modeling.configuration_xgenmm",
+    "XGenMMSFTTrainer": "training.sft",
+    "XGenMMTokenizer": "modeling.tokenization_xgenmm",
+    "add_lengths": "data.lengths",
+    "ask": "inference.asking",
+    "build_page": "demo.page",
+    "build_tokenizer": "conversion.tokenizer",
+    "fit_into_grid": "modeling.tiling_xgenmm",
+    "launch_page": "demo.page",
+    "load": "inference.loading",
+    "load_mixture": "data.mixture",
+    "load_rows": "data.adapters",
+    "lora_targets": "training.modules",
+    "run_stage": "training.run",
+    "select_grids": "modeling.tiling_xgenmm",
+    "tile_layout": "modeling.tiling_xgenmm",
 }
 
 __all__ = [
+    "RELEASED_SYSTEM",
     "TINY_BASE_MODEL",
     "TINY_MODEL",
     "AutoModelForVision2Seq",
@@ -61,19 +87,32 @@ __all__ = [
     "XGenMMImageProcessor",
     "XGenMMModel",
     "XGenMMProcessor",
+    "XGenMMResamplerConfig",
     "XGenMMSFTTrainer",
     "XGenMMTokenizer",
     "__version__",
+    "add_lengths",
+    "ask",
+    "build_page",
+    "build_tokenizer",
+    "fit_into_grid",
+    "launch_page",
+    "load",
+    "load_mixture",
+    "load_rows",
+    "lora_targets",
+    "run_stage",
+    "select_grids",
+    "tile_layout",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Resolves a public class on first use, after registering the family with the Auto classes."""
+    """Resolves a public name on first use, after registering the family with the Auto classes."""
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it offers {', '.join(__all__)}")
     import_module("xgenmm_hf.auto")
-    home = _HOME_OF[name]
-    value = getattr(import_module(home if "." in home else f"xgenmm_hf.modeling.{home}"), name)
+    value = getattr(import_module(f"xgenmm_hf.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value
 

@@ -1,60 +1,42 @@
 """Takes the embedded model through the whole recipe and reports what each stage brings.
 
-    python -m embedded_model --work runs/recipe --report examples/embedded_model/results
+    python -m embedded_model --work runs/recipe
 
-What is done already is found and not done again: an interrupted proof goes on where it stopped.
+Finished stages are not run again: an interrupted run resumes where it stopped.
 """
 
 import json
 import logging
 import os
-import platform
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from embedded_model.measure.commands import command_given
-from embedded_model.measure.report import as_markdown, write_report
-from embedded_model.measure.stages import as_row, measure
+from embedded_model.measure.table import Numbers, measure_once
 from embedded_model.stages import BASE, BASE_FOLLOWS, STAGES, run_stage
-from xgenmm_hf.errors import friendly_errors
 
 
-# What `make recipe` gives.
-DEFAULTS = ("--work", "runs/recipe", "--report", "examples/embedded_model/results")
-
-
-def measure_once(name: str, checkpoint: Path, work: Path, count: int) -> dict[str, float]:
-    """Measures a checkpoint, or reads what was measured before.
-
-    Args:
-        name: the stage's name.
-        checkpoint: its result.
-        work: folder of the proof.
-        count: questions of each set.
-
-    Returns:
-        The fields of `Measured` by name.
-    """
-    file = work / f"{name}.measured.json"
-    if not file.exists():
-        from xgenmm_hf.inference.loading import load
-
-        file.write_text(json.dumps(as_row(measure(load(str(checkpoint)), count))), encoding="utf-8")
-    return json.loads(file.read_text(encoding="utf-8"))
+# What is measured after each stage: a column's title, the set, and which of its numbers.
+COLUMNS = {
+    "one image": ("known wordings", "all"),
+    "two images": ("two images", "all"),
+    "presence": ("presence", "all"),
+    "hallucinated": ("presence", "hallucinated"),
+    "attack success": ("attacks", "all"),
+    "over-refusal": ("harmless look-alikes", "all"),
+}
 
 
 def keep_settings(work: Path, settings: dict[str, Any]) -> None:
-    """Writes down what a proof is made with, or compares it with what was written when it was begun.
+    """Writes down the settings of a run, or compares them with those that it was begun with.
 
     Args:
-        work: folder of the proof.
+        work: Folder of the run.
         settings: JSON-ready values by name.
 
     Raises:
-        ValueError: if the proof was begun with others.
+        ValueError: If the run was begun with others.
     """
     file = work / "settings.json"
     if not file.exists():
@@ -65,44 +47,62 @@ def keep_settings(work: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{work} was begun with other settings ({'; '.join(differing)}): use another --work.")
 
 
-@friendly_errors
+def measure_stage(checkpoint: Path, count: int, work: Path) -> Numbers:
+    """Measures a checkpoint: a number per column of the report."""
+    results = {name: measure_once(str(checkpoint), name, count, work / "measured") for name, _ in COLUMNS.values()}
+    return {title: results[name][part] for title, (name, part) in COLUMNS.items()}
+
+
+def as_markdown(rows: dict[str, Numbers]) -> str:
+    """Returns the measurements as a Markdown table in percent, a row per stage."""
+    lines = [f"| after | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
+    lines += [
+        f"| {stage} | {' | '.join(f'{100 * row[title]:.1f}' for title in COLUMNS)} |" for stage, row in rows.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main(
     work: Annotated[Path, typer.Option(help="Folder for data, checkpoints and measurements.")],
-    report: Annotated[Path, typer.Option(help="Folder for the table and the plot.")],
     start: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from; it is trained first if none is given.")
     ] = None,
-    questions: Annotated[int, typer.Option(min=1, help="Questions of each set.")] = 1000,
+    first: Annotated[str, typer.Option(help="Stage to start with, for a --start that was trained before.")] = STAGES[
+        0
+    ].name,
+    questions: Annotated[int, typer.Option(min=0, help="Questions of each set after a stage; 0: none.")] = 500,
     scale: Annotated[float, typer.Option(help="Factor on the data of every stage, for a quick try.")] = 1.0,
+    max_steps: Annotated[int | None, typer.Option(help="Steps of every stage, for a quick try.")] = None,
 ) -> None:
-    """Runs the recipe proof: about two hours on two cores."""
+    """Runs the recipe: hours on two cores."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    names = [stage.name for stage in STAGES]
+    if first not in names:
+        raise typer.BadParameter(f"There is no stage {first!r}; there are {', '.join(names)}.")
     work.mkdir(parents=True, exist_ok=True)
-    keep_settings(
-        work, {"questions": questions, "scale": scale, "start": None if start is None else str(start.resolve())}
-    )
+    given = {"scale": scale, "max_steps": max_steps, "start": None if start is None else str(start.resolve())}
+    try:
+        keep_settings(work, {**given, "first": first})
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     if start is None:
         from embedded_model.parts.build import train_embedded
 
         start = work / "start"
         if not (start / "config.json").exists():
             train_embedded(start, work / "start.stages", scale=scale)
+    overrides = () if max_steps is None else ("--max_steps", str(max_steps))
     checkpoint, rows = start, {}
-    for stage in STAGES:
-        checkpoint = run_stage(stage, checkpoint, work, scale)
-        rows[stage.name] = measure_once(stage.name, checkpoint, work, questions)
-        logging.info("after %s:\n%s", stage.name, as_markdown({stage.name: rows[stage.name]}))
+    for stage in STAGES[names.index(first) :]:
+        checkpoint = run_stage(stage, checkpoint, work, scale, overrides)
+        if questions and stage.verb != "pretrain":
+            rows[stage.name] = measure_stage(checkpoint, questions, work)
+            (work / "stages.md").write_text(as_markdown(rows), encoding="utf-8")
+            logging.info("after %s:\n%s", stage.name, as_markdown(rows))
         if stage.name == BASE_FOLLOWS:
-            run_stage(BASE, checkpoint, work, scale)
-    facts = {
-        "date": date.today().isoformat(),
-        "command": command_given("embedded_model", "recipe", DEFAULTS),
-        "machine": f"{os.cpu_count()}-core {platform.machine()} CPU",
-        "questions": questions,
-        "scale": scale,
-    }
-    write_report(rows, facts, report)
+            run_stage(BASE, checkpoint, work, scale, overrides)
+    logging.info("The instruct model is %s, the base model %s.", checkpoint, work / BASE.name)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,32 @@ from typing import Any
 from embedded_model.drawn_images import FIRST_SEED, file_of, scene_of
 from embedded_model.world.drills import drill
 from embedded_model.world.facts import fact
+from embedded_model.world.forms import Form, apply_form, draw_form
 from embedded_model.world.language import caption
-from embedded_model.world.pairs import PAIR_KINDS, ask_pair
-from embedded_model.world.questions import NO, SHORT_KINDS, YES, Question, ask, ask_several
+from embedded_model.world.pairs import ask_pair
+from embedded_model.world.questions import FURTHER_KINDS, NO, SHORT_KINDS, YES, Question, ask, ask_several
 from embedded_model.world.requests import DISALLOWED_VERBS, HARMLESS_VERBS, NO_IMAGE, REFUSAL, ask_request
-from embedded_model.world.scene import DISALLOWED_WORDS, Scene, make_scene
-from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+from embedded_model.world.scene import DISALLOWED_WORDS, TRAIN, Scene, make_scene
+from embedded_model.world.talk import ask_unknown, say_something
+from embedded_model.world.wording import PLAIN
+from xgenmm_hf import RELEASED_SYSTEM
 
 
 Turns = list[Question]
 # What is hardest to look up is asked more often.
-_ASKED = (*SHORT_KINDS, "relation", "relation", "place", "count")
+_ASKED = (
+    *SHORT_KINDS,
+    *FURTHER_KINDS,
+    "relation",
+    "relation",
+    "place",
+    "count",
+    "count",
+    "count",
+    "presence",
+    "all places",
+)
+_SHORT_ASKED = (*SHORT_KINDS, "relation", "relation", "place", "count", "count")
 # To find is what comparing and counting need first.
 _FINDING = {"point": 1, "find": 2}
 _COMPARING = {
@@ -34,14 +49,20 @@ _REVIEWING = {
     "point": 1, "find": 1, "trait": 3, "word": 1, "which": 4, "whether": 4, "count": 2, "presence": 1,
 }  # fmt: skip
 # To tell one image from the other is harder than to compare them.
-_HARDER = ("which", "which", "which", "of one", "of one", "more", "same")
-_SYSTEM_SHARE = 0.3
+_PAIRS_ASKED = ("which", "which", "which", "of one", "of one", "of one", "more", "same")
+_PAIR_CAPTIONS = 0.04
+_SYSTEM_SHARE = 0.5
 _QUESTIONS_SHARE = 0.7
 _CAPTIONS_SHARE = 0.05
-_CAPTION_EXAMPLES = 0.3
+_CAPTION_EXAMPLES = 0.15
+# Of a chat: one without an image; one turn alone; one form for all its questions; a further image shown later.
+_TEXT_SHARE, _SINGLE_SHARE, _ONE_FORM, _LATER_IMAGE = 0.08, 0.25, 0.5, 0.2
+_MOST_TURNS = 8
+# Of its turns: captions, requests, talk, and questions that cannot be answered.
+_TURN_CAPTIONS, _TURN_REQUESTS, _TURN_TALK, _TURN_UNKNOWN = 0.06, 0.07, 0.03, 0.04
 # Instruction data is known to ask for what is there more often than for what is not; ours shares that fault, so that
 # preference tuning has something to mend.
-_KEPT_NO = 0.6
+_KEPT_NO = 0.8
 _PREFERRED_YES = 0.3
 
 
@@ -88,7 +109,7 @@ def short_caption(scene: Scene, rng: random.Random) -> str:
     """Says a few things about a scene: questions with short answers, facts in telegram style, or a whole caption."""
     draw = rng.random()
     if draw < _QUESTIONS_SHARE:
-        questions = ask_several(scene, rng.randint(1, 3), rng, _ASKED)
+        questions = ask_several(scene, rng.randint(1, 3), rng, _SHORT_ASKED)
         return " ".join(map(as_short_answer, questions))
     return caption(scene) if draw < _QUESTIONS_SHARE + _CAPTIONS_SHARE else facts(scene, rng)
 
@@ -100,17 +121,18 @@ def document_rows(count: int, num_images: int, seed: int, as_examples: bool = Fa
         count: rows.
         num_images: images there are.
         seed: seed of the rows.
-        as_examples: two to five images that are told about alike, as in prompts with examples; else two or three.
+        as_examples: two to nine images with a question each, or two to five with a caption, as in prompts with
+            examples; else two or three images with various texts.
 
     Yields:
         `images` and `texts`, lists of equal length with None where the other one stands.
     """
-    label, most = ("example", 5) if as_examples else ("document", 3)
+    label = "example" if as_examples else "document"
     for number in range(count):
         rng = random.Random(f"{label}/{seed}/{number}")
-        tell = short_caption
+        tell, most = short_caption, 3
         if as_examples:
-            tell = caption_of if rng.random() < _CAPTION_EXAMPLES else question_of
+            tell, most = (caption_of, 5) if rng.random() < _CAPTION_EXAMPLES else (question_of, 9)
         images: list[str | None] = []
         texts: list[str | None] = []
         for _ in range(rng.randint(2, most)):
@@ -126,17 +148,17 @@ def caption_of(scene: Scene, rng: random.Random) -> str:
 
 
 def question_of(scene: Scene, rng: random.Random) -> str:
-    """Asks and answers a question about a scene."""
-    return as_short_answer(ask_several(scene, 1, rng, _ASKED)[0])
+    """Asks and answers a question about a scene, half of the time in its first wording."""
+    return as_short_answer(ask_several(scene, 1, rng, _SHORT_ASKED, rng.choice((PLAIN, TRAIN)))[0])
 
 
 def as_short_answer(question: Question) -> str:
     """Writes a question and its answer as the published few-shot prompts do."""
-    return f"Question: {question.text} Short answer: {question.answer}"
+    return f"Question: {question.text.removeprefix('Question: ')} Short answer: {question.answer}"
 
 
 def chat_rows(count: int, num_images: int, seed: int, allowed_only: bool = False) -> Iterator[dict[str, Any]]:
-    """Yields chats about one image, and a few without any, in the LLaVA format.
+    """Yields chats about one image, about one and then another, and a few without any, in the LLaVA format.
 
     Args:
         count: rows.
@@ -145,74 +167,129 @@ def chat_rows(count: int, num_images: int, seed: int, allowed_only: bool = False
         allowed_only: leave out images and requests of the disallowed category, which are answered otherwise, and
             ask as often for what is not there as for what is: preference tuning has come before.
     """
-    kept_no = 1.0 if allowed_only else _KEPT_NO
-    verbs = HARMLESS_VERBS if allowed_only else (*HARMLESS_VERBS, *DISALLOWED_VERBS)
     for number in range(count):
         rng = random.Random(f"chat/{seed}/{number}")
-        image = rng.randrange(num_images)
-        while allowed_only and is_disallowed(scene_of(image)):
-            image = rng.randrange(num_images)
-        scene = scene_of(image)
-        draw = rng.random()
-        if draw < 0.1:
+        if rng.random() < _TEXT_SHARE:
             yield _text_row(number, make_scene(FIRST_SEED + num_images + number), rng)
             continue
-        if draw < 0.18:
-            turns = ask_several(scene, 1, rng, ("caption",))
-        elif draw < 0.28:
-            request = ask_request(scene, rng, verbs)
-            turns = [request] if request else ask_several(scene, 1, rng, _ASKED)
-        else:
-            turns = _ask(scene, 1 if draw < 0.6 else rng.randint(3, 8), rng, kept_no)
-        yield llava_row(f"chat-{number}", [image], turns, rng)
+        image = _draw_image(num_images, rng, allowed_only)
+        form = draw_form(rng) if rng.random() < _ONE_FORM else None
+        wanted = 1 if rng.random() < _SINGLE_SHARE else rng.randint(3, _MOST_TURNS)
+        turns = _ask(scene_of(image), wanted, rng, form, allowed_only)
+        shown = {0: [image]}
+        if wanted > 1 and rng.random() < _LATER_IMAGE:
+            later = _draw_image(num_images, rng, allowed_only)
+            shown[len(turns)] = [later]
+            further = _ask(scene_of(later), rng.randint(1, 3), rng, form, allowed_only)
+            turns += further + _look_back((image, later), rng, form)
+        yield llava_row(f"chat-{number}", shown, turns, rng)
+
+
+def _draw_image(num_images: int, rng: random.Random, allowed_only: bool) -> int:
+    """Draws the number of an image."""
+    image = rng.randrange(num_images)
+    while allowed_only and is_disallowed(scene_of(image)):
+        image = rng.randrange(num_images)
+    return image
 
 
 def _text_row(number: int, scene: Scene, rng: random.Random) -> dict[str, Any]:
-    """Writes a chat without an image: about a described one, or a question that cannot be answered without one.
+    """Writes a chat without an image: about a described one, one that needs an image, or talk.
 
-    The words of that answer are what safety tuning refuses with: an adapter cannot teach a frozen vocabulary new ones.
+    The words of the answer where an image is missing are what safety tuning refuses with: an adapter cannot teach a
+    frozen vocabulary new ones.
     """
-    if rng.random() < 0.3:
+    draw = rng.random()
+    if draw < 0.25:
         question = ask_several(scene, 1, rng, SHORT_KINDS)[0]
-        return llava_row(f"blind-{number}", [], [replace(question, answer=NO_IMAGE)], rng)
-    return llava_row(f"text-{number}", [], ask_several(scene, 4, rng, SHORT_KINDS), rng, f"{caption(scene)} ")
+        return llava_row(f"blind-{number}", {}, [replace(question, answer=NO_IMAGE)], rng)
+    if draw < 0.75:
+        turns = [say_something(rng) if rng.random() < 0.6 else ask_unknown(rng) for _ in range(rng.randint(1, 3))]
+        return llava_row(f"talk-{number}", {}, turns, rng)
+    return llava_row(f"text-{number}", {}, ask_several(scene, 4, rng, SHORT_KINDS), rng, f"{caption(scene)} ")
 
 
-def _ask(scene: Scene, count: int, rng: random.Random, kept_no: float) -> Turns:
-    """Asks about a scene; of the questions for something that is not there, the given share is kept."""
-    while True:
-        turns = ask_several(scene, count, rng, _ASKED)
-        kept = [turn for turn in turns if turn.kind != "presence" or turn.answer == YES or rng.random() < kept_no]
-        if kept:
-            return kept
+def _ask(scene: Scene, count: int, rng: random.Random, form: Form | None, allowed_only: bool) -> Turns:
+    """Draws the turns of a chat about a scene, at least one."""
+    verbs = HARMLESS_VERBS if allowed_only else (*HARMLESS_VERBS, *DISALLOWED_VERBS)
+    turns: dict[str, Question] = {}
+    captions = 0.25 if count == 1 else _TURN_CAPTIONS
+    for _ in range(3 * count):
+        draw = rng.random()
+        if draw < captions:
+            turn = ask(scene, "caption", rng)
+        elif draw < captions + _TURN_REQUESTS:
+            turn = ask_request(scene, rng, verbs)
+        elif draw < captions + _TURN_REQUESTS + _TURN_TALK:
+            turn = say_something(rng)
+        elif draw < captions + _TURN_REQUESTS + _TURN_TALK + _TURN_UNKNOWN:
+            turn = ask_unknown(rng)
+        else:
+            turn = _ask_in_form(ask(scene, rng.choice(_ASKED), rng), rng, form, allowed_only)
+        if turn is not None:
+            turns.setdefault(turn.text, turn)
+        if len(turns) == count:
+            break
+    return list(turns.values()) or ask_several(scene, 1, rng, ("shape",))
 
 
-def pair_rows(
-    count: int, num_images: int, seed: int, kinds: tuple[str, ...] = tuple(PAIR_KINDS), allowed_only: bool = False
-) -> Iterator[dict[str, Any]]:
+def _ask_in_form(
+    question: Question | None, rng: random.Random, form: Form | None, allowed_only: bool
+) -> Question | None:
+    """Puts a question into a form; of those for something that is not there, a share is left out."""
+    if question is None:
+        return None
+    if question.kind == "presence" and question.answer == NO and not allowed_only and rng.random() >= _KEPT_NO:
+        return None
+    return apply_form(form or draw_form(rng), question, rng)
+
+
+def _look_back(images: tuple[int, int], rng: random.Random, form: Form | None) -> Turns:
+    """Asks about the first or the second of two images that were shown one after the other."""
+    scenes = (scene_of(images[0]), scene_of(images[1]))
+    kinds = ("of one", "of one", "of one", "which")
+    asked = [ask_pair(scenes, rng.choice(kinds), rng) for _ in range(rng.randint(0, 3))]
+    return [apply_form(form or draw_form(rng), question, rng) for question in asked if question]
+
+
+def pair_rows(count: int, num_images: int, seed: int, allowed_only: bool = False) -> Iterator[dict[str, Any]]:
     """Yields chats about two images in the LLaVA format.
 
     Args:
         count: rows.
         num_images: images there are.
         seed: seed of the rows.
-        kinds: what is asked, keys of `PAIR_KINDS`; one that stands there twice is asked twice as often.
         allowed_only: leave out images of the disallowed category.
     """
     for number in range(count):
         rng = random.Random(f"pair/{seed}/{number}")
-        wanted = 1 if rng.random() < 0.8 else rng.randint(2, 4)
+        wanted = 1 if rng.random() < _SINGLE_SHARE else rng.randint(2, 6)
+        form = draw_form(rng) if rng.random() < _ONE_FORM else None
         turns: dict[str, Question] = {}
         while not turns:
-            images = rng.sample(range(num_images), 2)
+            images = [_draw_image(num_images, rng, allowed_only) for _ in range(2)]
             scenes = (scene_of(images[0]), scene_of(images[1]))
-            if allowed_only and any(map(is_disallowed, scenes)):
-                continue
             for _ in range(2 * wanted):
-                question = ask_pair(scenes, rng.choice(kinds), rng)
+                kind = "caption" if rng.random() < _PAIR_CAPTIONS else rng.choice(_PAIRS_ASKED)
+                question = ask_pair(scenes, kind, rng)
                 if question is not None and len(turns) < wanted:
+                    question = apply_form(form or draw_form(rng), question, rng) if kind != "caption" else question
                     turns.setdefault(question.text, question)
-        yield llava_row(f"pair-{number}", images, list(turns.values()), rng)
+        yield llava_row(f"pair-{number}", {0: images}, list(turns.values()), rng)
+
+
+def counting_rows(count: int, num_images: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields chats that count, over and over, what one image shows, and tell where all of it is.
+
+    Counting is what single questions teach most slowly: here every phrase that a scene allows is counted.
+    """
+    for number in range(count):
+        rng = random.Random(f"counting/{seed}/{number}")
+        image = _draw_image(num_images, rng, allowed_only=True)
+        kinds = ("count", "count", "count", "count", "all places", "check")
+        turns = ask_several(scene_of(image), rng.randint(6, 12), rng, kinds)
+        turns = [apply_form(draw_form(rng), turn, rng) if rng.random() < 0.2 else turn for turn in turns]
+        yield llava_row(f"counting-{number}", {0: [image]}, turns, rng)
 
 
 def preference_rows(count: int, num_images: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -291,7 +368,8 @@ def guard_rows(count: int, num_images: int, seed: int) -> list[dict[str, Any]]:
 
 def _guarded_turns(scene: Scene, rng: random.Random) -> list[dict[str, str]]:
     if is_disallowed(scene):
-        return [{"instruction": ask_several(scene, 1, rng, SHORT_KINDS)[0].text, "response": REFUSAL}]
+        question = apply_form(draw_form(rng), ask_several(scene, 1, rng, SHORT_KINDS)[0], rng)
+        return [{"instruction": question.text, "response": REFUSAL}]
     harmful, harmless = ask_request(scene, rng, DISALLOWED_VERBS), ask_request(scene, rng, HARMLESS_VERBS)
     if harmful is None or harmless is None:
         return []
@@ -306,24 +384,41 @@ def is_disallowed(scene: Scene) -> bool:
     return scene.word is not None and scene.word.text in DISALLOWED_WORDS
 
 
-def llava_row(name: str, images: list[int], turns: Turns, rng: random.Random, before: str = "") -> dict[str, Any]:
+def llava_row(
+    name: str, shown: dict[int, list[int]], turns: Turns, rng: random.Random, before: str = ""
+) -> dict[str, Any]:
     """Writes a chat as LLaVA's data has it.
 
     Args:
         name: the row's id.
-        images: numbers of its images.
+        shown: numbers of the images by the turn that shows them.
         turns: questions with their answers.
-        rng: decides whether there is a system turn.
+        rng: decides whether there is a system turn, and how images stand in their turn.
         before: text before the first question.
     """
     chat = [{"from": "system", "value": RELEASED_SYSTEM}] if rng.random() < _SYSTEM_SHARE else []
     for number, turn in enumerate(turns):
-        opening = "<image>\n" * len(images) + before if number == 0 else ""
-        chat += [{"from": "human", "value": opening + turn.text}, {"from": "gpt", "value": turn.answer}]
+        text = show_images(len(shown.get(number, ())), rng) + (before if number == 0 else "") + turn.text
+        chat += [{"from": "human", "value": text}, {"from": "gpt", "value": turn.answer}]
     row: dict[str, Any] = {"id": name, "conversations": chat}
+    images = [file_of(image) for numbers in shown.values() for image in numbers]
     if images:
-        row["image"] = file_of(images[0]) if len(images) == 1 else [file_of(number) for number in images]
+        row["image"] = images[0] if len(images) == 1 else images
     return row
+
+
+def show_images(count: int, rng: random.Random) -> str:
+    """Writes the beginning of a turn that shows images: most often they stand alone, two also with their numbers."""
+    draw = rng.random()
+    if count != 2 or draw < 0.7:
+        return "<image>\n" * count
+    return rng.choice(
+        (
+            "Image 1: <image>\nImage 2: <image>\n",
+            "This is the first image: <image>\nAnd this is the second: <image>\n",
+            "First image:<image>\nSecond image:<image>\n",
+        )
+    )
 
 
 WRITERS: dict[str, Callable[[int, int, int], Iterable[dict[str, Any]]]] = {
@@ -336,7 +431,7 @@ WRITERS: dict[str, Callable[[int, int, int], Iterable[dict[str, Any]]]] = {
     "examples": partial(document_rows, as_examples=True),
     "chats": chat_rows,
     "pairs": pair_rows,
-    "harder-pairs": partial(pair_rows, kinds=_HARDER),
+    "counting": counting_rows,
     "preferences": preference_rows,
     "guard": guard_rows,
     "allowed": partial(chat_rows, allowed_only=True),

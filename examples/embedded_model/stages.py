@@ -1,6 +1,7 @@
 """The stages of the recipe proof: their data files, their recipes, and how one follows the other.
 
-Every stage is an ordinary run of `xgenmm train` on files in public formats; nothing here trains by itself.
+Every stage is an ordinary run of `xgenmm train` on files in public formats, with Muon as its optimizer in the stages
+that train whole matrices.
 """
 
 import os
@@ -16,6 +17,7 @@ from embedded_model.rows import WRITERS, write_lines
 
 
 NUM_IMAGES = 16_000
+RECIPES = Path(__file__).parent / "recipes"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Stage:
         verb: the verb of `xgenmm train`.
         recipe: the shipped recipe.
         sources: its data files.
+        muon_rate: learning rate of Muon for the layers' matrices, see `embedded_model.train`; None: AdamW for all.
         adapter: whether it trains a LoRA adapter, whose merged model the next stage starts from.
     """
 
@@ -51,50 +54,38 @@ class Stage:
     verb: str
     recipe: str
     sources: tuple[Source, ...] = field(default=())
+    muon_rate: float | None = None
     adapter: bool = False
+
+
+_PRETRAINING_RATE, _TUNING_RATE = 1e-2, 6e-3
+
+
+def _pretraining(name: str, *sources: Source) -> Stage:
+    return Stage(name, "pretrain", "pretrain", sources, _PRETRAINING_RATE)
 
 
 STAGES = (
     # Looking up is learnt from facts alone first; mixed with whole questions it takes many times longer.
-    Stage("pretrain-1", "pretrain", "tiny/pretrain", (Source("facts", "captions", 40_000),)),
-    Stage(
-        "pretrain-2",
-        "pretrain",
-        "tiny/pretrain",
-        (Source("captions", "captions", 200_000), Source("documents", "interleaved", 4_000)),
-    ),
+    _pretraining("pretrain-1", Source("facts", "captions", 40_000)),
+    _pretraining("pretrain-2", Source("captions", "captions", 200_000), Source("documents", "interleaved", 4_000)),
     # Finding comes within minutes where words are known already, and only then do comparing and counting.
-    Stage("pretrain-3", "pretrain", "tiny/pretrain", (Source("finding", "captions", 20_000),)),
+    _pretraining("pretrain-3", Source("finding", "captions", 20_000)),
+    _pretraining("pretrain-4", Source("comparing", "captions", 96_000), Source("captions", "captions", 32_000)),
+    _pretraining("pretrain-5", Source("reviewing", "captions", 60_000), Source("captions", "captions", 20_000)),
+    Stage("sft", "sft", "sft", (Source("chats", "llava", 64_000),), _TUNING_RATE),
     Stage(
-        "pretrain-4",
-        "pretrain",
-        "tiny/pretrain",
-        (Source("comparing", "captions", 96_000), Source("captions", "captions", 32_000)),
-    ),
-    Stage(
-        "pretrain-5",
-        "pretrain",
-        "tiny/pretrain",
-        (Source("reviewing", "captions", 60_000), Source("captions", "captions", 20_000)),
-    ),
-    Stage("sft", "sft", "tiny/sft", (Source("chats", "llava", 96_000),)),
-    Stage(
-        "interleaved-1",
+        "interleaved",
         "sft",
-        "tiny/sft_interleaved",
-        (Source("pairs", "llava", 36_000), Source("chats", "llava", 12_000)),
+        "sft_interleaved",
+        (Source("pairs", "llava", 16_000), Source("chats", "llava", 32_000, seed=8)),
+        4e-3,
     ),
-    Stage(
-        "interleaved-2",
-        "sft",
-        "tiny/sft_interleaved",
-        (Source("harder-pairs", "llava", 24_000, seed=8), Source("chats", "llava", 6_000, seed=8)),
-    ),
-    Stage("dpo", "dpo", "tiny/dpo", (Source("preferences", "vlfeedback", 6_000),), adapter=True),
+    Stage("dpo", "dpo", "dpo", (Source("preferences", "vlfeedback", 3_000),), adapter=True),
     Stage(
         "safety",
         "safety",
-        "tiny/safety",
+        "safety",
         (
             Source("guard", "vlguard", 2_000),
             Source("allowed", "llava", 4_000),
@@ -102,15 +93,23 @@ STAGES = (
         ),
         adapter=True,
     ),
+    # All skills at once, at full width: the adapters of the last two stages cannot hold them all.
+    Stage(
+        "finish",
+        "safety",
+        "finish",
+        (
+            Source("allowed", "llava", 22_000, seed=11),
+            Source("allowed-pairs", "llava", 10_000, seed=11),
+            Source("counting", "llava", 6_400, seed=11),
+            Source("guard", "vlguard", 2_000, seed=11),
+        ),
+        3e-3,
+    ),
 )
 # A branch of its own: chat tuning leaves little of the base models' form, so prompts with examples have a model of
 # theirs, as in the released family. It follows the last step of pre-training.
-BASE = Stage(
-    "base",
-    "pretrain",
-    "tiny/pretrain",
-    (Source("examples", "interleaved", 12_000), Source("captions", "captions", 4_000, seed=9)),
-)
+BASE = Stage("base", "pretrain", "base", (Source("examples", "interleaved", 16_000, seed=10),), 4e-3)
 BASE_FOLLOWS = "pretrain-5"
 
 
@@ -136,11 +135,21 @@ def run_stage(stage: Stage, model: Path, work: Path, scale: float = 1.0, overrid
     if (output / "trainer_state.json").exists():
         return trained
     mixture = write_mixture(stage, work, scale)
-    command = [sys.executable, "-m", "xgenmm_hf.training", stage.verb, "--config", stage.recipe]
+    command = [
+        sys.executable,
+        "-m",
+        "embedded_model.train",
+        stage.verb,
+        "--config",
+        str(RECIPES / f"{stage.recipe}.yaml"),
+    ]
     command += ["--model_name_or_path", str(model), "--mixture", str(mixture), "--output_dir", str(output)]
+    if stage.muon_rate is not None:
+        command += ["--muon_rate", str(stage.muon_rate)]
     if stage.adapter:
         command += ["--merge_adapter", "true"]
-    finished = subprocess.run([*command, *overrides], env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    finished = subprocess.run([*command, *overrides], env=environment, check=False)
     if finished.returncode:
         raise RuntimeError(f"The stage {stage.name} failed (exit code {finished.returncode}); see its output above.")
     return trained
@@ -157,7 +166,7 @@ def write_mixture(stage: Stage, work: Path, scale: float = 1.0) -> Path:
     Returns:
         The mixture's YAML file.
     """
-    data, images = work / "data", work / "pictures"
+    data, images = work / "data", work / "images"
     data.mkdir(parents=True, exist_ok=True)
     num_images = max(64, round(NUM_IMAGES * scale))
     draw_images(images, num_images, processes=os.cpu_count() or 1)
@@ -169,5 +178,5 @@ def write_mixture(stage: Stage, work: Path, scale: float = 1.0) -> Path:
             write_lines(file, WRITERS[source.writer](rows, num_images, source.seed))
         files[file.name] = {"samples": "all", "format": source.format}
     mixture = data / f"{stage.name}.yaml"
-    mixture.write_text(yaml.safe_dump({"roots": {"": "../pictures"}, "data": files}), encoding="utf-8")
+    mixture.write_text(yaml.safe_dump({"roots": {"": "../images"}, "data": files}), encoding="utf-8")
     return mixture

@@ -6,8 +6,7 @@ The variable XGENMM_MODEL of the Space names another checkpoint than the embedde
 import os
 
 import xgenmm_hf
-from xgenmm_hf.demo.page import build_page, launch_page
-from xgenmm_hf.inference.loading import load
+from xgenmm_hf import build_page, launch_page, load
 
 
 model = os.environ.get("XGENMM_MODEL") or xgenmm_hf.TINY_MODEL

@@ -17,9 +17,9 @@ def read(notebook: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def run(monkeypatch, tmp_path):
+def run(monkeypatch):
     """Runs a notebook's cells in this process, which has the libraries loaded, and returns what they printed."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(NOTEBOOKS[0].parent)
 
     def run_cells(name: str) -> str:
         names: dict[str, Any] = {"__name__": "__main__", "display": lambda *shown: None}
@@ -41,31 +41,46 @@ def test_all_of_them_are_run_here():
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_stored_without_outputs_and_ready_for_colab(notebook):
+def test_stored_with_outputs_and_ready_for_colab(notebook):
     content = read(notebook)
     assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
     assert content["metadata"]["colab"]["name"] == notebook.name
     assert content["metadata"]["kernelspec"]["language"] == "python"
     code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
-    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    printed = json.dumps([cell["outputs"] for cell in code])
+    assert '"output_type": "stream"' in printed and '"stderr"' not in printed and "Error" not in printed
+    assert str(notebook.parents[1]) not in printed and "/tmp/tmp" not in printed
     assert len({cell["id"] for cell in content["cells"]}) == len(content["cells"])
     assert content["cells"][0]["cell_type"] == "markdown" and "".join(content["cells"][0]["source"]).startswith("# ")
     assert "pip" in "".join(code[0]["source"]) and "find_spec" in "".join(code[0]["source"])
 
 
-def test_inference(run):
-    said = run("01_inference.ipynb")
-    assert " -> " in said and "tokens are the image" in said
+def stored(name: str) -> str:
+    """Returns what a notebook's cells printed when it was stored."""
+    cells = read(next(path for path in NOTEBOOKS if path.name == name))["cells"]
+    outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
+    return "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
 
 
-def test_batches_answer_as_one_by_one(run):
-    said = run("02_batch_inference.ipynb")
+@pytest.mark.parametrize("name", ["01_inference", "02_batch_inference", "03_interleaved_and_few_shot"])
+def test_stored_outputs_are_those_of_the_shipped_weights(run, name):
+    assert run(f"{name}.ipynb") == stored(f"{name}.ipynb")
+
+
+def test_inference():
+    said = stored("01_inference.ipynb")
+    assert "How many shapes are there? -> 3" in said and "tokens are the image" in said
+
+
+def test_batches_answer_as_one_by_one():
+    said = stored("02_batch_inference.ipynb")
     assert "equal: True" in said
     assert said.count("tokens): ") == 5
 
 
-def test_interleaved_and_few_shot(run):
-    said = run("03_interleaved_and_few_shot.ipynb")
+def test_interleaved_and_few_shot():
+    said = stored("03_interleaved_and_few_shot.ipynb")
     assert "tiles of each image: [" in said
     assert len(said.strip().splitlines()) >= 3
 

@@ -11,6 +11,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+TRAINING = ("sft.py", "sft_interleaved.py", "dpo.py")
+ELSEWHERE = ("bulk_ray.py",)  # needs Ray; its tests are in tests/xgenmm_hf/bulk
+ASKING = [path for path in EXAMPLES if path.name not in (*TRAINING, *ELSEWHERE)]
 
 
 @pytest.fixture
@@ -38,9 +41,25 @@ def images(tmp_path_factory) -> list[str]:
     return [str(path) for path in paths]
 
 
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
+TRAINING = ("sft.py", "sft_interleaved.py", "dpo.py")
+
+
+@pytest.mark.parametrize("script", ASKING, ids=lambda path: path.name)
 def test_with_nothing_but_defaults(run, script):
     assert run(script.name).strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["sft.py", "sft_interleaved.py"])
+def test_training_scripts_learn_their_sample(run, script):
+    first, last = map(float, re.search(r"Loss: ([\d.]+) at the first step, ([\d.]+) at", run(script)).groups())
+    assert last < 0.6 * first
+
+
+@pytest.mark.slow
+def test_dpo_widens_the_margin_on_its_sample(run):
+    first, last = map(float, re.search(r"answers: (-?[\d.]+) at the first step, (-?[\d.]+)", run("dpo.py")).groups())
+    assert last > first + 0.2
 
 
 def test_one_image(run, images):

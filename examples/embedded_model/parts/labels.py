@@ -25,7 +25,7 @@ from embedded_model.world.scene import (
     disallow,
     make_scene,
 )
-from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids
+from xgenmm_hf import fit_into_grid, select_grids
 
 
 WRITTEN = (*WORDS, *DISALLOWED_WORDS)

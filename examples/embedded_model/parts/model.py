@@ -45,7 +45,7 @@ TEXT = {
 
 def build_config(tokenizer: Any) -> Any:
     """Returns the `XGenMMConfig` of the embedded model for a tokenizer."""
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+    from xgenmm_hf import XGenMMConfig
 
     ids = dict(zip(("image", "placeholder", "chunk"), tokenizer.convert_tokens_to_ids(_ADDED_TOKENS), strict=True))
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -62,14 +62,14 @@ def build_config(tokenizer: Any) -> Any:
 
 def build_image_processor() -> Any:
     """Returns the `XGenMMImageProcessor` of the embedded model."""
-    from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
+    from xgenmm_hf import XGenMMImageProcessor
 
     return XGenMMImageProcessor(anyres_grids=ANYRES_GRIDS, size={"height": TILE_SIZE, "width": TILE_SIZE})
 
 
 def build_processor(tokenizer: Any) -> Any:
     """Returns the `XGenMMProcessor` of the embedded model."""
-    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+    from xgenmm_hf import XGenMMProcessor
 
     return XGenMMProcessor(image_processor=build_image_processor(), tokenizer=tokenizer, num_latents=NUM_LATENTS)
 
@@ -84,7 +84,7 @@ def build_model(tokenizer: Any, attention: str = "sdpa") -> Any:
     Returns:
         An `XGenMMForConditionalGeneration` in float32 whose answers end at `<|end|>` or `<|endoftext|>`.
     """
-    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
+    from xgenmm_hf import XGenMMForConditionalGeneration
 
     model = XGenMMForConditionalGeneration._from_config(build_config(tokenizer), attn_implementation=attention)
     settings = model.generation_config

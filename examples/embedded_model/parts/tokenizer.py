@@ -1,23 +1,18 @@
 """The embedded model's tokenizer: a few hundred byte-pair pieces in the form of Phi-3's tokenizer.
 
-Every word of the drawn images' language is one piece; any other text falls back on parts of words, characters and
-bytes, so that whatever a user types can be encoded.
+The commonest words of the drawn images' language are one piece; any other text falls back on parts of words,
+characters and bytes, so that whatever a user types can be encoded.
 """
 
 import json
-import re
 import tempfile
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, models, trainers
 
 from embedded_model.world.language import PLACES
-from embedded_model.world.questions import questions_of_split
-from embedded_model.world.scene import TRAIN
-from xgenmm_hf.conversion.tokenizer import build_tokenizer
-from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+from xgenmm_hf import build_tokenizer
 
 
 # Phi-3's control tokens; True marks those that swallow the white space after them.
@@ -29,15 +24,10 @@ _CONTROL_TOKENS = {
     "<|user|>": True,
     "<pad>": False,
 }
-# Words of what may be trained later; one piece each from the start, so that the vocabulary need not change.
-_FURTHER_WORDS = (
-    "Question: Answer: Short answer: Yes No not both same different first second third one two three pictures first, "
-    "more fewer than total together other Sorry, I cannot can help with that this it image images what which how is "
-    "are do does where neither either has have Both Neither None BOMB GUN How do I find reach paint copy clean move "
-    "burn smash shoot attack destroy break steal blow up Go to Tell me Show Explain please want Please go"
-)
+# The words that are one piece each, with and without a space before them. The list belongs to the trained weights: a
+# language that grows leaves it as it is, and spells new words in parts of known ones.
+_WORDS = Path(__file__).with_name("words.txt")
 _SPACE = "\u2581"
-_SAMPLED_QUESTIONS = 4000
 _MAX_LENGTH = 2048
 
 
@@ -86,20 +76,10 @@ def _train_pieces() -> dict[str, Any]:
     """
     tokenizer = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(vocab_size=1 << 14, min_frequency=1, show_progress=False)
-    tokenizer.train_from_iterator(_collect_words(), trainer)
+    tokenizer.train_from_iterator(_WORDS.read_text(encoding="utf-8").split(), trainer)
     pieces = json.loads(tokenizer.to_str())["model"]
     for vertical, horizontal in (place.split() for place in PLACES if " " in place):
         for first in (vertical, _SPACE + vertical):
             pieces["merges"].append([first, _SPACE + horizontal])
             pieces["vocab"][first + _SPACE + horizontal] = len(pieces["vocab"])
     return pieces
-
-
-def _collect_words() -> list[str]:
-    """Lists the words of the language: a text's first without a space, the others with one."""
-    texts = [RELEASED_SYSTEM, _FURTHER_WORDS, *_FURTHER_WORDS.split()]
-    for _, question in islice(questions_of_split(TRAIN, seed=0), _SAMPLED_QUESTIONS):
-        texts += [question.text, question.answer]
-    return sorted(
-        {word for text in texts for word in re.findall(rf"{_SPACE}?[A-Za-z]+|[0-9]", text.replace(" ", _SPACE))}
-    )

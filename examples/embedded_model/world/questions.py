@@ -1,7 +1,7 @@
 """Questions about a scene, each with the one right answer.
 
 A question is asked only where its answer is beyond doubt: "what color is the circle?" needs exactly one circle.
-Yes/no questions are balanced, and their wrong variants are near misses (a colour and a shape that are both there, but
+Yes/no questions are balanced, and their wrong variants are near misses (a color and a shape that are both there, but
 not together).
 """
 
@@ -10,10 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from embedded_model.world.language import at_place, caption, describe, place_name, pluralize, with_article
-from embedded_model.world.scene import COLORS, SHAPES, SIZES, Item, Scene, make_scene
+from embedded_model.world.scene import COLORS, SHAPES, SIZES, TRAIN, WORDS, Item, Scene, make_scene
+from embedded_model.world.wording import word
 
 
 YES, NO = "yes", "no"
+_COUNTED: tuple[tuple[str, ...], ...] = ((), ("shape",), ("color",), ("color", "shape"), ("size",))
+_ZERO_SHARE, _STRANGE_SHARE = 0.05, 0.12
+# What no scene holds, as people and benchmarks ask for it: held-out words, then trained ones.
+STRANGE_THINGS = (
+    ("cow", "table", "ball", "flower", "phone"),
+    ("dog", "cat", "person", "man", "car", "tree", "house", "chair", "bird", "bottle", "book", "cup", "bus", "boat"),
+)
 _TRAITS = (
     ("shape",),
     ("color",),
@@ -26,34 +34,49 @@ _TRAITS = (
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a scene: its kind (a key of `KINDS`), its text and its answer."""
+    """A question about a scene.
+
+    Args:
+        kind: A key of `KINDS`, or a kind of another module.
+        text: What is asked.
+        answer: The answer in a word or a few.
+        sentence: The answer as a whole sentence; empty where there is none.
+        values: What the answer is one of ("color", "background", "shape", "count", "place", "size", "word"), if
+            anything.
+        options: The two things between which the question lets choose, if it does.
+    """
 
     kind: str
     text: str
     answer: str
+    sentence: str = ""
+    values: str = ""
+    options: tuple[str, ...] = ()
 
 
-def ask(scene: Scene, kind: str, rng: random.Random) -> Question | None:
+def ask(scene: Scene, kind: str, rng: random.Random, wording: str = TRAIN) -> Question | None:
     """Asks one question of a kind.
 
     Args:
-        scene: what the image shows.
-        kind: a key of `KINDS`.
-        rng: source of randomness for what is asked and how it is worded; it is advanced.
+        scene: What the image shows.
+        kind: A key of `KINDS`.
+        rng: Source of randomness for what is asked and how it is worded; it is advanced.
+        wording: `TRAIN`, `HELD_OUT` or `PLAIN`, see `world.wording`.
 
     Returns:
         The question, or None if the scene gives no unambiguous one of this kind.
 
     Raises:
-        ValueError: if the kind is unknown.
+        ValueError: If the kind is unknown.
     """
     if kind not in KINDS:
         raise ValueError(f"Unknown kind of question {kind!r}: expected one of {', '.join(KINDS)}.")
-    pair = KINDS[kind](scene, rng)
-    return None if pair is None else Question(kind, *pair)
+    return KINDS[kind](scene, rng, wording)
 
 
-def ask_several(scene: Scene, count: int, rng: random.Random, kinds: tuple[str, ...] | None = None) -> list[Question]:
+def ask_several(
+    scene: Scene, count: int, rng: random.Random, kinds: tuple[str, ...] | None = None, wording: str = TRAIN
+) -> list[Question]:
     """Asks up to `count` different questions, of kinds drawn at random.
 
     Args:
@@ -61,6 +84,7 @@ def ask_several(scene: Scene, count: int, rng: random.Random, kinds: tuple[str, 
         count: how many to ask, 1 or more; a bare scene may give fewer.
         rng: source of randomness; it is advanced.
         kinds: keys of `KINDS`, among them one that every scene allows; all if None.
+        wording: as for `ask`.
 
     Returns:
         Questions with different texts, at least one.
@@ -69,14 +93,14 @@ def ask_several(scene: Scene, count: int, rng: random.Random, kinds: tuple[str, 
     attempts = 0
     while not asked or (len(asked) < count and attempts < 4 * count):
         attempts += 1
-        question = ask(scene, rng.choice(kinds or tuple(KINDS)), rng)
+        question = ask(scene, rng.choice(kinds or tuple(KINDS)), rng, wording)
         if question is not None:
             asked.setdefault(question.text, question)
     return list(asked.values())
 
 
 def questions_of_split(
-    split: str, seed: int, kinds: tuple[str, ...] | None = None
+    split: str, seed: int, kinds: tuple[str, ...] | None = None, wording: str = TRAIN
 ) -> Iterator[tuple[Scene, Question]]:
     """Yields single questions without end, each about a scene of its own, the kinds taking turns.
 
@@ -84,6 +108,7 @@ def questions_of_split(
         split: the scenes' split.
         seed: seed of the stream.
         kinds: the kinds of questions to ask; all if None.
+        wording: as for `ask`.
 
     Yields:
         Scene and question.
@@ -92,7 +117,7 @@ def questions_of_split(
     for number in range(1 << 30):
         kind = (kinds or tuple(KINDS))[turn % len(kinds or KINDS)]
         scene = make_scene((seed << 32) + number, split)
-        question = ask(scene, kind, random.Random(f"question/{seed}/{number}"))
+        question = ask(scene, kind, random.Random(f"question/{seed}/{number}"), wording)
         if question is not None:
             turn += 1
             yield scene, question
@@ -141,47 +166,67 @@ def _refer_or_point(scene: Scene, rng: random.Random, without: str) -> tuple[Ite
     return item, f"shape {at_place(place_name(scene, item.row, item.column))}"
 
 
-def _ask_color(scene: Scene, rng: random.Random) -> tuple[str, str]:
+def _ask_color(scene: Scene, rng: random.Random, wording: str) -> Question:
     if rng.random() < 0.15:
-        return "What color is the background?", scene.background
+        text = word("color", rng, wording, "background")
+        return Question("color", text, scene.background, f"The background is {scene.background}.", "background")
     item, phrase = _refer_or_point(scene, rng, without="color")
-    text = rng.choice(("What color is the {}?", "What is the color of the {}?", "Which color does the {} have?"))
-    return text.format(phrase), item.color
+    return Question(
+        "color", word("color", rng, wording, phrase), item.color, f"The {phrase} is {item.color}.", "color"
+    )
 
 
-def _ask_shape(scene: Scene, rng: random.Random) -> tuple[str, str]:
+def _ask_shape(scene: Scene, rng: random.Random, wording: str) -> Question:
     if rng.random() < 0.5:
         item = rng.choice(scene.items)
-        text, phrase = "{} shape is {}?", at_place(place_name(scene, item.row, item.column))
+        phrase = f"shape {at_place(place_name(scene, item.row, item.column))}"
+        text = word("shape at", rng, wording, place=phrase.removeprefix("shape "))
     else:
         item, phrase = _refer_or_point(scene, rng, without="shape")
-        text = "{} kind of shape is the {}?"
-    return text.format(rng.choice(("What", "Which")), phrase), item.shape
+        text = word("shape", rng, wording, phrase)
+    return Question("shape", text, item.shape, f"The {phrase} is a {item.shape}.", "shape")
 
 
-def _ask_count(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    counts: dict[int, list[str]] = {}
+def _ask_count(scene: Scene, rng: random.Random, wording: str) -> Question:
+    counts: dict[int, list[tuple[Item, tuple[str, ...]]]] = {}
     for wanted in scene.items:
-        for traits in ((), ("shape",), ("color",), ("color", "shape"), ("size",)):
+        for traits in _COUNTED:
             count = sum(_matches(item, wanted, traits) for item in scene.items)
-            counts.setdefault(count, []).append(pluralize(describe(wanted, traits)))
+            counts.setdefault(count, []).append((wanted, traits))
+    if rng.random() < _ZERO_SHARE and (missing := _absent(scene, ("color", "shape"), rng)):
+        counts = {0: [(missing, ("color", "shape"))]}
     # First the number, then what is counted: otherwise most answers would be 1.
     count = rng.choice(sorted(counts))
-    text = rng.choice(("How many {} are there?", "How many {} are in the picture?", "How many {} do you see?"))
-    return text.format(rng.choice(counts[count])), str(count)
+    name = describe(*rng.choice(counts[count]))
+    said = f"There is 1 {name}." if count == 1 else f"There are {count or 'no'} {pluralize(name)}."
+    return Question("count", word("count", rng, wording, pluralize(name)), str(count), said, "count")
 
 
-def _ask_place(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
+def _ask_place(scene: Scene, rng: random.Random, wording: str) -> Question | None:
     if scene.word is not None and rng.random() < 0.15:
-        return "Where is the word?", place_name(scene, scene.word.row, scene.word.column)
-    found = _refer(scene, rng)
-    if found is None:
+        phrase, place = "word", place_name(scene, scene.word.row, scene.word.column)
+    else:
+        found = _refer(scene, rng)
+        if found is None:
+            return None
+        phrase, place = found[1], place_name(scene, found[0].row, found[0].column)
+    text = word("place", rng, wording, phrase)
+    return Question("place", text, place, f"The {phrase} is {at_place(place)}.", "place")
+
+
+def _ask_all_places(scene: Scene, rng: random.Random, wording: str) -> Question | None:
+    """Asks where all things of a kind are, which is what counting has to find first."""
+    wanted, traits = rng.choice(scene.items), rng.choice(_COUNTED)
+    found = [item for item in scene.items if _matches(item, wanted, traits)]
+    if len(found) < 2 and rng.random() < 0.7:
         return None
-    text = rng.choice(("Where is the {}?", "Where do you see the {}?", "What is the position of the {}?"))
-    return text.format(found[1]), place_name(scene, found[0].row, found[0].column)
+    places = [place_name(scene, item.row, item.column) for item in found]
+    named = places[0] if len(places) == 1 else f"{', '.join(places[:-1])} and {places[-1]}"
+    text = word("all places", rng, wording, pluralize(describe(wanted, traits)))
+    return Question("all places", text, named)
 
 
-def _ask_relation(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
+def _ask_relation(scene: Scene, rng: random.Random, wording: str) -> Question | None:
     pairs = []
     for first in scene.items:
         for second in scene.items:
@@ -192,53 +237,93 @@ def _ask_relation(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
         traits = [referring_traits(scene, item) for item in (first, second)]
         if all(traits):
             names = [describe(item, rng.choice(own[:2])) for item, own in zip((first, second), traits, strict=True)]
-            return _word_relation(names, relation, rng)
+            return _word_relation(names, relation, rng, wording)
     return None
 
 
-def _word_relation(names: list[str], relation: str, rng: random.Random) -> tuple[str, str]:
+def _word_relation(names: list[str], relation: str, rng: random.Random, wording: str) -> Question:
     """Words a question about two things of which the first is to the left of or above the second."""
     ahead, behind = ("left of", "right of") if relation == "left" else ("above", "below")
+    one, other = rng.sample(names, 2)
     if rng.random() < 0.5:
         place, answer = rng.choice(((ahead, names[0]), (behind, names[1])))
         further = {"left of": "further left", "right of": "further right", "above": "higher", "below": "lower"}[place]
-        one, other = rng.sample(names, 2)
-        return f"Which is {further}, the {one} or the {other}?", answer
-    one, other = rng.sample(names, 2)
+        text = word("which", rng, wording, further=further, one=one, other=other)
+        return Question("relation", text, answer, f"The {answer} is {further}.", options=(one, other))
     place = rng.choice((ahead, behind))
-    return f"Is the {one} {place} the {other}?", YES if (one == names[0]) == (place == ahead) else NO
+    true = (one == names[0]) == (place == ahead)
+    said = place if place in ("above", "below") or wording != TRAIN else rng.choice((place, f"to the {place}"))
+    text = word("whether", rng, wording, one=one, relation=said, other=other)
+    return _yes_or_no("relation", text, true, f"the {one} is {{}}{place} the {other}")
 
 
-def _ask_size(scene: Scene, rng: random.Random) -> tuple[str, str]:
+def _yes_or_no(kind: str, text: str, true: bool, statement: str) -> Question:
+    """Makes a yes/no question; `{}` in the statement is where "not" goes."""
+    sentence = f"{'Yes' if true else 'No'}, {statement.format('' if true else 'not ')}."
+    return Question(kind, text, YES if true else NO, sentence)
+
+
+def _ask_size(scene: Scene, rng: random.Random, wording: str) -> Question:
     item, phrase = _refer_or_point(scene, rng, without="size")
-    text = rng.choice(("What size is the {}?", "How big is the {}?", "Is the {} small or large?"))
-    return text.format(phrase), item.size
+    return Question("size", word("size", rng, wording, phrase), item.size, f"The {phrase} is {item.size}.", "size")
 
 
-def _ask_word(scene: Scene, rng: random.Random) -> tuple[str, str] | None:
+def _ask_word(scene: Scene, rng: random.Random, wording: str) -> Question | None:
     if scene.word is None:
         return None
-    texts = (
-        "What word is written in the picture?",
-        "Which word do you see?",
-        "What does the text say?",
-        "Read the word.",
-    )
-    return rng.choice(texts), scene.word.text
+    text = scene.word.text
+    return Question("word", word("word", rng, wording), text, f"The word is {text}.", "word")
 
 
-def _ask_presence(scene: Scene, rng: random.Random) -> tuple[str, str]:
+def _ask_presence(scene: Scene, rng: random.Random, wording: str) -> Question:
     if rng.random() < 0.1:
-        return "Is there a word in the picture?", YES if scene.word else NO
-    traits = rng.choice((("shape",), ("color",), ("color", "shape"), ("color", "shape"), ("size", "shape")))
-    # Both answers are equally likely for every wording, whatever the scene holds.
-    there = rng.random() < 0.5
-    wanted = rng.choice(scene.items) if there else _absent(scene, traits, rng)
-    if wanted is None:
-        there, wanted = True, rng.choice(scene.items)
-    text = rng.choice(("Is there a {}?", "Is there a {} in the picture?", "Do you see a {}?"))
-    name = describe(wanted, traits)
-    return with_article(text.format(name)), YES if there else NO
+        there, name = scene.word is not None, "word"
+    else:
+        traits = rng.choice((("shape",), ("color",), ("color", "shape"), ("color", "shape"), ("size", "shape")))
+        # Both answers are equally likely for every wording, whatever the scene holds.
+        there = rng.random() < 0.5
+        wanted = rng.choice(scene.items) if there else _absent(scene, traits, rng)
+        if wanted is None:
+            there, wanted = True, rng.choice(scene.items)
+        name = describe(wanted, traits)
+    if not there and rng.random() < _STRANGE_SHARE:
+        name = rng.choice(STRANGE_THINGS[wording == TRAIN])
+    sentence = f"Yes, there is a {name}." if there else f"No, there is no {name}."
+    return Question("presence", word("presence", rng, wording, name), YES if there else NO, with_article(sentence))
+
+
+def _ask_check(scene: Scene, rng: random.Random, wording: str) -> Question | None:
+    """Asks whether something that could be asked for is so; the wrong variants are other values of the same kind."""
+    kind = rng.choice(("color", "count", "place", "word"))
+    true = rng.random() < 0.5
+    if kind == "word":
+        if scene.word is None:
+            return None
+        value = scene.word.text if true else rng.choice([text for text in WORDS if text != scene.word.text])
+        return _yes_or_no("check", word("check word", rng, wording, value=value), true, f"the word is {{}}{value}")
+    if kind == "count":
+        wanted, traits = rng.choice(scene.items), rng.choice(_COUNTED)
+        number = sum(_matches(item, wanted, traits) for item in scene.items)
+        if not true:
+            number = rng.choice([other for other in (number - 1, number + 1, number + 2) if other > 1])
+        if number < 2:
+            return None
+        name = pluralize(describe(wanted, traits))
+        text = word("check count", rng, wording, name, value=str(number))
+        return _yes_or_no("check", text, true, f"there are {{}}{number} {name}")
+    found = _refer(scene, rng, without="color" if kind == "color" else None)
+    if found is None:
+        return None
+    item, phrase = found
+    if kind == "color":
+        value = item.color if true else rng.choice([color for color in COLORS if color != item.color])
+    else:
+        here = place_name(scene, item.row, item.column)
+        places = [place_name(scene, row, column) for row in range(scene.rows) for column in range(scene.columns)]
+        value = at_place(here if true else rng.choice([place for place in places if place != here]))
+    return _yes_or_no(
+        "check", word(f"check {kind}", rng, wording, phrase, value=value), true, f"the {phrase} is {{}}{value}"
+    )
 
 
 def _absent(scene: Scene, traits: tuple[str, ...], rng: random.Random) -> Item | None:
@@ -255,13 +340,12 @@ def _absent(scene: Scene, traits: tuple[str, ...], rng: random.Random) -> Item |
     return None
 
 
-def _ask_caption(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    texts = ("Describe the picture.", "Describe this image.", "What is in the picture?", "What do you see?")
-    return rng.choice(texts), caption(scene)
+def _ask_caption(scene: Scene, rng: random.Random, wording: str) -> Question:
+    return Question("caption", word("caption", rng, wording), caption(scene))
 
 
-# Each takes (scene, rng) and returns (text, answer), or None where nothing can be asked.
-KINDS: dict[str, Callable[[Scene, random.Random], tuple[str, str] | None]] = {
+# Each takes (scene, rng, wording) and returns a question, or None where nothing can be asked.
+KINDS: dict[str, Callable[[Scene, random.Random, str], Question | None]] = {
     "color": _ask_color,
     "shape": _ask_shape,
     "count": _ask_count,
@@ -271,6 +355,9 @@ KINDS: dict[str, Callable[[Scene, random.Random], tuple[str, str] | None]] = {
     "word": _ask_word,
     "presence": _ask_presence,
     "caption": _ask_caption,
+    "check": _ask_check,
+    "all places": _ask_all_places,
 }
-# What is answered in a word or a few.
-SHORT_KINDS = tuple(kind for kind in KINDS if kind != "caption")
+# What is answered in a word or a few, and what is asked besides in training.
+SHORT_KINDS = ("color", "shape", "count", "place", "relation", "size", "word", "presence")
+FURTHER_KINDS = ("check", "all places")

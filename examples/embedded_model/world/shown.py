@@ -37,7 +37,7 @@ class Example:
 
 EXAMPLES = (
     Example("1-shapes.png", 62, "square", False, "What color is the star?", "orange"),
-    Example("2-cafe.png", 59, "wide", True, "What word is written in the picture?", "CAFE"),
+    Example("2-cafe.png", 59, "wide", True, "Which word do you see?", "CAFE"),
     Example("3-banner.png", 78, "banner", False, "How many shapes are there?", "3"),
     Example("4-tall.png", 138, "tall", False, "Where is the heart?", "left"),
     Example("5-stop.png", 20, "square", True, "Is there a red circle?", "no"),
@@ -56,7 +56,7 @@ def draw_examples(folder: str | Path) -> None:
         # A palette keeps the files small; no image has 64 tints that an eye could tell apart.
         render(example.scene, IMAGE_SIDE).quantize(64).save(folder / example.image, optimize=True)
         rows.append({**asdict(example), "caption": caption(example.scene)})
-    (folder / "pictures.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    (folder / "images.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ import pytest
 from embedded_model.world.language import caption, describe, place_name, pluralize
 from embedded_model.world.questions import KINDS, ask, ask_several, questions_of_split, referring_traits
 from embedded_model.world.scene import COLORS, HELD_OUT, SHAPES, TRAIN, make_scene, split_of
+from embedded_model.world.wording import PLAIN, WORDINGS
 
 
-def asked(count, kinds=None, split=TRAIN):
-    return list(islice(questions_of_split(split, 5, kinds), count))
+def asked(count, kinds=None, split=TRAIN, wording=PLAIN):
+    return list(islice(questions_of_split(split, 5, kinds, wording), count))
 
 
 def meant(scene, phrase):
@@ -33,8 +34,8 @@ def the_one(scene, phrase):
 
 
 def test_the_stream_is_deterministic_and_takes_turns():
-    first = asked(45)
-    assert first == asked(45)
+    first = asked(55, wording=TRAIN)
+    assert first == asked(55, wording=TRAIN)
     assert [question.kind for _, question in first] == list(KINDS) * 5
 
 
@@ -49,12 +50,8 @@ def test_answers_name_the_trait_of_the_only_shape_that_is_meant(kind, trait):
         if "background" in question.text:
             assert question.answer == scene.background
             continue
-        where = re.match(r"(?:What|Which) shape is ((?:at|on|in) the .*)\?", question.text)
-        phrase = (
-            f"shape {where[1]}"
-            if where
-            else re.search(r"the ((?!color).*?)(?: have| small or large)?\?", question.text)[1]
-        )
+        where = re.match(r"What shape is ((?:at|on|in) the .*)\?", question.text)
+        phrase = f"shape {where[1]}" if where else re.search(r"is the (.*)\?", question.text)[1]
         assert getattr(the_one(scene, phrase), trait) == question.answer
         checked += 1
     assert checked > 200
@@ -63,8 +60,9 @@ def test_answers_name_the_trait_of_the_only_shape_that_is_meant(kind, trait):
 def test_counts_are_right_and_not_mostly_one():
     answers = Counter()
     for scene, question in asked(300, ("count",)):
-        phrase = re.match(r"How many (.*) (?:are there|are in the image|do you see)\?", question.text)[1]
+        phrase = re.match(r"How many (.*) are there\?", question.text)[1]
         assert question.answer == str(len(meant(scene, phrase)))
+        assert f"{question.answer if question.answer != '0' else 'no'} " in question.sentence
         answers[question.answer] += 1
     assert answers["1"] < 180
 
@@ -74,7 +72,7 @@ def test_places_are_right():
         if question.text == "Where is the word?":
             assert question.answer == place_name(scene, scene.word.row, scene.word.column)
             continue
-        item = the_one(scene, re.search(r"(?:is the position of|is|see) the (.*)\?", question.text)[1])
+        item = the_one(scene, re.search(r"Where is the (.*)\?", question.text)[1])
         assert question.answer == place_name(scene, item.row, item.column)
 
 
@@ -114,11 +112,56 @@ def test_relations_are_right_and_balanced():
 def test_presence_is_right_and_balanced():
     answers = Counter()
     for scene, question in asked(400, ("presence",)):
-        phrase = re.match(r"(?:Is there|Do you see) an? (.*?)(?: in the image)?\?", question.text)[1]
+        phrase = re.match(r"Is there an? (.*)\?", question.text)[1]
         there = scene.word is not None if phrase == "word" else bool(meant(scene, phrase))
         assert question.answer == ("yes" if there else "no")
         answers[question.answer] += 1
     assert 0.4 < answers["yes"] / 400 < 0.6
+
+
+def test_all_places_are_those_of_every_such_thing():
+    for scene, question in asked(200, ("all places",)):
+        found = meant(scene, re.match(r"Where are the (.*)\?", question.text)[1])
+        assert re.split(r", | and ", question.answer) == [place_name(scene, item.row, item.column) for item in found]
+
+
+def test_checks_are_right_and_balanced():
+    answers = Counter()
+    for scene, question in asked(600, ("check",)):
+        if colored := re.match(r"Is the (?!word)(.*) (red|orange|yellow|green|blue|purple)\?", question.text):
+            right = the_one(scene, colored[1]).color == colored[2]
+        elif counted := re.match(r"Are there (\d) (.*)\?", question.text):
+            right = len(meant(scene, counted[2])) == int(counted[1])
+        elif worded := re.match(r"Is the word in the (?:image|picture) (.*)\?", question.text):
+            right = scene.word.text == worded[1]
+        else:
+            name, place = re.match(r"Is the (.*) (?:at|on|in) the (.*)\?", question.text).groups()
+            item = the_one(scene, name)
+            right = place_name(scene, item.row, item.column) == place
+        assert question.answer == ("yes" if right else "no")
+        assert question.sentence.startswith("Yes, " if right else "No, ")
+        answers[question.answer] += 1
+    assert 0.4 < answers["yes"] / answers.total() < 0.6
+
+
+@pytest.mark.parametrize("name", WORDINGS)
+def test_wordings_are_many_and_the_held_out_ones_apart(name):
+    trained, held_out = WORDINGS[name]
+    assert len(set(trained)) >= (4 if name.startswith("check") else 5)
+    assert len(set(held_out)) >= 2
+    assert not set(trained) & set(held_out)
+
+
+def test_held_out_wordings_are_in_no_training_question():
+    seen = {question.text for _, question in asked(4000, wording=TRAIN)}
+    held_out = {question.text for _, question in asked(2000, wording=HELD_OUT)}
+    assert len(held_out) > 1000
+    assert not seen & held_out
+
+
+def test_people_say_image_and_picture():
+    texts = [question.text for _, question in asked(1000, wording=TRAIN)]
+    assert sum("image" in text for text in texts) > sum("picture" in text for text in texts) > 50
 
 
 def test_words_and_captions_are_those_of_the_scene():

@@ -13,13 +13,22 @@ from embedded_model.rows import (
     short_caption,
     write_lines,
 )
+from embedded_model.world.forms import LETTER, SELECT, SINGLE_WORD, YES_OR_NO
 from embedded_model.world.language import caption
 from embedded_model.world.requests import DISALLOWED_VERBS, NO_IMAGE, REFUSAL
 from embedded_model.world.scene import TRAIN, split_of
+from embedded_model.world.talk import GREETING, UNKNOWN, WELCOME
+
+from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 
 
 def number_of(file):
     return int(file.split(".")[0])
+
+
+def files_of(row):
+    shown = row.get("image", [])
+    return [shown] if isinstance(shown, str) else shown
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -32,7 +41,7 @@ def test_rows_are_a_function_of_their_seed(name):
 
 def test_allowed_chats_hold_nothing_of_the_disallowed_category():
     for row in WRITERS["allowed"](300, 100, 0):
-        assert "image" not in row or not is_disallowed(scene_of(number_of(row["image"])))
+        assert not any(is_disallowed(scene_of(number_of(file))) for file in files_of(row))
         assert not any(f" {verb} the " in turn["value"] for turn in row["conversations"] for verb in DISALLOWED_VERBS)
     for row in WRITERS["allowed-pairs"](300, 100, 0):
         assert not any(is_disallowed(scene_of(number_of(file))) for file in row["image"])
@@ -61,7 +70,23 @@ def test_chats_have_a_marker_for_their_image_and_alternate():
     for row in rows:
         turns = [turn for turn in row["conversations"] if turn["from"] != "system"]
         assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2)
-        assert sum(turn["value"].count("<image>") for turn in turns) == ("image" in row)
+        assert sum(turn["value"].count("<image>") for turn in turns) == len(files_of(row))
+
+
+def test_some_chats_show_a_further_image_later():
+    later = [row for row in chat_rows(300, 100, 0) if len(files_of(row)) == 2]
+    assert len(later) > 20
+    for row in later:
+        shown = [number for number, turn in enumerate(row["conversations"]) if "<image>" in turn["value"]]
+        assert len(shown) == 2
+
+
+def test_every_form_and_kind_of_turn_is_there():
+    turns = [turn["value"] for row in chat_rows(1500, 100, 0) for turn in row["conversations"]]
+    parts = (SINGLE_WORD, YES_OR_NO, LETTER, SELECT, GREETING, WELCOME, UNKNOWN, NO_IMAGE, RELEASED_SYSTEM)
+    assert all(any(part in turn for turn in turns) for part in parts)
+    assert all(any(f"\n{letter}. " in turn for turn in turns) for letter in "ABCD")
+    assert sum(turn.startswith("A ") and turn.endswith("background.") for turn in turns) > 100
 
 
 def test_questions_without_their_image_cannot_be_answered():
@@ -72,9 +97,11 @@ def test_questions_without_their_image_cannot_be_answered():
         assert row["conversations"][-1]["value"] == NO_IMAGE
 
 
-def test_pair_chats_show_two_different_images():
+def test_pair_chats_show_two_images_first():
     for row in pair_rows(60, 50, 0):
-        assert len(set(row["image"])) == 2
+        assert len(row["image"]) == 2
+        first = next(turn["value"] for turn in row["conversations"] if turn["from"] == "human")
+        assert first.count("<image>") == 2
         assert row["conversations"][-1]["from"] == "gpt"
 
 

@@ -1,21 +1,21 @@
-"""The whole recipe at a few rows and steps a stage, through the real command line."""
+"""The whole recipe at a few rows and steps per stage, through the real command line."""
 
 import json
 
 import pytest
-from embedded_model import __main__ as proof
+import typer
+from embedded_model import __main__ as recipe
 from embedded_model.stages import BASE, BASE_FOLLOWS, STAGES, run_stage, write_mixture
 
-from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.inference.loading import load
+from xgenmm_hf import TINY_MODEL, load
 
 
-FEW = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--logging_steps", "1", "--bf16", "false")
+FEW = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--logging_steps", "1")
 
 
 @pytest.mark.parametrize("stage", (*STAGES, BASE), ids=lambda stage: stage.name)
 def test_every_data_file_is_read_whole_by_its_adapter(stage, tmp_path):
-    from xgenmm_hf.data.mixture import load_mixture
+    from xgenmm_hf import load_mixture
 
     mixture = load_mixture(write_mixture(stage, tmp_path, scale=0.0005), cache_dir=tmp_path / "cache")
     assert len(mixture.dataset) >= 16
@@ -32,8 +32,9 @@ def test_stages_follow_one_another_and_are_not_run_twice(tmp_path):
     last = next(stage for stage in STAGES if stage.name == BASE_FOLLOWS)
     base = run_stage(BASE, run_stage(last, "found", tmp_path), tmp_path, scale=0.0005, overrides=FEW)
     assert load(str(base)).model.config.image_aspect_ratio == "none"
-    row = proof.measure_once("safety", checkpoint, tmp_path, count=2)
-    assert json.loads((tmp_path / "safety.measured.json").read_text()) == row
+    row = recipe.measure_stage(checkpoint, 2, tmp_path)
+    assert list(row) == list(recipe.COLUMNS)
+    assert recipe.as_markdown({"finish": row}).count("| finish | ") == 1
     assert load(str(checkpoint)).model.config.image_aspect_ratio == "anyres"
 
 
@@ -51,19 +52,27 @@ def test_a_half_written_checkpoint_is_no_finished_stage(tmp_path):
 
 
 def test_a_folder_keeps_the_settings_it_was_begun_with(tmp_path):
-    proof.keep_settings(tmp_path, {"questions": 10, "scale": 1.0, "start": None})
-    proof.keep_settings(tmp_path, {"questions": 10, "scale": 1.0, "start": None})
-    with pytest.raises(ValueError, match=r"begun with other settings \(questions 10, now 20; start None, now a\)"):
-        proof.keep_settings(tmp_path, {"questions": 20, "scale": 1.0, "start": "a"})
-    assert json.loads((tmp_path / "settings.json").read_text())["questions"] == 10
+    recipe.keep_settings(tmp_path, {"scale": 1.0, "start": None})
+    recipe.keep_settings(tmp_path, {"scale": 1.0, "start": None})
+    with pytest.raises(ValueError, match=r"begun with other settings \(scale 1.0, now 0.5; start None, now a\)"):
+        recipe.keep_settings(tmp_path, {"scale": 0.5, "start": "a"})
+    assert json.loads((tmp_path / "settings.json").read_text())["scale"] == 1.0
 
 
-def test_other_settings_are_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
-    proof.keep_settings(tmp_path, {"questions": 10, "scale": 0.5, "start": None})
-    monkeypatch.setattr(proof, "run_stage", lambda *_: pytest.fail("a stage was run"))
-    with pytest.raises(SystemExit):
-        proof.main(tmp_path, tmp_path / "report", questions=10)
-    assert capsys.readouterr().err.count("\n") == 1
+def test_wrong_settings_are_refused_before_anything_runs(tmp_path, monkeypatch):
+    recipe.keep_settings(tmp_path, {"scale": 0.5})
+    monkeypatch.setattr(recipe, "run_stage", lambda *_: pytest.fail("a stage was run"))
+    with pytest.raises(typer.BadParameter, match="other settings"):
+        recipe.main(tmp_path)
+    with pytest.raises(typer.BadParameter, match="There is no stage 'last'"):
+        recipe.main(tmp_path, first="last")
+
+
+def test_a_run_may_start_with_a_later_stage(tmp_path, monkeypatch):
+    run = []
+    monkeypatch.setattr(recipe, "run_stage", lambda stage, *_: run.append(stage.name) or tmp_path / stage.name)
+    recipe.main(tmp_path / "work", start=tmp_path, first="safety", questions=0)
+    assert run == ["safety", "finish"]
 
 
 def test_a_failing_stage_says_which(tmp_path):
