@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xgenmm_hf.training.run import run_stage
     from xgenmm_hf.training.sft import XGenMMSFTTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.3.0"
 
 TINY_MODEL: str = str(Path(__file__).resolve().parent / "assets" / "tiny")
 """Path of the embedded checkpoint, a few megabytes, that examples, demo and tests run on."""
