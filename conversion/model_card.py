@@ -63,7 +63,7 @@ def released_license(config: "XGenMMConfig") -> str:
     return "cc-by-nc-4.0" if config.resampler_config.text_conditioned else "apache-2.0"
 
 
-def new_card(title: str, intro: str, sections: Mapping[str, str], **metadata: Any) -> "ModelCard":
+def new_card(title: str, intro: str, sections: Mapping[str, str], **metadata: Any) -> Any:
     """Starts a card.
 
     Args:
@@ -85,7 +85,7 @@ def new_card(title: str, intro: str, sections: Mapping[str, str], **metadata: An
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n")
 
 
-def read_card(path: Path) -> "ModelCard | None":
+def read_card(path: Path) -> Any:
     """Reads a card.
 
     Args:

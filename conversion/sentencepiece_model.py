@@ -33,7 +33,8 @@ def is_available() -> bool:
 def _message() -> Any:
     from sentencepiece import sentencepiece_model_pb2
 
-    return sentencepiece_model_pb2.ModelProto()
+    make: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+    return make.ModelProto()
 
 
 def read_sentencepiece(path: Path) -> list[SubwordPiece]:

@@ -59,7 +59,7 @@ def resolve_num_tiles(
     """
     anyres = config.image_aspect_ratio == "anyres"
     tiled = anyres and image_sizes is not None and image_sizes.shape[0] != num_tiles
-    if image_num_tiles is None and tiled:
+    if image_num_tiles is None and tiled and image_sizes is not None:
         image_num_tiles = count_tiles(image_sizes, config.anyres_grids, config.tile_size)
     elif image_num_tiles is None:
         image_num_tiles = torch.ones(num_tiles, dtype=torch.long, device=device)

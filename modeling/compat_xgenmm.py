@@ -192,7 +192,7 @@ def as_own_class(model: PreTrainedModel) -> PreTrainedModel:
     if not is_fsdp2_class(type(model)):
         return model
     own = next(cls for cls in type(model).__mro__ if not is_fsdp2_class(cls))
-    view = own.__new__(own)
+    view: Any = object.__new__(own)
     object.__setattr__(view, "__dict__", model.__dict__)
     return view
 

@@ -36,7 +36,7 @@ FIXED = {
 }
 
 
-class XGenMMImagesKwargs(ImagesKwargs, total=False):
+class XGenMMImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """Options of a call beside the library's.
 
     Attributes:
@@ -234,7 +234,7 @@ def checked_size(size: Any) -> dict[str, int]:
     sides = [given.get("height"), given.get("width")] if isinstance(given, Mapping) else [given, given]
     if sides[0] != sides[1] or type(sides[0]) is not int or sides[0] <= 0:
         raise ValueError(f'size is {size!r}; tiles are square: give {{"height": S, "width": S}} in pixels.')
-    return {"height": sides[0], "width": sides[1]}
+    return {"height": int(sides[0]), "width": int(sides[0])}
 
 
 def checked_grids(grids: Any, tile_size: int, mode: str) -> list[list[int]]:

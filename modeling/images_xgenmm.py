@@ -260,7 +260,8 @@ def array_to_image(array: Any, name: str) -> Image.Image:
     channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
     fits = is_number and array.ndim == 3 and (channels_first or array.shape[2] in (1, 3, 4))
     if fits and array.size == 0:
-        check_size(*(array.shape[1:] if channels_first else array.shape[:2]), name)
+        height, width = array.shape[1:] if channels_first else array.shape[:2]
+        check_size(height, width, name)
     if not fits or not (array.min() >= 0 and array.max() <= (1 if is_float else 255)):
         values = f" with values {array.min():.4g} to {array.max():.4g}" if fits else ""
         raise ValueError(

@@ -63,7 +63,7 @@ class ModelInputs(BatchFeature):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes what `__getstate__` returned."""
-        vars(self).update(state)
+        self.__dict__.update(state)
 
 
 def without_image_targets(labels: Any, image_token_id: int) -> Any:

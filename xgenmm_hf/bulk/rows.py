@@ -102,7 +102,7 @@ def _archive_rows(archive: Path) -> Iterator[BulkRow]:
                 if member.isfile() and os.path.splitext(member.name)[1].lower() in IMAGE_SUFFIXES:
                     place = f"{archive.absolute()}#{member.offset_data}+{member.size}"
                     yield BulkRow(f"{archive.name}/{member.name}", (image_ref(f"tar://{member.name}::{place}"),))
-                file.members = []  # or the archive keeps a header of every file
+                file.members = []  # type: ignore[attr-defined]  # or the archive keeps a header of every file
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"The archive {archive} cannot be read ({error}): get it again.") from error
 

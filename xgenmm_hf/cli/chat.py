@@ -53,7 +53,7 @@ def chat(
     from xgenmm_hf.modeling.images_xgenmm import read_image
 
     paths = images or []
-    images = [(path, read_image(path)) for path in paths]
+    opened = [(path, read_image(path)) for path in paths]
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
@@ -67,7 +67,7 @@ def chat(
     conversation = Conversation(loaded, system_turn(system), max_new_tokens, kept_mib << 20)
     session = Session(conversation, Console(highlight=False))
     print(f"Computing in {loaded.dtype}.", file=sys.stderr)
-    session.show(images)
+    session.show(opened)
     session.run()
 
 

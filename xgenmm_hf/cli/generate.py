@@ -4,7 +4,7 @@ import os
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -59,7 +59,12 @@ def generate(
         import torch
 
         device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "auto"
-    options = {"system": system, "max_new_tokens": max_new_tokens, "dtype": dtype.value, "device": device}
+    options: dict[str, Any] = {
+        "system": system,
+        "max_new_tokens": max_new_tokens,
+        "dtype": dtype.value,
+        "device": device,
+    }
     generator = BulkGenerator(model, prompt, engine=engine.value, **options)
     hide_loading_bars()
     rows = count_rows(source)

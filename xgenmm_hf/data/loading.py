@@ -97,7 +97,7 @@ def load_rows(
     adapter = detect(first, names[0]) if format == AUTO else adapter_of(format)
     options = dict(options or {})
     check_options(adapter, options)
-    recipe = {
+    recipe: dict[str, Any] = {
         "source": name or default,
         "format": adapter.name,
         "kind": adapter.kind_of(first),

@@ -364,7 +364,7 @@ def _with_names(sources: Sequence[Source], file: Path) -> tuple[Source, ...]:
     double = next((name for name, number in stated.items() if number > 1), None)
     if double is not None:
         raise ValueError(f"{file}: two sources have the name {double}; give each its own.")
-    named = []
+    named: list[Any] = []
     for source in sources:
         parts = (source.hub.name if source.hub else str(PurePath(source.path[0]).with_suffix(""))).split("/")
         parts = [part for part in parts if part and "*" not in part] or ["data"]

@@ -383,7 +383,8 @@ def _read_tar(path: Path, shard: Shard) -> Placed:
             return key, problem
 
     with tarfile.open(path, "r|*") as archive:
-        sample, files = "", {}
+        sample = ""
+        files: dict[str, bytes] = {}
         for member in archive:
             folder, _, base = member.name.rpartition("/")
             stem, _, extension = base.partition(".")

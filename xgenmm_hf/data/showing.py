@@ -97,8 +97,8 @@ def draw_row(row: Row, processor: Any, file: Path) -> None:
     step = FONT + 5
     page = Image.new("RGB", (WIDTH, top + len(lines) * step + MARGIN), "white")
     for index, opened in enumerate(images):
-        column, line = index % per_line, index // per_line
-        page.paste(opened, (MARGIN + column * (IMAGE_SIDE + MARGIN), MARGIN + line * (IMAGE_SIDE + MARGIN)))
+        column, above = index % per_line, index // per_line
+        page.paste(opened, (MARGIN + column * (IMAGE_SIDE + MARGIN), MARGIN + above * (IMAGE_SIDE + MARGIN)))
     draw = ImageDraw.Draw(page)
     for index, (text, color) in enumerate(lines):
         draw.text((MARGIN, top + index * step), text, fill=color, font=font)

@@ -144,9 +144,9 @@ def messages_of_page(
     return [{"role": "system", "content": [{"type": "text", "text": system}]}, *messages] if system else messages
 
 
-def without_errors(history: Sequence[Message]) -> list[Message]:
+def without_errors(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Leaves out the turns that failed: what the page said in place of an answer, and what it said it to."""
-    kept: list[Message] = []
+    kept: list[Mapping[str, Any]] = []
     for one in history:
         content = one["content"]
         texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]

@@ -124,7 +124,8 @@ class FeatureCache:
             )
         state = self._state(image_aspect_ratio)
         read_with = [
-            state if ids is None else state + str(ids.tolist()).encode() for ids in prompts or [None] * len(images)
+            state if ids is None else state + str(ids.tolist()).encode()
+            for ids in (prompts if prompts is not None else [None] * len(images))
         ]
         keys = [image_digest(image, known) for image, known in zip(images, read_with, strict=True)]
         found = {key: self._tokens[key] for key in keys if key in self._tokens}

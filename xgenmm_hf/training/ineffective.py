@@ -63,9 +63,11 @@ NO_METRICS = "evaluations measure the loss and with eval_generate answers; leave
 THE_VERB = "the verb decides what runs; leave it out"
 OUR_CODE = "the model's code is this package's; leave it out"
 OUR_ORDER = "the mixture and group_by_modality_length decide the order of rows; leave it out"
-LORA_OPTIONS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters")
-LORA_OPTIONS += ("lora_modules_to_save", "lora_task_type", "use_rslora", "use_dora", "lora_vision", "lora_resampler")
-LORA_OPTIONS += ("lora_added_tokens", "merge_adapter")
+LORA_OPTIONS: tuple[str, ...] = (
+    *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters"),
+    *("lora_modules_to_save", "lora_task_type", "use_rslora", "use_dora", "lora_vision", "lora_resampler"),
+    *("lora_added_tokens", "merge_adapter"),
+)
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "assistant_only_loss": (

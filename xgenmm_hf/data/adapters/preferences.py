@@ -53,8 +53,8 @@ def _rlaif_v(record: Record, id: str, context: Context) -> Iterator[Row]:
     Source: https://huggingface.co/datasets/openbmb/RLAIF-V-Dataset (columns).
     """
     images = images_of(record, context)
-    texts = [text_of(record, name) for name in ("question", "chosen", "rejected")]
-    yield _pair(id, context, *texts, images)
+    question, chosen, rejected = (text_of(record, name) for name in ("question", "chosen", "rejected"))
+    yield _pair(id, context, question, chosen, rejected, images)
 
 
 def _answers(record: Record, id: str, context: Context) -> Iterator[Row]:
@@ -70,8 +70,9 @@ def _answers(record: Record, id: str, context: Context) -> Iterator[Row]:
     if missing is not None:
         raise SkippedRecord("image not on disk", f"there is no file {missing:.200}")
     references = {str(index): text for index, text in enumerate(list_of(record, "references"))}
-    texts = [text_of(record, "question"), text_of(references, "0"), text_of(record, "answer")]
-    yield _pair(id, context, *texts, [image_ref(name) for name in names])
+    images = [image_ref(name) for name in names]
+    answer = text_of(record, "answer")
+    yield _pair(id, context, text_of(record, "question"), text_of(references, "0"), answer, images)
 
 
 def mean_rating(annotations: Any) -> float | None:
