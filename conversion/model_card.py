@@ -13,8 +13,6 @@ from xgenmm_hf.conversion.tensors import Shape, one_line
 
 
 if TYPE_CHECKING:
-    from huggingface_hub import ModelCard
-
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
 TAGS = ("xgenmm", "blip-3")
@@ -108,7 +106,7 @@ def read_card(path: Path) -> Any:
         raise ValueError(f"The metadata at the top of {path} is no YAML mapping ({one_line(error)}).") from error
 
 
-def set_part(card: "ModelCard", name: str, text: str) -> None:
+def set_part(card: Any, name: str, text: str) -> None:
     """Puts text between a part's two comments, at the end of the card where it has none.
 
     Args:
@@ -179,7 +177,7 @@ def model_table(config: "XGenMMConfig", shapes: Mapping[str, Shape]) -> str:
     return "\n".join(["| part | parameters |", "|---|---:|", *lines, "", f"Images: {images}."])
 
 
-def add_results(card: "ModelCard", results: Sequence[Mapping[str, Any]], name: str) -> None:
+def add_results(card: Any, results: Sequence[Mapping[str, Any]], name: str) -> None:
     """Adds what `xgenmm eval` found, for people and for the Hub.
 
     Args:

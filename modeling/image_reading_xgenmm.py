@@ -106,7 +106,7 @@ class ImageReadingMixin:
         return self.resampler(chunks, visible, text, **states)
 
     def _text_queries(
-        self, embeds: torch.Tensor, mask: torch.Tensor, prompt_mask: torch.Tensor, num_images: int
+        self, embeds: torch.Tensor, mask: torch.Tensor, prompt_mask: Any, num_images: int
     ) -> TextQueries | None:
         """Returns the text that goes with each image, or None where the resampler reads none."""
         if not self.config.resampler_config.text_conditioned:
@@ -133,8 +133,9 @@ class ImageReadingMixin:
         """
         if input_ids is not None and (input_ids.numel() or inputs_embeds is None):
             return input_ids == self.config.image_token_id
-        image_token = torch.tensor(self.config.image_token_id, device=inputs_embeds.device)
-        return (inputs_embeds == self.get_input_embeddings()(image_token)).all(-1)
+        embeds: Any = inputs_embeds
+        image_token = torch.tensor(self.config.image_token_id, device=embeds.device)
+        return (embeds == self.get_input_embeddings()(image_token)).all(-1)
 
     def _read_images(
         self,

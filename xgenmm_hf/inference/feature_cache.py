@@ -123,10 +123,8 @@ class FeatureCache:
                 "image per prompt, together with the prompt's text."
             )
         state = self._state(image_aspect_ratio)
-        read_with = [
-            state if ids is None else state + str(ids.tolist()).encode()
-            for ids in (prompts if prompts is not None else [None] * len(images))
-        ]
+        texts: Sequence[Any] = [None] * len(images) if prompts is None else prompts
+        read_with = [state if ids is None else state + str(ids.tolist()).encode() for ids in texts]
         keys = [image_digest(image, known) for image, known in zip(images, read_with, strict=True)]
         found = {key: self._tokens[key] for key in keys if key in self._tokens}
         places = {key: place for place, key in enumerate(keys) if key not in found}
