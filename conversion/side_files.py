@@ -60,10 +60,15 @@ def write_side_files(
     """
     from xgenmm_hf.modeling.remote_code_xgenmm import copy_remote_code
 
+    normalisation = _normalisation(original, config)
+    for name, values in normalisation.items():
+        setattr(config, name, values)  # the model normalises tiles that come as uint8
     config.architectures = ["XGenMMForConditionalGeneration"]
     config.save_pretrained(folder)
     tokenizer = _tokenizer(tokenizer_folder or original.folder, config, tokenizer_folder is not None)
-    write_processor(folder, config, mode, tokenizer, _normalisation(original, config))
+    if tokenizer is not None and mode.aspect_ratio == "none":
+        tokenizer.chat_template = None  # a base checkpoint, which was never tuned on chats
+    write_processor(folder, config, mode, tokenizer, normalisation)
     _write_generation_config(folder, config, tokenizer, original.side_files.get(GENERATION_NAME, {}))
     copy_remote_code(folder)
     _write_card(folder, out, original, config, plan)

@@ -1,8 +1,9 @@
 """Chat format of xGen-MM: its tokens, the chat template, and escapes for special tokens that a user types.
 
-The original's turns are Phi-3's: `<|user|>`, a line break, the content, `<|end|>`, a line break. The original also
-appended its end-of-text token after a conversation without a generation prompt; this template does not, as an answer
-ends with `<|end|>` in the data it was tuned on.
+The original's turns are Phi-3's: `<|user|>`, a line break, the content, `<|end|>`, a line break. A conversation begins
+with the system turn that the instruct models saw in every row of their tuning, unless it brings its own; an empty one
+leaves the turn out. The original also appended its end-of-text token after a conversation without a generation prompt;
+this template does not, as an answer ends with `<|end|>` in the data it was tuned on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,11 @@ SPACE_PIECE = "\u2581"
 # after added tokens are looked for and before the text is split into pieces.
 ESCAPE_MARK = "\ufdd0\ufdd1"
 
+# Source: the notebooks published with the instruct models.
+RELEASED_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
 CHAT_TEMPLATE = """\
 {%- macro render(content) -%}
     {%- if content is string -%}
@@ -48,6 +54,9 @@ CHAT_TEMPLATE = """\
         {%- endfor -%}
     {%- endif -%}
 {%- endmacro -%}
+{%- if messages[0].role != 'system' -%}
+    {{- "<|system|>\\n%s<|end|>\\n" -}}
+{%- endif -%}
 {%- for message in messages -%}
     {%- if message.role == 'assistant' -%}
         {{- '<|assistant|>\\n' -}}
@@ -55,8 +64,11 @@ CHAT_TEMPLATE = """\
             {{- render(message.content).lstrip() + '<|end|>' -}}
         {%- endgeneration -%}
         {{- '\\n' -}}
-    {%- elif message.role in ['system', 'user'] -%}
-        {{- '<|' + message.role + '|>\\n' + render(message.content) + '<|end|>\\n' -}}
+    {%- elif message.role == 'user' -%}
+        {{- '<|user|>\\n' + render(message.content) + '<|end|>\\n' -}}
+    {%- elif message.role == 'system' -%}
+        {%- set system = render(message.content) -%}
+        {{- '<|system|>\\n' + system + '<|end|>\\n' if system else '' -}}
     {%- else -%}
         {{- raise_exception('A message has the role ' ~ message.role ~ '; use system, user or assistant.') -}}
     {%- endif -%}
@@ -64,7 +76,7 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}
     {{- '<|assistant|>\\n' -}}
 {%- endif -%}
-"""
+""".replace("%s", RELEASED_SYSTEM)
 
 
 def content_as_items(conversation: Any) -> list:

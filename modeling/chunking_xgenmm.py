@@ -46,7 +46,8 @@ def resolve_num_tiles(
         config: The model's config.
         num_tiles: Tiles in the batch.
         image_sizes: Image sizes as (height, width), (num_images, 2), or None.
-        image_num_tiles: Tiles per image, (num_images,), or None: counted from the sizes, or one per image.
+        image_num_tiles: Tiles per image, (num_images,), or None: one per image where there are as many tiles as
+            images, else counted from the sizes.
         device: Where a default is made.
         mask: True at the prompts' image tokens, (B, L); None where there is no prompt.
         repeats: How often the prompts show all images.

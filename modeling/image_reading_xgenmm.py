@@ -13,6 +13,7 @@ from transformers.utils import can_return_tuple
 
 from .chunking_xgenmm import arrange_chunks, check, fits_prompt, image_of_chunk, resolve_num_tiles, split_tokens
 from .compat_xgenmm import checkpoints_gradients
+from .images_xgenmm import normalize_tiles
 from .outputs_xgenmm import XGenMMImageOutput, asked_states, image_output
 from .text_queries_xgenmm import TextQueries, one_image_per_prompt, prompt_mask_of, select_text
 
@@ -69,12 +70,15 @@ class ImageReadingMixin:
         """Runs the vision tower; a frozen one keeps no graph, also where a hook made its embeddings differentiable.
 
         Args:
-            pixel_values: All tiles of all images, (num_tiles, channels, S, S).
+            pixel_values: All tiles of all images, (num_tiles, channels, S, S); uint8 tiles are normalised here.
             **kwargs: Passed to the vision tower.
 
         Returns:
             The tower's output, `last_hidden_state` of it (num_tiles, patches, width).
         """
+        if pixel_values.dtype == torch.uint8:
+            mean, std = (getattr(self.config, f"image_{name}", None) or [0.5] * 3 for name in ("mean", "std"))
+            pixel_values = normalize_tiles(pixel_values, mean, std).to(self.dtype)
         trained = any(weight.requires_grad for weight in self.vision_tower.parameters())
         if trained and checkpoints_gradients(self.vision_tower) and not pixel_values.requires_grad:
             # re-entrant checkpointing gives an adapter in a layer no gradient unless the layer's input has one

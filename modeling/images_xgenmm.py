@@ -17,7 +17,7 @@ import os
 import re
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ MAX_DOWNLOAD_BYTES = 64 * 2**20
 DOWNLOAD_SECONDS = 30
 LONGEST_QUOTE = 80
 
-_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
+ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1")
 _GREYSCALE_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _GREYSCALE_32 = ("I", "F")
@@ -106,7 +106,10 @@ def image_name(source: Any, name: str | None = None) -> str:
     elif isinstance(source, Image.Image):
         source = getattr(source, "filename", None)
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) and not _is_data_url(source):
-        return quoted(os.fspath(source))
+        text = os.fsdecode(source)
+        # a long path is told by its end, anything else by its beginning
+        is_path = len(text) <= _LONGEST_PATH and not ADDRESS.match(text)
+        return f"...{quoted(text[3 - LONGEST_QUOTE :])}" if is_path and len(text) > LONGEST_QUOTE else quoted(text)
     return name or "in memory"
 
 
@@ -126,6 +129,22 @@ def flatten(images: Any) -> list[Any]:
     if _is_array(images) and images.ndim >= 4:
         return [image for item in images for image in flatten(item)]
     return [images]
+
+
+def normalize_tiles(tiles: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
+    """Normalises uint8 tiles as the image processor does, on their device.
+
+    Args:
+        tiles: (num_tiles, 3, S, S), uint8 tensor.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+
+    Returns:
+        float32 tensor of the same shape, bit for bit the image processor's on a CPU.
+    """
+    values = tiles.float() / 255
+    shape = (-1, 1, 1)
+    return (values - values.new_tensor(mean).view(shape)) / values.new_tensor(std).view(shape)
 
 
 def check_size(height: int, width: int, name: str, *, padded: bool = False) -> None:
@@ -316,7 +335,7 @@ def _locate(text: str, name: str, allow_remote: bool) -> bytes | Path:
     """Turns a path, an address, a data URL or base64 into a file or its bytes."""
     if _is_data_url(text):
         return read_data_url(text, name)
-    scheme = text.partition("://")[0].lower() if _ADDRESS.match(text) else ""
+    scheme = text.partition("://")[0].lower() if ADDRESS.match(text) else ""
     if scheme in ("http", "https"):
         return _fetch(text, name, allow_remote)
     if scheme == "file":

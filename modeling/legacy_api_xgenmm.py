@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BatchFeature, LogitsProcessorList, PreTrainedTokenizerBase, SuppressTokensLogitsProcessor
+from transformers import (
+    BatchFeature,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+)
 from transformers.utils import ModelOutput
 
 from .tiling_xgenmm import count_image_tokens
@@ -97,8 +103,9 @@ class HubEraMixin:
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any):
         """Generates tokens; see `GenerationMixin.generate`.
 
-        A call in the Hub-era form (`image_size`, or `pixel_values` nested or of six dimensions) is translated and
-        returns the new tokens only, as the original did.
+        A call in the Hub-era form (`image_size`, or `pixel_values` nested or of six dimensions) is translated. As in
+        the original it returns the new tokens only, and options such as `repetition_penalty` and
+        `no_repeat_ngram_size` see the new tokens only; in every other call they have the library's meaning.
 
         Args:
             inputs: Token ids, (B, L), in place of `input_ids`.
@@ -110,26 +117,41 @@ class HubEraMixin:
         Raises:
             ValueError: If images and prompt do not fit each other.
         """
-        self._never_propose_images(kwargs)
+        looks_up = self._never_propose_images(kwargs)
         if not is_legacy_api_call(kwargs):
             return super().generate(inputs, **kwargs)
         prompt = self._translate_prompt(kwargs.pop("input_ids", inputs), kwargs)
-        outputs = super().generate(**prompt, **kwargs)
-        prompt_length = prompt["input_ids"].shape[1]
-        if isinstance(outputs, ModelOutput):
-            outputs.sequences = outputs.sequences[:, prompt_length:]
+        if looks_up:  # which the original had not: it needs the prompt's ids
+            outputs = super().generate(**prompt, **kwargs)
+            new = getattr(outputs, "sequences", outputs)[:, prompt["input_ids"].shape[1] :]
+            if not isinstance(outputs, ModelOutput):
+                return new
+            outputs.sequences = new
             return outputs
-        return outputs[:, prompt_length:]
+        # As in the original: penalties and the like then see the new tokens only, which are also what is returned.
+        prompt["inputs_embeds"] = self.get_input_embeddings()(prompt.pop("input_ids"))
+        self._penalise_new_tokens(kwargs)
+        return super().generate(**prompt, **kwargs)
 
-    def _never_propose_images(self, kwargs: dict[str, Any]) -> None:
-        """Keeps prompt lookup from copying image tokens out of the prompt."""
+    def _penalise_new_tokens(self, kwargs: dict[str, Any]) -> None:
+        """Makes a repetition penalty count from the first new token: 5.24 skips as many as a row has padding."""
+        options = (kwargs, kwargs.get("generation_config"), self.generation_config)
+        stated = (read_option(source, "repetition_penalty") for source in options)
+        penalty = next((value for value in stated if value is not None), 1.0)
+        if penalty != 1.0:
+            processors = [RepetitionPenaltyLogitsProcessor(penalty), *(kwargs.get("logits_processor") or [])]
+            kwargs.update(repetition_penalty=1.0, logits_processor=LogitsProcessorList(processors))
+
+    def _never_propose_images(self, kwargs: dict[str, Any]) -> bool:
+        """Keeps prompt lookup from copying image tokens out of the prompt, and tells whether it is asked for."""
         options = (kwargs, kwargs.get("generation_config"), self.generation_config)
         if not any(read_option(source, "prompt_lookup_num_tokens") for source in options):
-            return
+            return False
         ids = [self.config.image_token_id, self.config.image_placeholder_token_id]
         processors = LogitsProcessorList(kwargs.get("logits_processor") or [])
         processors.append(SuppressTokensLogitsProcessor(ids, device=self.device))
         kwargs["logits_processor"] = processors
+        return True
 
     def _translate_prompt(self, input_ids: torch.Tensor | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Takes the Hub-era inputs out of `kwargs` and returns ours."""

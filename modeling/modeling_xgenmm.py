@@ -18,6 +18,7 @@ from .compat_xgenmm import CACHE_NAME, LM_HEAD_TP_PLAN, as_own_class, build_visi
 from .configuration_xgenmm import XGenMMConfig, is_original_checkpoint
 from .generation_xgenmm import MultimodalGenerationMixin
 from .image_reading_xgenmm import ImageReadingMixin
+from .images_xgenmm import normalize_tiles  # noqa: F401 (the same)
 from .language_xgenmm import build_language_model
 from .legacy_api_xgenmm import HubEraMixin
 from .outputs_xgenmm import (

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from xgenmm_hf.data.lengths import add_lengths
     from xgenmm_hf.data.mixture import load_mixture
     from xgenmm_hf.demo.page import build_page, launch_page
-    from xgenmm_hf.inference.asking import RELEASED_SYSTEM, ask
+    from xgenmm_hf.inference.asking import ask
     from xgenmm_hf.inference.loading import load
+    from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM
     from xgenmm_hf.modeling.compat_xgenmm import AutoModelForVision2Seq
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig, XGenMMResamplerConfig
     from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
@@ -42,7 +43,7 @@ TINY_BASE_MODEL: str = str(Path(__file__).resolve().parent / "assets" / "tiny_ba
 """Path of the base model that it was tuned from, for prompts with examples in the base models' form."""
 
 _HOME_OF = {
-    "RELEASED_SYSTEM": "inference.asking",
+    "RELEASED_SYSTEM": "modeling.chat_xgenmm",
     "AutoModelForVision2Seq": "modeling.compat_xgenmm",
     "BulkGenerator": "bulk.engines",
     "PreferenceCollator": "training.preference",

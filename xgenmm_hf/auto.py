@@ -12,9 +12,10 @@ from xgenmm_hf.compat import (
     fix_when_imported,
     has_no_video_processor,
     keep_sizes_with_tiles,
+    keep_vision2seq,
     publish,
 )
-from xgenmm_hf.modeling.compat_xgenmm import IMAGE_TEXT_AUTO_CLASSES
+from xgenmm_hf.modeling.compat_xgenmm import IMAGE_TEXT_AUTO_CLASSES, AutoModelForVision2Seq
 from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig, XGenMMResamplerConfig
 from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
 from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration, XGenMMModel
@@ -34,6 +35,7 @@ def register() -> None:
     register_tokenizer(XGenMMConfig)
     has_no_video_processor(XGenMMConfig)
     publish(XGenMMForConditionalGeneration)
+    keep_vision2seq(AutoModelForVision2Seq)
     allow_adapters_of("xgenmm_hf")
     fix_when_imported("trl.trainer.utils", keep_sizes_with_tiles)
 

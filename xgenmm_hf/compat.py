@@ -41,6 +41,17 @@ def publish(model_class: "type[PreTrainedModel]") -> None:
         getattr(modeling_auto, table, {})[model_class.config_class.model_type] = name
 
 
+def keep_vision2seq(auto_class: type) -> None:
+    """Lets `from transformers import AutoModelForVision2Seq` work where the library has dropped the name (5.x).
+
+    Args:
+        auto_class: What the name then means.
+    """
+    for module in (transformers, sys.modules["transformers"]):  # see publish
+        if not hasattr(module, "AutoModelForVision2Seq"):
+            module.AutoModelForVision2Seq = auto_class
+
+
 def has_no_video_processor(config_class: "type[PretrainedConfig]") -> None:
     """Registers that a family reads no videos.
 

@@ -91,6 +91,14 @@ def run_without_the_package(tmp_path, *arguments) -> torch.Tensor:
     return torch.load(logits, weights_only=True)
 
 
+def test_the_name_of_the_model_cards_snippet():
+    from transformers import AutoModelForVision2Seq
+
+    assert (
+        type(AutoModelForVision2Seq.from_pretrained(xgenmm_hf.TINY_MODEL)).__name__ == "XGenMMForConditionalGeneration"
+    )
+
+
 def test_registered_classes():
     assert type(AutoConfig.from_pretrained(TINY_MODEL)) is XGenMMConfig
     assert type(AutoModel.from_pretrained(TINY_MODEL)) is XGenMMModel

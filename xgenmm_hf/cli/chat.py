@@ -38,7 +38,7 @@ def chat(
         str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
     ] = TINY_MODEL,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of an answer's length in tokens.")] = 512,
-    system: SystemTurn = "none",
+    system: SystemTurn = None,
     kept_mib: Annotated[
         int,
         typer.Option(min=0, help="MiB of images' tokens kept from turn to turn; 0: none."),
@@ -57,8 +57,8 @@ def chat(
     source = resolve_model(model)
 
     from xgenmm_hf.cli.console import hide_loading_bars
-    from xgenmm_hf.inference.asking import system_turn
     from xgenmm_hf.inference.loading import load
+    from xgenmm_hf.inference.prompts import system_turn
     from xgenmm_hf.serving.conversation import Conversation
 
     if is_local(source):

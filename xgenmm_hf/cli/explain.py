@@ -38,7 +38,7 @@ def explain(
         typer.Option(help="One layer of the language model, from 0 (-1: the last).", show_default="mean over all"),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of the answer's length in tokens.")] = 128,
-    system: SystemTurn = "none",
+    system: SystemTurn = None,
     dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")] = Dtype.auto,
     device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print shares of tiles and patches as JSON.")] = False,
@@ -55,8 +55,8 @@ def explain(
     from xgenmm_hf.cli.console import hide_loading_bars
     from xgenmm_hf.explain.attention import explain_answer
     from xgenmm_hf.explain.overlay import draw_overlay
-    from xgenmm_hf.inference.asking import system_turn
     from xgenmm_hf.inference.loading import load
+    from xgenmm_hf.inference.prompts import system_turn
 
     if is_local(source):
         hide_loading_bars()

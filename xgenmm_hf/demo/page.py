@@ -20,8 +20,8 @@ import gradio as gr
 import xgenmm_hf
 from xgenmm_hf.demo.cutting import view_cut
 from xgenmm_hf.demo.talk import ERROR_MARK, Desk, messages_of_page, open_upload
-from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 from xgenmm_hf.inference.loading import Loaded
+from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM
 
 
 IMAGES = Path(xgenmm_hf.__file__).parent / "assets" / "images"
@@ -30,7 +30,7 @@ NUM_FILLED = 2
 MAX_FILE_SIZE = "20mb"
 MAX_WAITING = 64
 BUTTONS: list[Any] = ["download", "fullscreen"]
-SYSTEMS = {"none": None, "the released models' own": RELEASED_SYSTEM}
+SYSTEMS = {"the checkpoint's own": None, "the released models'": RELEASED_SYSTEM, "none": ""}
 
 
 def build_page(loaded: Loaded, name: str, base: Loaded | None = None, knows: str | None = None) -> gr.Blocks:
@@ -115,7 +115,7 @@ def add_chat(desk: Desk) -> None:
         ),
         additional_inputs_accordion=gr.Accordion("Options", open=False, render=False),
         additional_inputs=[
-            gr.Dropdown(list(SYSTEMS), value="none", label="system turn", render=False),
+            gr.Dropdown(list(SYSTEMS), value=next(iter(SYSTEMS)), label="system turn", render=False),
             gr.Slider(1, 1024, value=256, step=1, label="longest answer, in tokens", render=False),
             gr.Slider(0, 1.5, value=0, step=0.1, label="temperature (0: the most likely answer)", render=False),
         ],
@@ -244,7 +244,7 @@ def shown_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def image_input(label: str, value: str | None = None, **options: Any) -> gr.Image:
-    """Returns a place for an image, which handlers get as a path: Gradio's own opening would turn it by EXIF."""
+    """Returns a place for an image, which handlers get as a path, so that it is read as everywhere."""
     return gr.Image(
         value,
         label=label,

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.demo.streaming import stream_tokens
+from xgenmm_hf.inference.asking import end_tokens
 from xgenmm_hf.inference.loading import Loaded
-from xgenmm_hf.modeling.chat_xgenmm import END_OF_CHUNK_TOKEN, IMAGE_TOKEN, escape_special_tokens
+from xgenmm_hf.inference.prompts import is_base, render_prompt, render_shots, trim_continuation
 from xgenmm_hf.modeling.images_xgenmm import read_image
 
 
@@ -47,10 +48,13 @@ class Desk:
         Yields:
             The answer as far as it is known, longer each time.
         """
-        inputs = self.loaded.processor.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
-        yield from self._continue(inputs, max_new_tokens=max_new_tokens, **sampling(temperature))
+        processor = self.loaded.processor
+        images = [item["image"] for message in messages for item in message["content"] if item["type"] == "image"]
+        text = render_prompt(processor, messages)
+        inputs = processor(images=images or None, text=text, return_tensors="pt")
+        last = "".join(item["text"] for item in messages[-1]["content"] if item["type"] == "text")
+        for said in self._continue(inputs, max_new_tokens=max_new_tokens, **sampling(temperature)):
+            yield trim_continuation(said, last) if is_base(processor) else said
 
     def continue_shots(
         self, shots: Sequence[Shot], image: str, query: str = "", *, max_new_tokens: int = 64
@@ -68,13 +72,10 @@ class Desk:
         """
         tokenizer = self.loaded.processor.tokenizer
         images = [open_upload(path) for path in (*(path for path, _ in shots), image)]
-        prompt = shots_prompt([text for _, text in shots], query, tokenizer)
+        prompt = render_shots([text for _, text in shots], query, tokenizer)
         inputs = self.loaded.processor(images=images, text=prompt, return_tensors="pt")
-        # An example ends with the chunk token, and so does the answer.
-        ends = [tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN), tokenizer.eos_token_id]
-        yield from self._continue(
-            inputs, max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=ends[0]
-        )
+        for said in self._continue(inputs, max_new_tokens=max_new_tokens, do_sample=False):
+            yield trim_continuation(said, query)
 
     def explain(self, image: "Image.Image", prompt: str) -> "Explanation":
         """Asks about an image and finds where the answer's attention lies; see `explain_answer`."""
@@ -87,6 +88,7 @@ class Desk:
         """Streams what follows a prompt while nobody else uses the model."""
         model, text = self.loaded.model, ""
         with self._turn:
+            options = {"eos_token_id": end_tokens(model).tolist(), **options}
             for piece in stream_tokens(self.loaded, inputs.to(model.device, model.dtype), **options):
                 text += piece
                 yield text.lstrip()
@@ -99,21 +101,6 @@ def sampling(temperature: float) -> dict[str, Any]:
     return {"do_sample": True, "num_beams": 1, "temperature": temperature}
 
 
-def shots_prompt(texts: Sequence[str], query: str, tokenizer: Any) -> str:
-    """Writes examples and a query in the base models' form: `<image>`, the text, `<|endofchunk|>`, and so on.
-
-    Args:
-        texts: The examples' texts.
-        query: Text behind the last image.
-        tokenizer: The tokenizer that will read it; tokens that a text spells out stay plain text.
-
-    Returns:
-        The prompt, which holds one `<image>` more than there are texts.
-    """
-    parts = [f"{IMAGE_TOKEN}{escape_special_tokens(text, tokenizer)}{END_OF_CHUNK_TOKEN}" for text in texts]
-    return "".join(parts) + IMAGE_TOKEN + escape_special_tokens(query, tokenizer)
-
-
 def messages_of_page(
     history: Sequence[Mapping[str, Any]], message: Mapping[str, Any], system: str | None = None
 ) -> list[Message]:
@@ -122,7 +109,7 @@ def messages_of_page(
     Args:
         history: Gradio's messages; a turn with images is several of them.
         message: What the user has just sent: `text`, and `files` as paths.
-        system: Text of a system turn; None or empty leaves the turn out.
+        system: Text of a system turn; empty for none, None for the checkpoint's own.
 
     Returns:
         Messages with opened images.
@@ -141,7 +128,8 @@ def messages_of_page(
         content = one["content"]
         turns[-1][1].extend(content if isinstance(content, list) else [content])
     messages = [{"role": role, "content": _as_content(items)} for role, items in turns]
-    return [{"role": "system", "content": [{"type": "text", "text": system}]}, *messages] if system else messages
+    own = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+    return [*own, *messages]
 
 
 def without_errors(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -184,7 +172,8 @@ def open_upload(path: str) -> "Image.Image":
     Raises:
         ValueError: If it cannot be opened.
     """
+    name = Path(path).name
     try:
-        return read_image(path)
-    except ValueError as error:
-        raise ValueError(str(error).replace(path, Path(path).name)) from error
+        return read_image({"bytes": Path(path).read_bytes(), "path": name})
+    except OSError as error:
+        raise ValueError(f"The image {name} cannot be read ({error.strerror}).") from None

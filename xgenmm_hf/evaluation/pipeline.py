@@ -1,6 +1,7 @@
 """An evaluation from end to end: a task's answers, their scores, and the files that say so."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from xgenmm_hf.evaluation.runner import Progress, checked_samples, run_task
 from xgenmm_hf.evaluation.samples import Task
 from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.evaluation.share import Share
+from xgenmm_hf.inference.prompts import is_base
 from xgenmm_hf.inference.provenance import describe_checkpoint
 
 
@@ -54,6 +56,8 @@ def evaluate_task(
         ValueError: If nothing could be asked, or the metric does not fit the task.
     """
     share = share or Share()
+    if settings.form is None and is_base(loaded.processor):
+        settings = replace(settings, form="base")
     # What a metric or a protocol lacks should not show after hours of asking.
     score(task.metric, checked_samples(task, 1), [""])
     if task.kind == "okvqa" and settings.rules is PROTOCOLS["openflamingo"]:

@@ -16,7 +16,6 @@ from xgenmm_hf.evaluation.few_shot import base_content, pieces_of
 from xgenmm_hf.evaluation.image_keys import image_key
 from xgenmm_hf.evaluation.samples import Sample, Task
 from xgenmm_hf.evaluation.settings import AskSettings
-from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 
 
 # What the harnesses of the field put behind a question.
@@ -45,8 +44,7 @@ def chat_messages(sample: Sample, style: str, settings: AskSettings) -> list[dic
         content = [{"type": "image"} if piece is None else _text(piece) for piece in pieces_of(text)]
     else:
         content = [*({"type": "image"} for _ in sample.images), _text(text)]
-    system = RELEASED_SYSTEM if settings.system is None else settings.system
-    turns = [{"role": "system", "content": [_text(system)]}]
+    turns = [] if settings.system is None else [{"role": "system", "content": [_text(settings.system)]}]
     return [*turns, {"role": "user", "content": content}]
 
 

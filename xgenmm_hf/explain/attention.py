@@ -27,8 +27,9 @@ import torch
 from transformers import DynamicCache
 
 from xgenmm_hf.explain.heat import Cut, box_in_image, cut_of, heat_of_patches, heat_of_pixels
-from xgenmm_hf.inference.asking import build_messages, room_for_answer
+from xgenmm_hf.inference.asking import room_for_answer
 from xgenmm_hf.inference.batches import before_control
+from xgenmm_hf.inference.prompts import build_messages, render_prompt
 from xgenmm_hf.modeling.chat_xgenmm import escape_special_tokens
 
 
@@ -108,7 +109,7 @@ def explain_answer(
         image: The image.
         prompt: The question.
         answer: The answer to explain; None: the model's own, greedy.
-        system: Text of a system turn; None leaves the turn out.
+        system: Text of a system turn; empty for none, None for the checkpoint's own.
         layer: Look at one layer of the resampler alone (0 is the first, -1 the last); None: rollout over all.
         text_layer: The same of the language model; None: the mean over all.
         max_new_tokens: Upper limit of the model's answer in tokens.
@@ -123,7 +124,7 @@ def explain_answer(
     resampler_config, text_config = model.config.resampler_config, model.config.text_config
     check_layer("layer", layer, resampler_config.depth)
     check_layer("text_layer", text_layer, text_config.num_hidden_layers)
-    text = processor.apply_chat_template(build_messages([image], prompt, system), add_generation_prompt=True)
+    text = render_prompt(processor, build_messages([image], prompt, system))
     inputs = processor(images=[image], text=text, return_tensors="pt").to(model.device, model.dtype)
     room = room_for_answer(model.config, inputs["input_ids"].shape[1])
     if answer is None:

@@ -9,26 +9,7 @@ from PIL import Image
 from transformers import TextStreamer
 
 from xgenmm_hf.inference.loading import Loaded
-
-
-# Source: the notebooks published with the instruct models.
-RELEASED_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-
-
-def system_turn(name: str | None) -> str | None:
-    """Returns the text of the system turn that a command line names.
-
-    Args:
-        name: ``none`` or None, ``released`` (the turn that the released instruct models were tuned with), or the text
-            itself.
-
-    Returns:
-        The text; None: no system turn.
-    """
-    return {None: None, "none": None, "released": RELEASED_SYSTEM}.get(name, name)
+from xgenmm_hf.inference.prompts import build_messages, is_base, render_prompt, render_shots, trim_continuation
 
 
 @dataclass(frozen=True)
@@ -63,43 +44,33 @@ class CallbackStreamer(TextStreamer):
             self.on_text(text)
 
 
-def build_messages(images: Sequence[Image.Image], prompt: str, system: str | None = None) -> list[dict[str, Any]]:
-    """Builds the chat for one question about images, which come before the text as in the released models' tuning.
-
-    Args:
-        images: Images in the order the question counts them.
-        prompt: The question.
-        system: Text of a system turn; None leaves the turn out.
-
-    Returns:
-        Messages for `XGenMMProcessor.apply_chat_template`.
-    """
-    content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
-    content.append({"type": "text", "text": prompt})
-    messages: list[dict[str, Any]] = []
-    if system is not None:
-        messages.append({"role": "system", "content": [{"type": "text", "text": system}]})
-    return [*messages, {"role": "user", "content": content}]
-
-
 def ask(
     loaded: Loaded,
     images: Sequence[Image.Image],
     prompt: str,
     *,
     system: str | None = None,
+    shots: Sequence[tuple[Image.Image, str]] = (),
     max_new_tokens: int = 512,
     on_text: Callable[[str], None] | None = None,
+    image_mode: str | None = None,
+    stop: Sequence[str] = (),
+    **options: Any,
 ) -> Answer:
-    """Asks one question about any number of images; the answer is the most likely one (greedy).
+    """Asks one question about any number of images; the answer is the most likely one unless `options` say otherwise.
 
     Args:
         loaded: Model and processor.
         images: Images in the order the question counts them.
-        prompt: The question.
-        system: Text of a system turn; None leaves the turn out.
+        prompt: The question; for a base model the text that it goes on with.
+        system: Text of a system turn; empty for none, None for the checkpoint's own.
+        shots: Examples for a base model: images and their texts.
         max_new_tokens: Upper limit of the answer's length; an answer also ends where the context does.
-        on_text: Called with each piece of the answer as it is generated.
+        on_text: Called with each piece of the answer as it is generated; with a base model once, as what it writes
+            behind its answer is cut first.
+        image_mode: Mode of the image processor; None: its own.
+        stop: Texts before which the answer ends; it is then handed to `on_text` once.
+        **options: Further options of `generate`.
 
     Returns:
         The answer.
@@ -110,27 +81,42 @@ def ask(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more.")
     model, processor = loaded.model, loaded.processor
-    inputs = processor.apply_chat_template(
-        build_messages(images, prompt, system),
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    ).to(model.device, model.dtype)
+    base = is_base(processor)
+    if shots and not base:
+        raise ValueError("This is an instruct model, which was not tuned on examples in the prompt: leave shots out.")
+    if shots:
+        text = render_shots([text for _, text in shots], prompt, processor.tokenizer, len(images))
+    else:
+        text = render_prompt(processor, build_messages(images, prompt, system))
+    shown = [*(image for image, _ in shots), *images]
+    inputs = processor(images=shown or None, text=text, return_tensors="pt", image_aspect_ratio=image_mode)
     length = inputs["input_ids"].shape[1]
     room = room_for_answer(model.config, length)
-    streamer = CallbackStreamer(processor.tokenizer, on_text) if on_text is not None else None
+    streamer = None if on_text is None or base or stop else CallbackStreamer(processor.tokenizer, on_text)
+    if stop:
+        options = {**options, "stop_strings": list(stop), "tokenizer": processor.tokenizer}
+    ends = end_tokens(model)
     with torch.inference_mode():
         output = model.generate(
-            **inputs, max_new_tokens=min(max_new_tokens, room), do_sample=False, num_beams=1, streamer=streamer
+            **inputs.to(model.device, model.dtype),
+            max_new_tokens=min(max_new_tokens, room),
+            eos_token_id=ends.tolist(),
+            streamer=streamer,
+            **{"do_sample": False, "num_beams": 1, **options},
         )
     new = output[0, length:]
+    text = processor.decode(new, skip_special_tokens=True).strip()
+    for mark in stop:
+        text = text.split(mark)[0].strip()
+    text = trim_continuation(text, prompt) if base else text
+    if on_text is not None and streamer is None:
+        on_text(text)
     return Answer(
-        text=processor.decode(new, skip_special_tokens=True).strip(),
+        text=text,
         prompt_tokens=length,
         image_tokens=int((inputs["input_ids"] == model.config.image_token_id).sum()),
         new_tokens=new.shape[0],
-        finished=bool(torch.isin(new[-1:], end_tokens(model)).any()),
+        finished=bool(torch.isin(new[-1:], ends).any()) or (bool(stop) and new.shape[0] < min(max_new_tokens, room)),
     )
 
 
@@ -157,7 +143,7 @@ def room_for_answer(config: Any, length: int) -> int:
 
 
 def end_tokens(model: Any) -> torch.Tensor:
-    """Returns the ids at which generation ends, on the model's device."""
+    """Returns the ids at which generation ends, on the model's device: the model's own and `<|endofchunk|>`."""
     ids = model.generation_config.eos_token_id
-    ids = [] if ids is None else ids
-    return torch.as_tensor(ids, device=model.device, dtype=torch.long).reshape(-1)
+    own = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    return torch.tensor([*own, model.config.end_of_chunk_token_id], device=model.device)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from xgenmm_hf.inference.asking import RELEASED_SYSTEM, build_messages, end_tokens
-from xgenmm_hf.modeling.chat_xgenmm import END_OF_CHUNK_TOKEN, escape_special_tokens
+from xgenmm_hf.inference.asking import end_tokens
+from xgenmm_hf.inference.prompts import build_messages, render_prompt
+from xgenmm_hf.modeling.chat_xgenmm import escape_special_tokens
 
 
 if TYPE_CHECKING:
@@ -37,12 +38,7 @@ def answer_prompts(loaded: "Loaded", prompts: Sequence[Prompt], max_new_tokens: 
     Returns:
         One answer per prompt.
     """
-    texts = [
-        loaded.processor.apply_chat_template(
-            build_messages(prompt.images, prompt.text, RELEASED_SYSTEM), add_generation_prompt=True
-        )
-        for prompt in prompts
-    ]
+    texts = [render_prompt(loaded.processor, build_messages(prompt.images, prompt.text)) for prompt in prompts]
     return answer_texts(loaded, texts, [image for prompt in prompts for image in prompt.images], max_new_tokens)
 
 
@@ -74,8 +70,8 @@ def answer_texts(
         inputs = cache.prepare(list(texts), list(images), image_mode)
     else:
         inputs = encode_batch(loaded, texts, images, image_mode)
-    ends = {*end_tokens(model).tolist(), processor.tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN)}
-    rows = generate_rows(loaded, inputs, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), **options)
+    ends = end_tokens(model).tolist()
+    rows = generate_rows(loaded, inputs, max_new_tokens=max_new_tokens, eos_token_id=ends, **options)
     return [read_answer(processor.tokenizer, ids) for ids in rows]
 
 

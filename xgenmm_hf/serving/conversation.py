@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from xgenmm_hf.conversion.files import write_json
-from xgenmm_hf.inference.asking import CallbackStreamer, room_for_answer
+from xgenmm_hf.inference.asking import CallbackStreamer, end_tokens, room_for_answer
 from xgenmm_hf.inference.feature_cache import DEFAULT_BYTES, FeatureCache
 from xgenmm_hf.inference.loading import Loaded
+from xgenmm_hf.inference.prompts import is_base, render_prompt, trim_continuation
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Conversation:
 
     Args:
         loaded: Model and processor.
-        system: Text of a system turn; None leaves it out.
+        system: Text of a system turn; empty for none, None for the checkpoint's own.
         max_new_tokens: Longest answer in tokens.
         max_bytes: Bytes of images' tokens that are kept from turn to turn; see `FeatureCache`.
     """
@@ -69,9 +70,12 @@ class Conversation:
         turns = [*self.turns, Turn("user", text, images)]
         said: list[str] = []
 
+        base = is_base(self._loaded.processor)
+
         def listen(piece: str) -> None:
             said.append(piece)
-            on_text(piece)
+            if not base:  # whose answer is cut first
+                on_text(piece)
 
         model = self._loaded.model
         try:
@@ -83,18 +87,22 @@ class Conversation:
                     max_new_tokens=min(self._max_new_tokens, room),
                     do_sample=False,
                     num_beams=1,
+                    eos_token_id=end_tokens(model).tolist(),
                     streamer=CallbackStreamer(self._loaded.processor.tokenizer, listen),
                 )
         except KeyboardInterrupt:
             if not "".join(said).strip():
                 return ""
         answer = "".join(said).strip()
+        if base:
+            answer = trim_continuation(answer, text)
+            on_text(answer)
         self.turns = [*turns, Turn("assistant", answer)]
         return answer
 
     def _inputs(self, turns: list[Turn]) -> Any:
         messages = [turn.as_message() for turn in turns]
-        text = self._loaded.processor.apply_chat_template(messages, add_generation_prompt=True)
+        text = render_prompt(self._loaded.processor, messages)
         return self._cache.prepare(text, [image for turn in turns for _, image in turn.images])
 
     def save(self, path: Path) -> None:

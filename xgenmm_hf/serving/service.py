@@ -13,6 +13,7 @@ from PIL import Image
 
 from xgenmm_hf.inference.feature_cache import FeatureCache
 from xgenmm_hf.inference.loading import Loaded
+from xgenmm_hf.inference.prompts import render_prompt
 from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows
 from xgenmm_hf.serving.encoding import ImageEncoder
 from xgenmm_hf.serving.engine import Done, Engine, Event, Job, Piece, room_for
@@ -242,7 +243,7 @@ class Service:
         """Returns the ids of a chat, each image as many image tokens as it has, (1, length)."""
         processor, config = self.loaded.processor, self.loaded.model.config
         with self._tokenizer_lock:
-            text = processor.apply_chat_template(messages, add_generation_prompt=True)
+            text = render_prompt(processor, messages)
             row = torch.tensor(processor.tokenizer(text)["input_ids"])
         counts = processor._get_num_multimodal_tokens([(image.height, image.width) for image in images])
         return torch.stack(

@@ -13,6 +13,7 @@ from xgenmm_hf.conversion.tensors import listed
 from xgenmm_hf.inference.adapters import adapter_base, merge_adapter
 from xgenmm_hf.inference.loading import check_files
 from xgenmm_hf.inference.source import is_local, resolve_model
+from xgenmm_hf.modeling.chat_xgenmm import CHAT_TEMPLATE
 from xgenmm_hf.modeling.compat_xgenmm import names_of_mismatched
 from xgenmm_hf.training.arguments import Recipe
 from xgenmm_hf.training.modules import check_quantised, quantization_config
@@ -51,6 +52,8 @@ def load_for_training(recipe: Recipe, quantised: bool = True) -> tuple[Any, Any]
             **{name: value for name, value in options.items() if value is not None},
         )
         processor = load_processor(source, config, where)
+        if recipe.stage != "pretrain" and processor.chat_template is None:  # tuning on chats makes a base model one
+            processor.chat_template = processor.tokenizer.chat_template = CHAT_TEMPLATE
     except (OSError, RuntimeError, KeyError) as error:
         raise ValueError(f"{source} could not be loaded: {error}") from error
     gaps = [*report["missing_keys"], *names_of_mismatched(report)]

@@ -19,7 +19,7 @@ from embedded_model.world.requests import DISALLOWED_VERBS, NO_IMAGE, REFUSAL
 from embedded_model.world.scene import TRAIN, split_of
 from embedded_model.world.talk import GREETING, UNKNOWN, WELCOME
 
-from xgenmm_hf.inference.asking import RELEASED_SYSTEM
+from xgenmm_hf import RELEASED_SYSTEM
 
 
 def number_of(file):

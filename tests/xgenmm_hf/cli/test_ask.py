@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from xgenmm_hf import TINY_MODEL
+from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL
 from xgenmm_hf.cli.app import app
 
 
@@ -78,8 +78,10 @@ def test_a_system_turn_is_part_of_the_prompt(image):
     plain, short, released = (
         json.loads(run(image, "--json", "--system", system).stdout) for system in ("none", "a", "released")
     )
-    assert plain["system"] is None
+    assert plain["system"] == ""
     assert plain["prompt_tokens"] < short["prompt_tokens"] < released["prompt_tokens"]
+    own = json.loads(run(image, "--json").stdout)
+    assert (own["system"], own["prompt_tokens"]) == (None, released["prompt_tokens"])
 
 
 def test_an_image_token_typed_by_the_user_is_text(image):
@@ -157,3 +159,45 @@ def test_text_over_the_context(image):
 
 def test_unknown_device(image):
     assert "--device cpu" in error_of(image, "--device", "abacus")
+
+
+def test_a_question_without_its_option(image):
+    assert "write a question as --prompt (-p)" in error_of(image, "What is this?")
+
+
+def test_addresses_need_an_option(image):
+    assert "--allow-remote" in error_of("https://example.com/a.png")
+
+
+def test_an_image_on_stdin(image):
+    expected = run(image, "--prompt", "What is this?").stdout
+    result = CliRunner().invoke(
+        app, ["ask", "--max-new-tokens", "6", "-", "--prompt", "What is this?"], input=Path(image).read_bytes()
+    )
+    assert result.stdout == expected
+
+
+def test_drawn_answers_follow_the_seed(image):
+    options = (image, "--temperature", "5", "--top-p", "0.99", "--seed")
+    assert run(*options, "1").stdout == run(*options, "1").stdout
+    assert len({run(*options, str(seed)).stdout for seed in range(4)}) > 1
+
+
+def test_an_answer_ends_before_a_text(image):
+    whole = json.loads(run(image, "--json").stdout)["text"]
+    mark = whole.split()[-1]
+    cut = json.loads(run(image, "--json", "--stop", mark).stdout)["text"]
+    assert cut == whole.split(mark)[0].strip()
+
+
+def test_the_image_mode(image):
+    one, several = (json.loads(run(image, "--json", "--image-mode", mode).stdout) for mode in ("none", "anyres"))
+    assert one["image_tokens"] < several["image_tokens"]
+
+
+def test_examples_from_a_file(image, tmp_path):
+    (tmp_path / "shots.jsonl").write_text(json.dumps({"image": image, "text": "A red image."}) + "\n")
+    shots = ("--shots", str(tmp_path / "shots.jsonl"))
+    answer = json.loads(run(image, "--json", *shots, "--model", TINY_BASE_MODEL).stdout)
+    assert answer["prompt"] == "" and answer["image_tokens"] > 0
+    assert "instruct model" in error_of(image, *shots)

@@ -5,8 +5,9 @@ import threading
 import pytest
 from PIL import Image
 
-from xgenmm_hf.demo.talk import Desk, messages_of_page, sampling, shots_prompt
+from xgenmm_hf.demo.talk import Desk, messages_of_page, sampling
 from xgenmm_hf.inference.asking import ask
+from xgenmm_hf.inference.prompts import render_shots
 
 
 @pytest.fixture
@@ -94,10 +95,10 @@ def test_temperature():
 
 def test_shots_are_in_the_base_form_and_typed_tokens_stay_text(desk, images):
     tokenizer = desk.loaded.processor.tokenizer
-    assert shots_prompt(["A dog.", "A cat."], "A", tokenizer) == (
+    assert render_shots(["A dog.", "A cat."], "A", tokenizer) == (
         "<image>A dog.<|endofchunk|><image>A cat.<|endofchunk|><image>A"
     )
-    assert shots_prompt(["<image>"], "<|endofchunk|>", tokenizer).count("<image>") == 2
+    assert render_shots(["<image>"], "<|endofchunk|>", tokenizer).count("<image>") == 2
     pieces = list(desk.continue_shots([(images[0], "A red image.")], images[1], "A", max_new_tokens=4))
     assert pieces and "<" not in pieces[-1]
 

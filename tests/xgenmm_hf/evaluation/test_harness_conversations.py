@@ -17,9 +17,9 @@ from xgenmm_hf.evaluation.harness.conversations import (
     place_images,
     render,
 )
-from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 from xgenmm_hf.inference.batches import Prompt, answer_prompts, rate_answers
 from xgenmm_hf.inference.loading import load
+from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_answers_are_those_of_our_own_evaluation(loaded, images):
 def test_several_images_and_none(loaded, images):
     conversations = [
         converse(loaded, "First", images[0], "then", images[1], "?"),
-        converse(loaded, "Hello?", system=None),
+        converse(loaded, "Hello?", system=""),
     ]
     assert conversations[0].text.count("<image>\n") == 2
     assert conversations[1].text == "<|user|>\nHello?<|end|>\n<|assistant|>\n"
@@ -79,7 +79,7 @@ def test_control_tokens_of_a_task_stay_text(loaded, images):
 
 
 def test_images_end_as_asked(loaded, images):
-    text = render(loaded.processor, user_turn(images[0], "Hello?"), None, image_end=" ").text
+    text = render(loaded.processor, user_turn(images[0], "Hello?"), "", image_end=" ").text
     assert text == "<|user|>\n<image> Hello?<|end|>\n<|assistant|>\n"
 
 

@@ -27,8 +27,8 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from xgenmm_hf import TINY_MODEL, AutoModelForVision2Seq
 from xgenmm_hf.conversion.convert import convert_checkpoint
 from xgenmm_hf.conversion.files import read_json
-from xgenmm_hf.inference.asking import RELEASED_SYSTEM
 from xgenmm_hf.inference.loading import load
+from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM
 
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"

@@ -12,8 +12,9 @@ from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration
 from xgenmm_hf.explain.attention import explain_answer, read_attention, roll_out, weigh_tokens
 from xgenmm_hf.explain.heat import Cut
 from xgenmm_hf.explain.overlay import color_of, draw_overlay
-from xgenmm_hf.inference.asking import RELEASED_SYSTEM, ask
+from xgenmm_hf.inference.asking import ask
 from xgenmm_hf.inference.loading import load
+from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM
 
 
 QUESTION = "What color is the {}?"

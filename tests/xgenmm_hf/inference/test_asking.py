@@ -5,8 +5,10 @@ import torch
 from PIL import Image
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.inference.asking import RELEASED_SYSTEM, ask, build_messages, room_for_answer, system_turn
+from xgenmm_hf.inference.asking import ask, room_for_answer
 from xgenmm_hf.inference.loading import load, pick_device
+from xgenmm_hf.inference.prompts import build_messages, system_turn
+from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM
 
 
 IMAGES = [Image.new("RGB", (90, 40), (10, 200, 10)), Image.new("RGB", (30, 70), (0, 0, 99))]
@@ -50,7 +52,8 @@ def test_images_come_before_the_text_and_the_system_turn_first():
 
 
 def test_system_turns_by_name():
-    assert [system_turn(name) for name in ("none", "released", "Be brief.")] == [None, RELEASED_SYSTEM, "Be brief."]
+    names = (None, "none", "released", "Be brief.")
+    assert [system_turn(name) for name in names] == [None, "", RELEASED_SYSTEM, "Be brief."]
 
 
 def test_half_precision_checkpoints_compute_in_float32_on_the_cpu(loaded):

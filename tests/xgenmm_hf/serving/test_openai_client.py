@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from serving import data_url, run_server, user_message
 
-from xgenmm_hf.inference.asking import ask, build_messages
+from xgenmm_hf.inference.asking import ask
+from xgenmm_hf.inference.prompts import build_messages
 
 
 openai = pytest.importorskip("openai")

@@ -131,12 +131,12 @@ def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -
     from xgenmm_hf import XGenMMProcessor
     from xgenmm_hf.evaluation.harness.conversations import render
     from xgenmm_hf.inference.adapters import adapter_base
-    from xgenmm_hf.inference.asking import system_turn
+    from xgenmm_hf.inference.prompts import system_turn
     from xgenmm_hf.inference.source import resolve_model
 
     source = run.model if adapter_base(run.model) else resolve_model(run.model)
     content = [{"type": "image"}, {"type": "text", "text": "{question}"}]
-    system = system_turn(run.given.get("system", "released"))
+    system = system_turn(run.given.get("system"))
     processor = XGenMMProcessor.from_pretrained(source)
     shown = render(processor, [{"role": "user", "content": content}], system, image_end, opened=False)
     if folder is not None:

@@ -36,7 +36,7 @@ class XGenMMBase(lmms):
         batch_size: Requests computed together.
         device: A torch device, or None: a GPU where there is one, this process's own under `accelerate launch`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        system: "released", "none", or the text of a system turn. A task's own system turn goes first.
+        system: None for the checkpoint's own, "none", "released", or a system turn's text. A task's own goes first.
         max_new_tokens: Longest answer where a task does not say.
         image_mode: Mode of the image processor; None: the checkpoint's.
         overlong: "skip" or "truncate": prompts that the context does not hold, see `Answerer`.
@@ -52,7 +52,7 @@ class XGenMMBase(lmms):
         batch_size: int | str = 1,
         device: str | None = None,
         dtype: str = "auto",
-        system: str = "released",
+        system: str | None = None,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         image_mode: str | None = None,
         overlong: str = "skip",
@@ -60,8 +60,8 @@ class XGenMMBase(lmms):
     ):
         super().__init__()
         from xgenmm_hf import TINY_MODEL
-        from xgenmm_hf.inference.asking import system_turn
         from xgenmm_hf.inference.loading import load
+        from xgenmm_hf.inference.prompts import system_turn
 
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise ValueError(f"batch_size is {batch_size!r}; give a number, such as --batch_size 8.")

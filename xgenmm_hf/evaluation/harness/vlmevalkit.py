@@ -35,7 +35,7 @@ class XGenMMBatched(BaseModel):
         model_path: Checkpoint folder or Hub repository.
         batch_size: Questions computed together; `--api-nproc` must be as large.
         max_new_tokens: Longest answer in tokens.
-        system: "released", "none", or the text of a system turn.
+        system: None for the checkpoint's own, "none", "released", or the text of a system turn.
         image_end: What stands behind each `<image>`.
         image_mode: Mode of the image processor; None: the checkpoint's.
         overlong: "skip" or "truncate": prompts that the context does not hold, see `Answerer`.
@@ -57,7 +57,7 @@ class XGenMMBatched(BaseModel):
         model_path: str = "",
         batch_size: int = 1,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
-        system: str = "released",
+        system: str | None = None,
         image_end: str = IMAGE_END,
         image_mode: str | None = None,
         overlong: str = "skip",
@@ -68,8 +68,8 @@ class XGenMMBatched(BaseModel):
     ):
         super().__init__()
         from xgenmm_hf import TINY_MODEL
-        from xgenmm_hf.inference.asking import system_turn
         from xgenmm_hf.inference.loading import load
+        from xgenmm_hf.inference.prompts import system_turn
 
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
