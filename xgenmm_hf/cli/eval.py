@@ -177,13 +177,14 @@ def evaluate(
     if not words or output is None:
         raise typer.BadParameter("Give KIND FILE... and -o DIR, or --harness with --data or --tasks.")
     from xgenmm_hf.evaluation.settings import AskSettings
+    from xgenmm_hf.inference.prompts import system_turn
 
     settings = AskSettings(
         batch_size=batch_size or 8,
         max_new_tokens=max_new_tokens,
         form=None if form is None else form.value,
         protocol=protocol.value,
-        system=system,
+        system=system_turn(system),
         suffix=suffix,
         instruction=instruction,
         shots=shots,

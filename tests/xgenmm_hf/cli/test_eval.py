@@ -127,6 +127,8 @@ def test_the_prompt_in_force_is_said_and_stored(rows, tmp_path):
     assert stored["rendered"].endswith("<image>\n{question}<|end|>\n<|assistant|>\n")
     assert stored["suffixes"] == [""]
     assert "note:" not in first.stderr
+    none = json.loads(ask(rows, tmp_path / "none", "--limit", 1, "--system", "none", "--json").stdout)
+    assert none["prompt"]["rendered"].startswith("<|user|>")
     second = run(*plain(rows, tmp_path / "out"), "--limit", 1, "--system", "Be brief.")
     assert "another prompt (suffixes, rendered)" in second.stderr
 
