@@ -99,7 +99,7 @@ class FeatureCache:
         self,
         images: Sequence[Image.Image],
         image_aspect_ratio: str | None = None,
-        prompts: Sequence[torch.Tensor] | None = None,
+        prompts: Sequence[torch.Tensor | None] | None = None,
     ) -> list[torch.Tensor]:
         """Returns the tokens of images; those not known are cut and encoded together, each once.
 
