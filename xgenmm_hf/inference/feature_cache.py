@@ -139,7 +139,7 @@ class FeatureCache:
         return [found[key] for key in keys]
 
     def _compute(
-        self, images: list[Image.Image], image_aspect_ratio: str | None, prompts: list[torch.Tensor] | None
+        self, images: list[Image.Image], image_aspect_ratio: str | None, prompts: list[torch.Tensor | None] | None
     ) -> list[torch.Tensor]:
         inputs = self.processor.image_processor(images, image_aspect_ratio=image_aspect_ratio, return_tensors="pt")
         inputs = inputs.to(self.model.device, self.model.dtype)
