@@ -49,7 +49,7 @@ def keep_vision2seq(auto_class: type) -> None:
     """
     for module in (transformers, sys.modules["transformers"]):  # see publish
         if not hasattr(module, "AutoModelForVision2Seq"):
-            module.AutoModelForVision2Seq = auto_class
+            vars(module)["AutoModelForVision2Seq"] = auto_class
 
 
 def has_no_video_processor(config_class: "type[PretrainedConfig]") -> None:

@@ -145,7 +145,8 @@ class FeatureCache:
         inputs = inputs.to(self.model.device, self.model.dtype)
         if prompts is not None:
             placeholder = self.model.config.image_placeholder_token_id
-            padded = pad_left([ids[ids != placeholder] for ids in prompts], self._pad_token_id())
+            given = [ids[ids != placeholder] for ids in prompts if ids is not None]
+            padded = pad_left(given, self._pad_token_id())
             inputs["prompt_ids"] = padded["input_ids"].to(self.model.device)
             inputs["prompt_mask"] = padded["attention_mask"].to(self.model.device)
         with torch.no_grad():
