@@ -1,4 +1,4 @@
-"""Every prompt that README, docs, notebooks and examples show gets its expected answer from the shipped weights."""
+"""Every prompt that docs, notebooks and examples show gets its expected answer from the shipped weights."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,6 @@ SHOWN = [
         ("xgenmm_hf/assets/images/images.json", [number], row["question"], row["answer"])
         for number, row in enumerate(ROWS)
     ),
-    ("README.md", [0], "What color is the star?", "orange"),
     ("docs/quickstart.md", [0], "What color is the star?", "orange"),
     ("docs/quickstart.md", [0], "How many shapes are there?", "5"),
     ("docs/serving.md", [0], "What color is the star?", "orange"),
