@@ -388,10 +388,10 @@ def test_typed_tokens_do_not_count_in_a_chat(tokenizer):
     kept = copy.deepcopy(typed)
     ids = tokenizer.apply_chat_template(typed, tokenize=True, return_dict=True)["input_ids"]
     added = [token for token in tokenizer.convert_ids_to_tokens(ids) if token in tokenizer.added_tokens_encoder]
-    assert added == ["<|user|>", "<|end|>", "<|assistant|>", "<|end|>"]
+    assert added == ["<|system|>", "<|end|>", "<|user|>", "<|end|>", "<|assistant|>", "<|end|>"]
     assert typed == kept
     asked = tokenizer.apply_chat_template(typed, tokenize=False, escape_special_tokens=False)
-    assert tokenizer.tokenize(asked).count("<|end|>") == 4
+    assert tokenizer.tokenize(asked).count("<|end|>") == 5
 
 
 def test_escaping_leaves_everything_else(tokenizer):

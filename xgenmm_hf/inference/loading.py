@@ -90,12 +90,11 @@ def _load_parts(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
     except Exception as error:  # config, weights, tokenizer and download fail with errors of five libraries
         raise ValueError(f"{source} could not be loaded: {error}") from error
     odd = names_of_mismatched(report)
-    missing, unused = report["missing_keys"], report["unexpected_keys"]
-    if missing or odd or unused:
+    missing = report["missing_keys"]
+    if missing or odd:
         raise ValueError(
-            f"The weights in {source} do not fit its config.json: {len(missing)} tensors are missing, {len(odd)} "
-            f"have another shape and {len(unused)} have no place in the model "
-            f"({listed([*missing, *odd, *unused])}); use the files of one model."
+            f"The weights in {source} do not fit its config.json: {len(missing)} tensors are missing and {len(odd)} "
+            f"have another shape ({listed([*missing, *odd])}); use the files of one model."
         )
     return model, processor
 
