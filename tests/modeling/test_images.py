@@ -99,7 +99,8 @@ def refusal(path) -> str:
         read_image(path)
     message = str(refused.value)
     assert "\n" not in message
-    assert str(path) in message
+    # of a long path the end is said
+    assert (str(path) if len(str(path)) <= 80 else path.name) in message
     return message
 
 
