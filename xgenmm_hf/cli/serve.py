@@ -41,6 +41,9 @@ def serve(
     max_images: Annotated[int, typer.Option(min=0, help="Images in one request.")] = 16,
     max_pixels: Annotated[int, typer.Option(min=1, help="Pixels of a request's images together.")] = 100_000_000,
     max_body_mib: Annotated[int, typer.Option(min=1, help="Size of one request in MiB.")] = 32,
+    max_body_seconds: Annotated[
+        float, typer.Option(min=1, help="Time to send a request's headers, and again for its body.")
+    ] = 30,
     max_seconds: Annotated[float, typer.Option(min=1, help="Time for one request, waiting included.")] = 120,
     grace_seconds: Annotated[float, typer.Option(min=0, help="Time to finish requests when told to stop.")] = 30,
     dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")] = Dtype.auto,
@@ -66,6 +69,7 @@ def serve(
         max_images=max_images,
         max_pixels=max_pixels,
         max_body_mib=max_body_mib,
+        max_body_seconds=max_body_seconds,
         max_seconds=max_seconds,
         grace_seconds=grace_seconds,
         image_root=image_root,

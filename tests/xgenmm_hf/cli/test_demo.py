@@ -47,7 +47,7 @@ def test_it_listens_on_loopback_unless_told_otherwise(monkeypatch, capsys):
         page.is_running = False
         return None, "http://127.0.0.1:1/", None
 
-    def build(loaded, name, base=None):
+    def build(loaded, name, base=None, knows=None):
         seen.update(name=name, models=(loaded.model, base.model))
         return Page()
 

@@ -23,7 +23,7 @@ def test_the_client_of_the_example(loaded, monkeypatch, capsys):
     pytest.importorskip("openai")
     monkeypatch.chdir(ROOT)
     with run_server(loaded) as running:
-        for block in blocks("python"):
+        for block in (block for block in blocks("python") if "openai" in block):  # the others ask other servers
             exec(compile(block.replace(":8000", f":{running.port}"), "serving.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
@@ -32,7 +32,7 @@ def test_options_and_metrics_that_are_named_exist(loaded):
     wide = {"COLUMNS": "200", "TERMINAL_WIDTH": "200"}
     known = {verb: CliRunner().invoke(app, [verb, "--help"], env=wide).output for verb in ("serve", "chat")}
     commands = [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()]
-    for words in (words for words in commands if words[:1] == ["xgenmm"]):
+    for words in (words for words in commands if words[:1] == ["xgenmm"] and words[1] != "run"):
         for option in (word for word in words[2:] if word.startswith("--")):
             assert option in known[words[1]], option
     limits = TEXT[TEXT.index("### Limits") : TEXT.index("### Safety")]

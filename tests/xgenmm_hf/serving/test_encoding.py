@@ -17,9 +17,11 @@ class SlowCache:
 
     def __init__(self):
         self.calls, self.begun, self.may_go_on = [], threading.Event(), threading.Event()
+        self.prompts = []
 
-    def encode(self, images):
+    def encode(self, images, prompts):
         self.calls.append(list(images))
+        self.prompts.append(list(prompts))
         self.begun.set()
         assert self.may_go_on.wait(10)
         if "bad" in images:
@@ -69,6 +71,13 @@ def test_a_call_has_a_limit_but_every_request_is_taken(cache, pool):
     cache.may_go_on.set()
     assert [len(future.result()) for future in futures] == [1, 1, 1, 1, 3]
     assert cache.calls == [[0], [1, 2], [3], [4, 5], [6]]
+
+
+def test_every_image_keeps_the_prompt_of_its_request(cache, pool):
+    cache.may_go_on.set()
+    prompt = torch.tensor([7, 8])
+    ImageEncoder(cache, images_per_call=2).encode([1, 2, 3], ticket(), prompt)
+    assert [[one is prompt for one in call] for call in cache.prompts] == [[True, True], [True]]
 
 
 def test_a_fault_is_its_own_requests(cache, pool):

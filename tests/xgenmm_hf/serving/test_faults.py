@@ -285,6 +285,7 @@ def test_a_cache_without_room_fails_the_newcomer_only(loaded, monkeypatch, caplo
 
         with ThreadPoolExecutor() as pool:
             if busy:
+                running.wait_until(lambda: engine.running == 0)  # a row leaves only after its answer is sent
                 engine._step = lambda: go_on.wait(30) and step()
                 other = pool.submit(running.chat, {"messages": [short], "max_tokens": 60})
                 running.wait_until(lambda: engine.running == 1)
