@@ -62,7 +62,8 @@ def write_side_files(
 
     normalisation = _normalisation(original, config)
     for name, values in normalisation.items():
-        setattr(config, name, values)  # the model normalises tiles that come as uint8
+        if values != [0.5, 0.5, 0.5]:  # the default, which a config leaves out
+            setattr(config, name, values)  # the model normalises tiles that come as uint8
     config.architectures = ["XGenMMForConditionalGeneration"]
     config.save_pretrained(folder)
     tokenizer = _tokenizer(tokenizer_folder or original.folder, config, tokenizer_folder is not None)

@@ -58,7 +58,9 @@ def test_metadata(wheel):
     read = {name.rsplit("/", 1)[-1]: wheel.read(name).decode() for name in wheel.namelist() if "dist-info/" in name}
     metadata = HeaderParser().parsestr(read["METADATA"])
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra")) == {"train", "openclip", "eval", "serve", "demo", "quant", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "train", "openclip", "eval", "serve", "demo", "quant", "sentencepiece", "dev"
+    }  # fmt: skip
     needed = [value for value in metadata.get_all("Requires-Dist") if "extra ==" not in value]
     assert "transformers<6,>=4.57" in needed
     assert "torch" in needed

@@ -29,6 +29,13 @@ SETTINGS = (
     "original/*.safetensors",
 )
 CARD = "README.md"
+_TOKENIZER = "tokenization_xgenmm.XGenMMTokenizer"
+# What `save_pretrained` writes into each file of a processor that was loaded with the code.
+_PROCESSOR_MAPS = {
+    "processor_config.json": {"AutoProcessor": AUTO_MAP["AutoProcessor"]},
+    "preprocessor_config.json": {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]},
+    "tokenizer_config.json": {"AutoProcessor": AUTO_MAP["AutoProcessor"], "AutoTokenizer": [_TOKENIZER, _TOKENIZER]},
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ def collect(folder: Path) -> Contents:
         folder: A checkpoint folder, or one with an adapter.
 
     Returns:
-        The contents; the config names the code for every Auto class, even if the folder's does not.
+        The contents; config, processor and tokenizer name the code of their Auto classes, even if the folder's do not.
 
     Raises:
         ValueError: If it is no checkpoint of ours, something is missing, or weights and config do not fit.
@@ -87,6 +94,9 @@ def collect(folder: Path) -> Contents:
             files[name] = File(name, path)
         elif name not in (CARD, "config.json", *files):
             left_out.append(name)
+    for name in _PROCESSOR_MAPS:
+        if name in files:
+            files[name] = _with_fields(folder / name, auto_map=_PROCESSOR_MAPS[name])
     if not is_adapter:
         files["config.json"] = _with_fields(folder / "config.json", auto_map=AUTO_MAP)
     return Contents(folder, is_adapter, tuple(files[name] for name in sorted(files)), tuple(left_out))

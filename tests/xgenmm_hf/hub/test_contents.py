@@ -45,7 +45,7 @@ def test_old_code_in_the_folder_is_replaced_by_this_packages(folder, tmp_path):
 def test_a_config_without_the_code_gets_it(folder):
     path = folder / "config.json"
     fields = json.loads(path.read_text())
-    del fields["auto_map"]
+    fields.pop("auto_map", None)
     path.write_text(json.dumps(fields))
     config = next(file for file in collect(folder).files if file.name == "config.json")
     assert json.loads(config.content) == {**fields, "auto_map": AUTO_MAP}
