@@ -17,6 +17,11 @@ IGNORE = -100
 TOKENS = Path(__file__).resolve().parents[1] / "fixtures" / "tokens" / "source"
 # Tiles of 8 pixels: sizes (height, width) that give 3, 3, 5, 4 and 4 tiles.
 SIZES = [(16, 8), (8, 16), (16, 16), (8, 24), (24, 8)]
+# The turn that the template puts where a conversation has no system turn of its own.
+RELEASED_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
 WORDS = ["red", " square", "what is in the image?", "left of", "Zürich", "👩‍👧", "日本語", "3.14", "isn't", "a", "."]
 BREAKS = ["\n", "\n\n", " ", "   ", "\t", "\r\n", "\u00a0", "\u3000", "\x85", "\x1c", "▁", "", "\x00"]
 SPELLED = ["<|end|>", "<image>", "<|assistant|>\n", "<|user|>", "<image placeholder>", "<|endofchunk|>", "<pad>"]
@@ -98,6 +103,8 @@ class SlowEncoder:
         self.answers: list[str] = []
         self._plain(" ", False)
         self.remaining = iter(enumerate(row["images"]))
+        if row["messages"][0]["role"] != "system":
+            self._turn("system", [{"type": "text", "text": RELEASED_SYSTEM}])
         for message in row["messages"]:
             self._turn(message["role"], message["content"])
 

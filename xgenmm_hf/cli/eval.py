@@ -163,15 +163,8 @@ def evaluate(
         resolve_model(base)
     mode = None if image_mode is None else image_mode.value
     if harness is not None or data or tasks:
-        options = {
-            "batch_size": batch_size,
-            "max_new_tokens": max_new_tokens,
-            "system": system,
-            "image_mode": mode,
-            "dtype": dtype.value,
-            "device": device,
-            "overlong": overlong.value,
-        }
+        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "system": system, "image_mode": mode}
+        options |= {"dtype": dtype.value, "device": device, "overlong": overlong.value}
         measure_by_harness(harness, data, tasks, words or [], source, output, options)
         return
     if not words or output is None:

@@ -87,13 +87,8 @@ def serve(
     if api_key is None and not is_loopback(host):
         print(f"warning: anyone who reaches {host} can use this server; --api-key sets a key.", file=sys.stderr)
     loaded = load(source, dtype=dtype.value, device=device)
-    serve_model(
-        loaded,
-        settings,
-        host,
-        port,
-        access_log=access_log,
-        on_ready=lambda address: print(
-            f"Serving {settings.name} at {address} in {loaded.dtype}; Ctrl-C stops", flush=True
-        ),
-    )
+
+    def say(address: str) -> None:
+        print(f"Serving {settings.name} at {address} in {loaded.dtype}; Ctrl-C stops", flush=True)
+
+    serve_model(loaded, settings, host, port, access_log=access_log, on_ready=say)

@@ -64,7 +64,7 @@ def test_a_dry_run_measures_the_tiles_of_the_training(captions, tmp_path, option
 
     given = ["--model_name_or_path", TINY_MODEL, "--mixture", captions, *ON_CPU, *options]
     result = invoke("pretrain", *given, "--dry-run", "--output", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1 and "Training refuses captions: 1 of 4 records" in result.stderr, result.output
     assert "rejected: 1" in result.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "problems.jsonl", "lengths.png"}

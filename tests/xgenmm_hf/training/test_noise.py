@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
-from xgenmm_hf.training import noise
+from xgenmm_hf.cli import noise
 from xgenmm_hf.training.noise import Answerer, add_noised_rejections, noise_image, signal_left, text_of
 from xgenmm_hf.training.preference import PreferenceCollator
 
@@ -123,7 +123,8 @@ def test_answers_do_not_depend_on_the_batch_and_the_model_stays_as_it_was(model,
     assert together.counts == alone.counts and sum(together.counts.values()) == 2
     assert together.rows[:] == alone.rows[:]
     noised = [Answerer(model, processor, {"step": 900}, 5, seed) for seed in (0, 1)]
-    tiles = [one._noised(torch.zeros(3, 3, 4, 4), torch.tensor([1, 2]), ["0/0", "1/0"]) for one in noised]
+    inputs = {"pixel_values": torch.zeros(3, 3, 4, 4), "image_num_tiles": torch.tensor([1, 2])}
+    tiles = [one._noised(dict(inputs), ["0/0", "1/0"])["pixel_values"] for one in noised]
     assert not torch.equal(*tiles) and not torch.equal(tiles[0][0], tiles[0][1])
 
 
