@@ -106,7 +106,9 @@ class SlowEncoder:
         if row["messages"][0]["role"] != "system":
             self._turn("system", [{"type": "text", "text": RELEASED_SYSTEM}])
         for message in row["messages"]:
-            self._turn(message["role"], message["content"])
+            # The template leaves an empty system turn out.
+            if message["role"] != "system" or any(part["text"] for part in message["content"]):
+                self._turn(message["role"], message["content"])
 
     def _turn(self, role: str, parts: list[dict]) -> None:
         """Writes one turn: a control token swallows the white space behind it."""

@@ -35,7 +35,7 @@ def run(*arguments):
 
 
 def test_text_files_and_json(mixture, tmp_path):
-    options = ("--cache-dir", tmp_path / "cache", "--max-length", "100")
+    options = ("--cache-dir", tmp_path / "cache", "--max-length", "120")
     result = run(mixture, "--output", tmp_path / "out", *options)
     assert result.exit_code == 1, result.output
     for text in ("5 chat rows from 2 source(s)", "rejected: 1 fields", "1 row(s) have an image"):
@@ -43,7 +43,7 @@ def test_text_files_and_json(mixture, tmp_path):
     refusal = result.stderr.strip().splitlines()[-1]
     assert refusal.startswith("Training refuses a: 1 of 3 records are malformed (max_rejected 1.0%), see ")
     assert json.loads(Path(refusal.split(" see ")[1].rstrip(".")).read_text())["id"] == "2"
-    assert "1 rows have more than 100 tokens" in result.stdout
+    assert "1 rows have more than 120 tokens" in result.stdout
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "problems.jsonl", "lengths.png"}
     facts = json.loads(run(mixture, "--json", *options).stdout)
     assert facts["by_source"]["b"]["rows"] == 1

@@ -57,7 +57,7 @@ def test_ids_are_the_processors_and_targets_the_slow_encoders(row):
 
 
 @QUICK
-@given(st.lists(conversations(), min_size=1, max_size=3), st.integers(1, 90))
+@given(st.lists(conversations(), min_size=1, max_size=3), st.integers(1, 170))
 def test_cut_rows_keep_whole_images_and_the_targets_before_the_cut(rows, max_length):
     processor = small_processor()
     batch = SupervisedCollator(processor, max_length=max_length)(rows)
@@ -100,7 +100,9 @@ def test_trl_gives_the_same_batch(rows, multiple):
     ours = SupervisedCollator(processor, pad_to_multiple_of=multiple)(rows)
     trl = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True, pad_to_multiple_of=multiple)
     theirs = trl(copy.deepcopy(rows))
-    assert set(ours) - set(theirs) == {"row_ids", "unreadable"} and set(theirs) <= set(ours)
+    # The processor's return holds `image_num_tiles` under its key alone: TRL's collator does not pass it on.
+    counts = {"image_num_tiles"} if "pixel_values" in theirs else set()
+    assert set(ours) - set(theirs) == {"row_ids", "unreadable"} | counts and set(theirs) <= set(ours)
     for name, value in theirs.items():
         assert torch.equal(ours[name], value), name
 

@@ -131,9 +131,9 @@ def test_a_batch_of_unreadable_pairs_has_no_images(processor, rows):
 
 
 def test_a_prompt_without_room_for_an_answer_is_left_out(processor, rows):
-    collate = PreferenceCollator(processor, max_length=45)
+    collate = PreferenceCollator(processor, max_length=80)
     batch = collate([rows[0], rows[2]])
-    assert batch["row_ids"] == ["pairs/c"] and "max_length is 45" in batch["unreadable"][0]
+    assert batch["row_ids"] == ["pairs/c"] and "max_length is 80" in batch["unreadable"][0]
     assert "pixel_values" not in batch
 
 
