@@ -22,18 +22,7 @@ PARTS = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj
 
 
 def export_adapter(source: str | Path, out: str | Path) -> list[str]:
-    """Writes a PEFT LoRA adapter in the form that vLLM loads.
-
-    Args:
-        source: Folder of the adapter, as PEFT or `xgenmm train` saved it.
-        out: Folder to make; must not exist or be empty.
-
-    Returns:
-        The modules that it adapts.
-
-    Raises:
-        ValueError: If vLLM cannot express the adapter.
-    """
+    """Writes a PEFT LoRA adapter in the form that vLLM loads."""
     from safetensors.torch import load_file, save_file
 
     config = read_json(Path(source) / ADAPTER_CONFIG)
@@ -60,15 +49,7 @@ def export_adapter(source: str | Path, out: str | Path) -> list[str]:
 
 
 def check_adapter(source: str | Path, config: dict) -> None:
-    """Checks that vLLM can express what an adapter's config says.
-
-    Args:
-        source: Folder of the adapter, for the message.
-        config: Its `adapter_config.json`.
-
-    Raises:
-        ValueError: If it is no plain LoRA of one rank, or trains whole modules.
-    """
+    """Checks that vLLM can express what an adapter's config says."""
     kind = str(config.get("peft_type")).rpartition(".")[2]
     if kind != "LORA":
         raise ValueError(f"{source} is an adapter of type {kind}; vLLM loads LoRA adapters only.")
@@ -78,16 +59,7 @@ def check_adapter(source: str | Path, config: dict) -> None:
 
 
 def split_fused(name: str, tensor: "torch.Tensor", hidden_size: int) -> list[tuple[str, "torch.Tensor"]]:
-    """Splits an adapter's tensor of a fused projection.
-
-    Args:
-        name: Its name, `...qkv_proj.lora_B.weight` for example.
-        tensor: A, (rank, inputs), or B, (outputs, rank).
-        hidden_size: The projection's inputs, as many as there are queries.
-
-    Returns:
-        Names and tensors of the parts; of another projection its own.
-    """
+    """Splits an adapter's tensor of a fused projection."""
     for fused, parts in PARTS.items():
         if f".{fused}." not in name:
             continue

@@ -133,18 +133,7 @@ def export_checkpoint(
 
 
 def read_our_config(source: Path) -> "XGenMMConfig":
-    """Reads the config of a checkpoint in our layout.
-
-    Args:
-        source: The checkpoint's folder.
-
-    Returns:
-        The config.
-
-    Raises:
-        ValueError: If the config is broken, of another model, or in the original's schema.
-        FileNotFoundError: If there is none.
-    """
+    """Reads the config of a checkpoint in our layout."""
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
     path = source / CONFIG_NAME
@@ -162,15 +151,7 @@ def read_our_config(source: Path) -> "XGenMMConfig":
 
 
 def zero_padding(load: Any, first: int) -> "dict[str, torch.Tensor]":
-    """Builds unused rows of zeros for the old matrices.
-
-    Args:
-        load: Gives one of our tensors by name.
-        first: The original's `initial_tokenizer_len`.
-
-    Returns:
-        Rows by the original's name without prefix; empty where none are needed.
-    """
+    """Builds unused rows of zeros for the old matrices."""
     count = original_rows(first) - first
     if count == 0:
         return {}

@@ -20,17 +20,7 @@ _LOCK = "lock"
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Reads a JSON object from a file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The object.
-
-    Raises:
-        ValueError: If the file is not valid JSON or holds something else.
-    """
+    """Reads a JSON object from a file."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -56,12 +46,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to; what was written there replaces `path` at the end.
 
     The bytes are on disk before the file moves. If anything fails, `path` stays as it was and the draft disappears.
-
-    Args:
-        path: The file to make or to replace; its folder is made if it is not there.
-
-    Yields:
-        The draft's path, with the same ending.
     """
     target = Path(path).resolve()  # a link stays a link
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,18 +60,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def check_output_folder(out: str | Path) -> Path:
-    """Checks that a folder can be made or filled, before the work that fills it.
-
-    Args:
-        out: A folder that does not exist yet or is empty; it may be a mount point or a link to a folder.
-
-    Returns:
-        Its absolute path, links resolved.
-
-    Raises:
-        FileExistsError: If a file or a folder with something in it is there, or a link that leads nowhere.
-        OSError: If this user may not write there.
-    """
+    """Checks that a folder can be made or filled, before the work that fills it."""
     given = Path(out).expanduser()
     if given.is_symlink() and not given.exists():
         raise FileExistsError(f"{out} is a link that leads nowhere; remove it or name another folder.")
@@ -112,18 +85,6 @@ def output_folder(
 
     Where `out` does not exist, the hidden folder lies beside it and is renamed. Where it does (an empty folder, a
     mount point), it lies inside and its entries move up, ``config.json`` last. What a killed run left is removed.
-
-    Args:
-        out: The folder to make, see `check_output_folder`.
-        needed_bytes: Space that the result takes, checked where it will be written.
-        on_leftovers: Called with the folders of killed runs, after they were removed.
-
-    Yields:
-        The folder to fill.
-
-    Raises:
-        FileExistsError: If `out` is a file or a non-empty folder.
-        OSError: If it cannot be written, or the disk has no room for the result.
     """
     from filelock import FileLock
 

@@ -32,18 +32,6 @@ def decide_image_mode(
     In this order: what the user asks for; `grids` in `preprocessor_config.json` (a list: any-resolution, null: one
     tile); `anyres_grids` or a one-tile `image_aspect_ratio` in `vision_encoder_config`; the
     first release's model type.
-
-    Args:
-        original: The original's config.
-        preprocessor: Its `preprocessor_config.json`, where there is one.
-        asked: The user's choice, or None.
-        tile_size: Side of a tile in pixels; the released grids are multiples of it.
-
-    Returns:
-        The mode.
-
-    Raises:
-        ValueError: If the choice is no mode, grids are malformed, or nothing decides.
     """
     encoder = original.get("vision_encoder_config") or {}
     preprocessor = preprocessor or {}

@@ -102,29 +102,13 @@ def strip_wrappers(name: str) -> str:
 
 
 def tower_format(names: Iterable[str]) -> str | None:
-    """Tells which library wrote a vision tower.
-
-    Args:
-        names: Tensor names as they stand after `vision_encoder.`.
-
-    Returns:
-        `"transformers"`, `"openclip"`, `"timm"`, or None where no format fits.
-    """
+    """Tells which library wrote a vision tower."""
     present = set(names)
     return next((kind for kind, mark in TOWER_MARKS.items() if mark in present), None)
 
 
 def translate(name: str, pairs: Pairs, reverse: bool = False) -> str | None:
-    """Renames a tensor by a table.
-
-    Args:
-        name: The name to look up.
-        pairs: A table of this module.
-        reverse: Whether to read the table from right to left.
-
-    Returns:
-        The other side's name, or None where no pattern fits. `{qkv}` is left in it for the caller to fill.
-    """
+    """Renames a tensor by a table."""
     for left, right in pairs:
         source, target = (right, left) if reverse else (left, right)
         match = _compiled(source).fullmatch(name)
@@ -145,10 +129,5 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def is_unused(name: str, kind: str) -> bool:
-    """Tells whether a tower's tensor is one that no feature depends on.
-
-    Args:
-        name: The tensor's name after `vision_encoder.`.
-        kind: The tower's format, a key of `TOWER_UNUSED`.
-    """
+    """Tells whether a tower's tensor is one that no feature depends on."""
     return any(name == mark or (mark.endswith(".") and name.startswith(mark)) for mark in TOWER_UNUSED[kind])

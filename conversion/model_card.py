@@ -62,17 +62,7 @@ def released_license(config: "XGenMMConfig") -> str:
 
 
 def new_card(title: str, intro: str, sections: Mapping[str, str], **metadata: Any) -> Any:
-    """Starts a card.
-
-    Args:
-        title: The model's name.
-        intro: What it is and where it comes from.
-        sections: Markdown by title; the usage part stands before them, limits and citation after them.
-        **metadata: Fields of `huggingface_hub.ModelCardData`.
-
-    Returns:
-        The card, with an empty usage part.
-    """
+    """Starts a card."""
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(**{"library_name": "transformers", "pipeline_tag": TASK, "tags": list(TAGS), **metadata})
@@ -84,17 +74,7 @@ def new_card(title: str, intro: str, sections: Mapping[str, str], **metadata: An
 
 
 def read_card(path: Path) -> Any:
-    """Reads a card.
-
-    Args:
-        path: A README.md, which may be missing.
-
-    Returns:
-        The card, or None.
-
-    Raises:
-        ValueError: If its metadata is no YAML mapping.
-    """
+    """Reads a card."""
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
@@ -107,13 +87,7 @@ def read_card(path: Path) -> Any:
 
 
 def set_part(card: Any, name: str, text: str) -> None:
-    """Puts text between a part's two comments, at the end of the card where it has none.
-
-    Args:
-        card: The card to change.
-        name: `USE` or `EVALUATION`.
-        text: Markdown.
-    """
+    """Puts text between a part's two comments, at the end of the card where it has none."""
     start, end = _part(name, "").split("\n\n")
     before, _, rest = card.text.partition(start)
     _, closed, after = rest.partition(end)
@@ -127,13 +101,7 @@ def _part(name: str, text: str) -> str:
 
 
 def usage(where: str, *, chat: bool, base: str | None = None) -> str:
-    """Writes how a model is used, in the form that it was trained for.
-
-    Args:
-        where: Its repository or folder.
-        chat: Whether it is an instruct model; a base model goes on with a text.
-        base: The model that an adapter (PEFT) belongs to; None for a whole model.
-    """
+    """Writes how a model is used, in the form that it was trained for."""
     return _SNIPPET.format(
         needs=" and `peft`" if base else "",
         imports="from peft import PeftModel\n" if base else "",
@@ -145,12 +113,7 @@ def usage(where: str, *, chat: bool, base: str | None = None) -> str:
 
 
 def model_table(config: "XGenMMConfig", shapes: Mapping[str, Shape]) -> str:
-    """Writes a model's parts and how it cuts images.
-
-    Args:
-        config: The model's config.
-        shapes: Shapes of its tensors by name.
-    """
+    """Writes a model's parts and how it cuts images."""
     from math import prod
 
     vision, resampler, text = config.vision_config, config.resampler_config, config.text_config
@@ -178,13 +141,7 @@ def model_table(config: "XGenMMConfig", shapes: Mapping[str, Shape]) -> str:
 
 
 def add_results(card: Any, results: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Adds what `xgenmm eval` found, for people and for the Hub.
-
-    Args:
-        card: The card to change; results that it holds are replaced.
-        results: The content of each results.json.
-        name: The model's name.
-    """
+    """Adds what `xgenmm eval` found, for people and for the Hub."""
     from huggingface_hub import EvalResult
 
     found = [

@@ -25,21 +25,7 @@ _HELP = "describe the tower with --vision-config JSON"
 def vision_config_from_openclip(
     kind: str, shapes: Mapping[str, Shape], model_config: Mapping[str, Any] | None, model_name: str | None = None
 ) -> dict[str, Any]:
-    """Describes an OpenCLIP tower as a Transformers vision config.
-
-    Args:
-        kind: `"openclip"` (vision transformer) or `"timm"` (SigLIP trunk).
-        shapes: Shapes of the tower's tensors by name, without `visual.`.
-        model_config: The `model_cfg` of `open_clip_config.json`, where there is one.
-        model_name: OpenCLIP's name of the model, where there is no such file.
-
-    Returns:
-        A dict with `model_type` and all sizes.
-
-    Raises:
-        ValueError: If something that shapes do not tell is not stated, or the tower has parts that
-            Transformers' towers lack.
-    """
+    """Describes an OpenCLIP tower as a Transformers vision config."""
     build = _clip_config if kind == "openclip" else _siglip_config
     try:
         return build(shapes, dict(model_config or {}), model_name)

@@ -60,34 +60,13 @@ _ROWS_MULTIPLE = 64
 
 
 def read_original_config(folder: Path) -> dict[str, Any]:
-    """Reads the original's `config.json`.
-
-    Args:
-        folder: The checkpoint's folder.
-
-    Returns:
-        The config; empty where there is none.
-
-    Raises:
-        ValueError: If it is broken or of another model, or this package wrote it.
-    """
+    """Reads the original's `config.json`."""
     path = folder / CONFIG_NAME
     return parse_original_config(read_json(path), path) if path.is_file() else {}
 
 
 def parse_original_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Checks that a config is of the original's schema.
-
-    Args:
-        config: What the file holds.
-        path: The file, for messages.
-
-    Returns:
-        The config.
-
-    Raises:
-        ValueError: If it is of another model, or already in our schema.
-    """
+    """Checks that a config is of the original's schema."""
     if "resampler_config" in config or "vision_config" in config:
         raise ValueError(f"{path} is in this package's layout already; use `xgenmm export` for the way back.")
     if config.get("model_type", "xgenmm") not in _MODEL_TYPES:
@@ -101,15 +80,7 @@ def parse_original_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def with_model_type(original: dict[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """Returns the original's config with its release stated; without a config file the tensors tell the first one.
-
-    Args:
-        original: The original's config; empty where there is none.
-        shapes: Shapes of the source tensors.
-
-    Returns:
-        The config.
-    """
+    """Returns the original's config with its release stated; without a config file the tensors tell the first one."""
     first = any(strip_wrappers(name) == _TEXT_PROJECTION for name in shapes)
     return {**original, "model_type": "blip_3"} if first and "model_type" not in original else original
 
@@ -126,21 +97,7 @@ def build_config(
     dtype: str,
     shapes: Mapping[str, Shape] | None = None,
 ) -> "XGenMMConfig":
-    """Builds our config from the original's.
-
-    Args:
-        original: The original's config; empty means the 4B release.
-        vision_config: The tower's config, or None for the release's.
-        mode: How images are cut.
-        dtype: Name of the weights' dtype.
-        shapes: Shapes of the source tensors, which tell the resampler's sizes; None: the release's.
-
-    Returns:
-        The config.
-
-    Raises:
-        ValueError: If a value is out of range or of the wrong type.
-    """
+    """Builds our config from the original's."""
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
     encoder = {**(original.get("vision_encoder_config") or {}), "image_aspect_ratio": mode.aspect_ratio}
@@ -166,19 +123,7 @@ def build_config(
 
 
 def resampler_sizes(sampler: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Tells the resampler's sizes, which the original's config leaves out.
-
-    Args:
-        sampler: The original's `vision_tokenizer_config`; what an export of another than the released sizes states
-            there is taken.
-        shapes: Shapes of the source tensors.
-
-    Returns:
-        Fields of `resampler_config`; those that neither tells are left out.
-
-    Raises:
-        ValueError: If the heads cannot be told.
-    """
+    """Tells the resampler's sizes, which the original's config leaves out."""
     found: dict[str, int] = {name: sampler[name] for name in _RESAMPLER_SIZES if name in sampler}
     plain = {strip_wrappers(name): tuple(shape) for name, shape in shapes.items()}
     layers = [int(name.split(".")[2]) for name in plain if name.startswith("vision_tokenizer.layers.")]
@@ -200,17 +145,7 @@ def original_rows(first_added_id: int) -> int:
 
 
 def first_added_id(config: "XGenMMConfig") -> int:
-    """Returns the original's `initial_tokenizer_len` of one of our configs.
-
-    Args:
-        config: Our config.
-
-    Returns:
-        The id of `<image>`.
-
-    Raises:
-        ValueError: If the three added tokens do not stand at the vocabulary's end, as the original needs.
-    """
+    """Returns the original's `initial_tokenizer_len` of one of our configs."""
     from xgenmm_hf.modeling.configuration_xgenmm import NUM_ADDED_TOKENS
 
     first = config.text_config.vocab_size - NUM_ADDED_TOKENS
@@ -224,18 +159,7 @@ def first_added_id(config: "XGenMMConfig") -> int:
 
 
 def original_config(config: "XGenMMConfig", kept: Mapping[str, Any], rows: int, dtype: str) -> dict[str, Any]:
-    """Writes one of our configs in the original's schema.
-
-    Args:
-        config: Our config.
-        kept: The config that the checkpoint was converted from, or an empty dict; fields that have no place in
-            ours come from it.
-        rows: Rows of the original's old matrices.
-        dtype: Name of the weights' dtype.
-
-    Returns:
-        The original's config.
-    """
+    """Writes one of our configs in the original's schema."""
     resampler = config.resampler_config
     base = {**(_FIRST_SKELETON if resampler.text_conditioned else _SKELETON), **kept}
     encoder = _encoder_section(config, kept.get("vision_encoder_config") or {})
@@ -305,15 +229,7 @@ def _rope_scaling(ours: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str,
 
 
 def original_preprocessor(config: "XGenMMConfig", processor: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes an image processor's settings in the original's schema.
-
-    Args:
-        config: Our config.
-        processor: Our image processor as a dict.
-
-    Returns:
-        The original's `preprocessor_config.json`.
-    """
+    """Writes an image processor's settings in the original's schema."""
     anyres = config.image_aspect_ratio == "anyres"
     grids = {"grids": [list(grid) for grid in config.anyres_grids] if anyres else None}
     return {

@@ -38,17 +38,7 @@ def _message() -> Any:
 
 
 def read_sentencepiece(path: Path) -> list[SubwordPiece]:
-    """Reads the pieces of a SentencePiece BPE model, in the order of their ids.
-
-    Args:
-        path: A `tokenizer.model`.
-
-    Returns:
-        The pieces.
-
-    Raises:
-        ValueError: If the file is none or holds another kind of model, or sentencepiece is not installed.
-    """
+    """Reads the pieces of a SentencePiece BPE model, in the order of their ids."""
     if not is_available():
         raise ValueError(
             f"Reading {path} takes sentencepiece: pip install 'xgenmm-hf[sentencepiece]', or add the tokenizer.json."
@@ -66,12 +56,7 @@ def read_sentencepiece(path: Path) -> list[SubwordPiece]:
 
 
 def write_sentencepiece(path: Path, pieces: Sequence[SubwordPiece]) -> None:
-    """Writes a SentencePiece BPE model with Llama's settings.
-
-    Args:
-        path: The file to write.
-        pieces: The pieces in the order of their ids; the first three are the unknown, begin and end token.
-    """
+    """Writes a SentencePiece BPE model with Llama's settings."""
     model = _message()
     for piece in pieces:
         model.pieces.add(piece=piece.text, score=piece.score, type=piece.kind)
@@ -84,11 +69,7 @@ def write_sentencepiece(path: Path, pieces: Sequence[SubwordPiece]) -> None:
 
 
 def merges_from_pieces(pieces: Sequence[SubwordPiece]) -> list[list[str]]:
-    """Lists the merges that a SentencePiece BPE model allows, best first, as pairs of pieces.
-
-    Args:
-        pieces: The pieces in the order of their ids.
-    """
+    """Lists the merges that a SentencePiece BPE model allows, best first, as pairs of pieces."""
     ids = {piece.text: index for index, piece in enumerate(pieces) if piece.kind == NORMAL}
     ranked = sorted((piece for piece in pieces if piece.kind == NORMAL), key=lambda piece: -piece.score)
     merges = []
@@ -100,15 +81,7 @@ def merges_from_pieces(pieces: Sequence[SubwordPiece]) -> list[list[str]]:
 
 
 def pieces_from_merges(vocab: dict[str, int], merges: Iterable[str | Sequence[str]]) -> list[SubwordPiece] | None:
-    """Finds scores that make a SentencePiece BPE model of a vocabulary with merges.
-
-    Args:
-        vocab: Id of each piece; the first three are the unknown, begin and end token.
-        merges: Pairs of pieces, best first.
-
-    Returns:
-        The pieces in the order of their ids, or None where SentencePiece would merge other pairs or in another order.
-    """
+    """Finds scores that make a SentencePiece BPE model of a vocabulary with merges."""
     pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
     rank: dict[str, int] = {}
     for pair in pairs:

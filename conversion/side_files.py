@@ -43,21 +43,7 @@ def write_side_files(
     dtypes: "Mapping[str, torch.dtype]",
     tokenizer_folder: Path | None,
 ) -> list[str]:
-    """Writes all files of a converted checkpoint but its weights.
-
-    Args:
-        folder: The folder being made.
-        out: What it will be called.
-        original: The checkpoint being converted.
-        config: Its config in our schema.
-        mode: How images are cut.
-        plan: The conversion's plan, for its padding rows.
-        dtypes: Dtype of each tensor by name.
-        tokenizer_folder: Where the tokenizer files are; None means beside the weights.
-
-    Returns:
-        Sentences a user should read.
-    """
+    """Writes all files of a converted checkpoint but its weights."""
     from xgenmm_hf.modeling.remote_code_xgenmm import copy_remote_code
 
     normalisation = _normalisation(original, config)

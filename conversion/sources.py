@@ -70,11 +70,7 @@ class SafetensorsFile:
     path: Path
 
     def entries(self) -> dict[str, tuple[Shape, "torch.dtype"]]:
-        """Returns shape and dtype by tensor name.
-
-        Raises:
-            ValueError: If the file is truncated or no safetensors file.
-        """
+        """Returns shape and dtype by tensor name."""
         from safetensors import SafetensorError, safe_open
 
         dtypes = safetensors_dtypes()
@@ -108,11 +104,7 @@ class PickleFile:
         self._handed_out = 0
 
     def entries(self) -> dict[str, tuple[Shape, "torch.dtype"]]:
-        """Returns shape and dtype by tensor name.
-
-        Raises:
-            ValueError: If the file is broken, holds more than plain tensors, or no tensors at all.
-        """
+        """Returns shape and dtype by tensor name."""
         return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self._mapped().items()}
 
     def load(self, name: str) -> "torch.Tensor":
@@ -166,15 +158,7 @@ def _tensors_of(content: Any, path: Path) -> "dict[str, torch.Tensor]":
 
 
 def check_plain(tensors: "Mapping[str, torch.Tensor]", place: str) -> None:
-    """Checks that tensors are dense and hold values.
-
-    Args:
-        tensors: Tensors by name.
-        place: Where they are, for the message.
-
-    Raises:
-        ValueError: If one is sparse or quantised, or stands on the meta device.
-    """
+    """Checks that tensors are dense and hold values."""
     import torch
 
     odd = [f"{n} ({t.layout})" for n, t in tensors.items() if t.layout is not torch.strided]
@@ -221,15 +205,7 @@ class Weights:
         return weights
 
     def add(self, file: WeightFile, rename: Callable[[str], str | None] = str) -> None:
-        """Adds a file's tensors.
-
-        Args:
-            file: The file.
-            rename: Gives the name to use for a tensor, or None to leave it out.
-
-        Raises:
-            ValueError: If the file is broken or repeats a name.
-        """
+        """Adds a file's tensors."""
         entries = file.entries()
         _check_merged(entries, file.path)
         for raw, (shape, dtype) in entries.items():
@@ -248,17 +224,7 @@ class Weights:
 
 
 def locate(source: str | Path) -> Path:
-    """Finds a checkpoint on disk, or downloads it from the Hub.
-
-    Args:
-        source: A folder, a weight file, or a Hub repo id such as `owner/name`.
-
-    Returns:
-        An existing folder or file.
-
-    Raises:
-        FileNotFoundError: If nothing is there and the name is no repo id that can be downloaded.
-    """
+    """Finds a checkpoint on disk, or downloads it from the Hub."""
     path = Path(source).expanduser()
     if path.exists():
         return path
@@ -276,19 +242,7 @@ def locate(source: str | Path) -> Path:
 
 
 def weight_files(path: Path) -> list[WeightFile]:
-    """Lists the weight files of a checkpoint.
-
-    Args:
-        path: A folder with an index, a file of a known name or a single weight file; or a weight file.
-
-    Returns:
-        The files, in order.
-
-    Raises:
-        ValueError: If the index is broken, points outside the folder or disagrees with its shards, or the folder is
-            something else (an adapter, a cache of the Hub).
-        FileNotFoundError: If there are no weights, or the index names a missing file.
-    """
+    """Lists the weight files of a checkpoint."""
     if path.is_file():
         return [open_weight_file(path)]
     for name in INDEX_FILES:
@@ -310,14 +264,7 @@ def weight_files(path: Path) -> list[WeightFile]:
 
 
 def check_is_checkpoint(folder: Path) -> None:
-    """Checks that a folder without a model is none of those that people take for one.
-
-    Args:
-        folder: An existing folder.
-
-    Raises:
-        ValueError: If it holds a LoRA adapter or is the Hub's cache folder of a repository, with the remedy.
-    """
+    """Checks that a folder without a model is none of those that people take for one."""
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         base = read_json(adapter).get("base_model_name_or_path") or "BASE"
@@ -342,14 +289,7 @@ def _check_merged(names: Iterable[str], path: Path) -> None:
 
 
 def open_weight_file(path: Path) -> WeightFile:
-    """Returns the reader for a weight file, by its suffix.
-
-    Args:
-        path: A `.safetensors` file or a file that `torch.save` wrote.
-
-    Raises:
-        ValueError: If the suffix is unknown or the file is empty.
-    """
+    """Returns the reader for a weight file, by its suffix."""
     if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
         raise ValueError(f"{path} is no weight file; expected .safetensors or {', '.join(PICKLE_SUFFIXES)}.")
     if path.stat().st_size == 0:

@@ -70,19 +70,7 @@ def one_line(error: BaseException) -> str:
 
 
 def plan_conversion(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], first_added_id: int) -> Plan:
-    """Plans the way from the original's tensors to ours.
-
-    Args:
-        shapes: Shapes of the source tensors by name, with or without `vlm.` and training wrappers.
-        expected: Shapes of the model's tensors by name.
-        first_added_id: The original's `initial_tokenizer_len`: rows of the old matrices that are in use.
-
-    Returns:
-        The plan; each source row is in it once, each expected tensor is filled once.
-
-    Raises:
-        ValueError: If a name is unknown, missing or ambiguous or a shape does not fit; the message lists the names.
-    """
+    """Plans the way from the original's tensors to ours."""
     names = canonical_names(shapes)
     pieces: dict[str, list[Piece]] = {}
     plan, unplaced = Plan([]), []
@@ -253,20 +241,7 @@ def check_rows_used_once(plan: Plan, shapes: Mapping[str, Shape]) -> None:
 def assemble(
     target: Target, load: Callable[[str], "torch.Tensor"], dtype: "torch.dtype | None" = None
 ) -> "torch.Tensor":
-    """Builds a target tensor in memory.
-
-    Args:
-        target: What to build.
-        load: Gives a source tensor by name. It is asked again for each block of rows that is copied, so that the
-            pages of a mapped file are held for one block at a time.
-        dtype: Dtype to build it in. Default: the source's, promoted where the pieces differ.
-
-    Returns:
-        The tensor in the target's shape; a view where a single piece in the same dtype allows it.
-
-    Raises:
-        ValueError: If a value does not fit into float16.
-    """
+    """Builds a target tensor in memory."""
     import torch
 
     parts = [load(piece.source) for piece in target.pieces]
@@ -292,21 +267,7 @@ def assemble(
 
 
 def plan_export(shapes: Mapping[str, Shape], padding: Mapping[str, Shape], first_added_id: int, kind: str) -> Plan:
-    """Plans the way from our tensors back to the original's.
-
-    Args:
-        shapes: Shapes of our tensors by name.
-        padding: Shapes of the rows to put below the old matrices, by the original's name without prefix; these
-            names are the sources of the padding pieces.
-        first_added_id: The original's `initial_tokenizer_len`.
-        kind: Format of the tower's names in the original layout: `"transformers"` or `"openclip"`.
-
-    Returns:
-        The plan, with the prefix `vlm.`.
-
-    Raises:
-        ValueError: If a tensor has no counterpart in the original layout, with the names.
-    """
+    """Plans the way from our tensors back to the original's."""
     pieces: dict[str, list[Piece]] = {}
     unplaced = []
     for name, shape in shapes.items():

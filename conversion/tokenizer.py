@@ -105,17 +105,7 @@ def build_tokenizer(source_folder: str | Path, initial_tokenizer_len: int | None
 
 
 def export_tokenizer(tokenizer: "XGenMMTokenizer", out_folder: str | Path) -> list[str]:
-    """Writes a tokenizer's files in the original layout.
-
-    Args:
-        tokenizer: Our tokenizer.
-        out_folder: An existing folder.
-
-    Returns:
-        The names of the files written. `tokenizer.model`, which the slow Llama tokenizer reads, is left out where
-        sentencepiece is not installed or cannot express the merges; conversion from SentencePiece gives such that it
-        can.
-    """
+    """Writes a tokenizer's files in the original layout."""
     from xgenmm_hf.modeling.tokenization_xgenmm import CHAT_TEMPLATE, MULTIMODAL_TOKENS
 
     folder = Path(out_folder)

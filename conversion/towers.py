@@ -33,14 +33,7 @@ class VisionEncoder:
     skipped: list[str] = field(default_factory=list)
 
     def add_to(self, weights: Weights) -> None:
-        """Adds the tower's tensors under the original's names.
-
-        Args:
-            weights: The checkpoint's tensors.
-
-        Raises:
-            ValueError: If the checkpoint has a tower already, or the folder holds none.
-        """
+        """Adds the tower's tensors under the original's names."""
         if any(key_map.strip_wrappers(name).startswith(key_map.ORIGINAL_TOWER) for name in weights.shapes):
             raise ValueError("The checkpoint holds a vision tower already; leave --vision-encoder out.")
         files = weight_files(self.folder)
@@ -76,14 +69,7 @@ class VisionEncoder:
 
 
 def read_vision_encoder(path: str | Path) -> VisionEncoder:
-    """Finds a vision tower on disk or on the Hub.
-
-    Args:
-        path: A folder, file or repo id in Transformers' or OpenCLIP's format.
-
-    Raises:
-        FileNotFoundError: If there is nothing.
-    """
+    """Finds a vision tower on disk or on the Hub."""
     return VisionEncoder(locate(path))
 
 
@@ -113,18 +99,6 @@ def choose_vision_config(
 
     What the user or the checkpoint's `vision_config.json` states comes first, then the tower's own folder, then an
     OpenCLIP tower's shapes. None of them: the release's SigLIP so400m-patch14-384.
-
-    Args:
-        shapes: Shapes of all source tensors.
-        original: The original's config.
-        stated: A vision config given as JSON.
-        encoder: The folder that the tower was read from.
-
-    Returns:
-        A config object, a dict for `XGenMMConfig(vision_config=...)`, or None for the release's default.
-
-    Raises:
-        ValueError: If the config is of an unknown kind, or cannot be told from the tensors.
     """
     if stated is not None:
         return _vision_part(stated)

@@ -23,19 +23,7 @@ _CHECKED_NUMBERS = 1 << 22
 
 
 def split_into_shards(targets: list[Target], dtypes: Mapping[str, "torch.dtype"], max_shard_size: int | str) -> Shards:
-    """Fills shards in order; a tensor larger than the limit gets a shard of its own.
-
-    Args:
-        targets: What to write, in order.
-        dtypes: Dtype of each target by name.
-        max_shard_size: Largest size of a shard's tensors: bytes, or a decimal size such as `"5GB"`.
-
-    Returns:
-        The targets of each file by its name.
-
-    Raises:
-        ValueError: If the size is none.
-    """
+    """Fills shards in order; a tensor larger than the limit gets a shard of its own."""
     import torch
     from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -61,21 +49,7 @@ def write_shards(
     load: Callable[[str], "torch.Tensor"],
     progress: Progress | None = None,
 ) -> list[str]:
-    """Writes shards and, where there are several, their index.
-
-    Args:
-        folder: An existing folder.
-        shards: What `split_into_shards` returned.
-        dtypes: Dtype of each target by name.
-        load: Gives a source tensor by name.
-        progress: Called with the shard's name, bytes done and bytes to write.
-
-    Returns:
-        Sentences about values that no working model has: NaN, infinity, matrices of zeros.
-
-    Raises:
-        ValueError: If a value does not fit into its dtype.
-    """
+    """Writes shards and, where there are several, their index."""
     from safetensors.torch import save_file
 
     total = sum(num_bytes(targets, dtypes) for targets in shards.values())

@@ -80,18 +80,7 @@ CHAT_TEMPLATE = """\
 
 
 def content_as_items(conversation: Any) -> list:
-    """Writes contents in the one form that both library lines read: items of type text and image.
-
-    Args:
-        conversation: Messages, or a list of conversations.
-
-    Returns:
-        Copies of the messages. An `image_url` item becomes an image; an image has its pixels under `image`, if it has
-        any; a content of None is empty.
-
-    Raises:
-        ValueError: If it is no conversation.
-    """
+    """Writes contents in the one form that both library lines read: items of type text and image."""
     messages = getattr(conversation, "messages", conversation)
     if not isinstance(messages, (list, tuple)) or not messages:
         shown = "empty" if isinstance(messages, (list, tuple)) else f"a {type(messages).__name__}"
@@ -133,27 +122,12 @@ def escape_special_tokens(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
 
     The ids are those of the same characters without any added token; the text looks the same, as the mark that is
     put into it is invisible.
-
-    Args:
-        text: What a user wrote.
-        tokenizer: The tokenizer that will read it; its file must remove `ESCAPE_MARK`, as ours does.
-
-    Returns:
-        The text with a mark inside every such token.
     """
     return break_tokens(text, list(tokenizer.added_tokens_encoder))
 
 
 def escape_messages(messages: Sequence, tokenizer: PreTrainedTokenizerFast) -> list:
-    """Escapes the contents of a conversation (see `escape_special_tokens`); the caller's messages stay as they are.
-
-    Args:
-        messages: Messages with `role` and `content` (a string or a list of items), or a list of such conversations.
-        tokenizer: The tokenizer that will read them.
-
-    Returns:
-        Copies whose text no longer holds an added token; everything but the contents is untouched.
-    """
+    """Escapes the contents of a conversation (see `escape_special_tokens`); the caller's messages stay as they are."""
     tokens = list(tokenizer.added_tokens_encoder)
     return [_escape_message(message, tokens) for message in getattr(messages, "messages", messages)]
 
@@ -186,15 +160,7 @@ def _escape_items(items: Sequence, tokens: list[str]) -> list:
 
 
 def break_tokens(text: str, tokens: Iterable[str]) -> str:
-    """Puts the mark after the first character of every given token in a text.
-
-    Args:
-        text: Any text.
-        tokens: Tokens of two or more characters; a shorter one cannot be broken and is left alone.
-
-    Returns:
-        The text without any of the tokens.
-    """
+    """Puts the mark after the first character of every given token in a text."""
     # The tokenizer reads its space piece as a space: a token spelled with one must be found too.
     text = text.replace(SPACE_PIECE, " ")
     for token in tokens:

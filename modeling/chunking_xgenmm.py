@@ -189,14 +189,7 @@ def image_of_chunk(image_num_tiles: torch.Tensor, num_chunks: int) -> torch.Tens
 
 
 def check(*conditions: Condition) -> None:
-    """Raises a ValueError for the first condition that is false; under a compiler all are taken for granted.
-
-    Args:
-        *conditions: The conditions; for their tensors the host waits once, together.
-
-    Raises:
-        ValueError: If a condition is false.
-    """
+    """Raises a ValueError for the first condition that is false; under a compiler all are taken for granted."""
     if torch.compiler.is_compiling():
         return
     known = all(condition.holds for condition in conditions if isinstance(condition.holds, bool))

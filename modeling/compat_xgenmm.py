@@ -163,14 +163,7 @@ class VisionTowerHolder(PreTrainedModel):
 
 
 def build_vision_tower(config: PretrainedConfig) -> nn.Module:
-    """Builds the vision tower so that its tensors are named `vision_model.*` on every library line.
-
-    Args:
-        config: Config of the tower.
-
-    Returns:
-        A module with `.config` and `.vision_model`.
-    """
+    """Builds the vision tower so that its tensors are named `vision_model.*` on every library line."""
     tower = AutoModel.from_config(config)
     if "vision_model" in dict(tower.named_children()):
         return tower
@@ -182,12 +175,6 @@ def as_own_class(model: PreTrainedModel) -> PreTrainedModel:
 
     FSDP2 puts a generated class before the model's own; the library would then write that class's module, a file of
     torch, into the folder and its `auto_map`.
-
-    Args:
-        model: Any model, sharded or not.
-
-    Returns:
-        The model itself, or an object of its own class that shares all of its state.
     """
     if not is_fsdp2_class(type(model)):
         return model
@@ -229,13 +216,6 @@ def read_rope_of_either_line(fields: dict[str, Any], model_type: str) -> dict[st
     """Rewrites the rotary embedding of a text config's dict to the form that the running line reads.
 
     5.x reads both forms; 4.57 ignores `rope_parameters` and would fall back to a theta of 10000.
-
-    Args:
-        fields: A text (or other) config as a dict.
-        model_type: Its model type.
-
-    Returns:
-        The dict, changed where it must be.
     """
     parameters = fields.get("rope_parameters")
     if parameters is None or not is_flat_rope(parameters):
@@ -255,15 +235,7 @@ def rope_as_read(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_rope_of_both_lines(fields: dict[str, Any]) -> dict[str, Any]:
-    """Adds to a text config's dict the form of the rotary embedding that the other line reads.
-
-    Args:
-        fields: A text config as a dict, as the running line wrote it.
-
-    Returns:
-        The dict with `rope_parameters` (5.x) as well as `rope_theta` and `rope_scaling` (4.57); unchanged for a
-        model without rotary embedding or with one per layer type.
-    """
+    """Adds to a text config's dict the form of the rotary embedding that the other line reads."""
     parameters = fields.get("rope_parameters")
     if parameters is None and fields.get("rope_theta") is not None:
         scaling = dict(fields.get("rope_scaling") or {})
@@ -286,15 +258,7 @@ def is_flat_rope(parameters: dict[str, Any]) -> bool:
 
 
 def legacy_rope(parameters: dict[str, Any], model_type: str | None) -> dict[str, Any]:
-    """Translates `rope_parameters` into the fields of 4.57.
-
-    Args:
-        parameters: One rotary embedding in 5.x' form.
-        model_type: Phi-3 of 4.57 takes exactly three fields and calls the kind `type`.
-
-    Returns:
-        `rope_theta`, `rope_scaling` and, where stated, `partial_rotary_factor`.
-    """
+    """Translates `rope_parameters` into the fields of 4.57."""
     fields = {"rope_theta": parameters["rope_theta"], "rope_scaling": None}
     if "partial_rotary_factor" in parameters:
         fields["partial_rotary_factor"] = parameters["partial_rotary_factor"]

@@ -269,19 +269,7 @@ class XGenMMConfig(PretrainedConfig):
 
 
 def build_sub_config(value: PretrainedConfig | dict | None, default_type: str, defaults: dict) -> PretrainedConfig:
-    """Builds a sub-config from an object, a full dict, a partial dict or nothing.
-
-    Args:
-        value: The config object (returned as it is), a dict, or None.
-        default_type: Model type where the dict names none.
-        defaults: Values that a dict of the default type overrides.
-
-    Returns:
-        The config object.
-
-    Raises:
-        ValueError: If the model type is unknown to Transformers.
-    """
+    """Builds a sub-config from an object, a full dict, a partial dict or nothing."""
     if isinstance(value, PretrainedConfig):
         return value
     fields = copy.deepcopy(value or {})
@@ -303,14 +291,7 @@ def build_resampler_config(value: PretrainedConfig | dict | None, vision_config:
 
 
 def without_pooling_head(config: PretrainedConfig) -> PretrainedConfig:
-    """Turns the SigLIP pooling head off: nothing uses it, and its parameters would never get a gradient.
-
-    Args:
-        config: Config of the vision tower.
-
-    Returns:
-        The config itself, or a copy of it without the head.
-    """
+    """Turns the SigLIP pooling head off: nothing uses it, and its parameters would never get a gradient."""
     if not isinstance(config, SiglipVisionConfig) or getattr(config, "vision_use_head", True) is False:
         return config
     config = copy.deepcopy(config)
@@ -324,15 +305,7 @@ def is_original_schema(fields: dict[str, Any]) -> bool:
 
 
 def is_original_checkpoint(path: str | Path | None, kwargs: dict[str, Any]) -> bool:
-    """Tells from the arguments of `from_pretrained` whether a checkpoint is in the original layout.
-
-    Args:
-        path: Folder or repo id; None loads a state dict.
-        kwargs: The other arguments.
-
-    Returns:
-        Whether its config is of the original schema.
-    """
+    """Tells from the arguments of `from_pretrained` whether a checkpoint is in the original layout."""
     config = kwargs.get("config")
     if isinstance(config, PretrainedConfig):  # as remote code it may be another copy of XGenMMConfig
         return getattr(config, "original_schema", False)
@@ -344,15 +317,7 @@ def is_original_checkpoint(path: str | Path | None, kwargs: dict[str, Any]) -> b
 
 
 def fields_from_original(fields: dict[str, Any]) -> dict[str, Any]:
-    """Translates the original schema into the arguments of `XGenMMConfig`.
-
-    Args:
-        fields: The original config; `vision_config` states a tower other than the release's, and
-            `resampler_config` what differs from the release's resampler.
-
-    Returns:
-        Keyword arguments of `XGenMMConfig`.
-    """
+    """Translates the original schema into the arguments of `XGenMMConfig`."""
     encoder, sampler = (dict(fields.get(name) or {}) for name in ORIGINAL_SECTIONS)
     left_out = (*ORIGINAL_SECTIONS, "architectures", "model_type", "resampler_config")
     kept = {name: value for name, value in fields.items() if name not in left_out}
@@ -385,12 +350,6 @@ def text_fields_from_original(text: PretrainedConfig | dict | None) -> tuple[dic
 
     The original's library let a token see keys at a distance of up to `sliding_window`; today's stop one earlier, so
     the number grows by one. The section's own dtype is left out: one dtype stands at the top.
-
-    Args:
-        text: The original `text_config`; None means the original's default, Phi-3-mini.
-
-    Returns:
-        The fields of our `text_config`, and the length of the tokenizer before the three tokens were added.
     """
     if text is None:
         text = {"sliding_window": ORIGINAL_SLIDING_WINDOW}

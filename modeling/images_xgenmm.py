@@ -44,20 +44,7 @@ _YES = ("1", "true", "yes", "on")
 
 
 def read_image(source: Any, name: str | None = None, *, allow_remote: bool = False) -> Image.Image:
-    """Reads an image.
-
-    Args:
-        source: A PIL image; a NumPy array or tensor (integers in 0-255, or floats in 0-1); a path; an http, https or
-            file address; a data URL or base64; encoded bytes; or `{"bytes": ..., "path": ...}`, whose bytes win.
-        name: What messages call it where it has no file name, for example "images[2]".
-        allow_remote: Whether http and https addresses are fetched.
-
-    Returns:
-        The image in RGB; of an animation the first frame.
-
-    Raises:
-        ValueError: If it is not an image, cannot be read, or is larger than the limits (see `check_size`).
-    """
+    """Reads an image."""
     name = image_name(source, name)
     if isinstance(source, Image.Image):
         return to_rgb(source, name)
@@ -148,18 +135,7 @@ def normalize_tiles(tiles: Any, mean: Sequence[float], std: Sequence[float]) -> 
 
 
 def check_size(height: int, width: int, name: str, *, padded: bool = False) -> None:
-    """Checks an image's size against the limits, which are the same wherever an image comes from.
-
-    Args:
-        height: Pixels.
-        width: Pixels.
-        name: What to call the image.
-        padded: Whether the image is put on a square canvas, whose pixels then count.
-
-    Raises:
-        ValueError: If the image is empty, a side is longer than 65 535 pixels, or there are more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS`.
-    """
+    """Checks an image's size against the limits, which are the same wherever an image comes from."""
     if height < 1 or width < 1:
         raise ValueError(f"The image {name} is {width} x {height} pixels; it must not be empty.")
     if max(height, width) > MAX_SIDE:
@@ -178,14 +154,7 @@ def check_size(height: int, width: int, name: str, *, padded: bool = False) -> N
 
 @contextmanager
 def image_errors(name: str) -> Iterator[None]:
-    """Reports Pillow's many kinds of failure as one.
-
-    Args:
-        name: What to call the image.
-
-    Raises:
-        ValueError: For every failure inside the block.
-    """
+    """Reports Pillow's many kinds of failure as one."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes, which check_size refuses, and of odd metadata
@@ -211,20 +180,7 @@ def image_errors(name: str) -> Iterator[None]:
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Converts a PIL image to RGB.
-
-    Args:
-        image: An image of any mode.
-        name: What to call it.
-
-    Returns:
-        The image, itself where it is RGB already. `I;16` is divided by 257. `I` and `F` are taken as 8 bits where
-        all values lie in 0-255 (as `convert` writes them), `F` in 0-1 is multiplied by 255, `I` up to 65 535 is
-        divided by 257; any other range is stretched to 0-255.
-
-    Raises:
-        ValueError: If it cannot be decoded or is larger than the limits.
-    """
+    """Converts a PIL image to RGB."""
     check_size(image.height, image.width, name)
     with image_errors(name):
         image.load()
@@ -376,18 +332,7 @@ def _is_data_url(source: Any) -> bool:
 
 
 def read_data_url(url: str, name: str) -> bytes:
-    """Decodes a `data:image/...` URL.
-
-    Args:
-        url: The URL.
-        name: What to call the image.
-
-    Returns:
-        The encoded image.
-
-    Raises:
-        ValueError: If it is no image's, or not valid base64.
-    """
+    """Decodes a `data:image/...` URL."""
     header, comma, payload = url.partition(",")
     kind, *options = header[len("data:") :].split(";")
     if not comma or not kind.lower().startswith("image/"):

@@ -23,15 +23,6 @@ def build_language_model(config: XGenMMConfig) -> nn.Module:
     vLLM gives each rank its share of the attention heads. Phi-3's modules compute query, key and value in one
     projection and gather all heads on every rank, so vLLM gets the same network as Mistral's modules, which keep the
     projections apart. It splits the stored `qkv_proj` and `gate_up_proj` between them itself.
-
-    Args:
-        config: The model's config.
-
-    Returns:
-        The decoder.
-
-    Raises:
-        ValueError: If vLLM is to run a model that it cannot.
     """
     text = config.text_config
     if text._attn_implementation == VLLM and config.resampler_config.text_conditioned:
@@ -47,17 +38,7 @@ def build_language_model(config: XGenMMConfig) -> nn.Module:
 
 
 def separate_projections(config: PretrainedConfig) -> MistralConfig:
-    """Returns the Mistral config whose network is a Phi-3 config's.
-
-    Args:
-        config: Config of a Phi-3 decoder.
-
-    Returns:
-        Its Mistral counterpart.
-
-    Raises:
-        ValueError: If the rotary embedding turns a part of each head only, or changes with a prompt's length.
-    """
+    """Returns the Mistral config whose network is a Phi-3 config's."""
     fields = write_rope_of_both_lines(config.to_dict())
     rope = fields.get("rope_parameters") or {}
     partial = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor"))

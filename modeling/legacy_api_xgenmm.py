@@ -75,17 +75,7 @@ class HubEraMixin:
         )
 
     def update_special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-        """Makes sure that a tokenizer has the three added tokens under the ids that the model knows.
-
-        Args:
-            tokenizer: A converted checkpoint's tokenizer, or the original's, to which the tokens are added.
-
-        Returns:
-            The tokenizer.
-
-        Raises:
-            ValueError: If the ids differ from the model's.
-        """
+        """Makes sure that a tokenizer has the three added tokens under the ids that the model knows."""
         expected = self.config.added_tokens
         vocabulary = tokenizer.get_vocab()
         missing = [token for token in expected if token not in vocabulary]
@@ -280,20 +270,7 @@ def flatten_sizes(image_size: Any) -> list[tuple[int, int]]:
 def expand_rows(
     rows: list[torch.Tensor], lengths: list[int], image_token_id: int, placeholder_token_id: int
 ) -> list[torch.Tensor]:
-    """Expands every `<image>` id to as many ids as its image has tokens; placeholders are dropped.
-
-    Args:
-        rows: Prompts without padding, (length,) each.
-        lengths: Tokens an image.
-        image_token_id: Id of `<image>`.
-        placeholder_token_id: Id of `<image placeholder>`.
-
-    Returns:
-        The expanded prompts.
-
-    Raises:
-        ValueError: If the prompts hold more or fewer `<image>` than there are images.
-    """
+    """Expands every `<image>` id to as many ids as its image has tokens; placeholders are dropped."""
     rows = [row[row != placeholder_token_id] for row in rows]
     found = sum(int((row == image_token_id).sum()) for row in rows)
     if found != len(lengths):

@@ -53,12 +53,7 @@ class XGenMMPreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls, pretrained_model_name_or_path, *model_args: Any, output_loading_info: bool = False, **kwargs: Any
     ):
-        """Loads a checkpoint in our layout; see `PreTrainedModel.from_pretrained`.
-
-        Raises:
-            ValueError: If the folder holds a checkpoint in the original layout, or weights that its config does not
-                use.
-        """
+        """Loads a checkpoint in our layout; see `PreTrainedModel.from_pretrained`."""
         if is_original_checkpoint(pretrained_model_name_or_path, kwargs):
             raise ValueError(
                 f"{pretrained_model_name_or_path} is a checkpoint in the original layout; convert it first: "

@@ -113,16 +113,7 @@ def asked_states(options: dict[str, Any], config: Any) -> dict[str, bool]:
 
 
 def image_output(vision: BaseModelOutput, tokens: list[torch.Tensor], sampled: BaseModelOutput) -> XGenMMImageOutput:
-    """Joins what tower and resampler returned.
-
-    Args:
-        vision: The tower's output.
-        tokens: The tokens of each image.
-        sampled: The resampler's output.
-
-    Returns:
-        Their states together.
-    """
+    """Joins what tower and resampler returned."""
     return XGenMMImageOutput(
         last_hidden_state=vision.last_hidden_state,
         pooler_output=tokens,

@@ -228,27 +228,13 @@ def ends_a_turn(text: str) -> bool:
     """Tells whether a text is the rest of a turn, as TRL's collators cut an answer from its prompt to read it alone.
 
     Read so, with `add_special_tokens=False`, no space is put before it: it has the ids that it has behind its prompt.
-
-    Args:
-        text: A text.
-
-    Returns:
-        Whether the first of its turn tokens is `<|end|>`.
     """
     first = TURN_TOKEN.search(text)
     return first is not None and first[0] == "<|end|>"
 
 
 def replacements_in(prompts: list[str], lengths: list[int]) -> list[list[dict[str, Any]]]:
-    """Tells what each image in prompts is replaced by; serving engines repeat it in prompts of their own.
-
-    Args:
-        prompts: Prompts; `<image>`, alone or followed by placeholders, stands for an image.
-        lengths: Tokens of each image.
-
-    Returns:
-        For each prompt and image its `type`, the `replacement`, and where it stood (`span`) and stands (`new_span`).
-    """
+    """Tells what each image in prompts is replaced by; serving engines repeat it in prompts of their own."""
     remaining = iter(lengths)
     found = []
     for prompt in prompts:
@@ -296,17 +282,7 @@ def offsets_in_prompt(prompt: str, lengths: list[int], offsets: Any) -> list[tup
 
 
 def split_options(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits the options of a call into the tokenizer's and the image processor's.
-
-    Args:
-        kwargs: The options, flat or nested as in `ProcessingKwargs`; those for videos and audio are left out.
-
-    Returns:
-        Options of the tokenizer, and of the image processor.
-
-    Raises:
-        TypeError: If an option is unknown.
-    """
+    """Splits the options of a call into the tokenizer's and the image processor's."""
     kwargs = dict(kwargs)
     common, text, image = (dict(kwargs.pop(f"{name}_kwargs", None) or {}) for name in ("common", "text", "images"))
     for name, value in kwargs.items():
@@ -351,16 +327,7 @@ def checked_prompts(text: Any) -> list[str]:
 
 
 def check_counts(prompts: list[str], images: Any, num_images: int) -> None:
-    """Checks that prompts and images fit each other.
-
-    Args:
-        prompts: The prompts.
-        images: The images as they were passed.
-        num_images: How many images they are.
-
-    Raises:
-        ValueError: If there are more or fewer `<image>` than images, in all or in one prompt.
-    """
+    """Checks that prompts and images fit each other."""
     found = [len(IMAGE.findall(prompt)) for prompt in prompts]
     if sum(found) != num_images:
         raise ValueError(

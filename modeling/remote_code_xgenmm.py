@@ -22,14 +22,7 @@ AUTO_MAP = {
 
 
 def copy_remote_code(folder: str | Path) -> list[str]:
-    """Copies every module of this package into a checkpoint folder.
-
-    Args:
-        folder: An existing folder.
-
-    Returns:
-        The names of the files written, sorted.
-    """
+    """Copies every module of this package into a checkpoint folder."""
     sources = sorted(Path(__file__).parent.glob("*_xgenmm.py"))
     for source in sources:
         shutil.copyfile(source, Path(folder) / source.name)

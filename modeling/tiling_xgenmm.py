@@ -33,14 +33,7 @@ class TileLayout(NamedTuple):
 
 
 def default_grids(tile_size: int) -> list[list[int]]:
-    """Returns the released models' grids for tiles of a given side.
-
-    Args:
-        tile_size: Side of a tile in pixels.
-
-    Returns:
-        Grids as [width, height] in pixels.
-    """
+    """Returns the released models' grids for tiles of a given side."""
     return [[columns * tile_size, rows * tile_size] for columns, rows in DEFAULT_GRID_SHAPES]
 
 
@@ -105,16 +98,7 @@ def count_tiles(image_sizes: torch.Tensor, anyres_grids: list[list[int]], tile_s
 
 
 def count_image_tokens(num_tiles: int, num_latents: int, patch_sampling: bool = True) -> int:
-    """Counts the tokens that an image of `num_tiles` tiles takes in the prompt.
-
-    Args:
-        num_tiles: Tiles of the image.
-        num_latents: Tokens of one sampling.
-        patch_sampling: Whether each tile is sampled on its own, or all of them together.
-
-    Returns:
-        The number of tokens.
-    """
+    """Counts the tokens that an image of `num_tiles` tiles takes in the prompt."""
     return num_tiles * num_latents if patch_sampling else num_latents
 
 

@@ -366,11 +366,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
 
 
 def register_tokenizer(config_class: type[PretrainedConfig]) -> None:
-    """Lets `AutoTokenizer` load `XGenMMTokenizer`, without remote code, for folders that name it.
-
-    Args:
-        config_class: The model's config class.
-    """
+    """Lets `AutoTokenizer` load `XGenMMTokenizer`, without remote code, for folders that name it."""
     AutoTokenizer.register(config_class, fast_tokenizer_class=XGenMMTokenizer, exist_ok=True)
 
 
@@ -384,16 +380,7 @@ def _map_texts(value: Any, function: Callable[[str], Any]) -> Any:
 
 
 def _count_from_the_text(encoded: BatchEncoding, shifts: Sequence, words: bool) -> BatchEncoding:
-    """Makes the positions of a batch's encodings count from the caller's texts.
-
-    Args:
-        encoded: What the library returned.
-        shifts: For each sample what was put before it: a number, or one for each text of a pair or each word.
-        words: Whether the samples are lists of words.
-
-    Returns:
-        The same object.
-    """
+    """Makes the positions of a batch's encodings count from the caller's texts."""
     if not encoded.encodings:
         return encoded
     samples = encoded.get("overflow_to_sample_mapping", range(len(encoded.encodings)))

@@ -28,9 +28,6 @@ def publish(model_class: "type[PreTrainedModel]") -> None:
 
     vLLM, `transformers serve` and TRL take the class of `architectures` from the `transformers` module; pipelines and
     servers tell from two tables of names that it reads images.
-
-    Args:
-        model_class: The class of whole models, as `architectures` in a `config.json` names it.
     """
     name = model_class.__name__
     # 5.24 makes its module object a second time while its models are imported; scripts may hold either
@@ -42,11 +39,7 @@ def publish(model_class: "type[PreTrainedModel]") -> None:
 
 
 def keep_vision2seq(auto_class: type) -> None:
-    """Lets `from transformers import AutoModelForVision2Seq` work where the library has dropped the name (5.x).
-
-    Args:
-        auto_class: What the name then means.
-    """
+    """Lets `from transformers import AutoModelForVision2Seq` work where the library has dropped the name (5.x)."""
     for module in (transformers, sys.modules["transformers"]):  # see publish
         if not hasattr(module, "AutoModelForVision2Seq"):
             vars(module)["AutoModelForVision2Seq"] = auto_class
@@ -57,19 +50,12 @@ def has_no_video_processor(config_class: "type[PretrainedConfig]") -> None:
 
     5.x otherwise infers the name of a video processor from the image processor's entry in `auto_map`, and asks whether
     to run the code that it takes to be there.
-
-    Args:
-        config_class: The family's config class.
     """
     VIDEO_PROCESSOR_MAPPING.register(config_class, {}, exist_ok=True)
 
 
 def allow_adapters_of(package: str) -> None:
-    """Lets PEFT's `AutoPeftModel` load adapters of a package's classes; it imports from a list of libraries only.
-
-    Args:
-        package: Name of the package.
-    """
+    """Lets PEFT's `AutoPeftModel` load adapters of a package's classes; it imports from a list of libraries only."""
     if find_spec("peft") is None:
         return
     from peft import auto
@@ -84,14 +70,6 @@ def shuffle_stream(rows: "IterableDataset", seed: int, buffer_size: int) -> "Ite
 
     datasets 5.0 fills the buffer from several shards and thereby makes them one, which ranks can no longer share;
     releases before it know no such option.
-
-    Args:
-        rows: The stream.
-        seed: Seed of the order; every rank must use the same.
-        buffer_size: Rows that are shuffled together.
-
-    Returns:
-        A stream with as many shards.
     """
     apart = {"max_buffer_input_shards": 1}
     known = inspect.signature(rows.shuffle).parameters
@@ -99,12 +77,7 @@ def shuffle_stream(rows: "IterableDataset", seed: int, buffer_size: int) -> "Ite
 
 
 def fix_when_imported(module: str, fix: Callable[[ModuleType], None]) -> None:
-    """Fixes a library's module once it is imported, without importing it.
-
-    Args:
-        module: Its full name.
-        fix: Called once with the module.
-    """
+    """Fixes a library's module once it is imported, without importing it."""
     if module in sys.modules:
         fix(sys.modules[module])
     elif not any(isinstance(finder, _Fixer) and finder.module == module for finder in sys.meta_path):
@@ -140,9 +113,6 @@ def keep_sizes_with_tiles(module: ModuleType) -> None:
 
     Before it shuffles a batch of prompts TRL cuts `pixel_values` and `image_sizes` by prompt; for images of several
     tiles it cuts only the former (seen with TRL 1.16), so that sizes go to other prompts than their images.
-
-    Args:
-        module: `trl.trainer.utils`.
     """
     split = getattr(module, "split_pixel_values_by_grid", None)
     if split is None or hasattr(split, "__wrapped__"):

@@ -35,12 +35,6 @@ def friendly_errors(verb: Verb) -> Verb:
 
     Exit codes: 1 for a failure, 2 for wrong usage (typer's own), 130 for Ctrl-C, 141 for a reader that hung up.
     With XGENMM_DEBUG=1 exceptions pass through with their traceback.
-
-    Args:
-        verb: The function behind a command.
-
-    Returns:
-        The function with the same signature.
     """
 
     @functools.wraps(verb)

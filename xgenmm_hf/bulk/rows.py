@@ -30,20 +30,7 @@ class BulkRow(NamedTuple):
 
 
 def read_rows(source: str | os.PathLike[str], image_root: str | os.PathLike[str] | None = None) -> Iterator[BulkRow]:
-    """Reads rows in an order that every process sees alike.
-
-    Args:
-        source: A folder of images (searched through), a data file or a pattern of several (.jsonl, .json, .csv, .tsv,
-            .parquet, or .tar, of which each image is a row), a folder that `Dataset.save_to_disk` wrote, or a data
-            set of the Hub as ``organisation/name``.
-        image_root: Folder that the data files' paths start from. Default: each file's own folder.
-
-    Yields:
-        Rows; one that names no image says so in `problem`.
-
-    Raises:
-        ValueError: If there is nothing at `source`, or a file as a whole cannot be read.
-    """
+    """Reads rows in an order that every process sees alike."""
     name = os.fspath(source)
     path = Path(name).expanduser()
     if path.is_dir():

@@ -54,23 +54,6 @@ def generate(
 
     A line is ``{"index", "row", "text"}``, or ``{"index", "row", "error"}`` for a row that cannot be answered. A run
     that was stopped resumes when it is started again with the same options.
-
-    Args:
-        source: What `read_rows` reads.
-        out: The file to make; it appears when all shards are complete.
-        generator: Model, prompt and options.
-        batch_size: Rows answered together.
-        shard: This process's number, from 0, and how many share the work.
-        workers: Threads that read and cut images; `workers` + 1 batches are held at a time.
-        image_root: Folder that the data files' paths start from.
-        on_rows: Called with the number of rows after each batch, and first with those of an earlier run.
-
-    Returns:
-        What was done.
-
-    Raises:
-        ValueError: If the source cannot be read, or the parts beside `out` are of another run.
-        FileExistsError: If `out` is there already.
     """
     from filelock import FileLock, Timeout
 

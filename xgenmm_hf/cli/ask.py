@@ -113,19 +113,7 @@ def ask(
 
 
 def open_argument(path: str, prompt: str | None, allow_remote: bool) -> "Image.Image":
-    """Opens an image that the command line names.
-
-    Args:
-        path: A path, an address, or - for stdin.
-        prompt: The question, if there is one.
-        allow_remote: Whether addresses are fetched.
-
-    Returns:
-        The image in RGB.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
+    """Opens an image that the command line names."""
     from xgenmm_hf.modeling.images_xgenmm import ADDRESS, read_image
 
     if path == "-":

@@ -94,19 +94,7 @@ def show_mixture(
     cache_dir: str | None = None,
     as_json: bool = False,
 ) -> None:
-    """Measures a mixture and prints what was found; ends with exit code 1 if training would refuse it.
-
-    Args:
-        mixture: The YAML file.
-        processor: What cuts images and counts tokens.
-        output: Folder for the report, the rejected rows and the histogram; None: none.
-        limit: Measure only so many rows; None: all.
-        max_length: Count the rows with more tokens; None: do not.
-        show: Rows to show: on the terminal, and as PNG files in `output`.
-        image_aspect_ratio: Image mode; None: one tile for pre-training rows, else the processor's.
-        cache_dir: Where rows are cached; None: the cache of `datasets`.
-        as_json: Whether to print one JSON object.
-    """
+    """Measures a mixture and prints what was found; ends with exit code 1 if training would refuse it."""
     from xgenmm_hf.data.mixture import load_mixture, read_mixture
     from xgenmm_hf.data.preview import preview_mixture, some_rows
 
@@ -141,15 +129,7 @@ def show_mixture(
 
 
 def render(preview: "Preview", max_length: int | None) -> Iterator[str]:
-    """Yields the lines a person reads.
-
-    Args:
-        preview: The dry run's result.
-        max_length: Limit that rows were compared with.
-
-    Yields:
-        Lines without their newline.
-    """
+    """Yields the lines a person reads."""
     yield f"{preview.mixture}: {preview.rows:,} {preview.kind} rows from {len(preview.sources)} source(s)"
     for part in preview.sources:
         yield from render_source(part)
@@ -193,13 +173,7 @@ def render_measured(measured: "Measured | None") -> str:
 
 
 def print_rows(rows: Any, processor: "XGenMMProcessor", output: str | None) -> None:
-    """Prints rows with their targets marked, and draws them where there is a folder for it.
-
-    Args:
-        rows: Training rows.
-        processor: The model's processor.
-        output: Folder for `row-0.png` and so on; None: none.
-    """
+    """Prints rows with their targets marked, and draws them where there is a folder for it."""
     from rich.console import Console
     from rich.text import Text
 

@@ -202,20 +202,7 @@ def measure_by_harness(
     output: str | None,
     options: Mapping[str, Any],
 ) -> None:
-    """Hands over to a harness.
-
-    Args:
-        harness: The harness; None: the one that `--data` or `--tasks` belongs to.
-        data: First of VLMEvalKit's names, the others are among the words.
-        tasks: The same for lmms-eval.
-        words: Further names, and from the first that begins with "-" on the harness's own options.
-        source: Checkpoint folder or Hub repository.
-        output: Where the harness writes.
-        options: Options of our adapter.
-
-    Raises:
-        ValueError: If harness and names do not belong together, or the harness fails.
-    """
+    """Hands over to a harness."""
     from xgenmm_hf.evaluation.harness.launch import HarnessRun, run_harness
 
     chosen = harness or (Harness.lmms_eval if tasks else Harness.vlmevalkit)
@@ -235,23 +222,7 @@ def load_tasks(
     support_images: str | None,
     **options: Any,
 ) -> "tuple[Task, Task | None]":
-    """Reads the task, and what its examples come from.
-
-    Args:
-        kind: What the files are.
-        files: The task's files.
-        support: Files of the examples, of the same kind.
-        settings: How it is asked.
-        images: Folder of its images.
-        support_images: Folder of the support's images; None: as `images`.
-        **options: Further options of `load_task`.
-
-    Returns:
-        The task and the support, None if there are no files of it.
-
-    Raises:
-        ValueError: If a file cannot be read as a whole, or there is a support that nobody looks at.
-    """
+    """Reads the task, and what its examples come from."""
     from xgenmm_hf.evaluation.tasks import load_task
 
     shown = settings.shots or settings.rules.blind_examples
@@ -277,19 +248,7 @@ def measure(
     device: str,
     as_json: bool,
 ) -> None:
-    """Asks, rates and prints.
-
-    Args:
-        task: What to ask.
-        examples: Where examples come from.
-        settings: How to ask.
-        source: Checkpoint folder or Hub repository.
-        files: The task's files, for the report.
-        output: Folder of the results.
-        dtype: Dtype to compute in.
-        device: Torch device.
-        as_json: Whether to print one JSON object.
-    """
+    """Asks, rates and prints."""
     from xgenmm_hf.cli.console import hide_loading_bars
     from xgenmm_hf.evaluation.pipeline import evaluate_task
     from xgenmm_hf.evaluation.share import current_share
@@ -333,15 +292,7 @@ def as_object(result: Mapping[str, Any], output: str) -> str:
 
 
 def render(result: Mapping[str, Any], output: str) -> Iterator[str]:
-    """Yields the lines a person reads.
-
-    Args:
-        result: What `evaluate_task` returned.
-        output: The folder that holds it.
-
-    Yields:
-        Lines without their newline.
-    """
+    """Yields the lines a person reads."""
     from xgenmm_hf.evaluation.results import show
 
     counts, problems = result["counts"], result["problems"]
@@ -358,14 +309,7 @@ def render(result: Mapping[str, Any], output: str) -> Iterator[str]:
 
 @contextmanager
 def asking_bar(shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar of answered samples on stderr, where that is a terminal.
-
-    Args:
-        shown: Whether this process may show one.
-
-    Yields:
-        What to call with samples done and samples to do.
-    """
+    """Shows a bar of answered samples on stderr, where that is a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

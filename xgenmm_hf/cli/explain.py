@@ -85,14 +85,7 @@ def explain(
 
 
 def check_output(output: Path) -> None:
-    """Checks that an image can be written to a path.
-
-    Args:
-        output: The path.
-
-    Raises:
-        ValueError: If its folder is missing, it is a folder, or its ending is no format of images.
-    """
+    """Checks that an image can be written to a path."""
     if output.suffix.lower() not in _FORMATS:
         raise ValueError(f"{output} does not end in {', '.join(_FORMATS)}: give the overlay such a name.")
     if not output.absolute().parent.is_dir():
@@ -102,11 +95,6 @@ def check_output(output: Path) -> None:
 
 
 def write_image(image: "Image.Image", output: Path) -> None:
-    """Writes an image beside its place and moves it there, so that a failure leaves no half file.
-
-    Args:
-        image: The image.
-        output: Where it goes; its ending says the format.
-    """
+    """Writes an image beside its place and moves it there, so that a failure leaves no half file."""
     with replacing(output) as draft:
         image.save(draft, format=_FORMATS[output.suffix.lower()])

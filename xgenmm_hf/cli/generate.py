@@ -85,17 +85,7 @@ def generate(
 
 
 def parse_shard(shard: str | None) -> tuple[int, int]:
-    """Reads a share such as ``3/8``, or takes torchrun's.
-
-    Args:
-        shard: The third of eight shares; None: the rank and size that torchrun sets, or everything.
-
-    Returns:
-        The share's number from 0, and how many there are.
-
-    Raises:
-        ValueError: If it is no such share.
-    """
+    """Reads a share such as ``3/8``, or takes torchrun's."""
     if shard is None:
         return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     number, _, count = shard.partition("/")

@@ -19,17 +19,7 @@ MODES = {
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Reads ``WIDTHxHEIGHT``.
-
-    Args:
-        text: What the user typed, or None.
-
-    Returns:
-        (height, width) in pixels, or None.
-
-    Raises:
-        typer.BadParameter: If the text is not two positive numbers.
-    """
+    """Reads ``WIDTHxHEIGHT``."""
     if text is None:
         return None
     match = re.fullmatch(r"([1-9]\d{0,5})[xX×]([1-9]\d{0,5})", text.strip())
@@ -61,14 +51,7 @@ def info(
 
 
 def render(facts: dict[str, Any]) -> Iterator[str]:
-    """Yields the lines a person reads.
-
-    Args:
-        facts: What `describe` returned.
-
-    Yields:
-        Lines without their newline.
-    """
+    """Yields the lines a person reads."""
     yield f"model            {facts['model']} ({facts['layout']} layout)"
     for part, fields in facts["architecture"].items():
         shape = ", ".join(f"{name} {value}" for name, value in fields.items() if name != "type")

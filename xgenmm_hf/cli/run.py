@@ -47,17 +47,7 @@ def run(
 
 
 def find_command(name: str) -> Callable[[], object]:
-    """Finds what a name stands for: a file, else a command of an installed package, else a module.
-
-    Args:
-        name: The name.
-
-    Returns:
-        A function that runs it with `sys.argv`.
-
-    Raises:
-        ValueError: If there is nothing of that name.
-    """
+    """Finds what a name stands for: a file, else a command of an installed package, else a module."""
     if Path(name).is_file():
         sys.path.insert(0, str(Path(name).resolve().parent))
         return lambda: runpy.run_path(name, run_name="__main__")
@@ -86,11 +76,7 @@ def is_module(name: str) -> bool:
 
 @friendly_errors
 def main() -> None:
-    """Runs the command that the process's arguments name.
-
-    Raises:
-        ValueError: If they name none.
-    """
+    """Runs the command that the process's arguments name."""
     if len(sys.argv) < 2:
         raise ValueError("Name a command first: python -m xgenmm_hf.cli.run SCRIPT.py [its options].")
     run(sys.argv[1:])

@@ -70,13 +70,7 @@ def print_options(stage: str) -> None:
 
 
 def preview(stage: str, given: list[str], output: str | None = None) -> None:
-    """Shows what a stage would train on, as `xgenmm data` does, with images cut as the training cuts them.
-
-    Args:
-        stage: The stage.
-        given: Its recipe and options.
-        output: Folder for the report, the rejected rows and the histogram; None: none.
-    """
+    """Shows what a stage would train on, as `xgenmm data` does, with images cut as the training cuts them."""
     from xgenmm_hf.cli.data import show_mixture
     from xgenmm_hf.data.preview import require_libraries
     from xgenmm_hf.inference.source import resolve_model

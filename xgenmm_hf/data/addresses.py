@@ -42,18 +42,7 @@ class AddressTable:
         self._open: tuple[int, sqlite3.Connection] | None = None
 
     def find(self, field: str, value: str) -> ImageRef | None:
-        """Finds an image.
-
-        Args:
-            field: "url", "uid" or "key".
-            value: What the data file states for it.
-
-        Returns:
-            Its reference; None if it was not downloaded.
-
-        Raises:
-            RejectedRecord: If several images have this key, as those of two downloads may.
-        """
+        """Finds an image."""
         # A connection must not be used in another process than the one that opened it.
         if self._open is None or self._open[0] != os.getpid():
             connection = sqlite3.connect(f"file:{self.index}?mode=ro", uri=True, check_same_thread=False)
@@ -65,18 +54,7 @@ class AddressTable:
 
 
 def index_addresses(tables: Sequence[str], cache: Path) -> str:
-    """Indexes downloaded images, or finds the index of an earlier call.
-
-    Args:
-        tables: Folders that img2dataset wrote, or tables; patterns with `*` are allowed.
-        cache: Folder for the index.
-
-    Returns:
-        Path of the index.
-
-    Raises:
-        ValueError: If there is no table, or one names no images.
-    """
+    """Indexes downloaded images, or finds the index of an earlier call."""
     from filelock import FileLock
 
     patterns = [os.path.join(name, end) for name in tables if os.path.isdir(name) for end in TABLES]

@@ -82,16 +82,7 @@ def ocr_phrase(text: str, box: Box, granularity: int) -> str:
 
 
 def ocr_caption(texts: Iterable[tuple[str, Box]], granularity: int = 1, fillers: bool = False) -> str:
-    """Says all texts of an image in one caption.
-
-    Args:
-        texts: Texts with their boxes, in reading order.
-        granularity: 1 to 6; pre-training uses 1, the texts without boxes.
-        fillers: Whether to write them as the data set has them: `The image contains the text "A", the text "B"`.
-
-    Returns:
-        The caption, empty without texts.
-    """
+    """Says all texts of an image in one caption."""
     phrases = [ocr_phrase(text, box, granularity) for text, box in texts]
     if not phrases or not fillers:
         return ", ".join(phrases)
@@ -132,17 +123,6 @@ def grounding_caption(caption: str, objects: Sequence[tuple[str, Box]], form: st
 
     Every object is annotated where the caption first names it as a whole word, case aside; objects of one name take
     its mentions one after another. Within a longer name ("red jersey") a shorter one ("jersey") is not a mention.
-
-    Args:
-        caption: The caption.
-        objects: Names with their boxes; those that the caption does not name are left out.
-        form: "place", "tags" or "extent".
-
-    Returns:
-        The caption with places.
-
-    Raises:
-        ValueError: If there is no such form.
     """
     if form not in FORMS:
         raise ValueError(f"There is no grounding form {form!r}; use {', '.join(FORMS)}.")

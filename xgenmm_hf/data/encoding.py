@@ -73,12 +73,6 @@ class EncodedRow:
 
         The end of the text goes first. Where the cut would fall inside an image, it is made before that image:
         it, all later images and everything after it are left out.
-
-        Args:
-            max_length: Tokens that may be kept, those of images too; None keeps all.
-
-        Returns:
-            The row; `image_lengths` tells how many images, counted from the first, are left.
         """
         if max_length is None or len(self.input_ids) <= max_length:
             return self
@@ -99,16 +93,7 @@ def row_name(row: Mapping[str, Any]) -> str:
 def count_tiles_and_tokens(
     processor: Any, image_sizes: Sequence[tuple[int, int]], image_aspect_ratio: str | None = None
 ) -> list[tuple[int, int]]:
-    """Counts what images of given sizes take, without looking at a pixel.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        image_sizes: Sizes in pixels as (height, width).
-        image_aspect_ratio: Mode of the image processor; default: its own.
-
-    Returns:
-        (tiles, tokens) of each image.
-    """
+    """Counts what images of given sizes take, without looking at a pixel."""
     options = {"image_aspect_ratio": image_aspect_ratio}
     tiles = [processor.image_processor.get_number_of_image_patches(*size, options) for size in image_sizes]
     sampling = (processor.num_latents, processor.anyres_patch_sampling)
@@ -119,16 +104,6 @@ def render_chat(processor: Any, messages: Sequence[Mapping[str, Any]]) -> Render
     """Renders a conversation with the processor's chat template and finds what the assistant says in it.
 
     Control tokens that a content spells out are escaped, as `processor.apply_chat_template` does.
-
-    Args:
-        processor: An `XGenMMProcessor`; its template marks the assistant's turns with `{% generation %}`.
-        messages: Messages with `role` and `content` (a string, or parts of type `text` and `image`).
-
-    Returns:
-        The text and the spans; a turn's span ends behind its `<|end|>`.
-
-    Raises:
-        ValueError: If the assistant speaks, but the template marks nothing.
     """
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -149,18 +124,7 @@ def render_chat(processor: Any, messages: Sequence[Mapping[str, Any]]) -> Render
 
 
 def render_row(processor: Any, row: Mapping[str, Any]) -> RenderedChat:
-    """Renders a conversation row: `messages`, or `prompt` and `completion`, where only the completion is a target.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        row: A training row.
-
-    Returns:
-        The text and the spans of its targets.
-
-    Raises:
-        ValueError: If the row holds neither form, or parts that cannot be rendered.
-    """
+    """Renders a conversation row: `messages`, or `prompt` and `completion`, where only the completion is a target."""
     check_parts(row)
     if row.get("messages"):
         return render_chat(processor, row["messages"])
@@ -175,18 +139,7 @@ def render_row(processor: Any, row: Mapping[str, Any]) -> RenderedChat:
 
 
 def render_content(processor: Any, row: Mapping[str, Any]) -> str:
-    """Renders a pre-training row in the base models' form: texts, `<image>` and `<|endofchunk|>` in reading order.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        row: A row with `content`; control tokens that its texts spell out are escaped.
-
-    Returns:
-        The text.
-
-    Raises:
-        ValueError: If the row has no `content`, or a part that cannot be rendered.
-    """
+    """Renders a pre-training row in the base models' form: texts, `<image>` and `<|endofchunk|>` in reading order."""
     check_parts(row)
     if not row.get("content"):
         raise ValueError(f"Row {row_name(row)} holds no `content`; a pre-training row is a list of parts.")
@@ -195,14 +148,7 @@ def render_content(processor: Any, row: Mapping[str, Any]) -> str:
 
 
 def check_parts(row: Mapping[str, Any]) -> None:
-    """Checks that a row's parts are of known types and its images as many as the parts that show them.
-
-    Args:
-        row: A training row.
-
-    Raises:
-        ValueError: If not.
-    """
+    """Checks that a row's parts are of known types and its images as many as the parts that show them."""
     parts = list(_parts(row))
     known = {"text", "image", *(WRITTEN_PARTS if row.get("content") else ())}
     for part in parts:
@@ -230,16 +176,7 @@ def _parts(row: Mapping[str, Any]) -> Any:
 
 
 def encode_chat(processor: Any, chat: RenderedChat, image_lengths: Sequence[int]) -> EncodedRow:
-    """Encodes a rendered conversation; the targets are the tokens of its spans.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        chat: The rendered conversation.
-        image_lengths: Tokens of each image, in order.
-
-    Returns:
-        The row, its ids those of `processor.apply_chat_template(..., tokenize=True)`.
-    """
+    """Encodes a rendered conversation; the targets are the tokens of its spans."""
     encoding = processor.tokenizer(chat.text, return_offsets_mapping=True)
     offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     is_target = np.zeros(len(offsets), dtype=bool)
@@ -253,14 +190,6 @@ def encode_content(processor: Any, text: str, image_lengths: Sequence[int]) -> E
     """Encodes a pre-training text; every token but those of images and `<|endofchunk|>` is a target.
 
     Source: BLIP-3's pre-training stage 1.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        text: The text as `render_content` writes it.
-        image_lengths: Tokens of each image, in order.
-
-    Returns:
-        The row, its ids those of `processor(text=text, images=...)`.
     """
     input_ids = processor.tokenizer(text)["input_ids"]
     never = [processor.tokenizer.convert_tokens_to_ids(token) for token in MULTIMODAL_TOKENS]

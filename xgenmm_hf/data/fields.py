@@ -44,11 +44,7 @@ def first_field(record: Mapping[str, Any], names: Iterable[str]) -> str | None:
 
 
 def text_of(record: Mapping[str, Any], name: str) -> str:
-    """Returns a field that must be a non-empty string.
-
-    Raises:
-        RejectedRecord: If it is missing, empty or no string.
-    """
+    """Returns a field that must be a non-empty string."""
     value = record.get(name)
     if not isinstance(value, str) or not value.strip():
         raise RejectedRecord("fields", f"{name} is {value!r:.60}; it must be a non-empty string")
@@ -56,11 +52,7 @@ def text_of(record: Mapping[str, Any], name: str) -> str:
 
 
 def list_of(record: Mapping[str, Any], name: str) -> list:
-    """Returns a field that must be a list; a list written as JSON counts as one.
-
-    Raises:
-        RejectedRecord: If it is missing or no list.
-    """
+    """Returns a field that must be a list; a list written as JSON counts as one."""
     value = record.get(name)
     if isinstance(value, str) and value.lstrip().startswith("["):
         value = parse_json(value, name)
@@ -70,11 +62,7 @@ def list_of(record: Mapping[str, Any], name: str) -> list:
 
 
 def mappings_of(value: Any, name: str) -> Iterator[Mapping[str, Any]]:
-    """Yields mappings from a list of mappings, or from a mapping of lists as `datasets` stores those.
-
-    Raises:
-        RejectedRecord: If it is neither.
-    """
+    """Yields mappings from a list of mappings, or from a mapping of lists as `datasets` stores those."""
     if isinstance(value, Mapping):
         columns = {key: column for key, column in value.items() if isinstance(column, list)}
         if len(columns) != len(value) or len({len(column) for column in columns.values()}) > 1:
@@ -86,15 +74,7 @@ def mappings_of(value: Any, name: str) -> Iterator[Mapping[str, Any]]:
 
 
 def parse_json(text: str | bytes, name: str) -> Any:
-    """Parses JSON.
-
-    Args:
-        text: The JSON; bytes are UTF-8.
-        name: What to call it.
-
-    Raises:
-        RejectedRecord: If it is not JSON, not UTF-8, nested too deeply, or holds half of a surrogate pair.
-    """
+    """Parses JSON."""
     try:
         text = text if isinstance(text, str) else text.decode("utf-8-sig")
         value = json.loads(text)

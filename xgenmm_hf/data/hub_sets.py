@@ -25,19 +25,7 @@ class HubSet(NamedTuple):
 
 
 def hub_shards(source: HubSet, streaming: bool, number: int = 1) -> list[dict[str, Any]]:
-    """Lists what ranks and workers can read on their own.
-
-    Args:
-        source: The data set.
-        streaming: Whether to read while iterating; otherwise `datasets` downloads and caches it whole.
-        number: Shards wanted; a stream has as many as its files allow.
-
-    Returns:
-        Shards that `records.read_shard` takes; they hold a fingerprint of the data for a cache's key.
-
-    Raises:
-        ValueError: If there is no such data set, configuration or split, or it needs code to be run.
-    """
+    """Lists what ranks and workers can read on their own."""
     rows = _load(source, streaming)
     count = max(1, min(number, rows.num_shards)) if streaming else 1
     if not streaming:
@@ -49,17 +37,7 @@ def hub_shards(source: HubSet, streaming: bool, number: int = 1) -> list[dict[st
 
 
 def read_hub_shard(shard: dict[str, Any]) -> Iterator[tuple[str, Record | RejectedRecord]]:
-    """Reads the rows of a shard; images stay encoded.
-
-    Args:
-        shard: One of `hub_shards`.
-
-    Yields:
-        (place, record): the row's number, behind that of its shard where there are several.
-
-    Raises:
-        ValueError: If it cannot be read.
-    """
+    """Reads the rows of a shard; images stay encoded."""
     rows = _load(HubSet(*shard["source"]), shard["streaming"])
     if shard["count"] > 1:
         rows = rows.shard(shard["count"], shard["index"])

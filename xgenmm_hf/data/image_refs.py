@@ -39,15 +39,7 @@ class PathRefused(ValueError):
 
 
 def image_ref(path: str | os.PathLike[str] | None = None, data: bytes | None = None) -> ImageRef:
-    """Builds a reference.
-
-    Args:
-        path: The file, or with `data` only a name for messages.
-        data: The encoded image (PNG, JPEG, ...).
-
-    Returns:
-        The reference.
-    """
+    """Builds a reference."""
     return {"bytes": data, "path": None if path is None else os.fspath(path)}
 
 
@@ -59,44 +51,20 @@ def image_name(ref: Any) -> str:
 
 
 def open_image(ref: Any) -> Image.Image:
-    """Opens and decodes an image; see `read_image` for what turns it and how it becomes RGB.
-
-    Args:
-        ref: A reference, a path, or an image already in memory.
-
-    Returns:
-        The image in RGB.
-
-    Raises:
-        UnreadableImage: If it is missing, damaged, no image, or larger than the limits.
-    """
+    """Opens and decodes an image; see `read_image` for what turns it and how it becomes RGB."""
     with reading():
         return read_image(_source(ref), image_name(ref))
 
 
 def image_size(ref: Any) -> tuple[int, int]:
-    """Reads an image's size from its header; no pixel is decoded.
-
-    Args:
-        ref: A reference, a path, or an image already in memory.
-
-    Returns:
-        (height, width) in pixels, as `open_image` has it.
-
-    Raises:
-        UnreadableImage: If the header cannot be read, or states more than the limits.
-    """
+    """Reads an image's size from its header; no pixel is decoded."""
     with reading():
         return read_size(_source(ref), image_name(ref))
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turns every failure to read an image into `UnreadableImage`.
-
-    Raises:
-        UnreadableImage: For every ValueError and OSError inside the block.
-    """
+    """Turns every failure to read an image into `UnreadableImage`."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -139,14 +107,7 @@ def _zip_file(archive: str, process: int) -> zipfile.ZipFile:
 
 @lru_cache(maxsize=16)
 def tar_members(archive: str) -> dict[str, tuple[int, int]]:
-    """Lists the files of an uncompressed tar archive.
-
-    Args:
-        archive: Its path.
-
-    Returns:
-        Name -> (first byte, bytes).
-    """
+    """Lists the files of an uncompressed tar archive."""
     with tarfile.open(archive, "r:") as file:
         return {member.name: (member.offset_data, member.size) for member in file if member.isfile()}
 
@@ -172,18 +133,7 @@ class Roots:
         self._folders = dict(sorted(folders.items(), key=lambda item: -len(item[0])))
 
     def resolve(self, path: str) -> str:
-        """Returns the absolute path of an image; whether the file exists is not looked at.
-
-        Args:
-            path: The path as the data file states it.
-
-        Returns:
-            The path inside the folder or archive of its prefix.
-
-        Raises:
-            PathRefused: If it is an address, too long for a file system, leaves its root (a link that leads out of
-                it included), or no root covers it.
-        """
+        """Returns the absolute path of an image; whether the file exists is not looked at."""
         if ADDRESS.match(path):
             raise PathRefused(f"the image {path!r:.200} is an address: name a table of its downloaded images")
         parts = _components(path)

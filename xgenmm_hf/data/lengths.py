@@ -44,17 +44,6 @@ def measure_rows(
     """Measures rows of any form.
 
     An image whose header cannot be read counts as one tile: the collator will leave the row out and report it.
-
-    Args:
-        rows: Training rows; of a preference row the longer answer counts.
-        processor: An `XGenMMProcessor`.
-        image_aspect_ratio: Mode of the image processor; default: its own.
-
-    Returns:
-        The lengths of each row, nothing cut off.
-
-    Raises:
-        ValueError: If a row has no known form.
     """
     sizes = [[_size(image, processor) for image in row.get("images") or ()] for row in rows]
     distinct = list({size for of_row in sizes for size in of_row})
@@ -114,15 +103,7 @@ def add_lengths(dataset: Any, processor: Any, num_proc: int | None = None, image
 
 
 def describe_processor(processor: Any, image_aspect_ratio: str | None = None) -> str:
-    """Describes all of a processor that decides lengths, the same in every process and after every call.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        image_aspect_ratio: Mode of the image processor; default: its own.
-
-    Returns:
-        A digest.
-    """
+    """Describes all of a processor that decides lengths, the same in every process and after every call."""
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     # What the last call asked for stays in the tokenizer, but changes no length.
     state = {name: value for name, value in tokenizer.items() if name not in ("padding", "truncation")}

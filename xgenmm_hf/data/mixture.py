@@ -200,17 +200,7 @@ def _one_kind(reports: Sequence[SourceReport], file: Path) -> str:
 
 
 def sample_indices(size: int, samples: int, seed: int, name: str) -> "np.ndarray":
-    """Chooses rows of a data set.
-
-    Args:
-        size: Rows it has.
-        samples: Rows wanted.
-        seed: Seed of the mixture.
-        name: Name of the data set: each draws on its own, whatever others a mixture holds.
-
-    Returns:
-        Indices, (samples,): whole passes in order, then a random rest without repeats, in order.
-    """
+    """Chooses rows of a data set."""
     import numpy as np
 
     passes, rest = divmod(samples, size)
@@ -253,17 +243,7 @@ def _interleave(
 
 
 def read_mixture(path: str | os.PathLike[str]) -> MixtureConfig:
-    """Reads and checks a mixture's file.
-
-    Args:
-        path: The YAML file, or a data file.
-
-    Returns:
-        What it describes.
-
-    Raises:
-        ValueError: If it does not exist or is malformed.
-    """
+    """Reads and checks a mixture's file."""
     import yaml
 
     file = Path(path)

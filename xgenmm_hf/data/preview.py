@@ -90,11 +90,7 @@ class Preview:
 
 
 def require_libraries() -> None:
-    """Checks that what a dry run needs is installed.
-
-    Raises:
-        ValueError: With what is missing and the extra that has it.
-    """
+    """Checks that what a dry run needs is installed."""
     missing = [name for module, name in NEEDED.items() if find_spec(module) is None]
     if missing:
         raise ValueError(f"A dry run needs {' and '.join(missing)}: install them with pip install 'xgenmm-hf[train]'.")
@@ -110,21 +106,7 @@ def preview_mixture(
     image_aspect_ratio: str | None = None,
     progress: Progress | None = None,
 ) -> Preview:
-    """Counts and measures the rows of a mixture.
-
-    Args:
-        mixture: A mixture that is not streamed.
-        processor: The model's `XGenMMProcessor`: its tokenizer and its tiles decide what a row takes.
-        output: Folder for `report.json`, `problems.jsonl` (every record and row that is left out, with its reason)
-            and `lengths.png` (histogram of tokens per row); default: none of them.
-        limit: Measure only so many rows, chosen at random with the mixture's seed; default: all.
-        max_length: Also count the rows with more tokens.
-        image_aspect_ratio: Image mode; default: one tile for pre-training rows, as in stage 1, else the processor's.
-        progress: Called with rows measured and rows to measure.
-
-    Returns:
-        The counts and measures.
-    """
+    """Counts and measures the rows of a mixture."""
     if image_aspect_ratio is None and mixture.report.kind == "pretraining":
         image_aspect_ratio = "none"
     rows: Any = mixture.dataset

@@ -78,33 +78,13 @@ class Found(NamedTuple):
 
 
 def read_records(files: Files) -> Iterator[Found]:
-    """Reads data files record by record.
-
-    Args:
-        files: A path, a pattern with `*`, or several of them, of files that end in one of `SUFFIXES`.
-
-    Yields:
-        Records in order; a record that cannot be read is a `RejectedRecord`.
-
-    Raises:
-        ValueError: If a file is missing, of no known kind, or cannot be read as a whole.
-    """
+    """Reads data files record by record."""
     for shard in make_shards(find_files(files)):
         yield from read_shard(shard)
 
 
 def find_files(files: Files) -> list[Path]:
-    """Lists the files that paths and patterns name, each once.
-
-    Args:
-        files: A path, a pattern with `*`, or several of them.
-
-    Returns:
-        Existing files; those of a pattern are sorted.
-
-    Raises:
-        ValueError: If a path does not exist, a pattern names nothing, or a file's suffix is not known.
-    """
+    """Lists the files that paths and patterns name, each once."""
     several = [files] if isinstance(files, (str, os.PathLike)) else files
     found: dict[Path, None] = {}
     for item in several:
@@ -120,32 +100,14 @@ def find_files(files: Files) -> list[Path]:
 
 
 def make_shards(files: Iterable[Path], number: int = 1) -> list[Shard]:
-    """Cuts files into shards.
-
-    Args:
-        files: Data files.
-        number: Shards wanted over all; files that cannot be cut may make it fewer, many files more.
-
-    Returns:
-        Shards in reading order. Size and time of a file are in its shards, as a cache's key needs them.
-    """
+    """Cuts files into shards."""
     paths = list(files)
     parts = -(-number // max(1, len(paths)))
     return [shard for path in paths for shard in _shards_of(path, parts)]
 
 
 def read_shard(shard: Shard) -> Iterator[Found]:
-    """Reads the records of a shard.
-
-    Args:
-        shard: One of `make_shards`, or of `hub_sets.hub_shards`.
-
-    Yields:
-        Records in order, and problems of single records.
-
-    Raises:
-        ValueError: If the file as a whole cannot be read.
-    """
+    """Reads the records of a shard."""
     if shard["layout"] == "hub":
         from xgenmm_hf.data.hub_sets import read_hub_shard
 
@@ -158,11 +120,7 @@ def read_shard(shard: Shard) -> Iterator[Found]:
 
 
 def first_record(shards: Iterable[Shard]) -> Record:
-    """Returns the first record of some shards that can be read at all.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Returns the first record of some shards that can be read at all."""
     names, problem = [], ""
     for shard in shards:
         names.append(shard["path"])
@@ -327,16 +285,7 @@ def _read_table(path: Path, shard: Shard) -> Placed:
 
 
 def name_columns(first: Sequence[str]) -> tuple[list[str], bool]:
-    """Decides whether a table's first line is a header, and names its columns.
-
-    Args:
-        first: The cells of the first line.
-
-    Returns:
-        The names, and whether the line is a header. Two columns without a header are `image` and `caption`, the
-        image being the one that looks like a path or an address (CC3M has it second, CC12M first); more columns are
-        named by their number.
-    """
+    """Decides whether a table's first line is a header, and names its columns."""
     if any(cell.strip().lower() in NAMES_OF_COLUMNS for cell in first):
         return [cell.strip() for cell in first], True
     if len(first) == 2:

@@ -58,14 +58,7 @@ class SourceReport:
         return not self.rows or sum(self.rejected.values()) > max_rejected * (self.records or 0)
 
     def check(self, max_rejected: float) -> None:
-        """Checks that not too many records are malformed.
-
-        Args:
-            max_rejected: Largest share of rejected records.
-
-        Raises:
-            ValueError: If there are more, or no row is left.
-        """
+        """Checks that not too many records are malformed."""
         if not self.exceeds(max_rejected):
             return
         first = next((item for item in self.problems() if item["outcome"] == "rejected" or not self.rows), None)
@@ -120,11 +113,7 @@ class Tally:
         self.rejected, self.skipped, self.notes = Counter[str](), Counter[str](), Counter[str]()
 
     def add(self, problem: RecordProblem, file: str, id: str) -> None:
-        """Counts and notes a problem.
-
-        Raises:
-            ValueError: Without a folder, if the share of rejected records is too large.
-        """
+        """Counts and notes a problem."""
         rejected = isinstance(problem, RejectedRecord)
         (self.rejected if rejected else self.skipped)[problem.kind] += 1
         if self.folder is not None:

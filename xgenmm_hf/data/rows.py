@@ -46,15 +46,7 @@ def end_of_chunk_part() -> Part:
 
 
 def message(role: str, *content: str | Part) -> Message:
-    """Builds a message.
-
-    Args:
-        role: "system", "user" or "assistant".
-        *content: Its parts; a string is a part of text.
-
-    Returns:
-        The message.
-    """
+    """Builds a message."""
     return {"role": role, "content": [text_part(part) if isinstance(part, str) else part for part in content]}
 
 
@@ -88,14 +80,7 @@ def pretraining_row(id: str, source: str, content: Sequence[Part], images: Itera
 
 
 def row_kind(row: Mapping[str, Any]) -> str:
-    """Returns a row's kind: "chat", "preference" or "pretraining".
-
-    Args:
-        row: The row; fields that are None count as missing.
-
-    Raises:
-        InvalidRow: If its fields are of no kind or of more than one.
-    """
+    """Returns a row's kind: "chat", "preference" or "pretraining"."""
     found = [kind for kind, names in KINDS.items() if any(row.get(name) is not None for name in names)]
     if len(found) != 1:
         raise InvalidRow(
@@ -106,14 +91,7 @@ def row_kind(row: Mapping[str, Any]) -> str:
 
 
 def features_of(kind: str) -> "datasets.Features":
-    """Returns the Arrow schema of one kind of rows.
-
-    Args:
-        kind: "chat", "preference" or "pretraining".
-
-    Raises:
-        ValueError: If there is no such kind.
-    """
+    """Returns the Arrow schema of one kind of rows."""
     from datasets import Features, Value
 
     if kind not in KINDS:
@@ -128,17 +106,7 @@ def features_of(kind: str) -> "datasets.Features":
 
 
 def validate_row(row: Mapping[str, Any]) -> str:
-    """Checks that a row follows the schema.
-
-    Args:
-        row: The row.
-
-    Returns:
-        Its kind.
-
-    Raises:
-        InvalidRow: With the first fault found.
-    """
+    """Checks that a row follows the schema."""
     for name in ("id", "source"):
         if not isinstance(row.get(name), str) or not row[name]:
             raise InvalidRow(f"{name} is {row.get(name)!r}; it must be a non-empty string")

@@ -30,15 +30,7 @@ class ShownText(NamedTuple):
 
 
 def show_row(row: Row, processor: Any) -> list[ShownText]:
-    """Renders a row and marks its targets.
-
-    Args:
-        row: A training row of any kind.
-        processor: The model's processor; its chat template decides.
-
-    Returns:
-        One text, or two for a preference row.
-    """
+    """Renders a row and marks its targets."""
     if row.get("content"):
         never = "|".join(map(re.escape, WRITTEN_PARTS.values()))
         parts = re.split(f"({never})", render_content(processor, row))
@@ -69,13 +61,7 @@ def describe_images(row: Row) -> Iterator[str]:
 
 
 def draw_row(row: Row, processor: Any, file: Path) -> None:
-    """Draws a row as a PNG file: its images, then its text with the targets in green.
-
-    Args:
-        row: A training row.
-        processor: The model's processor.
-        file: The file to write.
-    """
+    """Draws a row as a PNG file: its images, then its text with the targets in green."""
     font: Any = ImageFont.load_default(FONT)
     lines: list[tuple[str, str]] = [(row_name(row), "black")]
     for shown in show_row(row, processor):

@@ -20,18 +20,7 @@ TEXTS = ("txt", "caption")
 
 
 def sample_record(key: str, files: dict[str, bytes]) -> Record:
-    """Turns a sample into a record of another format.
-
-    Args:
-        key: The name that its files share.
-        files: What they hold, by extension.
-
-    Returns:
-        The fields of its `json` file with its images in `images`, or `images` and `caption`.
-
-    Raises:
-        RejectedRecord: If it has neither a text nor a JSON file, or one that cannot be read.
-    """
+    """Turns a sample into a record of another format."""
     images = _images_of(key, files)
     text = next((extension for extension in TEXTS if extension in files), None)
     if "json" not in files:

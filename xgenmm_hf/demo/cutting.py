@@ -39,16 +39,7 @@ class CutView:
 
 
 def view_cut(config: Any, processor: Any, image: Image.Image) -> CutView:
-    """Cuts an image as the model does and shows it.
-
-    Args:
-        config: The model's config.
-        processor: Its processor.
-        image: The image, RGB.
-
-    Returns:
-        The view.
-    """
+    """Cuts an image as the model does and shows it."""
     prepared = processor.image_processor([image], return_tensors="np")
     tiles = [tile_as_image(values, processor.image_processor) for values in prepared["pixel_values"]]
     columns = rows = 0
@@ -71,15 +62,7 @@ def view_cut(config: Any, processor: Any, image: Image.Image) -> CutView:
 
 
 def tile_as_image(values: np.ndarray, image_processor: Any) -> Image.Image:
-    """Turns a tile's values back into an image.
-
-    Args:
-        values: (3, S, S), normalised.
-        image_processor: The image processor that made them.
-
-    Returns:
-        The tile, RGB.
-    """
+    """Turns a tile's values back into an image."""
     mean, std = (
         np.asarray(each).reshape(-1, 1, 1) for each in (image_processor.image_mean, image_processor.image_std)
     )
@@ -88,17 +71,7 @@ def tile_as_image(values: np.ndarray, image_processor: Any) -> Image.Image:
 
 
 def draw_grid(image: Image.Image, columns: int, rows: int, tile_size: int) -> Image.Image:
-    """Draws an image on its grid's black canvas with the borders between the tiles.
-
-    Args:
-        image: The image.
-        columns: Tiles along the grid's width.
-        rows: Tiles along the grid's height.
-        tile_size: Side of a tile in pixels.
-
-    Returns:
-        The canvas, enlarged where its tiles are tiny.
-    """
+    """Draws an image on its grid's black canvas with the borders between the tiles."""
     # Small tiles are drawn large enough to be looked at; proportions stay.
     side = max(tile_size, 192)
     height, width, top, left = fit_into_grid(image.height, image.width, columns * side, rows * side)

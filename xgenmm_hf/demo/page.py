@@ -214,14 +214,7 @@ def add_few_shot(desk: Desk) -> None:
 
 
 def shown_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets a function's ValueErrors appear on the page as what they say, not as a server's failure.
-
-    Args:
-        function: A function or a generator function behind a button.
-
-    Returns:
-        The function, raising `gr.Error` instead.
-    """
+    """Lets a function's ValueErrors appear on the page as what they say, not as a server's failure."""
 
     def shown(error: ValueError) -> gr.Error:
         return gr.Error(str(error), title="That did not work", print_exception=False)

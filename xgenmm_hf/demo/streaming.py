@@ -28,20 +28,7 @@ class StopWhenSet(StoppingCriteria):
 
 
 def stream_tokens(loaded: Loaded, inputs: Any, *, max_new_tokens: int, **options: Any) -> Iterator[str]:
-    """Generates in a thread of its own and yields pieces of the answer; closing the iterator ends the generation.
-
-    Args:
-        loaded: Model and processor.
-        inputs: Inputs of one prompt.
-        max_new_tokens: Upper limit of the answer in tokens; an answer also ends where the context does.
-        **options: Further options of `generate`.
-
-    Yields:
-        Pieces of text, none of them empty.
-
-    Raises:
-        ValueError: If the prompt does not fit the model's context.
-    """
+    """Generates in a thread of its own and yields pieces of the answer; closing the iterator ends the generation."""
     room = room_for_answer(loaded.model.config, inputs["input_ids"].shape[1])
     pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     stop = threading.Event()

@@ -38,16 +38,7 @@ class Desk:
     def chat(
         self, messages: Sequence[Message], *, max_new_tokens: int = 512, temperature: float = 0.0
     ) -> Iterator[str]:
-        """Answers the last message of a chat.
-
-        Args:
-            messages: The chat so far, with opened images.
-            max_new_tokens: Upper limit of the answer in tokens.
-            temperature: 0 for the most likely answer, above for a draw.
-
-        Yields:
-            The answer as far as it is known, longer each time.
-        """
+        """Answers the last message of a chat."""
         processor = self.loaded.processor
         images = [item["image"] for message in messages for item in message["content"] if item["type"] == "image"]
         text = render_prompt(processor, messages)
@@ -59,17 +50,7 @@ class Desk:
     def continue_shots(
         self, shots: Sequence[Shot], image: str, query: str = "", *, max_new_tokens: int = 64
     ) -> Iterator[str]:
-        """Continues examples in the base models' form.
-
-        Args:
-            shots: Path of an image and its text, each.
-            image: Path of the image to continue behind.
-            query: Text behind it that the model goes on with.
-            max_new_tokens: Upper limit of the continuation in tokens.
-
-        Yields:
-            The continuation as far as it is known, longer each time.
-        """
+        """Continues examples in the base models' form."""
         tokenizer = self.loaded.processor.tokenizer
         images = [open_upload(path) for path in (*(path for path, _ in shots), image)]
         prompt = render_shots([text for _, text in shots], query, tokenizer)
@@ -104,19 +85,7 @@ def sampling(temperature: float) -> dict[str, Any]:
 def messages_of_page(
     history: Sequence[Mapping[str, Any]], message: Mapping[str, Any], system: str | None = None
 ) -> list[Message]:
-    """Turns Gradio's chat into messages: what belongs to one turn is put together, images before the text.
-
-    Args:
-        history: Gradio's messages; a turn with images is several of them.
-        message: What the user has just sent: `text`, and `files` as paths.
-        system: Text of a system turn; empty for none, None for the checkpoint's own.
-
-    Returns:
-        Messages with opened images.
-
-    Raises:
-        ValueError: If an image cannot be opened, or nothing was sent.
-    """
+    """Turns Gradio's chat into messages: what belongs to one turn is put together, images before the text."""
     files, text = list(message.get("files") or []), str(message.get("text") or "").strip()
     if not files and not text:
         raise ValueError("Nothing was sent: write a question, or add an image.")
@@ -161,17 +130,7 @@ def _as_content(items: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def open_upload(path: str) -> "Image.Image":
-    """Opens an uploaded image; an error names the file alone, not where the server keeps it.
-
-    Args:
-        path: Where the upload lies.
-
-    Returns:
-        The image in RGB.
-
-    Raises:
-        ValueError: If it cannot be opened.
-    """
+    """Opens an uploaded image; an error names the file alone, not where the server keeps it."""
     name = Path(path).name
     try:
         return read_image({"bytes": Path(path).read_bytes(), "path": name})

@@ -34,27 +34,7 @@ def evaluate_task(
     progress: Progress | None = None,
     announce: Callable[[Mapping[str, Any], str], None] | None = None,
 ) -> Result | None:
-    """Asks a model a task, rates the answers and writes the results.
-
-    Args:
-        loaded: The model and its processor.
-        task: What to ask.
-        output: Folder of the answers, results.json and results.md; a stopped evaluation in it is resumed.
-        settings: How to ask.
-        source: Folder or repository that the model was loaded from.
-        files: The task's files, for the report.
-        support: Where examples come from; None: the task itself, each sample without itself.
-        share: This process's part of the work.
-        progress: Called with samples done and samples to do by this process.
-        announce: Called in the first process before anything is asked: the prompt in force (`describe_prompt`), and
-            how it differs from that of the results that the folder holds (empty if not).
-
-    Returns:
-        The result; None in processes other than the first.
-
-    Raises:
-        ValueError: If nothing could be asked, or the metric does not fit the task.
-    """
+    """Asks a model a task, rates the answers and writes the results."""
     share = share or Share()
     if settings.form is None and is_base(loaded.processor):
         settings = replace(settings, form="base")

@@ -102,24 +102,7 @@ def explain_answer(
     text_layer: int | None = None,
     max_new_tokens: int = 128,
 ) -> Explanation:
-    """Asks about an image and finds where the answer's attention lies.
-
-    Args:
-        loaded: Model and processor.
-        image: The image.
-        prompt: The question.
-        answer: The answer to explain; None: the model's own, greedy.
-        system: Text of a system turn; empty for none, None for the checkpoint's own.
-        layer: Look at one layer of the resampler alone (0 is the first, -1 the last); None: rollout over all.
-        text_layer: The same of the language model; None: the mean over all.
-        max_new_tokens: Upper limit of the model's answer in tokens.
-
-    Returns:
-        The explanation.
-
-    Raises:
-        ValueError: If the answer is empty, a layer does not exist, or the prompt is too long.
-    """
+    """Asks about an image and finds where the answer's attention lies."""
     model, processor = loaded.model, loaded.processor
     resampler_config, text_config = model.config.resampler_config, model.config.text_config
     check_layer("layer", layer, resampler_config.depth)
@@ -147,51 +130,19 @@ def explain_answer(
 
 
 def check_layer(name: str, layer: int | None, depth: int) -> None:
-    """Checks that a layer exists.
-
-    Args:
-        name: What to call it.
-        layer: Its index; negative ones count from the end. None is always fine.
-        depth: How many layers there are.
-
-    Raises:
-        ValueError: If there is no such layer.
-    """
+    """Checks that a layer exists."""
     if layer is not None and not -depth <= layer < depth:
         raise ValueError(f"{name} is {layer}, but the model has {depth} such layers: give {-depth} to {depth - 1}.")
 
 
 def own_answer(loaded: "Loaded", inputs: Any, max_new_tokens: int) -> list[int]:
-    """Lets the model answer greedily.
-
-    Args:
-        loaded: Model and processor.
-        inputs: Inputs of one prompt.
-        max_new_tokens: Upper limit of the answer in tokens.
-
-    Returns:
-        Ids up to the first control token.
-    """
+    """Lets the model answer greedily."""
     output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     return before_control(loaded.processor.tokenizer, output[0, inputs["input_ids"].shape[1] :].tolist())
 
 
 def encode_answer(loaded: "Loaded", inputs: Any, image: "Image.Image", text: str, answer: str) -> list[int]:
-    """Encodes a given answer as it would follow the prompt.
-
-    Args:
-        loaded: Model and processor.
-        inputs: Inputs of the prompt.
-        image: The prompt's image.
-        text: The prompt's text.
-        answer: The answer.
-
-    Returns:
-        Its ids.
-
-    Raises:
-        ValueError: If prompt and answer share a token, so that none of the ids is the answer's alone.
-    """
+    """Encodes a given answer as it would follow the prompt."""
     escaped = escape_special_tokens(answer.strip(), loaded.processor.tokenizer)
     ids = loaded.processor(images=[image], text=text + escaped, return_tensors="pt")["input_ids"][0].tolist()
     prompt = inputs["input_ids"][0].tolist()
@@ -204,15 +155,6 @@ def read_attention(model: Any, inputs: Any, answer_ids: list[int]) -> tuple[list
     """Runs the model over prompt and answer and takes down the attention.
 
     The prompt is read first, into a cache, so that only the answer's rows of the language model's attention are made.
-
-    Args:
-        model: The model.
-        inputs: Inputs of one prompt with one image.
-        answer_ids: The answer.
-
-    Returns:
-        One (answer tokens, keys) tensor for each layer of the language model, and one (num_chunks, num_latents,
-        patches of a chunk and num_latents) for each layer of the resampler; means over heads.
     """
     resampler, language_model = model.model.resampler, model.model.language_model
     prompt_ids = inputs["input_ids"]
@@ -237,14 +179,7 @@ def read_attention(model: Any, inputs: Any, answer_ids: list[int]) -> tuple[list
 
 @contextmanager
 def eager_attention(module: Any) -> Iterator[None]:
-    """Lets a model compute attention eagerly, the only way that keeps the weights, for the time of a block.
-
-    Args:
-        module: A `PreTrainedModel`.
-
-    Yields:
-        Nothing.
-    """
+    """Lets a model compute attention eagerly, the only way that keeps the weights, for the time of a block."""
     before = module.config._attn_implementation
     module.set_attn_implementation("eager")
     try:
@@ -276,16 +211,7 @@ def recorded_weights(resampler: Any) -> Iterator[list[torch.Tensor]]:
 
 
 def weigh_tokens(attention: list[torch.Tensor], places: torch.Tensor, layer: int | None = None) -> torch.Tensor:
-    """Computes how much an answer's tokens attend to each image token.
-
-    Args:
-        attention: (answer tokens, keys) for each layer.
-        places: Positions of the image tokens among the keys.
-        layer: One layer's index; None: the mean over all.
-
-    Returns:
-        Attention to the image tokens, (image tokens,), a mean over the answer; its sum is the images' share.
-    """
+    """Computes how much an answer's tokens attend to each image token."""
     layers = torch.stack(attention) if layer is None else attention[layer].unsqueeze(0)
     return layers.mean(dim=(0, 1))[places]
 

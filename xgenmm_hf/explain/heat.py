@@ -73,17 +73,7 @@ class Cut:
 
 
 def cut_of(config: XGenMMConfig, height: int, width: int, num_tiles: int) -> Cut:
-    """Works out how the model's image processor cuts an image.
-
-    Args:
-        config: The model's config.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        num_tiles: Tiles that the image has.
-
-    Returns:
-        The cut.
-    """
+    """Works out how the model's image processor cuts an image."""
     columns = rows = 0
     if config.image_aspect_ratio == "anyres" and num_tiles > 1:
         columns, rows = (

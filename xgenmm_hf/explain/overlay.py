@@ -17,14 +17,7 @@ _TOP_QUANTILE = 0.998
 
 
 def color_of(values: np.ndarray) -> np.ndarray:
-    """Maps values to colours.
-
-    Args:
-        values: In [0, 1], any shape.
-
-    Returns:
-        RGB in [0, 255], with one more dimension of 3.
-    """
+    """Maps values to colours."""
     position = np.clip(values, 0, 1) * (len(_COLORS) - 1)
     steps = np.arange(len(_COLORS))
     return np.stack([np.interp(position, steps, channel) for channel in _COLORS.T], axis=-1)

@@ -26,11 +26,7 @@ class Graphs:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Graphs":
-        """Loads what `xgenmm graphs` wrote into a folder.
-
-        Raises:
-            ValueError: If the folder does not hold graphs.
-        """
+        """Loads what `xgenmm graphs` wrote into a folder."""
         path = Path(folder)
         missing = [name for name in ("graphs.json", "vision.pt2", "text.pt2") if not (path / name).is_file()]
         if missing:

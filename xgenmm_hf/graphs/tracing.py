@@ -27,21 +27,7 @@ FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 def export_graphs(
     model: str | os.PathLike[str], out: str | os.PathLike[str], *, context: int | None = None, dtype: str = "auto"
 ) -> dict[str, Any]:
-    """Writes a checkpoint's two graphs.
-
-    Args:
-        model: Path of a checkpoint folder, or a Hub repository.
-        out: Folder to make; must not exist or be empty.
-        context: Slots of the cache: the longest prompt with its answer. Default: the model's context.
-        dtype: What to compute in; see `load`.
-
-    Returns:
-        What stands in `graphs.json`.
-
-    Raises:
-        ValueError: If the model cannot be loaded, or cannot be a graph.
-        FileExistsError: If `out` is a file or a folder that is not empty.
-    """
+    """Writes a checkpoint's two graphs."""
     target = check_output_folder(Path(out))
     loaded = load(model, dtype=dtype, device="cpu").model
     facts = describe_graphs(loaded, context)
@@ -53,18 +39,7 @@ def export_graphs(
 
 
 def describe_graphs(model: XGenMMForConditionalGeneration, context: int | None = None) -> dict[str, Any]:
-    """Returns what a runtime must know of the graphs.
-
-    Args:
-        model: The model.
-        context: Slots of the cache; default: the model's context.
-
-    Returns:
-        The content of `graphs.json`.
-
-    Raises:
-        ValueError: If the model cannot be a graph, or does not have the wanted context.
-    """
+    """Returns what a runtime must know of the graphs."""
     config = model.config
     check_text(config)
     text = config.text_config
@@ -94,14 +69,7 @@ def describe_graphs(model: XGenMMForConditionalGeneration, context: int | None =
 
 
 def check_text(config: XGenMMConfig) -> None:
-    """Checks that a language model's attention and positions do not depend on what it reads.
-
-    Args:
-        config: The model's config.
-
-    Raises:
-        ValueError: If they do.
-    """
+    """Checks that a language model's attention and positions do not depend on what it reads."""
     fields = config.to_dict()["text_config"]
     kinds = sorted(set(fields.get("layer_types") or []))
     if len(kinds) > 1:
@@ -118,15 +86,7 @@ def check_text(config: XGenMMConfig) -> None:
 
 
 def trace_vision(model: XGenMMForConditionalGeneration, facts: dict[str, Any]) -> ExportedProgram:
-    """Makes the graph of tower and resampler, for any number of images and tiles.
-
-    Args:
-        model: The model, in evaluation mode.
-        facts: What `describe_graphs` returned.
-
-    Returns:
-        The graph; call it with `pixel_values`, `image_sizes` and `image_num_tiles`.
-    """
+    """Makes the graph of tower and resampler, for any number of images and tiles."""
     config, side = model.config, facts["tile_size"]
     sizes = torch.tensor([[2 * side, side], [side, side + 1], [side, 3 * side]])
     tiles = torch.ones(len(sizes), dtype=torch.long)
@@ -145,15 +105,7 @@ def trace_vision(model: XGenMMForConditionalGeneration, facts: dict[str, Any]) -
 
 
 def trace_text(model: XGenMMForConditionalGeneration, facts: dict[str, Any]) -> ExportedProgram:
-    """Makes the graph of the language model, which reads prompts and single tokens alike.
-
-    Args:
-        model: The model, in evaluation mode.
-        facts: What `describe_graphs` returned.
-
-    Returns:
-        The graph; its inputs are those of `TextGraph.forward`.
-    """
+    """Makes the graph of the language model, which reads prompts and single tokens alike."""
     rows, length, cache = 2, 3, facts["cache"]
     shape = (rows, cache["heads"], cache["context"], cache["head_dim"])
     inputs = {

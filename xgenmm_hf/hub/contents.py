@@ -69,18 +69,7 @@ class Contents:
 
 
 def collect(folder: Path) -> Contents:
-    """Chooses what goes along: weights, settings, tokenizer, processor and the code, never a training run's state.
-
-    Args:
-        folder: A checkpoint folder, or one with an adapter.
-
-    Returns:
-        The contents; config, processor and tokenizer name the code of their Auto classes, even if the folder's do not.
-
-    Raises:
-        ValueError: If it is no checkpoint of ours, something is missing, or weights and config do not fit.
-        FileNotFoundError: If weights are missing.
-    """
+    """Chooses what goes along: weights, settings, tokenizer, processor and the code, never a training run's state."""
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:

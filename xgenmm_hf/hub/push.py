@@ -73,20 +73,7 @@ class Upload:
 
 
 def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Upload:
-    """Prepares a commit without contacting anything.
-
-    Args:
-        folder: A checkpoint folder, or one with an adapter.
-        repo_id: The repository, as `organisation/name`.
-        facts: What to say in the card besides what the folder says.
-
-    Returns:
-        The commit.
-
-    Raises:
-        ValueError: If the repository's name, the folder or the card's facts are not usable.
-        FileNotFoundError: If weights are missing.
-    """
+    """Prepares a commit without contacting anything."""
     facts = facts or Facts()
     if not REPO_ID.fullmatch(repo_id):
         raise ValueError(f"{repo_id!r} is no repository: name it organisation/name.")
@@ -107,20 +94,7 @@ def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Upload:
 
 
 def write_card(folder: Path, repo_id: str, facts: Facts, base: str | None = None) -> str:
-    """Writes the card of a repository, built upon the folder's own.
-
-    Args:
-        folder: The checkpoint folder.
-        repo_id: The repository.
-        facts: What the caller says; it wins.
-        base: An adapter's base model; None for a whole model.
-
-    Returns:
-        The card, metadata first.
-
-    Raises:
-        ValueError: If no licence is known, or the folder's card cannot be read.
-    """
+    """Writes the card of a repository, built upon the folder's own."""
     from xgenmm_hf.conversion.verify import expected_tensors
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
@@ -167,17 +141,7 @@ def _base_of(contents: Contents, facts: Facts) -> str:
 
 
 def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Reads what `xgenmm eval` wrote.
-
-    Args:
-        paths: Files named results.json.
-
-    Returns:
-        Their contents.
-
-    Raises:
-        ValueError: If one is no such file.
-    """
+    """Reads what `xgenmm eval` wrote."""
     results = []
     for path in paths:
         if not path.is_file():
@@ -212,19 +176,6 @@ def push(
     """Sends a commit: makes the repository if there is none, and commits everything at once.
 
     Weights and code of an earlier commit that the plan does not hold are deleted by the same commit.
-
-    Args:
-        plan: What to send.
-        private: Whether the repository is made private; one that is already there must be.
-        revision: Branch, made if there is none; None: the main branch.
-        message: Message of the commit.
-        api: A `huggingface_hub.HfApi`; None: the default one, with the token that `hf auth login` keeps.
-
-    Returns:
-        Address of the commit.
-
-    Raises:
-        ValueError: If the Hub refuses, or the repository is public although a private one is asked for.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError

@@ -11,17 +11,7 @@ CONFIG = "adapter_config.json"
 
 
 def adapter_base(folder: str | os.PathLike[str]) -> str | None:
-    """Returns the base model that an adapter folder names, or None where the folder holds no adapter.
-
-    Args:
-        folder: A folder, or any other name.
-
-    Returns:
-        Folder or repository of the base model.
-
-    Raises:
-        ValueError: If the adapter names no base model.
-    """
+    """Returns the base model that an adapter folder names, or None where the folder holds no adapter."""
     path = Path(folder).expanduser()
     if not (path / CONFIG).is_file() or (path / "config.json").is_file():
         return None
@@ -33,18 +23,7 @@ def adapter_base(folder: str | os.PathLike[str]) -> str | None:
 
 
 def merge_adapter(model: Any, folder: str | os.PathLike[str]) -> Any:
-    """Adds an adapter to its base model.
-
-    Args:
-        model: The base model, in full precision.
-        folder: The adapter's folder.
-
-    Returns:
-        The merged model, without PEFT's classes.
-
-    Raises:
-        ValueError: If PEFT is missing, or the adapter does not fit the model.
-    """
+    """Adds an adapter to its base model."""
     try:
         from peft import PeftModel
     except ImportError as error:

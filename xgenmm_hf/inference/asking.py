@@ -121,18 +121,7 @@ def ask(
 
 
 def room_for_answer(config: Any, length: int) -> int:
-    """Returns how many tokens may follow a prompt.
-
-    Args:
-        config: The model's config.
-        length: Tokens of the prompt.
-
-    Returns:
-        Tokens left in the context.
-
-    Raises:
-        ValueError: If nothing is left.
-    """
+    """Returns how many tokens may follow a prompt."""
     context = config.text_config.max_position_embeddings
     if length >= context:
         raise ValueError(

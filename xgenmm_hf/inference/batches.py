@@ -28,16 +28,7 @@ class Prompt:
 
 
 def answer_prompts(loaded: "Loaded", prompts: Sequence[Prompt], max_new_tokens: int = 112) -> list[str]:
-    """Answers one batch of prompts greedily, each as a chat.
-
-    Args:
-        loaded: The model and its processor.
-        prompts: What to ask; all of them are computed together.
-        max_new_tokens: Longest answer in tokens.
-
-    Returns:
-        One answer per prompt.
-    """
+    """Answers one batch of prompts greedily, each as a chat."""
     texts = [render_prompt(loaded.processor, build_messages(prompt.images, prompt.text)) for prompt in prompts]
     return answer_texts(loaded, texts, [image for prompt in prompts for image in prompt.images], max_new_tokens)
 
@@ -51,20 +42,7 @@ def answer_texts(
     cache: "FeatureCache | None" = None,
     **options: Any,
 ) -> list[str]:
-    """Continues one batch of prompts, up to the end of a turn, of a chunk or of the text.
-
-    Args:
-        loaded: The model and its processor.
-        texts: Rendered prompts of any lengths; all are computed together.
-        images: The images of all prompts, in order.
-        max_new_tokens: Longest answer in tokens.
-        image_mode: Mode of the image processor; None: its own.
-        cache: Keeps the tokens of images that were asked about before.
-        **options: Further options of `generate`; default: greedy decoding.
-
-    Returns:
-        One answer per prompt.
-    """
+    """Continues one batch of prompts, up to the end of a turn, of a chunk or of the text."""
     model, processor = loaded.model, loaded.processor
     if cache is not None:
         inputs = cache.prepare(list(texts), list(images), image_mode)
@@ -78,17 +56,7 @@ def answer_texts(
 def encode_batch(
     loaded: "Loaded", texts: Sequence[str], images: Sequence["Image.Image"], image_mode: str | None = None
 ) -> Any:
-    """Prepares model inputs, padded on the left.
-
-    Args:
-        loaded: The model and its processor.
-        texts: Rendered prompts.
-        images: The images of all prompts, in order.
-        image_mode: Mode of the image processor; None: its own.
-
-    Returns:
-        The inputs, on the model's device and in its dtype.
-    """
+    """Prepares model inputs, padded on the left."""
     options: dict[str, Any] = {"images": list(images)} if images else {}
     if image_mode is not None:
         options["image_aspect_ratio"] = image_mode
@@ -101,16 +69,7 @@ def encode_batch(
 
 
 def generate_rows(loaded: "Loaded", inputs: Any, **options: Any) -> list[list[int]]:
-    """Runs `generate` on a prepared batch.
-
-    Args:
-        loaded: The model and its processor.
-        inputs: What `encode_batch` returned.
-        **options: Options of `generate`; default: greedy decoding, and padding with the tokenizer's pad token.
-
-    Returns:
-        The new ids of each row, the padding behind its end included.
-    """
+    """Runs `generate` on a prepared batch."""
     import torch
 
     padding = loaded.processor.tokenizer.pad_token_id
@@ -123,15 +82,7 @@ def generate_rows(loaded: "Loaded", inputs: Any, **options: Any) -> list[list[in
 
 
 def read_answer(tokenizer: Any, ids: list[int]) -> str:
-    """Decodes generated ids up to the first control token.
-
-    Args:
-        tokenizer: The checkpoint's tokenizer.
-        ids: What was generated.
-
-    Returns:
-        The text.
-    """
+    """Decodes generated ids up to the first control token."""
     return tokenizer.decode(before_control(tokenizer, ids)).strip()
 
 
@@ -148,21 +99,7 @@ def rate_answers(
     answers: Sequence[str],
     image_mode: str | None = None,
 ) -> list[tuple[float, bool]]:
-    """Measures how likely given answers are, one batch of them.
-
-    Args:
-        loaded: The model and its processor.
-        texts: Rendered prompts; all are computed together.
-        images: The images of all prompts, in order.
-        answers: One answer per prompt.
-        image_mode: Mode of the image processor; None: its own.
-
-    Returns:
-        For each answer the mean negative log-likelihood of its tokens, and whether greedy decoding gives them.
-
-    Raises:
-        ValueError: If an answer has no token of its own.
-    """
+    """Measures how likely given answers are, one batch of them."""
     import torch
 
     tokenizer = loaded.processor.tokenizer

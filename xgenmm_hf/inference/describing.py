@@ -27,21 +27,7 @@ PARTS = {
 
 
 def describe(model: str | os.PathLike[str], image_size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Describes a checkpoint from its config and the headers of its weight files.
-
-    Args:
-        model: Checkpoint folder (ours, or an original one with its config), or a Hub repository of the form
-            ``organisation/name``, of which only the config is fetched.
-        image_size: An image's (height, width) in pixels whose cost is wanted.
-
-    Returns:
-        Plain values, ready for JSON: ``model``, ``layout``, ``architecture``, ``parameters`` by part, ``weights``
-        (see `describe_weights`; None for a repository), ``images``, ``context`` and ``computes_in``, the dtype that
-        ``auto`` stands for on this machine and why.
-
-    Raises:
-        ValueError: If there is no such checkpoint or its files are damaged.
-    """
+    """Describes a checkpoint from its config and the headers of its weight files."""
     source = resolve_model(model, ours=False)
     config = XGenMMConfig.from_pretrained(source)
     fields = read_config(Path(source)) if is_local(source) else {}
@@ -81,14 +67,7 @@ def describe_architecture(config: XGenMMConfig) -> dict[str, dict[str, Any]]:
 
 
 def count_parameters(config: XGenMMConfig) -> dict[str, int]:
-    """Counts parameters by part on the meta device, so nothing is allocated.
-
-    Args:
-        config: Config of the model.
-
-    Returns:
-        Parameters a part, and ``total``.
-    """
+    """Counts parameters by part on the meta device, so nothing is allocated."""
     model = meta_model(config)
     counts = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
@@ -101,16 +80,7 @@ def count_parameters(config: XGenMMConfig) -> dict[str, int]:
 def describe_images(
     config: XGenMMConfig, mode: ImageMode | None, image_size: tuple[int, int] | None
 ) -> dict[str, Any]:
-    """Describes how images are cut and what they cost.
-
-    Args:
-        config: Config of the model.
-        mode: Image mode, or None where the checkpoint's files do not say.
-        image_size: An image's (height, width) in pixels, or None.
-
-    Returns:
-        The image mode and, for a known mode and a given size, the tiles and tokens of such an image.
-    """
+    """Describes how images are cut and what they cost."""
     grids = (mode.grids or []) if mode is not None and mode.aspect_ratio == "anyres" else []
     latents = config.resampler_config.num_latents
     facts: dict[str, Any] = {
@@ -138,18 +108,7 @@ def original_image_mode(folder: Path, fields: dict[str, Any], tile_size: int) ->
 
 
 def describe_weights(folder: Path) -> dict[str, Any]:
-    """Reads the headers of a folder's weight files.
-
-    Args:
-        folder: A checkpoint folder.
-
-    Returns:
-        ``files``, ``bytes`` and ``dtypes`` (how many tensors of each); or ``problem``, a sentence, where files are
-        missing: a folder without weights is still worth describing.
-
-    Raises:
-        ValueError: If the index or a file is broken.
-    """
+    """Reads the headers of a folder's weight files."""
     try:
         files = weight_files(folder)
     except FileNotFoundError as error:

@@ -69,20 +69,7 @@ class FeatureCache:
         self._bytes = 0
 
     def prepare(self, text: Any, images: Any = None, image_aspect_ratio: str | None = None) -> BatchFeature:
-        """Prepares model inputs, as the processor does with `padding=True, padding_side="left"`.
-
-        Args:
-            text: A prompt or a list of prompts; `<image>` stands for an image.
-            images: The images of all prompts, in order.
-            image_aspect_ratio: Mode of the image processor; default: its own.
-
-        Returns:
-            `input_ids` and `attention_mask` (B, L) on the model's device, and with images `mm_encoder_outputs` in
-            place of their pixels.
-
-        Raises:
-            ValueError: If something is not an image, or prompts and images do not fit each other.
-        """
+        """Prepares model inputs, as the processor does with `padding=True, padding_side="left"`."""
         images = [read_image(image, f"images[{index}]") for index, image in enumerate(flatten(images))]
         tokenizer, config = self.processor.tokenizer, self.model.config
         rows = [torch.tensor(ids) for ids in tokenizer(checked_prompts(text))["input_ids"]]
@@ -101,20 +88,7 @@ class FeatureCache:
         image_aspect_ratio: str | None = None,
         prompts: Sequence[torch.Tensor | None] | None = None,
     ) -> list[torch.Tensor]:
-        """Returns the tokens of images; those not known are cut and encoded together, each once.
-
-        Args:
-            images: RGB images.
-            image_aspect_ratio: Mode of the image processor; default: its own.
-            prompts: Ids of each image's prompt, with one `<image>` for it. Only the first release reads them, whose
-                tokens are kept for image and prompt together.
-
-        Returns:
-            One (tokens, text width) tensor per image; do not change them.
-
-        Raises:
-            ValueError: If the first release is not given one prompt per image.
-        """
+        """Returns the tokens of images; those not known are cut and encoded together, each once."""
         if not self.model.config.resampler_config.text_conditioned:
             prompts = None
         elif prompts is None or len(prompts) != len(images):
@@ -184,15 +158,7 @@ class FeatureCache:
 
 
 def image_digest(image: Image.Image, state: bytes = b"") -> str:
-    """Returns a key of an image's content.
-
-    Args:
-        image: An RGB image.
-        state: What else the key depends on.
-
-    Returns:
-        Hexadecimal digits.
-    """
+    """Returns a key of an image's content."""
     digest = hashlib.sha256(state)
     digest.update(f"{image.mode} {image.size} ".encode())
     digest.update(image.tobytes())

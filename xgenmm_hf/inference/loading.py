@@ -100,15 +100,7 @@ def _load_parts(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def check_files(folder: Path) -> None:
-    """Checks a checkpoint folder's files before anything is loaded, so that an error names the file.
-
-    Args:
-        folder: A folder with a config.
-
-    Raises:
-        ValueError: If the tokenizer's or the processor's file is missing, or the index or a weight file is broken.
-        FileNotFoundError: If weights are missing.
-    """
+    """Checks a checkpoint folder's files before anything is loaded, so that an error names the file."""
     for file in weight_files(folder):
         file.entries()
     for name in ("tokenizer.json", "processor_config.json"):
@@ -117,17 +109,7 @@ def check_files(folder: Path) -> None:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """Turns a device's name into a device that is there.
-
-    Args:
-        device: A torch device's name, or ``auto``.
-
-    Returns:
-        The device.
-
-    Raises:
-        ValueError: If the name is unknown or this machine has no such device.
-    """
+    """Turns a device's name into a device that is there."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

@@ -14,17 +14,7 @@ WORTH_IT = 1.3
 
 
 def choose_dtype(stored: torch.dtype, text_config: PretrainedConfig, device: torch.device) -> tuple[torch.dtype, str]:
-    """Chooses the dtype to compute in.
-
-    Args:
-        stored: The checkpoint's dtype.
-        text_config: Config of its language model.
-        device: Where it runs.
-
-    Returns:
-        The dtype, and the reason as part of a sentence: "float32 (this CPU has no bfloat16 multiplication)". On a GPU
-        the checkpoint's own; on a CPU bfloat16 where it multiplies that natively and faster, else float32.
-    """
+    """Chooses the dtype to compute in."""
     if device.type != "cpu":
         return stored, f"{name_of(stored)} (the checkpoint's own)"
     if text_config.hidden_size < NARROW:
@@ -50,17 +40,7 @@ def multiplies_bfloat16() -> bool:
 
 @cache
 def bfloat16_gain(width: int, inner: int, rows: int = 128, runs: int = 3) -> float:
-    """Measures how much faster a matrix multiplication is in bfloat16 than in float32.
-
-    Args:
-        width: The language model's width.
-        inner: The width inside its feed-forward part.
-        rows: Tokens.
-        runs: Runs of each; the fastest counts.
-
-    Returns:
-        Seconds in float32 divided by seconds in bfloat16.
-    """
+    """Measures how much faster a matrix multiplication is in bfloat16 than in float32."""
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         weight, tokens = torch.ones(inner, width, dtype=dtype), torch.ones(rows, width, dtype=dtype)

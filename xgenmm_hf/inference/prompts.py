@@ -27,31 +27,14 @@ if TYPE_CHECKING:
 
 
 def system_turn(name: str | None) -> str | None:
-    """Returns the text of the system turn that a command line names.
-
-    Args:
-        name: None for the checkpoint's own, which its chat template holds; "none" for no system turn; "released" for
-            the one that the released instruct models were tuned with; or the text itself.
-
-    Returns:
-        The text, empty for no system turn; None: the template decides.
-    """
+    """Returns the text of the system turn that a command line names."""
     if name is None:
         return None
     return {"none": "", "released": RELEASED_SYSTEM}.get(name, name)
 
 
 def build_messages(images: Sequence[Any], prompt: str, system: str | None = None) -> list[dict[str, Any]]:
-    """Builds the chat for one question about images, which come before the text as in the released models' tuning.
-
-    Args:
-        images: Images in the order the question counts them.
-        prompt: The question.
-        system: Text of a system turn; empty for none, None for the checkpoint's own.
-
-    Returns:
-        Messages for `render_prompt` or `XGenMMProcessor.apply_chat_template`.
-    """
+    """Builds the chat for one question about images, which come before the text as in the released models' tuning."""
     content: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
     content.append({"type": "text", "text": prompt})
     messages = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
@@ -64,19 +47,7 @@ def is_base(processor: Any) -> bool:
 
 
 def render_prompt(processor: Any, messages: Sequence[Mapping[str, Any]]) -> str:
-    """Renders a chat up to where the answer begins, in the form that its model was trained on.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        messages: The chat. Control tokens that its texts spell out stay plain text.
-
-    Returns:
-        The prompt, each image one `<image>`. For a base model it is running text: images and texts as they come, and
-        `<|endofchunk|>` behind each earlier answer.
-
-    Raises:
-        ValueError: If a base model is given a system turn.
-    """
+    """Renders a chat up to where the answer begins, in the form that its model was trained on."""
     if not is_base(processor):
         return str(processor.apply_chat_template(list(messages), add_generation_prompt=True))
     text = ""
@@ -91,34 +62,13 @@ def render_prompt(processor: Any, messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def render_shots(texts: Sequence[str], query: str, tokenizer: Any, num_images: int = 1) -> str:
-    """Writes examples and a query in the base models' form: `<image>`, the text, `<|endofchunk|>`, and so on.
-
-    Args:
-        texts: The examples' texts, one image each.
-        query: Text behind the last images.
-        tokenizer: The tokenizer that will read it; tokens that a text spells out stay plain text.
-        num_images: Images of the query.
-
-    Returns:
-        The prompt.
-    """
+    """Writes examples and a query in the base models' form: `<image>`, the text, `<|endofchunk|>`, and so on."""
     parts = [f"{IMAGE_TOKEN}{escape_special_tokens(text, tokenizer)}{END_OF_CHUNK_TOKEN}" for text in texts]
     return "".join(parts) + IMAGE_TOKEN * num_images + escape_special_tokens(query, tokenizer)
 
 
 def read_shots(path: str | os.PathLike[str]) -> "list[tuple[Image.Image, str]]":
-    """Reads examples from a file.
-
-    Args:
-        path: A JSON array, or one JSON object per line, of `{"image": PATH, "text": TEXT}`; paths are relative to the
-            file's folder.
-
-    Returns:
-        Images and their texts.
-
-    Raises:
-        ValueError: If the file or an image cannot be read.
-    """
+    """Reads examples from a file."""
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
@@ -135,14 +85,6 @@ def read_shots(path: str | os.PathLike[str]) -> "list[tuple[Image.Image, str]]":
 
 
 def trim_continuation(text: str, query: str) -> str:
-    """Cuts what a base model wrote behind its answer: a further example that it began without ending its own.
-
-    Args:
-        text: What was generated.
-        query: The text that it goes on with; what stands before its first colon ("Question:") begins an example.
-
-    Returns:
-        The answer alone.
-    """
+    """Cuts what a base model wrote behind its answer: a further example that it began without ending its own."""
     mark = re.match(r"\s*(\w[\w ]{0,30}:)", query)
     return (text if mark is None else text.split(mark[1])[0]).strip()

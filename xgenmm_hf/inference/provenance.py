@@ -14,16 +14,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "pill
 
 
 def describe_checkpoint(source: str, commit: str | None = None) -> dict[str, str]:
-    """Says which checkpoint answered.
-
-    Args:
-        source: A checkpoint folder or a Hub repository.
-        commit: The repository's commit.
-
-    Returns:
-        `model`, and `sha256` over the config and the weights of a folder (an adapter's with those of its base), or
-        the `commit` of a repository.
-    """
+    """Says which checkpoint answered."""
     folder = Path(source)
     if not folder.is_dir():
         return {"model": source, **({"commit": commit} if commit else {})}

@@ -13,18 +13,7 @@ REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
 
 
 def resolve_model(model: str | os.PathLike[str], *, ours: bool = True) -> str:
-    """Returns the local folder or the Hub repository that a model name stands for.
-
-    Args:
-        model: Path of a checkpoint folder, or a repository of the form ``organisation/name``.
-        ours: Whether a folder in the original layout is refused.
-
-    Returns:
-        The folder as it was given, or the repository's name. Nothing is downloaded here.
-
-    Raises:
-        ValueError: If it is neither, or the folder is no checkpoint of the wanted layout.
-    """
+    """Returns the local folder or the Hub repository that a model name stands for."""
     name = os.fspath(model)
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -47,17 +36,7 @@ def is_local(resolved: str) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads a folder's ``config.json``.
-
-    Args:
-        folder: An existing folder.
-
-    Returns:
-        Its fields.
-
-    Raises:
-        ValueError: If the file is missing, is not JSON, or belongs to another model type.
-    """
+    """Reads a folder's ``config.json``."""
     file = folder / "config.json"
     if not file.is_file():
         check_is_checkpoint(folder)

@@ -24,18 +24,7 @@ def names() -> list[str]:
 
 
 def find(name: str | Path, beside: Path | None = None) -> Path:
-    """Finds a recipe, a mixture or an accelerate config.
-
-    Args:
-        name: Path of a YAML file, or a shipped one's name: `sft_4b`, `4b/sft`, `mixtures/sft`, `accelerate/fsdp2`.
-        beside: A folder in which relative paths are looked up too: that of the file which names this one.
-
-    Returns:
-        Its path.
-
-    Raises:
-        ValueError: If there is no such file; close names are suggested.
-    """
+    """Finds a recipe, a mixture or an accelerate config."""
     text = str(name)
     stem, _, size = text.removesuffix(".yaml").rpartition("_")
     places = [*([beside / text] if beside else []), Path(text).expanduser()]
@@ -60,18 +49,7 @@ def describe(name: str) -> str:
 
 
 def copy_files(name: str | Path, folder: Path) -> list[Path]:
-    """Copies a shipped file to edit it; a recipe brings its mixture, where it will be found.
-
-    Args:
-        name: As for `find`.
-        folder: Where to; made if it is missing. Further recipes can be copied beside the first.
-
-    Returns:
-        The files of the recipe; one that lay there already and says the same stays.
-
-    Raises:
-        ValueError: If there is no such file, or a copy would replace another one.
-    """
+    """Copies a shipped file to edit it; a recipe brings its mixture, where it will be found."""
     import yaml
 
     source = find(name)

@@ -41,16 +41,7 @@ BEARER = HTTPBearer(auto_error=False)
 
 
 def build_app(service: Service, hosts: list[str] | None = None) -> FastAPI:
-    """Builds the application; it closes the service when it ends.
-
-    Args:
-        service: What answers.
-        hosts: Host names that requests may be addressed to; None: any. A server on the loopback interface checks them,
-            so that no web page can reach it under a name of its own.
-
-    Returns:
-        An ASGI application.
-    """
+    """Builds the application; it closes the service when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -50,15 +50,7 @@ class Batch:
         return self._mask.shape[1]
 
     def add(self, prompts: Sequence[torch.Tensor], image_tokens: Sequence[torch.Tensor] = ()) -> torch.Tensor:
-        """Reads prompts and appends them as rows.
-
-        Args:
-            prompts: Ids of each, (1, length).
-            image_tokens: The tokens of the images of all of them, (tokens, text width) each.
-
-        Returns:
-            Logits of the first token of each, (prompts, vocabulary).
-        """
+        """Reads prompts and appends them as rows."""
         longest = max(prompt.shape[1] for prompt in prompts)
         device = self._model.device
         input_ids = torch.cat([_pad_left(prompt, longest) for prompt in prompts]).to(device)
@@ -81,14 +73,7 @@ class Batch:
         return logits
 
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Appends one token to every row.
-
-        Args:
-            tokens: A token a row.
-
-        Returns:
-            Logits of the next token of each row, (B, vocabulary).
-        """
+        """Appends one token to every row."""
         self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], dim=1)
         outputs = self._model(
             input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
@@ -101,14 +86,7 @@ class Batch:
         return outputs.logits[:, -1]
 
     def keep(self, rows: Sequence[int]) -> list[int]:
-        """Drops all rows but the given ones, and the padding that none of them needs; the last rows fill the gaps.
-
-        Args:
-            rows: Row numbers in ascending order.
-
-        Returns:
-            The same numbers, in the order in which the rows lie now.
-        """
+        """Drops all rows but the given ones, and the padding that none of them needs; the last rows fill the gaps."""
         if not rows or self._cache is None:
             self._cache, self._mask = None, self._mask.new_empty(0, 0)
             return []

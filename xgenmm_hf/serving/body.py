@@ -25,18 +25,7 @@ class BodyReader:
         self._held = 0
 
     async def read(self, request: Request) -> bytes:
-        """Reads the body of one request.
-
-        Args:
-            request: The request.
-
-        Returns:
-            Its bytes.
-
-        Raises:
-            RequestError: If it is not JSON by its type, too large, too slow, or other bodies fill the memory.
-            ClientDisconnect: If the client leaves meanwhile.
-        """
+        """Reads the body of one request."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise RequestError(415, "The body must be JSON: send Content-Type: application/json.")
@@ -70,12 +59,6 @@ def check_number_of_values(body: bytes) -> None:
     """Refuses a body whose values would take many times its own size in memory, without parsing it.
 
     Counts what opens or separates values, and strings, and stops at the limit.
-
-    Args:
-        body: JSON, valid or not.
-
-    Raises:
-        RequestError: If there are more than `MAX_VALUES`.
     """
     values = escaped = position = 0
     while position < len(body):

@@ -55,17 +55,6 @@ class Conversation:
         """Answers the user's next turn; cut off by Ctrl-C, what was said so far counts as the answer.
 
         Cut off before anything was said, the answer is empty and the turns stay as they were.
-
-        Args:
-            text: What the user says.
-            images: Names of images and the images.
-            on_text: Called with each piece of the answer.
-
-        Returns:
-            The answer.
-
-        Raises:
-            ValueError: If the chat does not fit the model's context; the turn is then not kept.
         """
         turns = [*self.turns, Turn("user", text, images)]
         said: list[str] = []
@@ -106,14 +95,7 @@ class Conversation:
         return self._cache.prepare(text, [image for turn in turns for _, image in turn.images])
 
     def save(self, path: Path) -> None:
-        """Writes the chat as JSON: messages with text and the images' names.
-
-        Args:
-            path: The file; it is replaced in one step.
-
-        Raises:
-            ValueError: If it cannot be written.
-        """
+        """Writes the chat as JSON: messages with text and the images' names."""
         messages = [
             {"role": turn.role, "content": turn.text, **({"images": names} if (names := names_of(turn)) else {})}
             for turn in self.turns

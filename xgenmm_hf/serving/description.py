@@ -119,14 +119,7 @@ CHAT_BODY: dict[str, Any] = {
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """Builds the description of an application.
-
-    Args:
-        app: The application, complete.
-
-    Returns:
-        An OpenAPI document; the chat endpoint reads its body itself, so its schema is added here.
-    """
+    """Builds the description of an application."""
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     body = ChatRequest.model_json_schema(ref_template=REFERENCE)
     parts = body.pop("$defs", {})

@@ -50,19 +50,7 @@ class ImageEncoder:
     def encode(
         self, images: Sequence[Image.Image], ticket: Ticket, prompt: torch.Tensor | None = None
     ) -> list[torch.Tensor]:
-        """Returns the tokens of a request's images.
-
-        Args:
-            images: RGB images.
-            prompt: Ids of the request's prompt, (length,), which the first release reads with its image.
-            ticket: The request's; nothing is encoded once it is over.
-
-        Returns:
-            One (tokens, text width) tensor per image; do not change them.
-
-        Raises:
-            RequestError: If the request is over before the turn comes, or the memory does not suffice.
-        """
+        """Returns the tokens of a request's images."""
         waiting = _Waiting(images, ticket, prompt)
         with self._queue_lock:
             self._queue.append(waiting)

@@ -133,14 +133,7 @@ class Engine:
         return self._thread.is_alive() and not (self._closing or self.failed)
 
     def submit(self, job: Job) -> None:
-        """Queues a job.
-
-        Args:
-            job: The job; its `emit` hears of everything that follows.
-
-        Raises:
-            RequestError: If the engine is stopping.
-        """
+        """Queues a job."""
         with self._wake:
             if not self.alive:
                 raise RequestError(503, "The server is stopping.", retry_after=5)
@@ -148,11 +141,7 @@ class Engine:
             self._wake.notify()
 
     def close(self, seconds: float = 0.0) -> None:
-        """Takes no more jobs, gives the ones there some time, and ends.
-
-        Args:
-            seconds: Time for them; what is left is told that the server stops.
-        """
+        """Takes no more jobs, gives the ones there some time, and ends."""
         end = time.monotonic() + seconds
         with self._wake:
             self._closing = True
@@ -324,19 +313,7 @@ class Engine:
 
 
 def room_for(loaded: Loaded, wanted: int, length: int) -> int:
-    """Returns how many tokens an answer may take.
-
-    Args:
-        loaded: Model and processor.
-        wanted: Tokens asked for.
-        length: Tokens of the prompt.
-
-    Returns:
-        What was asked for, or what is left of the context where that is less.
-
-    Raises:
-        RequestError: If nothing is left.
-    """
+    """Returns how many tokens an answer may take."""
     config: Any = loaded.model.config
     try:
         return min(wanted, room_for_answer(config, length))

@@ -19,21 +19,7 @@ def is_remote(url: str) -> bool:
 
 
 def read_image(url: str, name: str, settings: Settings, fetched: Mapping[str, bytes], pixels: int) -> Image.Image:
-    """Reads one image.
-
-    Args:
-        url: A data URL, or a file's or public address where the settings allow it.
-        name: What to call it in messages.
-        settings: The server's limits.
-        fetched: The bytes of those addresses that were fetched.
-        pixels: What the images before it have left of the limit on pixels.
-
-    Returns:
-        The image in RGB; of an animation the first frame.
-
-    Raises:
-        RequestError: If it is not allowed, too large, or not an image.
-    """
+    """Reads one image."""
     scheme = url.partition(":")[0].lower()
     try:
         if scheme == "data":
@@ -76,20 +62,7 @@ def read_file(url: str, name: str, root: Path, max_bytes: int) -> bytes:
 
 
 def decode_image(data: bytes, name: str, pixels: int, max_pixels: int) -> Image.Image:
-    """Decodes an image whose header promises no more than is left.
-
-    Args:
-        data: A file's bytes.
-        name: What to call it in messages.
-        pixels: Largest width x height.
-        max_pixels: The limit that it is left of, for the message.
-
-    Returns:
-        The image in RGB.
-
-    Raises:
-        ValueError: If it is too large, damaged or not an image.
-    """
+    """Decodes an image whose header promises no more than is left."""
     height, width = read_size(data, name)
     if height * width > pixels:
         raise ValueError(

@@ -42,14 +42,7 @@ _SPECIAL = tuple(
 
 
 def is_public(address: str) -> bool:
-    """Tells whether an IP address belongs to the public internet.
-
-    Args:
-        address: IPv4 or IPv6 address.
-
-    Returns:
-        False for loopback, private, link-local, multicast, reserved and translated addresses.
-    """
+    """Tells whether an IP address belongs to the public internet."""
     ip = ipaddress.ip_address(address.split("%")[0])
     ip = getattr(ip, "ipv4_mapped", None) or ip
     if any(ip in network for network in _SPECIAL):
@@ -58,18 +51,7 @@ def is_public(address: str) -> bool:
 
 
 def public_address(host: str, port: int) -> str:
-    """Looks a host up.
-
-    Args:
-        host: Host name or IP address.
-        port: Port that will be connected to.
-
-    Returns:
-        One of its addresses.
-
-    Raises:
-        RequestError: If there is none, or one of them is not public.
-    """
+    """Looks a host up."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -106,19 +88,7 @@ class _PinnedConnection(http.client.HTTPConnection):
 
 
 def fetch(url: str, max_bytes: int, seconds: float) -> bytes:
-    """Fetches an image.
-
-    Args:
-        url: An http or https address on the public internet, on its usual port.
-        max_bytes: Largest answer.
-        seconds: Time for everything.
-
-    Returns:
-        The bytes.
-
-    Raises:
-        RequestError: If the address is not allowed, or there is nothing to be had from it.
-    """
+    """Fetches an image."""
     end = time.monotonic() + seconds
     for _ in range(MAX_REDIRECTS + 1):
         data, location = _get(url, max_bytes, end)

@@ -26,12 +26,7 @@ class RowsLayer(DynamicLayer):
         self._num_rows = self._start = self._end = 0
 
     def add_rows(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Appends rows, (new rows, heads, tokens, head dim); the shorter side is padded with zeros on its left.
-
-        Args:
-            keys: Their keys.
-            values: Their values.
-        """
+        """Appends rows, (new rows, heads, tokens, head dim); the shorter side is padded with zeros on its left."""
         new, length = keys.shape[0], keys.shape[-2]
         longest = max(length, self._end - self._start)
         if not self._buffers or self._num_rows + new > self._buffers[0].shape[0] or self._end < longest:
@@ -58,12 +53,7 @@ class RowsLayer(DynamicLayer):
         return self.keys, self.values
 
     def keep(self, rows: Sequence[int], start: int) -> None:
-        """Drops rows, and tokens at the left of all that stay.
-
-        Args:
-            rows: The row that comes to each place, its own or a later one that is at no place of its own.
-            start: How many tokens to drop.
-        """
+        """Drops rows, and tokens at the left of all that stay."""
         self._start += start
         for place, row in enumerate(rows):
             if place != row:

@@ -113,17 +113,7 @@ def _progress(entry: Any) -> tuple[int, bool]:
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """Reads a request's body.
-
-    Args:
-        body: JSON.
-
-    Returns:
-        The request.
-
-    Raises:
-        RequestError: If it is not what the server understands; the message names the first field that is wrong.
-    """
+    """Reads a request's body."""
     check_number_of_values(body)
     try:
         return ChatRequest.model_validate_json(body)

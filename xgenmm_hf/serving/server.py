@@ -23,18 +23,7 @@ def is_loopback(host: str) -> bool:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Opens the socket to listen on.
-
-    Args:
-        host: Address or name of an interface.
-        port: Port; 0: any free one.
-
-    Returns:
-        The socket.
-
-    Raises:
-        ValueError: If the address or the port cannot be had.
-    """
+    """Opens the socket to listen on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -52,20 +41,7 @@ def serve(
     access_log: bool = False,
     on_ready: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Serves until the process is told to stop (SIGINT or SIGTERM); running requests are then finished first.
-
-    Args:
-        loaded: Model and processor.
-        settings: Limits.
-        host: Address to listen on.
-        port: Port; 0: any free one.
-        access_log: Whether to log every request.
-        on_ready: Called with the address, once requests are taken.
-
-    Raises:
-        ValueError: If the address cannot be had.
-        RuntimeError: If the model failed so that the server cannot go on; start it again.
-    """
+    """Serves until the process is told to stop (SIGINT or SIGTERM); running requests are then finished first."""
     listener = open_socket(host, port)
     shown = f"[{host}]" if ":" in host else host
     local = is_loopback(host)
@@ -97,11 +73,7 @@ def serve(
 
 
 def limited_protocol(seconds: float) -> type[H11Protocol]:
-    """Returns an HTTP protocol that closes connections whose request line and headers do not come in time.
-
-    Args:
-        seconds: Time for them, from the connection's start or from the first byte of a further request.
-    """
+    """Returns an HTTP protocol that closes connections whose request line and headers do not come in time."""
 
     class LimitedProtocol(H11Protocol):
         _clock: asyncio.TimerHandle | None = None

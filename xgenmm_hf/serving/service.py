@@ -59,11 +59,7 @@ class Running:
         return self.job.input_ids.shape[1]
 
     async def pieces(self) -> AsyncIterator[Piece | Done]:
-        """Yields the answer up to its end; the job is cancelled when nobody listens any more.
-
-        Raises:
-            RequestError: If the answer fails, or the engine is stuck beyond the deadline.
-        """
+        """Yields the answer up to its end; the job is cancelled when nobody listens any more."""
         try:
             while True:
                 seconds = max(self.job.deadline + SLACK - time.monotonic(), 0.0)
@@ -114,41 +110,21 @@ class Service:
         self.engine.close(seconds)
 
     def enter(self) -> None:
-        """Counts a request in.
-
-        Raises:
-            RequestError: If as many are there as may be.
-        """
+        """Counts a request in."""
         if self._open >= self.settings.max_batch + self.settings.max_waiting:
             self.metrics.requests.labels("429").inc()
             raise RequestError(429, "Too many requests are waiting; try again.", code="queue_full", retry_after=1)
         self._open += 1
 
     def leave(self, status: int, started: float) -> None:
-        """Counts a request out.
-
-        Args:
-            status: Its HTTP status, or `CLIENT_LEFT`.
-            started: When it came, by `time.monotonic`.
-        """
+        """Counts a request out."""
         self._open -= 1
         self.metrics.requests.labels(str(status)).inc()
         if status < 400:
             self.metrics.seconds.observe(time.monotonic() - started)
 
     async def start(self, body: bytes, ticket: Ticket) -> Running:
-        """Starts answering a request.
-
-        Args:
-            body: Its JSON.
-            ticket: Its deadline, and whether its client is still there.
-
-        Returns:
-            The running answer.
-
-        Raises:
-            RequestError: If it cannot be answered.
-        """
+        """Starts answering a request."""
         request = await self._in_thread(self._preparers, ticket, self._check, body)
         fetched = await self._fetch(request, ticket)
         input_ids, images = await self._in_thread(self._preparers, ticket, self._prepare, request, fetched, ticket)

@@ -23,15 +23,7 @@ class AnswerText:
         self.stopped = False
 
     def feed(self, token: int, read: bool = True) -> str:
-        """Takes the next id.
-
-        Args:
-            token: The id.
-            read: Whether to decode it now; where nobody looks at the text before its end that is work for nothing.
-
-        Returns:
-            The text that cannot change any more, often none.
-        """
+        """Takes the next id."""
         self._ids.append(token)
         if not read:
             return ""

@@ -29,11 +29,7 @@ class Ticket:
         return max(self.deadline - time.monotonic(), 0.0)
 
     def check(self) -> None:
-        """Ends the work of a request that is over.
-
-        Raises:
-            RequestError: If the client has left or the deadline has passed.
-        """
+        """Ends the work of a request that is over."""
         if self.cancelled:
             raise RequestError(CLIENT_LEFT, "The client has left.")
         if self.left == 0:

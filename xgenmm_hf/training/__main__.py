@@ -31,11 +31,7 @@ def show_messages() -> None:
 
 
 def check_libraries() -> None:
-    """Checks that the training libraries are installed, before one of them fails to be imported.
-
-    Raises:
-        ValueError: With the command that installs them.
-    """
+    """Checks that the training libraries are installed, before one of them fails to be imported."""
     import importlib.util
 
     missing = [name for name in ("trl", "peft", "datasets", "accelerate") if importlib.util.find_spec(name) is None]
@@ -45,11 +41,7 @@ def check_libraries() -> None:
 
 @friendly_errors
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a stage with the process's arguments.
-
-    Args:
-        arguments: The stage and its options; default: the process's.
-    """
+    """Runs a stage with the process's arguments."""
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] not in STAGES:
         raise ValueError(f"Name a stage first: {', '.join(STAGES)}.")

@@ -30,20 +30,7 @@ def answer_prompts(
     change: Callable[[Any], Any] | None = None,
     **options: Any,
 ) -> list[str]:
-    """Answers prompts greedily; the model is in the mode afterwards that it was in before.
-
-    Args:
-        model: The model.
-        processor: Its processor.
-        prompts: Rendered prompts; each image is one `<image>`.
-        images: Their images, in order.
-        max_new_tokens: Most tokens of an answer; the context may leave fewer.
-        change: Changes what the processor returned, before it goes to the model.
-        **options: Further options of `generate`.
-
-    Returns:
-        The answers without control tokens.
-    """
+    """Answers prompts greedily; the model is in the mode afterwards that it was in before."""
     options_of_batch = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
     inputs = processor(text=list(prompts), images=list(images) or None, **options_of_batch)
     inputs = change(inputs) if change else inputs
@@ -104,14 +91,7 @@ class EvaluationAnswers:
         self.max_new_tokens = min(max(lengths) + SPARE_TOKENS, MOST_TOKENS)
 
     def answer(self, trainer: Any) -> dict[str, float]:
-        """Answers the rows, on every rank its share, and logs the table on the main process.
-
-        Args:
-            trainer: The trainer whose model answers.
-
-        Returns:
-            `eval_exact_match`, the share of answers that are the reference, on every rank.
-        """
+        """Answers the rows, on every rank its share, and logs the table on the main process."""
         accelerator = trainer.accelerator
         # Where ranks hold pieces of the parameters all must run every step; the rows are few.
         sharded = trainer.is_sharded()
@@ -143,14 +123,7 @@ class EvaluationAnswers:
 
 
 def question_of(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Cuts a conversation before its last answer; None for a row without a question or an answer.
-
-    Args:
-        row: A row with PIL images.
-
-    Returns:
-        Its `id`, `prompt` (messages), `images` of the prompt, `question` (the last one's text) and `reference`.
-    """
+    """Cuts a conversation before its last answer; None for a row without a question or an answer."""
     messages = list(row.get("messages") or [*(row.get("prompt") or []), *(row.get("completion") or [])])
     places = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     if not places or places[-1] == 0:
@@ -169,12 +142,7 @@ def question_of(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def log_table(trainer: Any, table: Sequence[Mapping[str, Any]]) -> None:
-    """Writes answers into the output folder and to the trackers that the run reports to.
-
-    Args:
-        trainer: The trainer.
-        table: Rows with `id`, `question`, `reference`, `answer`, `right` and `images`.
-    """
+    """Writes answers into the output folder and to the trackers that the run reports to."""
     step = trainer.state.global_step
     columns = ("id", "question", "reference", "answer", "right")
     lines = [json.dumps({name: row[name] for name in columns}, ensure_ascii=False) for row in table]

@@ -72,11 +72,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        """Checks the values.
-
-        Raises:
-            ValueError: With the option and what it takes.
-        """
+        """Checks the values."""
         if not 0 <= self.max_dropped <= 1:
             raise ValueError(f"max_dropped is {self.max_dropped}; it is a share between 0 and 1.")
         if self.eval_generate < 0:
@@ -193,18 +189,7 @@ class RecipeParser(TrlParser):
 
 
 def parse_recipe(stage: str, arguments: Sequence[str]) -> Recipe:
-    """Reads the options of a run.
-
-    Args:
-        stage: "pretrain", "sft", "dpo" or "safety".
-        arguments: The command line: `--config NAME` and overrides.
-
-    Returns:
-        The options.
-
-    Raises:
-        ValueError: If the stage, the file or an option is wrong, or an option would do nothing.
-    """
+    """Reads the options of a run."""
     parser = RecipeParser(stage)
     path, overrides = split_config(arguments)
     config = read_recipe(path) if path else {}
@@ -224,17 +209,7 @@ def parse_recipe(stage: str, arguments: Sequence[str]) -> Recipe:
 
 
 def paths_beside(path: Path | None, config: dict[str, Any], named: Sequence[str]) -> list[str]:
-    """Returns the options that make a recipe's relative paths relative to its file; a shipped one has none.
-
-    Args:
-        path: The recipe's file.
-        config: The recipe.
-        named: Options that the command line names; they stay.
-
-    Returns:
-        Words for the command line. The output folder may not exist yet; what else has nothing beside the recipe stays
-        as it is, a repository's name for example.
-    """
+    """Returns the options that make a recipe's relative paths relative to its file; a shipped one has none."""
     if path is None or recipes.RECIPES in path.resolve().parents:
         return []
     words = []
@@ -248,19 +223,7 @@ def paths_beside(path: Path | None, config: dict[str, Any], named: Sequence[str]
 
 
 def build_arguments(parser: RecipeParser, path: Path | None, overrides: list[str]) -> tuple[Any, ...]:
-    """Runs TRL's parser over file and command line.
-
-    Args:
-        parser: The parser of a stage.
-        path: The recipe.
-        overrides: The command line without it.
-
-    Returns:
-        One object for each of the parser's classes.
-
-    Raises:
-        ValueError: If TRL or Transformers refuse an option.
-    """
+    """Runs TRL's parser over file and command line."""
     given = [] if path is None else ["--config", str(path)]
     try:
         return parser.parse_args_and_config([*given, *overrides])
@@ -274,17 +237,7 @@ def build_arguments(parser: RecipeParser, path: Path | None, overrides: list[str
 
 
 def split_config(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Takes `--config NAME` or `--config=NAME` out of a command line.
-
-    Args:
-        arguments: The command line.
-
-    Returns:
-        The recipe's path, or None, and the other arguments.
-
-    Raises:
-        ValueError: If the name is missing, given twice, or there is no such recipe.
-    """
+    """Takes `--config NAME` or `--config=NAME` out of a command line."""
     rest = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     if rest.count("--config") > 1:
         raise ValueError("--config is given twice; a run has one recipe.")
@@ -297,17 +250,7 @@ def split_config(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Reads a recipe's YAML.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its options.
-
-    Raises:
-        ValueError: If it is not a YAML mapping.
-    """
+    """Reads a recipe's YAML."""
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -318,16 +261,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def check_options(config: dict[str, Any], parser: RecipeParser, path: Path | None) -> None:
-    """Checks a recipe's names and numbers, which argparse takes as they are.
-
-    Args:
-        config: The recipe.
-        parser: The parser of its stage.
-        path: Its file, for the message.
-
-    Raises:
-        ValueError: With the first option that is unknown or of a wrong type.
-    """
+    """Checks a recipe's names and numbers, which argparse takes as they are."""
     for name, value in config.items():
         if name == "env":  # TRL's parser sets these in the environment
             continue
@@ -348,14 +282,7 @@ def named_in(overrides: Sequence[str], parser: RecipeParser) -> list[str]:
 
 
 def resume_choice(value: Any) -> str:
-    """Reads `resume_from_checkpoint`.
-
-    Args:
-        value: What the recipe or the command line says; None means the default, the last complete checkpoint.
-
-    Returns:
-        "auto" for the last complete checkpoint, "false" for a fresh start, or a checkpoint's path.
-    """
+    """Reads `resume_from_checkpoint`."""
     text = str(value).strip()
     if value is None or text.lower() in ("true", "auto", "last"):
         return LAST

@@ -41,15 +41,7 @@ class Unreadable:
 
 
 def read_images(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[Unreadable]]:
-    """Opens the images of rows.
-
-    Args:
-        rows: Training rows; `images` holds references `{"bytes", "path"}` or PIL images.
-
-    Returns:
-        Copies of the readable rows with RGB PIL images in `images`, and the rows that had to be left out. The
-        caller's rows stay as they are.
-    """
+    """Opens the images of rows."""
     readable: list[dict[str, Any]] = []
     unreadable: list[Unreadable] = []
     for row in rows:
@@ -63,17 +55,7 @@ def read_images(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]]
 
 
 def to_image(image: Any) -> Image.Image:
-    """Returns an image reference or a PIL image as an RGB PIL image.
-
-    Args:
-        image: `{"bytes", "path"}` or a PIL image.
-
-    Returns:
-        The decoded image.
-
-    Raises:
-        UnreadableImage: If it cannot be decoded, or is empty.
-    """
+    """Returns an image reference or a PIL image as an RGB PIL image."""
     image = open_image(image)
     if image.width == 0 or image.height == 0:
         raise UnreadableImage(f"An image is {image.width} x {image.height} pixels: it must not be empty.")
@@ -81,16 +63,7 @@ def to_image(image: Any) -> Image.Image:
 
 
 def image_lengths(processor: Any, row: Mapping[str, Any], image_aspect_ratio: str | None = None) -> list[int]:
-    """Counts the tokens of a row's images.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        row: A row with PIL images.
-        image_aspect_ratio: Mode of the image processor; default: its own.
-
-    Returns:
-        Tokens of each image.
-    """
+    """Counts the tokens of a row's images."""
     sizes = [(image.height, image.width) for image in row["images"]]
     return [tokens for _, tokens in count_tiles_and_tokens(processor, sizes, image_aspect_ratio)]
 
@@ -98,16 +71,7 @@ def image_lengths(processor: Any, row: Mapping[str, Any], image_aspect_ratio: st
 def image_inputs(
     processor: Any, images: Sequence[Image.Image], image_aspect_ratio: str | None = None
 ) -> dict[str, torch.Tensor]:
-    """Cuts a batch's images into tiles.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        images: All images of the batch, in the order of the rows.
-        image_aspect_ratio: Mode of the image processor; default: its own.
-
-    Returns:
-        `pixel_values`, `image_sizes` and `image_num_tiles`; nothing where there is no picture.
-    """
+    """Cuts a batch's images into tiles."""
     if not images:
         return {}
     return dict(processor.image_processor(list(images), image_aspect_ratio=image_aspect_ratio, return_tensors="pt"))
@@ -116,17 +80,7 @@ def image_inputs(
 def pad_rows(
     input_ids: Sequence[np.ndarray], labels: Sequence[np.ndarray], pad_token_id: int, multiple: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Pads rows on the right to a common length.
-
-    Args:
-        input_ids: Token ids of each row, (L,).
-        labels: Targets of each row, (L,).
-        pad_token_id: Id to pad with.
-        multiple: The length becomes a multiple of this number.
-
-    Returns:
-        `input_ids`, `attention_mask` and `labels`, (B, longest L).
-    """
+    """Pads rows on the right to a common length."""
     length = round_up(max(len(row) for row in input_ids), multiple)
     shape = (len(input_ids), length)
     ids, targets = np.full(shape, pad_token_id, dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)
@@ -144,13 +98,6 @@ def empty_batch(pad_token_id: int, multiple: int | None = None) -> dict[str, tor
     """Returns the batch of a step in which every row was unreadable, so that all ranks still run the model.
 
     Its one row of padding is attended to, as attention over nothing gives no numbers.
-
-    Args:
-        pad_token_id: Id to pad with.
-        multiple: The length becomes a multiple of this number.
-
-    Returns:
-        `input_ids`, `attention_mask` and `labels` without a target, (1, L).
     """
     row = np.full(round_up(EMPTY_LENGTH, multiple), pad_token_id, dtype=np.int64)
     return pad_rows([row], [np.full_like(row, IGNORE_INDEX)], pad_token_id)
@@ -162,16 +109,7 @@ def round_up(length: int, multiple: int | None) -> int:
 
 
 def check_options(max_length: int | None, pad_to_multiple_of: int | None, image_aspect_ratio: str | None) -> None:
-    """Checks what every collator is given.
-
-    Args:
-        max_length: Tokens of a row that are kept; None: all.
-        pad_to_multiple_of: Length of a batch in multiples of this number; None: any.
-        image_aspect_ratio: Mode of the image processor; None: its own.
-
-    Raises:
-        ValueError: If one of them is out of range.
-    """
+    """Checks what every collator is given."""
     if max_length is not None and max_length < 1:
         raise ValueError(f"max_length is {max_length}; give the number of tokens to keep, or None for all.")
     if pad_to_multiple_of is not None and pad_to_multiple_of < 1:
@@ -182,17 +120,7 @@ def check_options(max_length: int | None, pad_to_multiple_of: int | None, image_
 
 
 def pad_token_id(processor: Any) -> int:
-    """Returns the id to pad with.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-
-    Returns:
-        The tokenizer's padding id.
-
-    Raises:
-        ValueError: If it has none.
-    """
+    """Returns the id to pad with."""
     if processor.tokenizer.pad_token_id is None:
         raise ValueError('The tokenizer has no padding token; set processor.tokenizer.pad_token = "<|endoftext|>".')
     return int(processor.tokenizer.pad_token_id)
@@ -206,19 +134,7 @@ def make_batch(
     pad_to_multiple_of: int | None = None,
     image_aspect_ratio: str | None = None,
 ) -> dict[str, Any]:
-    """Puts encoded rows and their images into a batch.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        rows: The rows with PIL images.
-        encoded: The same rows encoded and cut; images that were cut off are left out of the batch.
-        unreadable: Rows that had to be left out.
-        pad_to_multiple_of: The length becomes a multiple of this number.
-        image_aspect_ratio: Mode of the image processor; default: its own.
-
-    Returns:
-        The batch; `empty_batch` where no row is left.
-    """
+    """Puts encoded rows and their images into a batch."""
     notes = {"row_ids": [row_name(row) for row in rows], "unreadable": [str(row) for row in unreadable]}
     pad_id = pad_token_id(processor)
     if not rows:

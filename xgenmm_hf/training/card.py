@@ -19,15 +19,7 @@ TITLES = {
 
 
 def write_card(trainer: Any, recipe: Recipe, counts: dict[str, int], metrics: dict[str, float], notes: str) -> None:
-    """Writes `README.md` into a run's folder, on the main process.
-
-    Args:
-        trainer: The trainer, after training.
-        recipe: The run's options.
-        counts: Training rows by source; empty for a stream.
-        metrics: What training and evaluation measured.
-        notes: A sentence about rows that were left out.
-    """
+    """Writes `README.md` into a run's folder, on the main process."""
     if not trainer.is_world_process_zero():
         return
     base, folder = recipe.base, Path(recipe.training.output_dir)
@@ -58,14 +50,7 @@ def write_card(trainer: Any, recipe: Recipe, counts: dict[str, int], metrics: di
 
 
 def write_merged_card(recipe: Recipe, folder: Path, draft: Path, config: Any) -> None:
-    """Writes the run's card for its merged model: the same, except that it is used as a whole model.
-
-    Args:
-        recipe: The run's options.
-        folder: Where the merged model will be.
-        draft: Where it is being written.
-        config: The model's config.
-    """
+    """Writes the run's card for its merged model: the same, except that it is used as a whole model."""
     card = read_card(Path(recipe.training.output_dir) / "README.md")
     if card is None:
         return

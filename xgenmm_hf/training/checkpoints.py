@@ -94,14 +94,7 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def last_complete(run: str | Path) -> Path | None:
-    """Finds the last complete checkpoint of a run.
-
-    Args:
-        run: The run's output folder.
-
-    Returns:
-        The checkpoint's folder, or None.
-    """
+    """Finds the last complete checkpoint of a run."""
     folders = list_checkpoints(Path(run))
     complete = [step for step, path in folders.items() if is_complete(path)]
     passed_over = [path.name for step, path in sorted(folders.items()) if not complete or step > max(complete)]
@@ -111,12 +104,7 @@ def last_complete(run: str | Path) -> Path | None:
 
 
 def mark_complete(checkpoint: Path, facts: dict[str, Any]) -> None:
-    """Writes the marker, in one step: it is there whole or not at all.
-
-    Args:
-        checkpoint: A folder in which every rank has finished writing.
-        facts: What the run was, see `run_facts`.
-    """
+    """Writes the marker, in one step: it is there whole or not at all."""
     write_json(checkpoint / MARKER, facts)
 
 
@@ -127,13 +115,7 @@ def discard(checkpoint: Path) -> None:
 
 
 def rotate(run: Path, limit: int | None, best: str | None = None) -> None:
-    """Removes old checkpoints; the last complete and the best one stay.
-
-    Args:
-        run: The run's output folder.
-        limit: How many to keep, `save_total_limit`; None keeps all.
-        best: The best checkpoint's path, where there is one.
-    """
+    """Removes old checkpoints; the last complete and the best one stay."""
     if not limit or limit < 1:
         return
     folders = [path for _, path in sorted(list_checkpoints(run).items())]
@@ -147,14 +129,7 @@ def rotate(run: Path, limit: int | None, best: str | None = None) -> None:
 
 
 def run_facts(recipe: Recipe) -> dict[str, Any]:
-    """Returns what decides a run's rows, losses and steps, to be compared when it is resumed.
-
-    Args:
-        recipe: The run's options.
-
-    Returns:
-        Plain values by name.
-    """
+    """Returns what decides a run's rows, losses and steps, to be compared when it is resumed."""
     parts = {
         "data": (recipe.data, _DATA_FIELDS),
         "modules": (recipe.modules, _MODULE_FIELDS),
@@ -168,17 +143,7 @@ def run_facts(recipe: Recipe) -> dict[str, Any]:
 
 
 def checkpoint_to_resume(recipe: Recipe) -> str | None:
-    """Decides where a run starts.
-
-    Args:
-        recipe: The run's options; `resume_from_checkpoint` is `auto` (the default), `false`, or a path.
-
-    Returns:
-        The checkpoint's path, or None for a fresh start.
-
-    Raises:
-        ValueError: If there is no such checkpoint, it is half-written, or its run had other settings.
-    """
+    """Decides where a run starts."""
     choice = resume_choice(recipe.training.resume_from_checkpoint)
     if choice == FRESH:
         return None
@@ -198,15 +163,7 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
 
 
 def differences(checkpoint: Path, facts: dict[str, Any]) -> list[str]:
-    """Compares a checkpoint's marker with a run's facts.
-
-    Args:
-        checkpoint: A complete checkpoint.
-        facts: What `run_facts` returned.
-
-    Returns:
-        One phrase for each fact that differs.
-    """
+    """Compares a checkpoint's marker with a run's facts."""
     written = read_json(checkpoint / MARKER)
     return [
         f"{name} {written[name]}, now {now}" for name, now in facts.items() if name in written and written[name] != now
@@ -220,19 +177,7 @@ def finished_steps(run: str | Path) -> int | None:
 
 
 def check_not_finished(run: str | Path, steps: int, resumed: str | None) -> bool:
-    """Tells whether a run has already finished, so that nothing is overwritten.
-
-    Args:
-        run: The run's output folder.
-        steps: Steps that the run is to have.
-        resumed: The checkpoint that it would resume from; None for a start from the beginning.
-
-    Returns:
-        Whether training is still to be done.
-
-    Raises:
-        ValueError: If the folder holds a finished shorter run without a checkpoint to resume from.
-    """
+    """Tells whether a run has already finished, so that nothing is overwritten."""
     done = finished_steps(run)
     if done is None:
         return True

@@ -40,17 +40,7 @@ class RowCollator:
         self.image_aspect_ratio = image_aspect_ratio
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Makes a batch.
-
-        Args:
-            rows: Training rows.
-
-        Returns:
-            The batch.
-
-        Raises:
-            ValueError: If a row does not hold what this collator takes.
-        """
+        """Makes a batch."""
         readable, unreadable = read_images(rows)
         encoded = [
             self.encode(row, image_lengths(self.processor, row, self.image_aspect_ratio)).cut(self.max_length)
@@ -60,15 +50,7 @@ class RowCollator:
         return make_batch(self.processor, readable, encoded, unreadable, *options)
 
     def encode(self, row: Mapping[str, Any], lengths: list[int]) -> EncodedRow:
-        """Encodes a row whole.
-
-        Args:
-            row: A training row.
-            lengths: Tokens of each of its images.
-
-        Returns:
-            Its ids and targets.
-        """
+        """Encodes a row whole."""
         raise NotImplementedError
 
 

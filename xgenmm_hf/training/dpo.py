@@ -189,28 +189,13 @@ def has_images(dataset: Any) -> bool:
 
 
 def part_of(model: Any, name: str) -> nn.Module:
-    """Returns the vision tower or the resampler of a model.
-
-    Args:
-        model: An `XGenMMForConditionalGeneration`, or a `PeftModel` of one.
-        name: `"vision_tower"` or `"resampler"`.
-
-    Returns:
-        The module.
-    """
+    """Returns the vision tower or the resampler of a model."""
     base = model.get_base_model() if is_peft_model(model) else model
     return getattr(base.model, name)
 
 
 def is_fixed(module: nn.Module) -> bool:
-    """Tells whether a module's output is the same in policy and reference.
-
-    Args:
-        module: The vision tower or the resampler of the policy.
-
-    Returns:
-        Whether nothing in it trains and no adapter, which the reference switches off, sits in it.
-    """
+    """Tells whether a module's output is the same in policy and reference."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import AuxiliaryTrainingWrapper
 
@@ -220,15 +205,7 @@ def is_fixed(module: nn.Module) -> bool:
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:
-    """Tells whether two modules hold equal tensors; either may be sharded.
-
-    Args:
-        first: A module.
-        second: Another one.
-
-    Returns:
-        Whether names, types and values agree.
-    """
+    """Tells whether two modules hold equal tensors; either may be sharded."""
     left, right = ({name: whole(value) for name, value in part.state_dict().items()} for part in (first, second))
     return left.keys() == right.keys() and all(
         value.dtype == right[name].dtype and torch.equal(value, right[name].to(value.device))
@@ -245,13 +222,6 @@ def as_forward_method(model: nn.Module, name: str) -> Any:
     """Returns a method of a model that may be called like its forward.
 
     FSDP2 gathers a model's weights around `forward` alone unless other methods are registered.
-
-    Args:
-        model: The model that FSDP2 may have sharded.
-        name: Name of the method.
-
-    Returns:
-        The bound method.
     """
     from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 

@@ -40,14 +40,7 @@ class TrainingStopped(RuntimeError):
 
 
 def take_notes(batch: dict[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Separates a batch from what the collator notes beside it.
-
-    Args:
-        batch: A collator's batch; it stays as it is.
-
-    Returns:
-        The batch for the model, the ids of its rows, and one sentence for each dropped row.
-    """
+    """Separates a batch from what the collator notes beside it."""
     inputs = {name: value for name, value in batch.items() if name not in NOTES}
     return inputs, list(batch.get("row_ids") or []), list(batch.get("unreadable") or [])
 
@@ -127,19 +120,7 @@ class GuardedTrainerMixin:
         return result
 
     def _count_rows(self, num_readable: int, unreadable: list[str], with_images: bool) -> bool:
-        """Counts a batch's rows over all ranks, reports each dropped one once, and judges their share.
-
-        Args:
-            num_readable: Rows of this rank's batch.
-            unreadable: A sentence for each row that was dropped from it.
-            with_images: Whether it holds images.
-
-        Returns:
-            Whether the batch of any rank holds images.
-
-        Raises:
-            TrainingStopped: If the share is too high.
-        """
+        """Counts a batch's rows over all ranks, reports each dropped one once, and judges their share."""
         for sentence in unreadable:
             if sentence not in self._reported:
                 self._reported.add(sentence)
@@ -197,11 +178,7 @@ class GuardedTrainerMixin:
                 logger.log(logging.WARNING if self.num_dropped else logging.INFO, self.describe_dropped())
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Saves a checkpoint, marks it complete when every rank is done, and only then removes old ones.
-
-        Raises:
-            TrainingStopped: If the disk takes no more; the sentence names the checkpoint that is still good.
-        """
+        """Saves a checkpoint, marks it complete when every rank is done, and only then removes old ones."""
         run = Path(self._get_output_dir(trial=trial))
         folder = run / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.exists():
@@ -220,13 +197,7 @@ class GuardedTrainerMixin:
 
 
 def split_groups(optimizer: Any, names: Mapping[Any, str], rates: Mapping[str, float]) -> None:
-    """Gives parts of the model learning rates of their own.
-
-    Args:
-        optimizer: A fresh optimizer; its groups are replaced.
-        names: Each parameter's name.
-        rates: Learning rates by part, see `modules.PARTS`.
-    """
+    """Gives parts of the model learning rates of their own."""
     groups = []
     for group in optimizer.param_groups:
         by_rate: dict[float, list[Any]] = {}

@@ -126,16 +126,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 
 def check_effective(stage: str, given: Iterable[str], values: Values) -> None:
-    """Refuses options that would do nothing.
-
-    Args:
-        stage: "pretrain", "sft", "dpo" or "safety".
-        given: Names of the options that the recipe and the command line set.
-        values: All options of the run.
-
-    Raises:
-        ValueError: With the first such option and what to do instead.
-    """
+    """Refuses options that would do nothing."""
     given = list(given)
     for name in given:
         for rule in RULES.get(name, ()):

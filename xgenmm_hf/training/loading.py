@@ -20,18 +20,7 @@ from xgenmm_hf.training.modules import check_quantised, quantization_config
 
 
 def load_for_training(recipe: Recipe, quantised: bool = True) -> tuple[Any, Any]:
-    """Loads the model and the processor of a run.
-
-    Args:
-        recipe: Its options.
-        quantised: Whether `load_in_4bit` and `load_in_8bit` count; an adapter is merged in full precision.
-
-    Returns:
-        The model, on the CPU unless it is quantised, and the processor.
-
-    Raises:
-        ValueError: If the checkpoint is missing, of another kind, or incomplete.
-    """
+    """Loads the model and the processor of a run."""
     source = checked_source(recipe.base)
     set_seed(recipe.training.seed)
     where = hub_options(recipe, source)
@@ -67,16 +56,7 @@ def load_for_training(recipe: Recipe, quantised: bool = True) -> tuple[Any, Any]
 
 
 def load_processor(source: str, config: XGenMMConfig, where: dict[str, Any]) -> XGenMMProcessor:
-    """Loads a processor that cuts images as a stage does.
-
-    Args:
-        source: Folder or repository.
-        config: What `config_of` returned.
-        where: Options of the Hub.
-
-    Returns:
-        The processor.
-    """
+    """Loads a processor that cuts images as a stage does."""
     processor = XGenMMProcessor.from_pretrained(source, **where)
     processor.image_processor.image_aspect_ratio = config.image_aspect_ratio
     processor.image_processor.anyres_grids = [list(grid) for grid in config.anyres_grids]
@@ -89,14 +69,7 @@ def hub_options(recipe: Recipe, source: str) -> dict[str, Any]:
 
 
 def checked_source(name: str) -> str:
-    """Returns the folder or repository of a model to train.
-
-    Args:
-        name: `model_name_or_path`; an adapter's folder stands for its base model.
-
-    Raises:
-        ValueError: If it is no checkpoint, or one in the original layout.
-    """
+    """Returns the folder or repository of a model to train."""
     source = resolve_model(adapter_base(name) or name)
     if is_local(source):
         check_files(Path(source))
@@ -107,15 +80,6 @@ def with_merged_base(recipe: Recipe) -> Recipe:
     """Merges the adapter that a run starts from into its base model, saved in the run's folder.
 
     A new adapter, a quantised model and DPO's reference then start from weights that are on disk.
-
-    Args:
-        recipe: The run's options.
-
-    Returns:
-        The options with the merged folder as the model; as they were where the run starts from no adapter.
-
-    Raises:
-        ValueError: If the adapter or its base model cannot be loaded.
     """
     base = adapter_base(recipe.base)
     if base is None:
@@ -132,19 +96,7 @@ def with_merged_base(recipe: Recipe) -> Recipe:
 
 
 def config_of(recipe: Recipe, source: str, where: dict[str, Any]) -> XGenMMConfig:
-    """Reads a checkpoint's config, with the stage's way of showing images in it.
-
-    Args:
-        recipe: The run's options.
-        source: Folder or repository.
-        where: Options of the Hub.
-
-    Returns:
-        The config.
-
-    Raises:
-        ValueError: If the grids cannot be cut into tiles.
-    """
+    """Reads a checkpoint's config, with the stage's way of showing images in it."""
     config = XGenMMConfig.from_pretrained(source, **where)
     grids = recipe.data.grids(config.tile_size)
     changes = {

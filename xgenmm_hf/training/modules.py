@@ -45,22 +45,7 @@ def resolve_modules(
     within: str = "",
     only_one: bool = False,
 ) -> list[str]:
-    """Resolves the names that an option gives to modules of a model; every option with such names asks here.
-
-    Args:
-        model: The model.
-        wanted: Full names such as `model.resampler`, or their last parts such as `qkv_proj`.
-        option: The option's name, for messages.
-        kind: Class of the modules.
-        within: Regular expression that begins the full name of every module that may be named.
-        only_one: Whether each name must stand for one module.
-
-    Returns:
-        The modules' full names, in the model's order.
-
-    Raises:
-        ValueError: If a name fits no module, only modules that may not be named, or more than one where it must not.
-    """
+    """Resolves the names that an option gives to modules of a model; every option with such names asks here."""
     wanted = [wanted] if isinstance(wanted, str) else list(wanted)
     names = [name for name, module in model.named_modules() if isinstance(module, kind)]
     allowed = [name for name in names if re.match(within, name)]
@@ -81,13 +66,6 @@ def choose_trained(model: Any, modules: ModuleArguments) -> None:
     """Sets which parameters get gradients, without LoRA.
 
     A frozen vision tower also runs without autograd, see `XGenMMModel`.
-
-    Args:
-        model: An `XGenMMForConditionalGeneration`; changed in place.
-        modules: What trains.
-
-    Raises:
-        ValueError: If nothing is left to train.
     """
     model.requires_grad_(not modules.freeze_language_model)
     switches = {TOWER: ("unfreeze_vision", True), RESAMPLER: ("freeze_resampler", False)}
@@ -99,20 +77,7 @@ def choose_trained(model: Any, modules: ModuleArguments) -> None:
 
 
 def lora_config(model: Any, model_args: ModelConfig, modules: ModuleArguments) -> Any:
-    """Builds the adapter's config from TRL's options.
-
-    Args:
-        model: An `XGenMMForConditionalGeneration`.
-        model_args: TRL's model options (`use_peft`, `lora_r`, ...). `lora_target_modules` names linear layers of the
-            decoder's layers, such as `qkv_proj`; default: all of them.
-        modules: What trains besides.
-
-    Returns:
-        A PEFT config, or None without `use_peft`.
-
-    Raises:
-        ValueError: If PEFT is missing, or a name fits no module.
-    """
+    """Builds the adapter's config from TRL's options."""
     if not model_args.use_peft:
         return None
     if importlib.util.find_spec("peft") is None:
@@ -159,17 +124,7 @@ def linear_layers(model: nn.Module, within: str) -> list[str]:
 
 
 def quantization_config(model_args: ModelConfig) -> Any:
-    """Builds the config of a quantised language model; tower, resampler and head stay as they are.
-
-    Args:
-        model_args: TRL's model options (`load_in_4bit`, `load_in_8bit`, ...).
-
-    Returns:
-        A bitsandbytes config, or None.
-
-    Raises:
-        ValueError: If bitsandbytes is missing, or quantised weights were to train without LoRA.
-    """
+    """Builds the config of a quantised language model; tower, resampler and head stay as they are."""
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
         return None
     if not model_args.use_peft:
@@ -182,14 +137,7 @@ def quantization_config(model_args: ModelConfig) -> Any:
 
 
 def check_quantised(model: nn.Module) -> None:
-    """Checks that quantised loading replaced the linear layers of the decoder's layers, all of them and no others.
-
-    Args:
-        model: A model that was loaded with `quantization_config`.
-
-    Raises:
-        ValueError: If it replaced others: libraries read names in skip lists in ways of their own.
-    """
+    """Checks that quantised loading replaced the linear layers of the decoder's layers, all of them and no others."""
     from bitsandbytes import nn as quantised
 
     kinds = (quantised.Linear4bit, quantised.Linear8bitLt)
@@ -204,14 +152,7 @@ def check_quantised(model: nn.Module) -> None:
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Counts parameters by part.
-
-    Args:
-        model: The model, plain, sharded or with an adapter.
-
-    Returns:
-        Total and trained parameters of each part that has any, in the order of the data.
-    """
+    """Counts parameters by part."""
     counts = dict.fromkeys([*PARTS, OTHER], (0, 0))
     for name, parameter in model.named_parameters():
         if ".original_module." in name:  # the untrained twin of a module that PEFT saves whole
@@ -238,14 +179,7 @@ def number_of_values(parameter: torch.Tensor) -> int:
 
 
 def counts_table(counts: dict[str, tuple[int, int]]) -> str:
-    """Lays counts out as a table.
-
-    Args:
-        counts: What `count_parameters` returned.
-
-    Returns:
-        The lines.
-    """
+    """Lays counts out as a table."""
     table = Table("part", title="Parameters", title_justify="left")
     for column in ("total", "trained", "share"):
         table.add_column(column, justify="right")

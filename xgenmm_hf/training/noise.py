@@ -49,19 +49,6 @@ def noise_image(
     """Noises an image as a diffusion process does up to a step: sqrt(a) x + sqrt(1 - a) e, with e normal.
 
     Source: Ho et al. 2020 (arXiv 2006.11239), equation 4; a is `signal_left` at the step.
-
-    Args:
-        image: A PIL image, or pixel values in [-1, 1] of any shape.
-        step: Steps gone, counted from 0 (hardly any noise) to `num_steps` - 1.
-        num_steps: Steps of the whole process.
-        schedule: `"sigmoid"` or `"linear"`.
-        generator: Source of the noise, on the CPU; None: torch's own.
-
-    Returns:
-        The noised image, of the kind that was given; a PIL image is RGB and cut off at black and white.
-
-    Raises:
-        ValueError: If step or schedule is out of range.
     """
     if isinstance(image, Image.Image):
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).float() / 127.5 - 1
@@ -81,16 +68,6 @@ def signal_left(num_steps: int = STEPS_OF_SCHEDULES, schedule: str = "sigmoid") 
     Fewer steps than the schedules' 1000 noise more each, so that the whole process ends alike.
     Source: Ho et al. 2020 (arXiv 2006.11239), section 4, for linear betas from 1e-4 to 0.02; Visual Contrastive
     Decoding (arXiv 2311.16922) for betas from 1e-5 to 5e-3 along a sigmoid from -6 to 6.
-
-    Args:
-        num_steps: Steps of the whole process.
-        schedule: `"sigmoid"` or `"linear"`.
-
-    Returns:
-        Variances of the signal, (num_steps,), falling.
-
-    Raises:
-        ValueError: If the schedule is unknown, or has too few steps.
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule is {schedule!r}; it must be one of {', '.join(SCHEDULES)}.")
@@ -133,25 +110,6 @@ def add_noised_rejections(
 
     The answers are the most likely ones. They are a `datasets` map, cached like any other under the data, the model's
     weights and these arguments.
-
-    Args:
-        dataset: Preference rows (see `xgenmm_hf.data.rows`, or TRL's plain form).
-        model: The model that answers, an `XGenMMForConditionalGeneration`.
-        processor: Its processor.
-        step: Steps of noise; see `noise_image`.
-        num_steps: Steps of the whole process.
-        schedule: `"sigmoid"` or `"linear"`.
-        batch_size: Rows answered together.
-        max_new_tokens: Upper limit of an answer's length.
-        seed: Seed of the noise; an image's noise does not depend on the rows beside it.
-
-    Returns:
-        The rows and the added ones, whose ids end in `-noised`; and the counts. A row is passed over where the answer
-        is the chosen one or empty, where it has no image or one that cannot be read, and where its prompt fills the
-        model's context.
-
-    Raises:
-        ValueError: If an option is out of range, or the data is a stream.
     """
     if not isinstance(dataset, Dataset):
         raise ValueError(f"dataset is a {type(dataset).__name__}; answers are cached for a datasets.Dataset alone.")
@@ -206,15 +164,7 @@ class Answerer:
         return (hash_module(self.model), self.model.generation_config.to_dict(), options, prompts)
 
     def __call__(self, batch: Mapping[str, Sequence], indices: Sequence[int]) -> dict[str, list[str]]:
-        """Answers a batch.
-
-        Args:
-            batch: Columns of rows.
-            indices: The rows' places in the data set.
-
-        Returns:
-            An answer and an outcome a row.
-        """
+        """Answers a batch."""
         rows = [{name: batch[name][place] for name in batch} for place in range(len(indices))]
         found = [self._check(row) for row in rows]
         asked = [(row, index) for (row, outcome), index in zip(found, indices, strict=True) if outcome == "added"]
@@ -242,15 +192,7 @@ class Answerer:
         return readable[0], "added" if length < context else "too_long"
 
     def answer(self, rows: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[str]:
-        """Answers rows with images.
-
-        Args:
-            rows: Rows with PIL images.
-            indices: Their places in the data set, which decide about the noise.
-
-        Returns:
-            The answers without control tokens.
-        """
+        """Answers rows with images."""
         prompts = [render_pair(self.processor, row)[0] for row in rows]
         images = [image for row in rows for image in row["images"]]
         places = [
@@ -274,14 +216,7 @@ class Answerer:
 
 
 def as_rejection(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns a row and its answer from noised images into the added row.
-
-    Args:
-        row: A row with `noised_answer`.
-
-    Returns:
-        The fields that change: `rejected`, in the form that the row's own has, and `id`.
-    """
+    """Turns a row and its answer from noised images into the added row."""
     message = row["rejected"][-1]
     content = message["content"]
     if not isinstance(content, str):
@@ -295,14 +230,6 @@ def as_rejection(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_rows(dataset: Dataset, folder: str | Path) -> None:
-    """Saves rows; the folder appears whole or not at all.
-
-    Args:
-        dataset: The rows.
-        folder: A folder that does not exist yet or is empty.
-
-    Raises:
-        FileExistsError: If something is there.
-    """
+    """Saves rows; the folder appears whole or not at all."""
     with output_folder(folder) as unfinished:
         dataset.save_to_disk(str(unfinished))

@@ -55,14 +55,7 @@ class Plan:
 
 
 def plan_of(trainer: Any) -> Plan:
-    """Reads the plan off a trainer, as the Trainer itself counts.
-
-    Args:
-        trainer: A trainer, ready to train.
-
-    Returns:
-        The plan.
-    """
+    """Reads the plan off a trainer, as the Trainer itself counts."""
     args = trainer.args
     rows = trainer.train_dataset
     num_rows = len(rows) if hasattr(rows, "__len__") else None

@@ -75,19 +75,7 @@ class PreferenceCollator:
         self.pad_token_id = pad_token_id(processor)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Makes a batch.
-
-        Args:
-            rows: B preference rows; with `ref_chosen_logps` and `ref_rejected_logps` where those were precomputed.
-
-        Returns:
-            `input_ids`, `attention_mask` and `completion_mask` (2B, L); with images `pixel_values`, `image_sizes`,
-            `image_num_tiles` of the B prompts, and `image_repeats` = 2, which tells the model that the second half of
-            the batch shows the same images; `row_ids` and `unreadable`.
-
-        Raises:
-            ValueError: If a row is no preference row.
-        """
+        """Makes a batch."""
         pairs: list[tuple[Tokens, Tokens]] = []
         kept: list[dict[str, Any]] = []
         dropped: list[Unreadable] = []
@@ -166,18 +154,7 @@ def with_image_list(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def render_pair(processor: Any, row: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Renders a preference row as TRL does; control tokens that its texts spell out are escaped.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        row: A preference row with a list of images.
-
-    Returns:
-        The prompt up to where an answer begins, and the two answers with what ends them.
-
-    Raises:
-        ValueError: If it is no preference row, or shows more or fewer images than it brings.
-    """
+    """Renders a preference row as TRL does; control tokens that its texts spell out are escaped."""
     from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
     for name in ("prompt", *SIDES):
@@ -206,13 +183,6 @@ def with_blank_image(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """Shows a blank tile after the first pair of a batch without images, where it changes no loss.
 
     Where ranks hold pieces of the parameters, each must run the tower and the resampler as often as the others.
-
-    Args:
-        batch: A batch of `PreferenceCollator` without images, (2B, L).
-        config: The model's config.
-
-    Returns:
-        The batch, longer by a tile's tokens.
     """
     device, half = batch["input_ids"].device, batch["input_ids"].shape[0] // len(SIDES)
     shape = (batch["input_ids"].shape[0], config.resampler_config.num_latents)

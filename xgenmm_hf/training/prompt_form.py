@@ -18,14 +18,7 @@ ROWS_LOOKED_AT = 1000
 
 
 def prompt_form_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
-    """Reads the prompt form off conversation rows.
-
-    Args:
-        rows: Rows with `messages`, or with `prompt` and `completion`.
-
-    Returns:
-        `suffix` and `system`, see the module.
-    """
+    """Reads the prompt form off conversation rows."""
     suffixes: Counter[str] = Counter()
     systems: Counter[str | None] = Counter()
     for row in rows:

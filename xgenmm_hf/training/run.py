@@ -81,20 +81,7 @@ def run_stage(stage: str, arguments: Sequence[str], make_optimizer: MakeOptimize
 
 
 def add_rejections(recipe: Recipe, model: Any, processor: Any, rows: Any) -> Any:
-    """Adds to preference rows what the model itself says to noised images, on the main process first.
-
-    Args:
-        recipe: The run's options.
-        model: The model before training.
-        processor: Its processor.
-        rows: Preference rows.
-
-    Returns:
-        The rows and the added ones.
-
-    Raises:
-        ValueError: If the rows are a stream.
-    """
+    """Adds to preference rows what the model itself says to noised images, on the main process first."""
     if not hasattr(rows, "__len__"):
         raise ValueError("noised_rejections answers all rows first: leave streaming out.")
     from xgenmm_hf.training.noise import add_noised_rejections
@@ -113,19 +100,7 @@ def build_trainer(
     eval_rows: Any = None,
     make_optimizer: MakeOptimizer | None = None,
 ) -> Any:
-    """Builds the trainer of a stage.
-
-    Args:
-        recipe: The run's options.
-        model: The model; its gradients are switched on and off here.
-        processor: Its processor.
-        train_rows: Rows of the stage's kind.
-        eval_rows: Likewise, or None.
-        make_optimizer: As for `run_stage`.
-
-    Returns:
-        A trainer, ready to train.
-    """
+    """Builds the trainer of a stage."""
     adapter = lora_config(model, recipe.model, recipe.modules)
     if adapter is None:
         choose_trained(model, recipe.modules)
@@ -171,14 +146,7 @@ def make_collator(recipe: Recipe, processor: Any) -> Any:
 
 
 def save_run(trainer: Any, recipe: Recipe, train_rows: Any, metrics: dict[str, float]) -> None:
-    """Saves the trained checkpoint with its processor, remote code, prompt form, metrics and card.
-
-    Args:
-        trainer: The trainer, after training.
-        recipe: The run's options.
-        train_rows: Training rows.
-        metrics: What training and evaluation measured.
-    """
+    """Saves the trained checkpoint with its processor, remote code, prompt form, metrics and card."""
     output = Path(recipe.training.output_dir)
     if trainer.is_fsdp_enabled:
         # Shards are for resuming; what others load is one set of weights.
@@ -204,10 +172,6 @@ def save_merged(recipe: Recipe, folder: Path) -> None:
     """Adds a trained adapter to its base model and saves the sum with the run's other files.
 
     The base is loaded again: weights that were quantised for training are merged in full precision.
-
-    Args:
-        recipe: The run's options.
-        folder: Where the merged checkpoint goes; one that is there is replaced.
     """
     base, processor = load_for_training(recipe, quantised=False)
     with replacing_folder(folder) as draft:

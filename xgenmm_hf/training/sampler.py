@@ -124,19 +124,7 @@ class EpochOfSampler(TrainerCallback):
 
 
 def make_train_sampler(dataset: Any, batch_size: int, seed: int) -> ModalityLengthSampler | None:
-    """Makes the sampler of a dataset that `add_lengths` measured.
-
-    Args:
-        dataset: The training rows, with a length.
-        batch_size: Rows of a batch over all ranks; see `ModalityLengthSampler`.
-        seed: Decides the order, together with the epoch.
-
-    Returns:
-        The sampler, or None for a streamed dataset, whose order is its own.
-
-    Raises:
-        ValueError: If the columns are missing.
-    """
+    """Makes the sampler of a dataset that `add_lengths` measured."""
     if not hasattr(dataset, "__len__"):
         return None
     columns = getattr(dataset, "column_names", ())

@@ -15,9 +15,6 @@ def gather_head_before_use(model: Any) -> None:
     accelerate avoids this for text models by putting the head into one group with the final norm, which it finds only
     as a direct child of the base model. Seen with accelerate 1.15 and TRL 1.16: on two ranks the head's gradient was
     off by half of its norm.
-
-    Args:
-        model: The model of a trainer, sharded now or later; it gets a hook.
     """
     base = model.get_base_model() if is_peft_model(model) else model
 
@@ -43,13 +40,6 @@ def add_blank_image(inputs: dict[str, torch.Tensor], config: Any) -> dict[str, t
 
     Where ranks hold pieces of the parameters, each must run the tower and the resampler as often as the others, or
     they wait for one another for ever.
-
-    Args:
-        inputs: A batch, (B, L).
-        config: The model's config.
-
-    Returns:
-        The batch with one row more, long enough for a tile's tokens; the loss stays what it was.
     """
     length = max(inputs["input_ids"].shape[1], config.resampler_config.num_latents + 1)
     pad = config.text_config.pad_token_id or 0

@@ -47,39 +47,14 @@ def load_rows(recipe: Recipe, processor: Any) -> tuple[Any, Any]:
 
 
 def measure_rows(recipe: Recipe, processor: Any, rows: Any) -> Any:
-    """Adds the lengths of a source's rows.
-
-    Args:
-        recipe: The run's options.
-        processor: The processor.
-        rows: A `datasets.Dataset`, before any of its rows are chosen: see `add_lengths`.
-
-    Returns:
-        The rows with their lengths.
-
-    Raises:
-        ValueError: If the rows are of a kind that the stage does not train on.
-    """
+    """Adds the lengths of a source's rows."""
     check_kind(recipe, recipe.data.mixture, rows)
     workers = recipe.training.dataset_num_proc
     return add_lengths(rows, processor, num_proc=workers, image_aspect_ratio=recipe.data.image_aspect_ratio)
 
 
 def open_rows(recipe: Recipe, name: str, streaming: bool, prepare: Prepare | None = None) -> Any:
-    """Opens one mixture or saved folder.
-
-    Args:
-        recipe: The run's options.
-        name: A mixture's path or shipped name, a file of one data set, or a folder that `Dataset.save_to_disk` wrote.
-        streaming: Whether rows are read as they are needed.
-        prepare: Called with the rows of each source before some are chosen; not for streams.
-
-    Returns:
-        The rows.
-
-    Raises:
-        ValueError: If there is nothing of that name, no row in it, or rows of another kind.
-    """
+    """Opens one mixture or saved folder."""
     import datasets
 
     from xgenmm_hf.data.loading import load_rows as load_rows_of
@@ -103,16 +78,7 @@ def open_rows(recipe: Recipe, name: str, streaming: bool, prepare: Prepare | Non
 
 
 def check_kind(recipe: Recipe, name: str | None, rows: Any) -> None:
-    """Checks that there are rows, of the kind that a stage trains on.
-
-    Args:
-        recipe: The run's options.
-        name: What they call the rows.
-        rows: The rows.
-
-    Raises:
-        ValueError: If there is no row, or rows are of another kind.
-    """
+    """Checks that there are rows, of the kind that a stage trains on."""
     first = next(iter(rows), None)
     if first is None:
         raise ValueError(f"{name} holds no row.")
@@ -122,18 +88,7 @@ def check_kind(recipe: Recipe, name: str | None, rows: Any) -> None:
 
 
 def mixture_path(recipe: Recipe, name: str | None) -> Path:
-    """Finds a mixture's file: as a path, beside the recipe, or among the shipped ones.
-
-    Args:
-        recipe: The run's options.
-        name: What they call it.
-
-    Returns:
-        Its path.
-
-    Raises:
-        ValueError: If none is named, or there is no such file.
-    """
+    """Finds a mixture's file: as a path, beside the recipe, or among the shipped ones."""
     if not name:
         raise ValueError(NO_DATA)
     return recipes.find(name, beside=recipe.path.parent if recipe.path else None)

@@ -30,29 +30,14 @@ def __getattr__(name: str) -> Any:
 
 
 def adapter_of(name: str) -> Adapter:
-    """Returns the adapter of a format.
-
-    Raises:
-        ValueError: If there is none of that name.
-    """
+    """Returns the adapter of a format."""
     if name not in ADAPTERS:
         raise ValueError(f"There is no data format {name!r}; there are {', '.join(ADAPTERS)}, or {AUTO}.")
     return ADAPTERS[name]
 
 
 def detect(record: Record, where: str) -> Adapter:
-    """Tells the format from a record.
-
-    Args:
-        record: A record of the file.
-        where: What to call the file.
-
-    Returns:
-        The adapter. "captions" only where nothing else matches, as other formats have captions too.
-
-    Raises:
-        ValueError: If no format matches, or several do.
-    """
+    """Tells the format from a record."""
     found = [adapter for adapter in ADAPTERS.values() if adapter.matches(record)]
     if len(found) > 1:
         found = [adapter for adapter in found if adapter.name != "captions"]
@@ -69,11 +54,7 @@ def detect(record: Record, where: str) -> Adapter:
 
 
 def check_options(adapter: Adapter, options: Iterable[str]) -> None:
-    """Checks that an adapter knows all options.
-
-    Raises:
-        ValueError: For the first that it does not know.
-    """
+    """Checks that an adapter knows all options."""
     for name in options:
         if name not in adapter.options:
             known = ", ".join(sorted(adapter.options)) or "none"

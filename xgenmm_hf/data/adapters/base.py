@@ -65,20 +65,7 @@ class Adapter:
 
 
 def images_of(record: Record, context: Context, names: Iterable[str] = IMAGE_FIELDS) -> list[ImageRef]:
-    """Reads the images of a record: from the first of some fields, or by its address.
-
-    Args:
-        record: The record.
-        context: Where it comes from; the option `image_column` names another field.
-        names: Fields that may hold images.
-
-    Returns:
-        References in order.
-
-    Raises:
-        RejectedRecord: If one of them is no image, or its path is refused.
-        SkippedRecord: If an image has an address and was not downloaded.
-    """
+    """Reads the images of a record: from the first of some fields, or by its address."""
     column = context.options.get("image_column") or first_field(record, names)
     if column is not None:
         return image_refs(record.get(column), context)
@@ -94,21 +81,7 @@ def images_of(record: Record, context: Context, names: Iterable[str] = IMAGE_FIE
 
 
 def image_refs(value: Any, context: Context) -> list[ImageRef]:
-    """Reads images.
-
-    Args:
-        value: None, a path, an address, encoded bytes, base64 (with or without `data:`), an array (H, W, C) of
-            0-255, an image in memory, a `{"bytes", "path"}` mapping, or a list of those. An empty string is no
-            image.
-        context: Resolves paths and addresses.
-
-    Returns:
-        References in order.
-
-    Raises:
-        RejectedRecord: If one of them is none of these, or its path is refused.
-        SkippedRecord: If an image has an address and was not downloaded.
-    """
+    """Reads images."""
     if value is None:
         return []
     if isinstance(value, (list, tuple)) and not (value and isinstance(value[0], list)):

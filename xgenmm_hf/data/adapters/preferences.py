@@ -76,14 +76,7 @@ def _answers(record: Record, id: str, context: Context) -> Iterator[Row]:
 
 
 def mean_rating(annotations: Any) -> float | None:
-    """Returns the mean of an answer's three ratings.
-
-    Args:
-        annotations: Aspect -> `{"Rating": "4", ...}`; ratings are strings or numbers, "N/A" where there is none.
-
-    Returns:
-        The mean, or None if a rating is missing or outside 0-5.
-    """
+    """Returns the mean of an answer's three ratings."""
     ratings = []
     for aspect in ASPECTS:
         value = annotations.get(aspect) if isinstance(annotations, Mapping) else None

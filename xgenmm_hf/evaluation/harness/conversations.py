@@ -98,20 +98,6 @@ def render(
     """Renders messages with the chat template, up to where the answer begins.
 
     Where a message's images stand before a text that marks as many places with `<image>`, they go to these places.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        messages: `{"role", "content"}`, the content a string or items `{"type": "text", "text"}` and `{"type":
-            "image", "image" | "url"}` with a PIL image or a path.
-        system: Text of a system turn, unless the messages begin with one.
-        image_end: What stands behind each `<image>`; the template's own is a line break.
-        opened: Whether images are opened.
-
-    Returns:
-        The conversation.
-
-    Raises:
-        ValueError: If an item is neither text nor image, or an image cannot be read.
     """
     from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN, escape_messages
 

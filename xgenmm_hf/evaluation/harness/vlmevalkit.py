@@ -109,13 +109,7 @@ def own_device(local_rank: int) -> str:
 
 
 def register(name: str, model_path: str = "", **options: Any) -> None:
-    """Makes a checkpoint known to VLMEvalKit.
-
-    Args:
-        name: What `--model` calls it.
-        model_path: Checkpoint folder or Hub repository.
-        **options: As in `XGenMMBatched`.
-    """
+    """Makes a checkpoint known to VLMEvalKit."""
     from vlmeval import vlm
     from vlmeval.config import supported_VLM
 

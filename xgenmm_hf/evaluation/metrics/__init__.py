@@ -42,20 +42,7 @@ class Metric(NamedTuple):
 
 
 def score(metric: str, samples: Sequence[Sample], answers: Sequence[str]) -> Scores:
-    """Rates answers.
-
-    Args:
-        metric: A name in `METRICS`.
-        samples: What was asked.
-        answers: One answer per sample.
-
-    Returns:
-        The measures of all samples, a score for each, and the measures of each category.
-
-    Raises:
-        ValueError: If there is no such metric, nothing to rate, an answer too few or too many, or a sample lacks what
-            the metric compares with.
-    """
+    """Rates answers."""
     chosen = METRICS.get(metric)
     if chosen is None:
         raise ValueError(f"There is no metric {metric!r}; there are {', '.join(METRICS)}.")

@@ -54,16 +54,6 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     Each annotator is left out once; with the others' answers the score is the share of three that match, at most 1;
     the accuracy is the mean of these scores. Texts are normalised only where the annotators differ: "Yes" is wrong
     where all said "yes".
-
-    Args:
-        answer: What was answered.
-        references: The annotators' answers, ten in the data sets.
-
-    Returns:
-        The accuracy, from 0 to 1.
-
-    Raises:
-        ValueError: If there are fewer than two references: nothing would be left without one.
     """
     said, truth = _on_one_line(answer), [_on_one_line(reference) for reference in references]
     if len(set(truth)) > 1:

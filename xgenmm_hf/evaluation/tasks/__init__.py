@@ -52,24 +52,7 @@ def load_task(
     split: str | None = None,
     limit: int | None = None,
 ) -> Task:
-    """Reads a task from local files.
-
-    Args:
-        kind: A name in `KINDS`.
-        files: The file or files.
-        images: Folder that relative paths of images start from, or a table from first components of paths to
-            folders; None: the folder of the first file.
-        name: What reports call the task; None: its kind.
-        metric: Another metric than the kind's, a name in `METRICS`.
-        split: Split of a file that holds several (Karpathy's captions).
-        limit: Read no further than to this number of samples; None: all.
-
-    Returns:
-        The task; rows that cannot be asked are its problems.
-
-    Raises:
-        ValueError: If there is no such kind or metric, or a file cannot be read as a whole.
-    """
+    """Reads a task from local files."""
     chosen = KINDS.get(kind)
     if chosen is None:
         raise ValueError(
