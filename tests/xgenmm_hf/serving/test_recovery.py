@@ -24,10 +24,11 @@ def test_a_fault_in_one_row_ends_that_row_alone(loaded, monkeypatch, caplog):
         engine._ends = frozenset()
         expected = ask(running)[1]["choices"]
         monkeypatch.setattr(engine_module.Sampler, "pick", lambda sampler, logits: 1 / 0)
-        engine._wake.acquire()  # so that both are read together
+        turn, both_wait = engine._turn, threading.Event()
+        engine._turn = lambda: both_wait.wait(60) and turn()  # so that both are read together
         both = [pool.submit(ask, running), pool.submit(ask, running, temperature=1.0)]
-        running.wait_until(lambda: running.service._open == 2)
-        engine._wake.release()
+        running.wait_until(lambda: engine.waiting == 2)
+        both_wait.set()
         plain, sampled = (one.result(60) for one in both)
         assert sampled[0] == 500
         assert plain[1]["choices"] == expected
