@@ -31,9 +31,10 @@ SETTINGS = (
 CARD = "README.md"
 _TOKENIZER = "tokenization_xgenmm.XGenMMTokenizer"
 # What `save_pretrained` writes into each file of a processor that was loaded with the code.
+_IMAGE_PROCESSOR_MAP = {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
 _PROCESSOR_MAPS = {
     "processor_config.json": {"AutoProcessor": AUTO_MAP["AutoProcessor"]},
-    "preprocessor_config.json": {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]},
+    "preprocessor_config.json": _IMAGE_PROCESSOR_MAP,
     "tokenizer_config.json": {"AutoProcessor": AUTO_MAP["AutoProcessor"], "AutoTokenizer": [_TOKENIZER, _TOKENIZER]},
 }
 
@@ -134,6 +135,8 @@ def with_base(contents: Contents, base: str) -> Contents:
 def _with_fields(file: Path, **fields: object) -> File:
     """Returns a JSON file, or a copy in which some fields differ."""
     present = read_json(file)
+    if isinstance(nested := present.get("image_processor"), dict):  # 5.x reads the map of the part that it builds
+        fields["image_processor"] = {**nested, "auto_map": _IMAGE_PROCESSOR_MAP}
     if all(present.get(name) == value for name, value in fields.items()):
         return File(file.name, file)
     return File(file.name, (json.dumps({**present, **fields}, indent=2, sort_keys=True) + "\n").encode())
