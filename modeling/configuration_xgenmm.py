@@ -66,6 +66,13 @@ class XGenMMResamplerConfig(PretrainedConfig):
             `text_projection` (the first release, r-v1).
         num_text_queries: Most tokens of the prompt that do.
         letterbox_mask: Whether patches of the black bars are hidden (all releases but the first).
+
+    Example:
+        ```python
+        >>> from xgenmm_hf import XGenMMResamplerConfig
+        >>> XGenMMResamplerConfig(num_latents=64).num_latents
+        64
+        ```
     """
 
     model_type = "xgenmm_resampler"
@@ -123,6 +130,14 @@ class XGenMMConfig(PretrainedConfig):
 
     Raises:
         ValueError: If a field is out of range or the parts do not fit each other.
+
+    Example:
+        ```python
+        >>> from xgenmm_hf import XGenMMConfig
+        >>> config = XGenMMConfig(resampler_config={"num_latents": 64}, text_config={"num_hidden_layers": 2})
+        >>> config.resampler_config.num_latents, config.text_config.model_type, config.vision_config.image_size
+        (64, 'phi3', 384)
+        ```
     """
 
     model_type = "xgenmm"

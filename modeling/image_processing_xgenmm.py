@@ -63,6 +63,15 @@ class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
 
     Raises:
         ValueError: If an option is out of range.
+
+    Example:
+        ```python
+        >>> from PIL import Image
+        >>> from xgenmm_hf import XGenMMImageProcessor
+        >>> tiles = XGenMMImageProcessor()(Image.new("RGB", (640, 480)), return_tensors="pt")
+        >>> tiles["pixel_values"].shape, tiles["image_sizes"], tiles["image_num_tiles"]
+        (torch.Size([5, 3, 384, 384]), tensor([[480, 640]]), tensor([5]))
+        ```
     """
 
     model_input_names = ["pixel_values", "image_sizes", "image_num_tiles"]

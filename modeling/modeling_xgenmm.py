@@ -84,6 +84,18 @@ class XGenMMModel(ImageReadingMixin, XGenMMPreTrainedModel):
 
     Args:
         config: The model's config.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from PIL import Image
+        >>> from xgenmm_hf import TINY_MODEL, XGenMMModel, XGenMMProcessor
+        >>> model = XGenMMModel.from_pretrained(TINY_MODEL, dtype=torch.float32)
+        >>> processor = XGenMMProcessor.from_pretrained(TINY_MODEL)
+        >>> inputs = processor(Image.new("RGB", (64, 64)), "<image>What is this?", return_tensors="pt")
+        >>> model(**inputs).last_hidden_state.shape[1:] == (inputs["input_ids"].shape[1], 128)
+        True
+        ```
     """
 
     _auto_class = "AutoModel"
@@ -200,6 +212,22 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
 
     Args:
         config: The model's config.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from PIL import Image
+        >>> from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
+        >>> model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32)
+        >>> processor = XGenMMProcessor.from_pretrained(TINY_MODEL)
+        >>> image = {"type": "image", "image": Image.new("RGB", (64, 64))}
+        >>> messages = [{"role": "user", "content": [image, {"type": "text", "text": "What is this?"}]}]
+        >>> options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        >>> inputs = processor.apply_chat_template(messages, **options)
+        >>> output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        >>> isinstance(processor.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True), str)
+        True
+        ```
     """
 
     _auto_class = "AutoModelForImageTextToText"

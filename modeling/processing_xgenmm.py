@@ -48,6 +48,16 @@ class XGenMMProcessor(ImageTextProcessorMixin):
 
     Raises:
         ValueError: If an option is out of range.
+
+    Example:
+        ```python
+        >>> from PIL import Image
+        >>> from xgenmm_hf import TINY_MODEL, XGenMMProcessor
+        >>> processor = XGenMMProcessor.from_pretrained(TINY_MODEL)  # 16 tokens per tile, tiles of 64 x 64 pixels
+        >>> inputs = processor(Image.new("RGB", (128, 64)), "<image>What is this?", return_tensors="pt")
+        >>> inputs["pixel_values"].shape, (inputs["input_ids"] == processor.image_token_id).sum()
+        (torch.Size([3, 3, 64, 64]), tensor(48))
+        ```
     """
 
     _auto_class = "AutoProcessor"

@@ -145,6 +145,14 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
     Attributes:
         one_token_per_image: Whether placeholders behind an image's token are left out. An engine that replaces the
             image's token itself turns this on (see `xgenmm_hf.engines`); by default a text has the original's ids.
+
+    Example:
+        ```python
+        >>> from xgenmm_hf import TINY_MODEL, XGenMMTokenizer
+        >>> tokenizer = XGenMMTokenizer.from_pretrained(TINY_MODEL)
+        >>> tokenizer.decode(tokenizer("What is this?")["input_ids"])
+        'What is this?'
+        ```
     """
 
     one_token_per_image = False

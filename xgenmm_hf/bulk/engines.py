@@ -47,8 +47,13 @@ class BulkGenerator:
             list of those.
 
     Example:
-        >>> generator = BulkGenerator(TINY_MODEL, "What is shown?", max_new_tokens=16)
-        >>> generator({"image": ["a.png", "b.png"]})["text"]
+        ```python
+        >>> from xgenmm_hf import TINY_MODEL, BulkGenerator
+        >>> generator = BulkGenerator(TINY_MODEL, "What color is the star?", max_new_tokens=16)
+        >>> answers = generator({"image": ["examples/data/images/00.png", "examples/data/images/01.png"]})["text"]
+        >>> len(answers)
+        2
+        ```
     """
 
     def __init__(

@@ -65,6 +65,16 @@ class SupervisedCollator(RowCollator):
         max_length: As for `RowCollator`.
         pad_to_multiple_of: As for `RowCollator`.
         image_aspect_ratio: As for `RowCollator`.
+
+    Example:
+        ```python
+        >>> from xgenmm_hf import TINY_MODEL, SupervisedCollator, XGenMMProcessor
+        >>> processor = XGenMMProcessor.from_pretrained(TINY_MODEL)
+        >>> messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+        >>> batch = SupervisedCollator(processor)([{"messages": messages}])
+        >>> processor.decode(batch["labels"][batch["labels"] != -100])
+        'Hi <|end|>'
+        ```
     """
 
     def encode(self, row: Mapping[str, Any], lengths: list[int]) -> EncodedRow:
@@ -84,6 +94,16 @@ class PretrainingCollator(RowCollator):
         max_length: As for `RowCollator`.
         pad_to_multiple_of: As for `RowCollator`.
         image_aspect_ratio: `"none"` for stage 1 (the default), `"anyres"` for stage 2.
+
+    Example:
+        ```python
+        >>> from xgenmm_hf import TINY_BASE_MODEL, PretrainingCollator, XGenMMProcessor
+        >>> processor = XGenMMProcessor.from_pretrained(TINY_BASE_MODEL)
+        >>> content = [{"type": "text", "text": "A red circle."}, {"type": "end_of_chunk"}]
+        >>> batch = PretrainingCollator(processor)([{"content": content}])
+        >>> processor.decode(batch["labels"][batch["labels"] != -100]).strip()
+        'A red circle.'
+        ```
     """
 
     def __init__(

@@ -47,6 +47,21 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
 
     Raises:
         ValueError: If options exclude each other.
+
+    Example:
+        ```python
+        >>> from trl import DPOConfig
+        >>> from xgenmm_hf import TINY_MODEL, XGenMMDPOTrainer, XGenMMProcessor, load_rows
+        >>> rows = load_rows("vlfeedback", "examples/data/answers.jsonl", roots={"": "examples/data/images"}).dataset
+        >>> args = DPOConfig(
+        ...     "runs/dpo", max_steps=1, per_device_train_batch_size=2, use_cpu=True, bf16=False, report_to=[]
+        ... )
+        >>> trainer = XGenMMDPOTrainer(
+        ...     TINY_MODEL, args=args, train_dataset=rows, processing_class=XGenMMProcessor.from_pretrained(TINY_MODEL)
+        ... )
+        >>> trainer.train().global_step
+        1
+        ```
     """
 
     ref_model: Any

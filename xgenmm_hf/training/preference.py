@@ -58,6 +58,21 @@ class PreferenceCollator:
 
     Raises:
         ValueError: If an option is out of range, or the tokenizer has no padding token.
+
+    Example:
+        ```python
+        >>> from xgenmm_hf import TINY_MODEL, PreferenceCollator, XGenMMProcessor
+        >>> processor = XGenMMProcessor.from_pretrained(TINY_MODEL)
+        >>> row = {
+        ...     "prompt": [{"role": "user", "content": "Hello"}],
+        ...     "chosen": [{"role": "assistant", "content": "Hi"}],
+        ...     "rejected": [{"role": "assistant", "content": "Sorry"}],
+        ...     "images": [],
+        ... }
+        >>> batch = PreferenceCollator(processor)([row])
+        >>> batch["input_ids"].shape[0]  # the chosen answer, then the rejected one
+        2
+        ```
     """
 
     def __init__(

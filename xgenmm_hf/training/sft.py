@@ -22,6 +22,24 @@ class XGenMMSFTTrainer(GuardedTrainerMixin, SFTTrainer):
         group_by_modality_length: Whether the training rows are grouped; they then need the columns that
             `lengths.add_lengths` makes. A stream keeps its own order.
         **kwargs: SFTTrainer's and `GuardedTrainerMixin`'s arguments.
+
+    Example:
+        ```python
+        >>> from trl import SFTConfig
+        >>> import xgenmm_hf
+        >>> processor = xgenmm_hf.XGenMMProcessor.from_pretrained(xgenmm_hf.TINY_MODEL)
+        >>> model = xgenmm_hf.XGenMMForConditionalGeneration.from_pretrained(xgenmm_hf.TINY_MODEL, dtype="float32")
+        >>> chats = xgenmm_hf.load_rows("llava", "examples/data/chats.jsonl", roots={"": "examples/data/images"})
+        >>> trainer = xgenmm_hf.XGenMMSFTTrainer(
+        ...     model=model,
+        ...     args=SFTConfig("runs/sft", max_steps=1, use_cpu=True, bf16=False, report_to=[]),
+        ...     train_dataset=xgenmm_hf.add_lengths(chats.dataset, processor),
+        ...     data_collator=xgenmm_hf.SupervisedCollator(processor, max_length=2048),
+        ...     processing_class=processor,
+        ... )
+        >>> trainer.train().global_step
+        1
+        ```
     """
 
     def __init__(self, *args: Any, group_by_modality_length: bool = True, **kwargs: Any):
