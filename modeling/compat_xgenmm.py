@@ -55,7 +55,7 @@ else:
             return_assistant_tokens_mask: bool = False,
             processor_kwargs: dict[str, Any] | None = None,
             **kwargs: Any,
-        ):
+        ) -> Any:
             """Renders chats and prepares them, with 5.x's assistant mask and its split of options from variables."""
             if not tokenize:
                 return super().apply_chat_template(conversation, chat_template, **kwargs)
@@ -103,7 +103,7 @@ else:
         """Lets the config's `output_attentions` and `output_hidden_states` stand in where a call does not say."""
 
         @wraps(forward)
-        def wrapper(self, *args: Any, **kwargs: Any):
+        def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
             for name in ("output_attentions", "output_hidden_states"):
                 if kwargs.get(name) is None and getattr(self.config, name):
                     kwargs[name] = True
@@ -157,7 +157,7 @@ class VisionTowerHolder(PreTrainedModel):
         """Returns the vision model's patch embedding."""
         return self.vision_model.get_input_embeddings()
 
-    def forward(self, pixel_values: torch.Tensor, **kwargs: Any):
+    def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
         """Calls the vision model; `pixel_values` is (num_tiles, channels, height, width)."""
         return self.vision_model(pixel_values, **kwargs)
 

@@ -226,7 +226,7 @@ class XGenMMConfig(PretrainedConfig):
         return self.vision_config.image_size // self.vision_config.patch_size
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Builds a config from the fields of a `config.json`, in our schema or the original's.
 
         Args:

@@ -20,7 +20,7 @@ class MultimodalGenerationMixin(GenerationMixin):
     prompt_inputs: tuple[str, ...] = ()
 
     @torch.no_grad()
-    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any):
+    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """Generates tokens; see `GenerationMixin.generate`.
 
         With a cache (`past_key_values`) the prompt goes on from what the cache holds: only images behind that are
@@ -65,8 +65,12 @@ class MultimodalGenerationMixin(GenerationMixin):
         return super().generate(inputs, **kwargs)
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, inputs_embeds=None, prompt_start: int = 0, **kwargs: Any
-    ):
+        self,
+        input_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,
+        prompt_start: int = 0,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
         """Prepares a step's inputs; the prompt's images go only into the first, or into all without a cache."""
         model_inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         if is_prefill(kwargs, prompt_start) or kwargs.get("use_cache") is False:
@@ -74,15 +78,19 @@ class MultimodalGenerationMixin(GenerationMixin):
         return {name: value for name, value in model_inputs.items() if name not in self.prompt_inputs}
 
     def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids=None, **model_kwargs: Any
-    ):
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.Tensor | None, dict[str, Any]]:
         if not IS_V5:
             self._repeat_images(expand_size, input_ids, model_kwargs)
         return super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
 
-    def _repeat_images(self, expand_size: int, input_ids, model_kwargs: dict[str, Any]) -> None:
+    def _repeat_images(self, expand_size: int, input_ids: torch.Tensor | None, model_kwargs: dict[str, Any]) -> None:
         """Repeats the images of each sample as a group: [A1 A2, B] becomes [A1 A2, A1 A2, B, B]."""
         outputs = (model_kwargs.get("mm_encoder_outputs") or {}).get("image")
         if outputs is None or expand_size == 1:

@@ -97,7 +97,7 @@ class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
         self.auto_map = {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
 
     @classmethod
-    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any):
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Builds the processor from the fields of a saved file.
 
         Args:

@@ -90,7 +90,7 @@ class HubEraMixin:
         return tokenizer
 
     @torch.no_grad()
-    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any):
+    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """Generates tokens; see `GenerationMixin.generate`.
 
         A call in the Hub-era form (`image_size`, or `pixel_values` nested or of six dimensions) is translated. As in

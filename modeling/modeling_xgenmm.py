@@ -51,8 +51,8 @@ class XGenMMPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path, *model_args: Any, output_loading_info: bool = False, **kwargs: Any
-    ):
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
         """Loads a checkpoint in our layout; see `PreTrainedModel.from_pretrained`."""
         if is_original_checkpoint(pretrained_model_name_or_path, kwargs):
             raise ValueError(

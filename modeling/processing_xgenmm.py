@@ -181,7 +181,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
 
     def apply_chat_template(
         self, conversation: Any, chat_template: str | None = None, *, escape_special_tokens: bool = True, **kwargs: Any
-    ):
+    ) -> Any:
         """Renders chats, and with `tokenize=True, return_dict=True` prepares them and their images.
 
         Args:

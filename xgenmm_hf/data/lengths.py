@@ -67,7 +67,9 @@ def measure_row(row: Mapping[str, Any], processor: Any, image_aspect_ratio: str 
     return measure_rows([row], processor, image_aspect_ratio)[0]
 
 
-def add_lengths(dataset: Any, processor: Any, num_proc: int | None = None, image_aspect_ratio: str | None = None):
+def add_lengths(
+    dataset: Any, processor: Any, num_proc: int | None = None, image_aspect_ratio: str | None = None
+) -> Any:
     """Adds the columns `num_tokens`, `num_tiles` and `modality` that sampling by length needs.
 
     The measured columns are cached by the library under a fingerprint of the rows, the tokenizer, the chat template

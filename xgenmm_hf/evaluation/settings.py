@@ -45,7 +45,7 @@ class AskSettings:
     image_mode: str | None = None
     kept_mib: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.form not in (None, *FORMS):
             raise ValueError(f"form is {self.form!r}; it must be one of {', '.join(FORMS)}.")
         if self.protocol not in PROTOCOLS:
