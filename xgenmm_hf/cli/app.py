@@ -1,5 +1,8 @@
 """The ``xgenmm`` command: puts the verbs together."""
 
+import logging
+import warnings
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -44,11 +47,15 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def prepare(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """xGen-MM (BLIP-3) models: ask about images, inspect, convert, export and train checkpoints."""
+    # What is silenced for a command is heard again after it: the caller may be a program, not a shell.
+    context.call_on_close(partial(logging.disable, logging.root.manager.disable))
+    context.with_resource(warnings.catch_warnings())
     quiet_libraries()
 
 

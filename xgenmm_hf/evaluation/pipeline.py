@@ -13,6 +13,7 @@ from xgenmm_hf.evaluation.runner import Progress, checked_samples, run_task
 from xgenmm_hf.evaluation.samples import Task
 from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.evaluation.share import Share
+from xgenmm_hf.inference.prompt_form import read_prompt_form
 from xgenmm_hf.inference.prompts import is_base
 from xgenmm_hf.inference.provenance import describe_checkpoint
 
@@ -38,6 +39,7 @@ def evaluate_task(
     share = share or Share()
     if settings.form is None and is_base(loaded.processor):
         settings = replace(settings, form="base")
+    settings = settings.in_form(read_prompt_form(source))
     # What a metric or a protocol lacks should not show after hours of asking.
     score(task.metric, checked_samples(task, 1), [""])
     if task.kind == "okvqa" and settings.rules is PROTOCOLS["openflamingo"]:

@@ -51,6 +51,8 @@ def chat_messages(sample: Sample, style: str, settings: AskSettings) -> list[dic
 def suffix_of(sample: Sample, style: str, settings: AskSettings) -> str:
     """Returns the text behind a sample's question in the chat form."""
     usual = CHOOSE if "choices" in sample.options else CHAT_SUFFIXES.get(style, "")
+    if usual and settings.tuned_suffix is not None:
+        usual = "" if sample.text.endswith(settings.tuned_suffix) else settings.tuned_suffix
     return usual if settings.suffix is None else settings.suffix
 
 

@@ -1,8 +1,9 @@
 """How a task is asked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Protocol
+from xgenmm_hf.inference.prompt_form import PromptForm
 
 
 FORMS = ("chat", "base")
@@ -21,6 +22,7 @@ class AskSettings:
         protocol: How base models are asked and answers cut, a name in `PROTOCOLS`.
         system: Text of the system turn in chats; None: what the checkpoint's chat template has.
         suffix: Text behind each question in chats; None: the prompt style's.
+        tuned_suffix: What the model's training rows had in place of the prompt style's; None: not known.
         instruction: What an image is shown with where the sample has no text (captions); None: the prompt style's.
         shots: Examples in the prompt.
         seed: Seed of the choice of examples.
@@ -38,6 +40,7 @@ class AskSettings:
     protocol: str = "xgenmm"
     system: str | None = None
     suffix: str | None = None
+    tuned_suffix: str | None = None
     instruction: str | None = None
     shots: int = 0
     seed: int = 0
@@ -59,6 +62,12 @@ class AskSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be {least} or more.")
+
+    def in_form(self, form: PromptForm | None) -> "AskSettings":
+        """Returns the settings for a model that was tuned on prompts of a form; what was asked for stays."""
+        if form is None or self.prompt_form == "base":
+            return self
+        return replace(self, tuned_suffix=form.suffix, system=form.system if self.system is None else self.system)
 
     @property
     def prompt_form(self) -> str:

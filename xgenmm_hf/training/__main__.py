@@ -23,11 +23,10 @@ def show_messages() -> None:
         os.environ["TRANSFORMERS_VERBOSITY"] = "warning"
     logger = logging.getLogger("xgenmm_hf")
     logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
-    if not logger.handlers:
+    if not logger.hasHandlers():
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
-        logger.propagate = False
 
 
 def check_libraries() -> None:

@@ -8,13 +8,12 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.conversion.files import output_folder, write_json
 from xgenmm_hf.inference.adapters import merge_adapter
-from xgenmm_hf.training import prompt_form
+from xgenmm_hf.inference.prompt_form import FILE, read_prompt_form
 from xgenmm_hf.training.answers import EvaluationAnswers
 from xgenmm_hf.training.arguments import FRESH, Recipe, parse_recipe, resume_choice
 from xgenmm_hf.training.card import write_card, write_merged_card
@@ -25,7 +24,7 @@ from xgenmm_hf.training.loading import checked_source, load_for_training, with_m
 from xgenmm_hf.training.modules import choose_trained, count_parameters, counts_table, lora_config
 from xgenmm_hf.training.plan import plan_of
 from xgenmm_hf.training.sft import XGenMMSFTTrainer
-from xgenmm_hf.training.stage_rows import count_sources, load_rows
+from xgenmm_hf.training.stage_rows import count_sources, load_rows, prompt_form_of
 
 
 logger = logging.getLogger(__name__)
@@ -155,9 +154,10 @@ def save_run(trainer: Any, recipe: Recipe, train_rows: Any, metrics: dict[str, f
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         trainer.save_metrics("all", metrics, combined=False)
-        if recipe.stage == "sft":
-            first = islice(train_rows, prompt_form.ROWS_LOOKED_AT)
-            write_json(output / prompt_form.FILE, prompt_form.prompt_form_of(first))
+        # Pairs and refusals leave the form of the questions as it was.
+        form = prompt_form_of(train_rows) if recipe.stage == "sft" else read_prompt_form(recipe.base)
+        if form is not None:
+            write_json(output / FILE, form._asdict())
     write_card(trainer, recipe, count_sources(train_rows), metrics, trainer.describe_dropped())
     if recipe.model.use_peft and recipe.modules.merge_adapter and trainer.is_world_process_zero():
         save_merged(recipe, output / "merged")
@@ -177,9 +177,9 @@ def save_merged(recipe: Recipe, folder: Path) -> None:
     with replacing_folder(folder) as draft:
         merge_adapter(base, recipe.training.output_dir).save_pretrained(draft)
         processor.save_pretrained(draft)
-        form = Path(recipe.training.output_dir) / prompt_form.FILE
+        form = Path(recipe.training.output_dir) / FILE
         if form.is_file():
-            shutil.copyfile(form, draft / form.name)
+            shutil.copyfile(form, draft / FILE)
         write_merged_card(recipe, folder, draft, base.config)
 
 

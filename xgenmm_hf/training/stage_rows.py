@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from xgenmm_hf import recipes
 from xgenmm_hf.data.lengths import add_lengths
 from xgenmm_hf.data.rows import row_kind
+from xgenmm_hf.inference.prompt_form import PromptForm
+from xgenmm_hf.training.answers import text_of
 from xgenmm_hf.training.arguments import Recipe
 
 
@@ -16,6 +19,8 @@ Prepare = Callable[[Any], Any]
 
 DATA_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".tar")
 NO_DATA = "No data is named: set mixture in the recipe or --mixture."
+# A prompt form is what so large a share of the first rows have in common.
+SHARED_BY, ROWS_LOOKED_AT = 0.9, 1000
 KIND_OF_STAGE = {"pretrain": "pretraining", "sft": "chat", "safety": "chat", "dpo": "preference"}
 
 
@@ -99,3 +104,23 @@ def count_sources(rows: Any) -> dict[str, int]:
     if not hasattr(rows, "__len__"):
         return {}
     return dict(sorted(Counter(rows["source"][:]).items()))
+
+
+def prompt_form_of(rows: Any) -> PromptForm:
+    """Reads off conversation rows how they put questions: their last lines, and their system turns."""
+    suffixes: Counter[str] = Counter()
+    systems: Counter[str | None] = Counter()
+    for row in islice(rows, ROWS_LOOKED_AT):
+        messages = row.get("messages") or row.get("prompt") or []
+        questions = [message for message in messages if message["role"] == "user"]
+        _, break_, last = text_of(questions[:1]).strip("\n").rpartition("\n")
+        suffixes[break_ + last if break_ else ""] += 1
+        found = [message for message in messages if message["role"] == "system"]
+        systems[text_of(found[:1]) if found else None] += 1
+    return PromptForm(_most_shared(suffixes) or "", _most_shared(systems))
+
+
+def _most_shared(counts: Counter) -> Any:
+    """Returns what at least nine of ten share, or None."""
+    value, number = counts.most_common(1)[0] if counts else (None, 0)
+    return value if number >= SHARED_BY * counts.total() else None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -117,6 +118,26 @@ def test_captions_by_both_protocols(tmp_path, shots):
         assert "cider" in found["scores"]
         assert found["task"]["rule"]
         assert found["prompt"]["rendered"] == {"xgenmm": "<image>", "openflamingo": "<image>Output:"}[protocol]
+
+
+def test_a_tuned_model_is_asked_as_its_training_rows_were(rows, tmp_path):
+    model = tmp_path / "tuned"
+    shutil.copytree(TINY_MODEL, model)
+    usual = "\nAnswer the question using a single word or phrase."
+
+    def asked(name: str, *options: object) -> str:
+        done = run(*plain(rows, tmp_path / name), "--model", model, "--limit", 1, "--json", *options)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)["prompt"]["rendered"]
+
+    assert usual in asked("unknown")
+    (model / "prompt_form.json").write_text('{"suffix": "", "system": "Be brief."}')
+    assert asked("plain").startswith("<|system|>\nBe brief.<|end|>\n<|user|>\n")
+    assert usual not in asked("plain")
+    assert usual in asked("told", "--suffix", usual)
+    (model / "prompt_form.json").write_text('{"suffix": "\\nOne word.", "system": null}')
+    assert asked("suffix").endswith("{question}\nOne word.<|end|>\n<|assistant|>\n")
+    assert asked("released", "--system", "none").startswith("<|user|>")
 
 
 def test_the_prompt_in_force_is_said_and_stored(rows, tmp_path):

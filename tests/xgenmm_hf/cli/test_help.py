@@ -1,6 +1,7 @@
 """Help and usage errors, without loading anything heavy."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -75,3 +76,9 @@ def test_version():
 )
 def test_wrong_usage_exits_with_2(arguments):
     assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+def test_a_verb_silences_nothing_after_its_end(caplog):
+    assert CliRunner().invoke(app, ["recipes"]).exit_code == 0
+    logging.getLogger("xgenmm_hf").warning("still heard")
+    assert "still heard" in caplog.text

@@ -10,9 +10,10 @@ from run_rows import ON_CPU, chat_rows, preference_rows, save_rows
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.inference.loading import load
+from xgenmm_hf.inference.prompt_form import read_prompt_form
 from xgenmm_hf.training.guards import TrainingStopped
-from xgenmm_hf.training.prompt_form import prompt_form_of
 from xgenmm_hf.training.run import run_stage
+from xgenmm_hf.training.stage_rows import prompt_form_of
 
 
 SMALL = ["--per_device_train_batch_size", "2", "--max_steps", "2", "--save_strategy", "no", *ON_CPU]
@@ -174,6 +175,9 @@ def test_evaluations_answer_rows_and_the_prompt_form_is_stored(tmp_path):
         == sum(answer["right"] for answer in answers) / 3
     )
     assert json.loads((folder / "prompt_form.json").read_text()) == {"suffix": "", "system": None}
+    (folder / "prompt_form.json").write_text('{"suffix": "\\nBriefly.", "system": null}')
+    safe = run("safety", chat_rows(4), tmp_path, model=folder)
+    assert read_prompt_form(str(safe)) == ("\nBriefly.", None)
 
 
 def test_prompt_form_is_what_nine_of_ten_rows_share():
@@ -182,6 +186,6 @@ def test_prompt_form_is_what_nine_of_ten_rows_share():
         {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"Why {n}?{suffix}"}]}
         for n in range(10)
     ]
-    assert prompt_form_of(rows) == {"suffix": suffix, "system": "Be brief."}
+    assert prompt_form_of(rows) == (suffix, "Be brief.")
     plain = [{"messages": [{"role": "user", "content": "Why?"}]}] * 3
-    assert prompt_form_of([*rows, *plain]) == {"suffix": "", "system": None}
+    assert prompt_form_of([*rows, *plain]) == ("", None)
