@@ -15,6 +15,7 @@ from packaging import version
 from torch import nn
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils.deprecation import deprecate_kwarg
 
 
 IS_V5 = version.parse(transformers.__version__).major >= 5
@@ -23,6 +24,12 @@ IS_V5 = version.parse(transformers.__version__).major >= 5
 TOKENIZES_IN_BATCHES = not IS_V5
 # 5.24 calls `past_key_values` `cache`, in forward passes, outputs and between the steps of a generation.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+# There a forward pass that gets the old name warns, as those of the library do.
+warns_of_old_cache_name = (
+    deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    if CACHE_NAME == "cache"
+    else lambda forward: forward
+)
 LM_HEAD_TP_PLAN = {"lm_head": "colwise_gather_output" if IS_V5 else "colwise_rep"}
 
 if IS_V5:
@@ -125,6 +132,7 @@ __all__ = [
     "names_of_mismatched",
     "merge_with_config_defaults",
     "read_rope_of_either_line",
+    "warns_of_old_cache_name",
     "write_rope_of_both_lines",
 ]
 

@@ -14,7 +14,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
 
 from .chunking_xgenmm import Condition  # noqa: F401 (4.57 fetches only the code files that this one imports)
-from .compat_xgenmm import CACHE_NAME, LM_HEAD_TP_PLAN, as_own_class, build_vision_tower, merge_with_config_defaults
+from .compat_xgenmm import (
+    CACHE_NAME,
+    LM_HEAD_TP_PLAN,
+    as_own_class,
+    build_vision_tower,
+    merge_with_config_defaults,
+    warns_of_old_cache_name,
+)
 from .configuration_xgenmm import XGenMMConfig, is_original_checkpoint
 from .generation_xgenmm import MultimodalGenerationMixin
 from .image_reading_xgenmm import ImageReadingMixin
@@ -125,6 +132,7 @@ class XGenMMModel(ImageReadingMixin, XGenMMPreTrainedModel):
 
     @merge_with_config_defaults
     @can_return_tuple
+    @warns_of_old_cache_name
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -268,6 +276,7 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
 
     @merge_with_config_defaults
     @can_return_tuple
+    @warns_of_old_cache_name
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -319,11 +328,11 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
             image_num_tiles=image_num_tiles,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values if cache is None else cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
+            **{CACHE_NAME: past_key_values if cache is None else cache},
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep

@@ -1,6 +1,8 @@
 """The parts of the model that golden data and the common tests do not reach."""
 
 import json
+import warnings
+from copy import deepcopy
 
 import pytest
 import torch
@@ -278,6 +280,22 @@ def test_no_forward_warns_of_two_caches(make_model, prompt, recwarn, caplog):
         model.generate(**prompt, max_new_tokens=3, do_sample=False)
     assert not [warning for warning in recwarn if "past_key_values" in str(warning.message)]
     assert "past_key_values" not in caplog.text
+
+
+def test_a_forward_takes_a_cache_by_either_name(make_model, prompt):
+    """Where the library calls it `cache`, the old name warns, in every forward pass of the library."""
+    model = make_model()
+    with torch.no_grad():
+        first = model(**prompt, use_cache=True)
+        ids, length = torch.tensor([[5]]), first[CACHE_NAME].get_seq_length()
+        new = {name: model(input_ids=ids, **{name: deepcopy(first[CACHE_NAME])}) for name in ("cache", CACHE_NAME)}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            old = model(input_ids=ids, past_key_values=first[CACHE_NAME])
+    assert old[CACHE_NAME].get_seq_length() == length + 1
+    for output in new.values():
+        assert torch.equal(output.logits, old.logits)
+    assert any("`past_key_values` is deprecated" in str(each.message) for each in caught) == (CACHE_NAME == "cache")
 
 
 @pytest.mark.parametrize("name", ["flex_attention", "sdpa", "eager"])

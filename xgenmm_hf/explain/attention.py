@@ -31,6 +31,7 @@ from xgenmm_hf.inference.asking import room_for_answer
 from xgenmm_hf.inference.batches import before_control
 from xgenmm_hf.inference.prompts import build_messages, render_prompt
 from xgenmm_hf.modeling.chat_xgenmm import escape_special_tokens
+from xgenmm_hf.modeling.compat_xgenmm import CACHE_NAME
 
 
 if TYPE_CHECKING:
@@ -165,14 +166,14 @@ def read_attention(model: Any, inputs: Any, answer_ids: list[int]) -> tuple[list
     with eager_attention(resampler), recorded_weights(resampler) as looked:
         images = {name: inputs[name] for name in ("pixel_values", "image_sizes", "image_num_tiles")}
         mask = torch.ones_like(ids[:, :read])
-        model.model(ids[:, :read], attention_mask=mask, past_key_values=cache, use_cache=True, **images)
+        model.model(ids[:, :read], attention_mask=mask, use_cache=True, **{CACHE_NAME: cache}, **images)
     with eager_attention(language_model):
         outputs = model.model(
             ids[:, read:end],
             attention_mask=torch.ones_like(ids[:, :end]),
-            past_key_values=cache,
             use_cache=True,
             output_attentions=True,
+            **{CACHE_NAME: cache},
         )
     return [weights[0].double().mean(0) for weights in outputs.attentions], looked
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from xgenmm_hf.modeling.compat_xgenmm import CACHE_NAME
 from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 
 
@@ -114,8 +115,8 @@ class TextGraph(nn.Module):
             inputs_embeds=embeds,
             attention_mask=self._visible(slots, padding, keys[0].shape[2]),
             position_ids=positions,
-            past_key_values=TensorCache(keys, values, slots),
             use_cache=True,
+            **{CACHE_NAME: TensorCache(keys, values, slots)},
         )
         return self.lm_head(output.last_hidden_state[:, -1])
 

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from xgenmm_hf.modeling.compat_xgenmm import CACHE_NAME
 from xgenmm_hf.serving.rows import RowsLayer
 
 
@@ -64,9 +65,9 @@ class Batch:
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
             mm_encoder_outputs=images,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{CACHE_NAME: cache},
         )
         logits = outputs.logits[:, -1]
         self._join(cache, mask)
@@ -79,9 +80,9 @@ class Batch:
             input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
             attention_mask=self._step_mask(),
             position_ids=self._mask.sum(-1, keepdim=True) - 1,
-            past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
+            **{CACHE_NAME: self._cache},
         )
         return outputs.logits[:, -1]
 
