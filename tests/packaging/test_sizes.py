@@ -7,8 +7,15 @@ import pytest
 
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 450, 80
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 450, 60
 FILES = [path for tree in ("modeling", "conversion", "xgenmm_hf") for path in sorted((ROOT / tree).rglob("*.py"))]
+
+
+def lines_of_code(function):
+    """Returns the lines of a function without its docstring."""
+    first = function.body[0] if ast.get_docstring(function) is not None else None
+    said = first.end_lineno - first.lineno + 1 if first is not None else 0
+    return function.end_lineno - function.lineno + 1 - said
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -18,5 +25,5 @@ def test_file_and_functions_are_short(path):
     functions = (
         node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
-    sizes = {node.name: node.end_lineno - node.lineno + 1 for node in functions}
+    sizes = {node.name: lines_of_code(node) for node in functions}
     assert {name: size for name, size in sizes.items() if size > MAX_FUNCTION_LINES} == {}

@@ -14,6 +14,7 @@ from xgenmm_hf.cli.console import quiet_libraries
 from xgenmm_hf.cli.convert import convert
 from xgenmm_hf.cli.data import data
 from xgenmm_hf.cli.demo import demo
+from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.cli.eval import evaluate
 from xgenmm_hf.cli.explain import explain
 from xgenmm_hf.cli.export import export
@@ -27,7 +28,6 @@ from xgenmm_hf.cli.run import run
 from xgenmm_hf.cli.serve import serve
 from xgenmm_hf.cli.train import CONTEXT as TRAIN_CONTEXT
 from xgenmm_hf.cli.train import train
-from xgenmm_hf.errors import friendly_errors
 
 
 app = typer.Typer(
@@ -59,18 +59,11 @@ def prepare(
     quiet_libraries()
 
 
-for verb in (ask, info, convert, export, recipes, data):
+for verb in (ask, info, convert, export, recipes, data, chat, serve, demo, generate, push, graphs, explain):
     app.command(verb.__name__)(friendly_errors(verb))
-app.command(chat.__name__)(friendly_errors(chat))
-app.command(serve.__name__)(friendly_errors(serve))
-app.command(demo.__name__)(friendly_errors(demo))
-app.command(generate.__name__)(friendly_errors(generate))
-app.command(push.__name__)(friendly_errors(push))
-app.command(graphs.__name__)(friendly_errors(graphs))
 app.command("eval")(friendly_errors(evaluate))
-app.command(explain.__name__)(friendly_errors(explain))
-app.command(run.__name__, context_settings=RUN_CONTEXT)(friendly_errors(run))
-app.command(train.__name__, context_settings=TRAIN_CONTEXT)(friendly_errors(train))
+app.command("run", context_settings=RUN_CONTEXT)(friendly_errors(run))
+app.command("train", context_settings=TRAIN_CONTEXT)(friendly_errors(train))
 
 
 @friendly_errors

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.cli.ask import SystemTurn
-from xgenmm_hf.cli.convert import Dtype
-from xgenmm_hf.errors import one_line
+from xgenmm_hf.cli import options
+from xgenmm_hf.cli.console import load_model
+from xgenmm_hf.cli.errors import one_line
 
 
 if TYPE_CHECKING:
@@ -34,36 +34,27 @@ LEAVE_SECONDS, PASTE_SECONDS = 2.0, 0.05
 
 def chat(
     images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Images to begin with.")] = None,
-    model: Annotated[
-        str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
-    ] = TINY_MODEL,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of an answer's length in tokens.")] = 512,
-    system: SystemTurn = None,
-    kept_mib: Annotated[
-        int,
-        typer.Option(min=0, help="MiB of images' tokens kept from turn to turn; 0: none."),
-    ] = 1024,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")] = Dtype.auto,
-    device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
+    model: options.Model = TINY_MODEL,
+    max_new_tokens: options.AnswerTokens = 512,
+    system: options.System = None,
+    kept_mib: options.KeptMib = 1024,
+    dtype: options.ComputeDtype = options.Dtype.auto,
+    device: options.Device = "auto",
 ) -> None:
     """Chat with a model about images in the terminal."""
     from rich.console import Console
 
-    from xgenmm_hf.inference.source import is_local, resolve_model
+    from xgenmm_hf.inference.source import resolve_checkpoint
     from xgenmm_hf.modeling.images_xgenmm import read_image
 
     paths = images or []
     opened = [(path, read_image(path)) for path in paths]
-    source = resolve_model(model)
+    source = resolve_checkpoint(model)
 
-    from xgenmm_hf.cli.console import hide_loading_bars
-    from xgenmm_hf.inference.loading import load
     from xgenmm_hf.inference.prompts import system_turn
     from xgenmm_hf.serving.conversation import Conversation
 
-    if is_local(source):
-        hide_loading_bars()
-    loaded = load(source, dtype=dtype.value, device=device)
+    loaded = load_model(source, dtype.value, device)
     conversation = Conversation(loaded, system_turn(system), max_new_tokens, kept_mib << 20)
     session = Session(conversation, Console(highlight=False))
     print(f"Computing in {loaded.dtype}.", file=sys.stderr)

@@ -1,10 +1,17 @@
-"""Keeping what libraries log, warn and draw out of the command line's own output."""
+"""Keeping what libraries log, warn and draw out of the command line's own output, and drawing its own bars."""
 
 import logging
 import os
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from xgenmm_hf.errors import debugging
+from xgenmm_hf.cli.errors import debugging
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.inference.loading import Loaded
 
 
 def quiet_libraries() -> None:
@@ -28,3 +35,31 @@ def hide_loading_bars() -> None:
 
     if not debugging():
         library_logging.disable_progress_bar()
+
+
+def load_model(source: str, dtype: str, device: str) -> "Loaded":
+    """Loads a resolved model; bars show downloads only."""
+    from xgenmm_hf.inference.loading import load
+    from xgenmm_hf.inference.source import is_local
+
+    if is_local(source):
+        hide_loading_bars()
+    return load(source, dtype=dtype, device=device)
+
+
+@contextmanager
+def progress_bar(title: str, *columns: Any, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """Shows a bar on stderr, where that is a terminal; gives what takes (done, total) or (title, done, total)."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    columns = columns or Progress.get_default_columns()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not (shown and console.is_terminal)) as bar:
+        task = bar.add_task(title, total=None)
+
+        def report(*told: Any) -> None:
+            *named, done, total = told
+            bar.update(task, description=named[0] if named else title, completed=done, total=total)
+
+        yield report

@@ -1,40 +1,23 @@
 """``xgenmm convert``: an original checkpoint becomes a folder of this package's layout."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import Enum
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xgenmm_hf.errors import cleaning_up_on_sigterm
+from xgenmm_hf.cli import options
+from xgenmm_hf.cli.console import progress_bar
+from xgenmm_hf.cli.errors import cleaning_up_on_sigterm
 
 
 if TYPE_CHECKING:
     from xgenmm_hf.conversion.writer import Progress
 
 
-class Dtype(str, Enum):
-    """Dtypes that weights can be written in."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class ImageModeChoice(str, Enum):
-    """How a checkpoint cuts images."""
-
-    anyres = "anyres"
-    none = "none"
-    pad = "pad"
-
-
 def convert(
     source: Annotated[str, typer.Argument(help="Folder, weight file or Hub repo id of an original checkpoint.")],
-    out: Annotated[str, typer.Argument(help="Folder to make; must not exist or be empty.")],
+    out: options.NewFolder,
     vision_config: Annotated[
         str | None, typer.Option(metavar="JSON", help="File that describes a tower other than SigLIP so400m.")
     ] = None,
@@ -47,16 +30,19 @@ def convert(
     tokenizer: Annotated[
         str | None, typer.Option(metavar="PATH", help="Folder or repo id with the tokenizer files, likewise.")
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to write; auto keeps each tensor's.")] = Dtype.auto,
+    dtype: Annotated[
+        options.Dtype, typer.Option(help="Dtype to write; auto keeps each tensor's.")
+    ] = options.Dtype.auto,
     image_mode: Annotated[
-        ImageModeChoice | None, typer.Option(help="Tiles (anyres) or one tile (none, pad); default: as its files say.")
+        options.ImageMode | None,
+        typer.Option(help="Tiles (anyres) or one tile; default: as its files say."),
     ] = None,
-    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest weight file.")] = "5GB",
+    max_shard_size: options.ShardSize = "5GB",
 ) -> None:
     """Convert an original checkpoint to this package's layout."""
     from xgenmm_hf.conversion.convert import convert_checkpoint
 
-    with cleaning_up_on_sigterm(), progress_bar() as progress:
+    with cleaning_up_on_sigterm(), bytes_bar() as progress:
         result = convert_checkpoint(
             source,
             out,
@@ -65,7 +51,7 @@ def convert(
             config=config,
             tokenizer=tokenizer,
             dtype=dtype.value,
-            image_mode=None if image_mode is None else image_mode.value,
+            image_mode=options.value_of(image_mode),
             max_shard_size=max_shard_size,
             progress=progress,
         )
@@ -94,22 +80,9 @@ def readable(num_bytes: int) -> str:
     return decimal(num_bytes)
 
 
-@contextmanager
-def progress_bar() -> "Iterator[Progress]":
-    """Shows a bar of bytes written on stderr, where that is a terminal.
-
-    Yields:
-        What to call with a file's name, bytes written and bytes to write.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+def bytes_bar() -> "AbstractContextManager[Progress]":
+    """Shows a bar of bytes written; gives what takes a file's name, bytes written and bytes to write."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def report(name: str, done: int, total: int) -> None:
-            bar.update(task, description=name, completed=done, total=total)
-
-        yield report
+    return progress_bar("reading", *columns)

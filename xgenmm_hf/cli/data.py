@@ -3,8 +3,7 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.cli.convert import ImageModeChoice
+from xgenmm_hf.cli import options
+from xgenmm_hf.cli.console import progress_bar
 
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ def data(
     mixture: Annotated[
         str, typer.Argument(metavar="FILE", help="A mixture (YAML), or one data file of any known format.")
     ],
-    model: Annotated[
-        str,
-        typer.Option(help="Checkpoint whose tokenizer and tiles count.", show_default="the embedded tiny model"),
-    ] = TINY_MODEL,
+    model: options.Model = TINY_MODEL,
     output: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Write report.json, problems.jsonl and lengths.png (a histogram) here."),
@@ -43,43 +40,32 @@ def data(
         typer.Option(min=0, metavar="N", help="Show N rows: images, prompt, what is trained on; PNG with --output."),
     ] = 0,
     image_mode: Annotated[
-        ImageModeChoice | None,
+        options.ImageMode | None,
         typer.Option(help="Image mode; default: none for pre-training rows, else the checkpoint's."),
     ] = None,
     cache_dir: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Where rows are cached; default: the cache of datasets."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Check a mixture of data sets: counts, rejected rows, tokens and tiles."""
     from xgenmm_hf.data.preview import require_libraries
-    from xgenmm_hf.inference.source import is_local, resolve_model
+    from xgenmm_hf.inference.source import resolve_checkpoint
 
     # Cheap checks first: a wrong path should not wait for the libraries to load.
     require_libraries()
-    source = resolve_model(model)
+    source = resolve_checkpoint(model)
 
-    from xgenmm_hf.cli.console import hide_loading_bars
     from xgenmm_hf.data.mixture import read_mixture
 
     read_mixture(mixture)
-    if is_local(source):
-        hide_loading_bars()
 
     from xgenmm_hf import XGenMMProcessor
 
-    show_mixture(
-        mixture,
-        XGenMMProcessor.from_pretrained(source),
-        output,
-        limit=limit,
-        max_length=max_length,
-        show=show,
-        image_aspect_ratio=None if image_mode is None else image_mode.value,
-        cache_dir=cache_dir,
-        as_json=as_json,
-    )
+    processor = XGenMMProcessor.from_pretrained(source)
+    measured = {"limit": limit, "max_length": max_length, "image_aspect_ratio": options.value_of(image_mode)}
+    show_mixture(mixture, processor, output, show=show, cache_dir=cache_dir, as_json=as_json, **measured)
 
 
 def show_mixture(
@@ -87,35 +73,28 @@ def show_mixture(
     processor: "XGenMMProcessor",
     output: str | None = None,
     *,
-    limit: int | None = None,
-    max_length: int | None = None,
     show: int = 0,
-    image_aspect_ratio: str | None = None,
     cache_dir: str | None = None,
     as_json: bool = False,
+    **measured: Any,
 ) -> None:
-    """Measures a mixture and prints what was found; ends with exit code 1 if training would refuse it."""
+    """Measures a mixture (by options of `preview_mixture`) and prints it; exits with 1 if training would refuse it."""
+    import datasets
+
     from xgenmm_hf.data.mixture import load_mixture, read_mixture
     from xgenmm_hf.data.preview import preview_mixture, some_rows
 
     limits = read_mixture(mixture)
-    hide_data_bars()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     # A dry run shows what a training run would refuse.
     loaded = load_mixture(mixture, max_rejected=1.0, cache_dir=cache_dir)
-    with measuring_bar() as progress:
-        preview = preview_mixture(
-            loaded,
-            processor,
-            output,
-            limit=limit,
-            max_length=max_length,
-            image_aspect_ratio=image_aspect_ratio,
-            progress=progress,
-        )
+    with progress_bar("measuring") as progress:
+        preview = preview_mixture(loaded, processor, output, progress=progress, **measured)
     if as_json:
         print(json.dumps(asdict(preview), ensure_ascii=False))
     else:
-        print("\n".join(render(preview, max_length)))
+        print("\n".join(render(preview, measured.get("max_length"))))
         if output is not None:
             print(f"report.json, problems.jsonl and lengths.png are in {output}")
         print_rows(some_rows(loaded, show) if show else [], processor, output)
@@ -194,27 +173,3 @@ def print_rows(rows: Any, processor: "XGenMMProcessor", output: str | None) -> N
             console.print(Text.assemble(*marked))
         if output is not None:
             draw_row(row, processor, Path(output) / f"row-{index}.png")
-
-
-def hide_data_bars() -> None:
-    """Hides the data library's bars where nobody sees them."""
-    import datasets
-
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-
-
-@contextmanager
-def measuring_bar() -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar of measured rows on stderr, where that is a terminal.
-
-    Yields:
-        What to call with rows measured and rows to measure.
-    """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("measuring", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

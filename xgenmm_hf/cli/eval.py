@@ -5,8 +5,7 @@ Several devices share the work with ``accelerate launch -m xgenmm_hf.cli.eval`` 
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.cli.convert import Dtype, ImageModeChoice
+from xgenmm_hf.cli import options
+from xgenmm_hf.cli.console import load_model, progress_bar, quiet_libraries
+from xgenmm_hf.cli.errors import friendly_errors
 
 
 if TYPE_CHECKING:
@@ -23,35 +24,10 @@ if TYPE_CHECKING:
 
 # As many problems as fit a screen; the report has all.
 SHOWN_PROBLEMS = 5
-
-
-class Form(str, Enum):
-    """Forms of prompts."""
-
-    chat = "chat"
-    base = "base"
-
-
-class ProtocolName(str, Enum):
-    """Ways to ask base models."""
-
-    xgenmm = "xgenmm"
-    openflamingo = "openflamingo"
-
-
-class Harness(str, Enum):
-    """Harnesses of the field."""
-
-    vlmevalkit = "vlmevalkit"
-    lmms_eval = "lmms-eval"
-
-
-class Overlong(str, Enum):
-    """What becomes of prompts that the context does not hold."""
-
-    skip = "skip"
-    truncate = "truncate"
-
+Form = Enum("Form", {"chat": "chat", "base": "base"}, type=str)
+ProtocolName = Enum("ProtocolName", {"xgenmm": "xgenmm", "openflamingo": "openflamingo"}, type=str)
+Harness = Enum("Harness", {"vlmevalkit": "vlmevalkit", "lmms_eval": "lmms-eval"}, type=str)
+Overlong = Enum("Overlong", {"skip": "skip", "truncate": "truncate"}, type=str)
 
 # The options of the verb, in the order in which help shows them.
 Words = Annotated[
@@ -66,9 +42,6 @@ Words = Annotated[
 Output = Annotated[
     str | None,
     typer.Option("--output", "-o", metavar="DIR", help="Where answers and results go; a stopped run is resumed."),
-]
-Model = Annotated[
-    str, typer.Option(help="Checkpoint folder, adapter folder or Hub repository.", show_default="the embedded model")
 ]
 HarnessName = Annotated[Harness | None, typer.Option(help="Measure by this harness; its options go behind --.")]
 Data = Annotated[list[str] | None, typer.Option(metavar="NAME...", help="VLMEvalKit's names of data sets.")]
@@ -90,9 +63,6 @@ PromptForm = Annotated[
     Form | None, typer.Option(help="Prompts of instruct (chat) or base models; default: base with --shots.")
 ]
 Protocol = Annotated[ProtocolName, typer.Option(help="How base models are asked and answers cut.")]
-System = Annotated[
-    str | None, typer.Option(help="System turn of chats: released, none, or a text; default: the checkpoint's.")
-]
 Suffix = Annotated[
     str | None, typer.Option(help="Text behind each question in chats; default: asks short answers to be short.")
 ]
@@ -107,20 +77,12 @@ SupportImages = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Ask only the first N samples.")]
 Seed = Annotated[int, typer.Option(help="Seed of the choice of examples.")]
-ImageMode = Annotated[ImageModeChoice | None, typer.Option(help="Image mode; default: the checkpoint's.")]
-KeptMib = Annotated[
-    int,
-    typer.Option(min=0, help="MiB of images' tokens kept, where many questions are about one image; 0: none."),
-]
-ComputeDtype = Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")]
-Device = Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def evaluate(
     words: Words = None,
     output: Output = None,
-    model: Model = TINY_MODEL,
+    model: options.Model = TINY_MODEL,
     harness: HarnessName = None,
     data: Data = None,
     tasks: Tasks = None,
@@ -133,7 +95,7 @@ def evaluate(
     max_new_tokens: AnswerTokens = None,
     form: PromptForm = None,
     protocol: Protocol = ProtocolName.xgenmm,
-    system: System = None,
+    system: options.System = None,
     suffix: Suffix = None,
     instruction: Instruction = None,
     shots: Shots = 0,
@@ -141,11 +103,11 @@ def evaluate(
     support_images: SupportImages = None,
     limit: Limit = None,
     seed: Seed = 0,
-    image_mode: ImageMode = None,
-    kept_mib: KeptMib = 0,
-    dtype: ComputeDtype = Dtype.auto,
-    device: Device = "auto",
-    as_json: AsJson = False,
+    image_mode: options.Images = None,
+    kept_mib: options.KeptMib = 0,
+    dtype: options.ComputeDtype = options.Dtype.auto,
+    device: options.Device = "auto",
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure how well a model answers: own questions, in-context VQA and captions, safety; benchmarks by a harness.
 
@@ -153,29 +115,22 @@ def evaluate(
 
     Several devices share the work with: accelerate launch -m xgenmm_hf.cli.eval KIND FILE... -o DIR
     """
-    from xgenmm_hf.inference.adapters import adapter_base
-    from xgenmm_hf.inference.source import resolve_model
+    from xgenmm_hf.evaluation.settings import AskSettings
+    from xgenmm_hf.inference.prompts import system_turn
+    from xgenmm_hf.inference.source import resolve_checkpoint
 
     # Cheap checks first: a wrong path should not wait for torch to load.
-    base = adapter_base(model)
-    source = resolve_model(model) if base is None else model
-    if base is not None:
-        resolve_model(base)
-    mode = None if image_mode is None else image_mode.value
-    if harness is not None or data or tasks:
-        options = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "system": system, "image_mode": mode}
-        options |= {"dtype": dtype.value, "device": device, "overlong": overlong.value}
-        measure_by_harness(harness, data, tasks, words or [], source, output, options)
+    source, mode = resolve_checkpoint(model), options.value_of(image_mode)
+    adapter = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "system": system, "image_mode": mode}
+    adapter |= {"dtype": dtype.value, "device": device, "overlong": overlong.value}
+    if measured_by_harness(harness, data or [], tasks or [], words or [], source, output, adapter):
         return
     if not words or output is None:
         raise typer.BadParameter("Give KIND FILE... and -o DIR, or --harness with --data or --tasks.")
-    from xgenmm_hf.evaluation.settings import AskSettings
-    from xgenmm_hf.inference.prompts import system_turn
-
     settings = AskSettings(
         batch_size=batch_size or 8,
         max_new_tokens=max_new_tokens,
-        form=None if form is None else form.value,
+        form=options.value_of(form),
         protocol=protocol.value,
         system=system_turn(system),
         suffix=suffix,
@@ -186,54 +141,56 @@ def evaluate(
         image_mode=mode,
         kept_mib=kept_mib,
     )
-    kind, *files = words
-    task, examples = load_tasks(
-        kind, files, support, settings, images, support_images, name=name, metric=metric, split=split
-    )
-    measure(task, examples, settings, source, files, output, dtype=dtype.value, device=device, as_json=as_json)
+    reading = {"metric": metric, "split": split}
+    task, examples = load_tasks(words, support, settings, images, support_images, name, **reading)
+    measure(task, examples, settings, source, words[1:], output, dtype=dtype.value, device=device, as_json=as_json)
 
 
-def measure_by_harness(
+def measured_by_harness(
     harness: Harness | None,
-    data: list[str] | None,
-    tasks: list[str] | None,
+    data: list[str],
+    tasks: list[str],
     words: list[str],
     source: str,
     output: str | None,
-    options: Mapping[str, Any],
-) -> None:
-    """Hands over to a harness."""
+    adapter: Mapping[str, Any],
+) -> bool:
+    """Hands over to a harness if one is meant; returns whether it was."""
     from xgenmm_hf.evaluation.harness.launch import HarnessRun, run_harness
 
+    if harness is None and not data and not tasks:
+        return False
     chosen = harness or (Harness.lmms_eval if tasks else Harness.vlmevalkit)
     if (data and chosen is not Harness.vlmevalkit) or (tasks and chosen is not Harness.lmms_eval):
         raise ValueError("--data belongs to --harness vlmevalkit, --tasks to --harness lmms-eval.")
     stop = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
-    given = [part for name in [*(data or []), *(tasks or []), *words[:stop]] for part in name.split(",") if part]
-    run_harness(HarnessRun(chosen.value, given, source, output, options, words[stop:]), print)
+    given = [part for name in [*data, *tasks, *words[:stop]] for part in name.split(",") if part]
+    run_harness(HarnessRun(chosen.value, given, source, output, adapter, words[stop:]), print)
+    return True
 
 
 def load_tasks(
-    kind: str,
-    files: list[str],
+    words: list[str],
     support: list[str] | None,
     settings: "AskSettings",
     images: str | None,
     support_images: str | None,
-    **options: Any,
+    name: str | None,
+    **reading: Any,
 ) -> "tuple[Task, Task | None]":
     """Reads the task, and what its examples come from."""
     from xgenmm_hf.evaluation.tasks import load_task
 
+    kind, *files = words
     shown = settings.shots or settings.rules.blind_examples
     if support and not shown:
         raise ValueError("--support holds examples for the prompt, but --shots is 0: ask for some, such as --shots 4.")
     # Examples may come from all of the task's samples, also where only the first are asked.
     limit = None if shown and not support else settings.limit
-    task = load_task(kind, files, images=images, limit=limit, **options)
+    task = load_task(kind, files, images=images, limit=limit, name=name, **reading)
     if not support:
         return task, None
-    return task, load_task(kind, support, images=support_images or images, **{**options, "name": "support"})
+    return task, load_task(kind, support, images=support_images or images, name="support", **reading)
 
 
 def measure(
@@ -249,17 +206,12 @@ def measure(
     as_json: bool,
 ) -> None:
     """Asks, rates and prints."""
-    from xgenmm_hf.cli.console import hide_loading_bars
     from xgenmm_hf.evaluation.pipeline import evaluate_task
     from xgenmm_hf.evaluation.share import current_share
-    from xgenmm_hf.inference.loading import load
-    from xgenmm_hf.inference.source import is_local
 
-    if is_local(source):
-        hide_loading_bars()
     share = current_share(device)
-    loaded = load(source, dtype=dtype, device=share.device)
-    with asking_bar(shown=share.is_first) as progress:
+    loaded = load_model(source, dtype, share.device)
+    with progress_bar("asking", shown=share.is_first) as progress:
         result = evaluate_task(
             loaded,
             task,
@@ -307,23 +259,8 @@ def render(result: Mapping[str, Any], output: str) -> Iterator[str]:
     yield f"results.json and results.md are in {output}"
 
 
-@contextmanager
-def asking_bar(shown: bool) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar of answered samples on stderr, where that is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not (shown and sys.stderr.isatty())) as bar:
-        task = bar.add_task("asking", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def main() -> None:
     """Runs ``xgenmm eval`` with the process's arguments."""
-    from xgenmm_hf.cli.console import quiet_libraries
-    from xgenmm_hf.errors import friendly_errors
-
     quiet_libraries()
     typer.run(friendly_errors(evaluate))
 

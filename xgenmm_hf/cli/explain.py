@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.cli.ask import SystemTurn
-from xgenmm_hf.cli.convert import Dtype
+from xgenmm_hf.cli import options
+from xgenmm_hf.cli.console import load_model
 from xgenmm_hf.conversion.files import replacing
 
 
@@ -22,9 +22,7 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 def explain(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")] = "Describe this image.",
-    model: Annotated[
-        str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
-    ] = TINY_MODEL,
+    model: options.Model = TINY_MODEL,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the overlay.")] = Path("overlay.png"),
     answer: Annotated[
         str | None, typer.Option(help="Explain this answer.", show_default="the model's own, greedy")
@@ -37,32 +35,28 @@ def explain(
         int | None,
         typer.Option(help="One layer of the language model, from 0 (-1: the last).", show_default="mean over all"),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of the answer's length in tokens.")] = 128,
-    system: SystemTurn = None,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")] = Dtype.auto,
-    device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
+    max_new_tokens: options.AnswerTokens = 128,
+    system: options.System = None,
+    dtype: options.ComputeDtype = options.Dtype.auto,
+    device: options.Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print shares of tiles and patches as JSON.")] = False,
 ) -> None:
     """Show which parts of an image an answer rests on."""
-    from xgenmm_hf.inference.source import is_local, resolve_model
+    from xgenmm_hf.inference.source import resolve_checkpoint
     from xgenmm_hf.modeling.images_xgenmm import read_image
 
     # Cheap checks first: a wrong path should not wait for torch to load.
     check_output(output)
     opened = read_image(image)
-    source = resolve_model(model)
+    source = resolve_checkpoint(model)
 
-    from xgenmm_hf.cli.console import hide_loading_bars
     from xgenmm_hf.explain.attention import explain_answer
     from xgenmm_hf.explain.overlay import draw_overlay
-    from xgenmm_hf.inference.loading import load
     from xgenmm_hf.inference.prompts import system_turn
 
-    if is_local(source):
-        hide_loading_bars()
     turn = system_turn(system)
     found = explain_answer(
-        load(source, dtype=dtype.value, device=device),
+        load_model(source, dtype.value, device),
         opened,
         prompt,
         answer=answer,

@@ -5,16 +5,17 @@ from typing import Annotated
 
 import typer
 
-from xgenmm_hf.cli.convert import progress_bar, readable, show_notes
-from xgenmm_hf.errors import cleaning_up_on_sigterm
+from xgenmm_hf.cli import options
+from xgenmm_hf.cli.convert import bytes_bar, readable, show_notes
+from xgenmm_hf.cli.errors import cleaning_up_on_sigterm
 
 
 def export(
     model: Annotated[
         str, typer.Argument(help="Folder or Hub repo id in this package's layout, or the folder of a LoRA adapter.")
     ],
-    out: Annotated[str, typer.Argument(help="Folder to make; must not exist or be empty.")],
-    max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Largest weight file.")] = "5GB",
+    out: options.NewFolder,
+    max_shard_size: options.ShardSize = "5GB",
 ) -> None:
     """Write a checkpoint in the original layout, or a LoRA adapter in the one that vLLM loads."""
     from xgenmm_hf.conversion.adapters import ADAPTER_CONFIG, export_adapter
@@ -23,7 +24,7 @@ def export(
     if (Path(model) / ADAPTER_CONFIG).is_file():
         print(f"{out}: an adapter for vLLM, of {', '.join(export_adapter(model, out))}")
         return
-    with cleaning_up_on_sigterm(), progress_bar() as progress:
+    with cleaning_up_on_sigterm(), bytes_bar() as progress:
         result = export_checkpoint(model, out, max_shard_size=max_shard_size, progress=progress)
     rows = "as converted" if result.padding == "kept" else "zeros"
     print(

@@ -4,47 +4,42 @@ import os
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.cli.convert import Dtype
+from xgenmm_hf.cli import options
+from xgenmm_hf.cli.console import hide_loading_bars
 
 
-class Engine(str, Enum):
-    """What answers."""
-
-    transformers = "transformers"
-    vllm = "vllm"
+Engine = Enum("Engine", {"transformers": "transformers", "vllm": "vllm"}, type=str)
+Input = Annotated[
+    str,
+    typer.Argument(metavar="INPUT", help="Folder of images, .jsonl, .json, .csv, .parquet or .tar file, or data set."),
+]
+Shard = Annotated[
+    str | None, typer.Option(metavar="3/8", help="Answer this share of the rows.", show_default="torchrun's rank")
+]
+ImageRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the data files' paths.", show_default="each file's own folder")
+]
 
 
 def generate(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="INPUT",
-            help="Folder of images, .jsonl, .json, .csv, .parquet, .tar files, or a data set.",
-        ),
-    ],
+    source: Input,
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question about each row's images.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.jsonl", help="File to make; one line per row.")],
-    model: Annotated[
-        str, typer.Option(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
-    ] = TINY_MODEL,
-    system: Annotated[str | None, typer.Option(help="Text of a system turn.", show_default="the model's own")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Upper limit of an answer's length in tokens.")] = 128,
+    model: options.Model = TINY_MODEL,
+    system: options.System = None,
+    max_new_tokens: options.AnswerTokens = 128,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows answered together.")] = 8,
-    shard: Annotated[
-        str | None, typer.Option(metavar="3/8", help="Answer this share of the rows.", show_default="torchrun's rank")
-    ] = None,
+    shard: Shard = None,
     engine: Annotated[Engine, typer.Option(help="What answers.")] = Engine.transformers,
     workers: Annotated[int, typer.Option(min=1, help="Threads that read and cut images.")] = 2,
-    image_root: Annotated[
-        Path | None, typer.Option(help="Folder of the data files' paths.", show_default="each file's own folder")
-    ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in.")] = Dtype.auto,
-    device: Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")] = "auto",
+    image_root: ImageRoot = None,
+    dtype: options.ComputeDtype = options.Dtype.auto,
+    device: options.Device = "auto",
 ) -> None:
     """Answer a prompt about every image; stopped runs go on when started again."""
     from tqdm import tqdm
@@ -52,20 +47,22 @@ def generate(
     from xgenmm_hf.bulk.engines import BulkGenerator
     from xgenmm_hf.bulk.rows import count_rows
     from xgenmm_hf.bulk.running import generate as run
-    from xgenmm_hf.cli.console import hide_loading_bars
+    from xgenmm_hf.inference.prompts import system_turn
 
     number, count = parse_shard(shard)
     if device == "auto" and "LOCAL_RANK" in os.environ:
         import torch
 
         device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "auto"
-    options: dict[str, Any] = {
-        "system": system,
-        "max_new_tokens": max_new_tokens,
-        "dtype": dtype.value,
-        "device": device,
-    }
-    generator = BulkGenerator(model, prompt, engine=engine.value, **options)
+    generator = BulkGenerator(
+        model,
+        prompt,
+        engine=engine.value,
+        system=system_turn(system),
+        max_new_tokens=max_new_tokens,
+        dtype=dtype.value,
+        device=device,
+    )
     hide_loading_bars()
     rows = count_rows(source)
     total = None if rows is None else -(-rows // count)

@@ -5,17 +5,18 @@ from typing import Annotated
 
 import typer
 
-from xgenmm_hf.cli.convert import Dtype, readable
+from xgenmm_hf.cli import options
+from xgenmm_hf.cli.convert import readable
 
 
 def graphs(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or Hub repository.")],
-    out: Annotated[str, typer.Argument(help="Folder to make; must not exist or be empty.")],
+    out: options.NewFolder,
     context: Annotated[
         int | None,
         typer.Option(help="Longest prompt with its answer, in tokens.", show_default="the model's context"),
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")] = Dtype.auto,
+    dtype: options.ComputeDtype = options.Dtype.auto,
 ) -> None:
     """Write torch.export graphs of the vision part and of the language model."""
     from xgenmm_hf.cli.console import hide_loading_bars

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli import options
 
 
 MODES = {
@@ -35,7 +36,7 @@ def info(
     image_size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Also say what an image of this size costs.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show a checkpoint's architecture, sizes and image mode."""
     size = parse_size(image_size)

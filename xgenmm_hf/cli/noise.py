@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from xgenmm_hf.errors import friendly_errors
+from xgenmm_hf.cli.errors import friendly_errors
 
 
 def main(

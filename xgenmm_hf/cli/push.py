@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from xgenmm_hf.cli import options
+
 
 if TYPE_CHECKING:
     from xgenmm_hf.hub.push import Upload
@@ -31,7 +33,7 @@ def push(
         str | None, typer.Option(help="Branch, made if there is none.", show_default="the main branch")
     ] = None,
     message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = "Upload with xgenmm-hf",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Push a checkpoint to the Hub: safetensors, code, processor and a model card."""
     from xgenmm_hf.hub import push as sending

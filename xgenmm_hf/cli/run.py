@@ -19,7 +19,7 @@ from typing import Annotated
 
 import typer
 
-from xgenmm_hf.errors import FAILURE, friendly_errors
+from xgenmm_hf.cli.errors import FAILURE, friendly_errors
 
 
 CONTEXT = {"ignore_unknown_options": True, "allow_interspersed_args": False}

@@ -8,15 +8,7 @@ from typing import Annotated
 import typer
 
 
-class Stage(str, Enum):
-    """The stages."""
-
-    pretrain = "pretrain"
-    sft = "sft"
-    dpo = "dpo"
-    safety = "safety"
-
-
+Stage = Enum("Stage", {"pretrain": "pretrain", "sft": "sft", "dpo": "dpo", "safety": "safety"}, type=str)
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 """What `app.command` must be given for this verb: options that typer does not know go to TRL's parser."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.sources import check_is_checkpoint
+from xgenmm_hf.inference.adapters import adapter_base
 
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w")
@@ -28,6 +29,13 @@ def resolve_model(model: str | os.PathLike[str], *, ours: bool = True) -> str:
             f"There is no model at {name}: give a checkpoint folder, or a Hub repository as organisation/name."
         )
     return name
+
+
+def resolve_checkpoint(model: str | os.PathLike[str]) -> str:
+    """Returns what `load` takes: an adapter's folder as it is, once its base is there, or else a resolved model."""
+    base = adapter_base(model)
+    source = resolve_model(model if base is None else base)
+    return source if base is None else os.fspath(model)
 
 
 def is_local(resolved: str) -> bool:

@@ -4,8 +4,6 @@ import logging
 import os
 import sys
 
-from xgenmm_hf.errors import friendly_errors
-
 
 STAGES = ("pretrain", "sft", "dpo", "safety")
 # tqdm reads its options from the environment when it is imported: no bar for what takes a moment
@@ -38,7 +36,6 @@ def check_libraries() -> None:
         raise ValueError(f"Training needs {', '.join(missing)}: pip install 'xgenmm-hf[train]'.")
 
 
-@friendly_errors
 def main(arguments: list[str] | None = None) -> None:
     """Runs a stage with the process's arguments."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -52,4 +49,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("XGENMM_DEBUG", "0") not in ("", "0"):
+            raise
+        sys.exit(f"error: {' '.join(str(error).split()) or type(error).__name__}")

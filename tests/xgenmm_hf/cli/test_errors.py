@@ -7,7 +7,7 @@ import sys
 import pytest
 import typer
 
-from xgenmm_hf.errors import friendly_errors
+from xgenmm_hf.cli.errors import friendly_errors
 
 
 def failing(error: BaseException):
@@ -70,7 +70,7 @@ def test_the_signature_survives():
 
 def test_a_reader_that_hangs_up_is_no_error():
     code = (
-        "from xgenmm_hf.errors import friendly_errors\n"
+        "from xgenmm_hf.cli.errors import friendly_errors\n"
         "@friendly_errors\n"
         "def verb():\n"
         "    for _ in range(100000): print('a line that nobody reads')\n"

@@ -15,8 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.cli.eval import evaluate
-from xgenmm_hf.errors import friendly_errors
 from xgenmm_hf.evaluation.tasks import KINDS
 
 

@@ -7,8 +7,8 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.cli.explain import explain
-from xgenmm_hf.errors import friendly_errors
 
 
 @pytest.fixture(scope="module")
