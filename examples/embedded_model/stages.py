@@ -18,6 +18,7 @@ from embedded_model.rows import WRITERS, write_lines
 
 NUM_IMAGES = 16_000
 RECIPES = Path(__file__).parent / "recipes"
+NOISED_REJECTIONS = Path(__file__).parents[1] / "noised_rejections.py"
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,9 @@ def run_stage(stage: Stage, model: Path, work: Path, scale: float = 1.0, overrid
     if (output / "trainer_state.json").exists():
         return trained
     mixture = write_mixture(stage, work, scale)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    if stage.verb == "dpo":
+        mixture = add_noised_rejections(model, mixture, environment)
     command = [
         sys.executable,
         "-m",
@@ -148,11 +152,19 @@ def run_stage(stage: Stage, model: Path, work: Path, scale: float = 1.0, overrid
         command += ["--muon_rate", str(stage.muon_rate)]
     if stage.adapter:
         command += ["--merge_adapter", "true"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     finished = subprocess.run([*command, *overrides], env=environment, check=False)
     if finished.returncode:
         raise RuntimeError(f"The stage {stage.name} failed (exit code {finished.returncode}); see its output above.")
     return trained
+
+
+def add_noised_rejections(model: Path, mixture: Path, environment: dict[str, str]) -> Path:
+    """Makes the second rejected answers of a preference stage, or finds them made; returns the folder of all rows."""
+    rows = mixture.with_suffix("")
+    if not rows.exists():
+        command = [sys.executable, str(NOISED_REJECTIONS), "--model", str(model), "--data", str(mixture)]
+        subprocess.run([*command, "--output", str(rows), "--batch-size", "32"], env=environment, check=True)
+    return rows
 
 
 def write_mixture(stage: Stage, work: Path, scale: float = 1.0) -> Path:

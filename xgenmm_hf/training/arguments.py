@@ -27,7 +27,7 @@ FRESH, LAST = "false", "auto"
 EMBEDDED = {"embedded": TINY_MODEL, "embedded-base": TINY_BASE_MODEL}
 """Names of the embedded checkpoints in `model_name_or_path`."""
 PATHS = ("output_dir", "model_name_or_path", "deepspeed")
-RENAMED = {"max_unreadable": "max_dropped"}
+RENAMED = {"max_unreadable": "max_dropped", "noised_rejections": "a script, examples/noised_rejections.py,"}
 
 
 @dataclass
@@ -44,9 +44,6 @@ class DataArguments:
         image_aspect_ratio: How images are cut: anyres, none or pad. Default: as the checkpoint says; the trained
             checkpoint then says this.
         anyres_tiles: Grids of any-resolution mode in tiles, such as 1x2 (one wide, two high). Likewise.
-        noised_rejections: DPO only: whether each row comes a second time, rejecting what the model itself says to
-            noised images. The answers are cached; for large data make them once with
-            `python -m xgenmm_hf.cli.noise` and name the folder it writes as the mixture.
         eval_generate: Number of evaluation rows that every evaluation also answers: the answers are logged as a
             table, and their exact match is the metric `eval_exact_match`. 0: none; not for DPO.
     """
@@ -63,9 +60,6 @@ class DataArguments:
     )
     anyres_tiles: list[str] | None = field(
         default=None, metadata={"help": "Grids in tiles, width x height, such as 1x2 2x1 2x2."}
-    )
-    noised_rejections: bool = field(
-        default=False, metadata={"help": "DPO: also reject what the model itself says to noised images."}
     )
     eval_generate: int = field(
         default=0, metadata={"help": "Number of evaluation rows that every evaluation also answers and logs."}

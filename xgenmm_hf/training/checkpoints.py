@@ -54,7 +54,6 @@ _DATA_FIELDS = (
     "group_by_modality_length",
     "image_aspect_ratio",
     "anyres_tiles",
-    "noised_rejections",
 )
 _MODULE_FIELDS = (
     "unfreeze_vision",

@@ -107,7 +107,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "vision_learning_rate": (Rule("the tower is frozen: add unfreeze_vision or lora_vision", (None,), trains_tower),),
     "resampler_learning_rate": (Rule("the resampler is frozen; leave it out", (None,), trains_resampler),),
-    "noised_rejections": (Rule("only dpo has rejected answers; leave it out", stages=CONVERSATIONS),),
     "eval_generate": (Rule("pairs and documents have no question to answer", (0,), stages=("dpo", "pretrain")),),
     "group_by_modality_length": (
         Rule("pairs keep the trainer's own order; leave it out", stages=PREFERENCES),

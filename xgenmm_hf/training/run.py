@@ -55,8 +55,6 @@ def run_stage(stage: str, arguments: Sequence[str], make_optimizer: MakeOptimize
     recipe = with_merged_base(recipe)
     model, processor = load_for_training(recipe)
     train_rows, eval_rows = load_rows(recipe, processor)
-    if recipe.stage == "dpo" and recipe.data.noised_rejections:
-        train_rows = add_rejections(recipe, model, processor, train_rows)
     trainer = build_trainer(recipe, model, processor, train_rows, eval_rows, make_optimizer)
     output, plan = Path(recipe.training.output_dir), plan_of(trainer)
     fresh = resume_choice(recipe.training.resume_from_checkpoint) == FRESH
@@ -77,18 +75,6 @@ def run_stage(stage: str, arguments: Sequence[str], make_optimizer: MakeOptimize
     if hasattr(trainer, "end"):  # closes trackers and the process group; newer libraries
         trainer.end()
     return output
-
-
-def add_rejections(recipe: Recipe, model: Any, processor: Any, rows: Any) -> Any:
-    """Adds to preference rows what the model itself says to noised images, on the main process first."""
-    if not hasattr(rows, "__len__"):
-        raise ValueError("noised_rejections answers all rows first: leave streaming out.")
-    from xgenmm_hf.training.noise import add_noised_rejections
-
-    with recipe.training.main_process_first(desc="answers from noised images"):
-        added = add_noised_rejections(rows, model.to(recipe.training.device), processor, seed=recipe.training.seed)
-    logger.info("Answers from noised images: %s", ", ".join(f"{name} {count}" for name, count in added.counts.items()))
-    return added.rows
 
 
 def build_trainer(

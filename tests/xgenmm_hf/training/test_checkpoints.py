@@ -107,7 +107,6 @@ def test_run_with_other_settings_is_not_continued(run):
         ("data", "group_by_modality_length", False),
         ("data", "image_aspect_ratio", "pad"),
         ("data", "anyres_tiles", ["1x2"]),
-        ("data", "noised_rejections", True),
         ("modules", "unfreeze_vision", True),
         ("modules", "freeze_resampler", True),
         ("modules", "lora_added_tokens", False),

@@ -54,7 +54,6 @@ def test_every_option_of_trl_was_looked_at(config):
         ("sft", ["--use_peft", "--resampler_learning_rate", "1e-4"]),
         ("sft", ["--vision_learning_rate", "1e-6"]),
         ("sft", ["--use_peft", "--bnb_4bit_quant_type", "fp4"]),
-        ("sft", ["--noised_rejections", "true"]),
         ("sft", ["--image_aspect_ratio", "none", "--anyres_tiles", "1x2"]),
         ("sft", ["--trust_remote_code", "true"]),
         ("sft", ["--do_eval", "true"]),

@@ -89,14 +89,6 @@ def test_adapter_is_merged_and_the_next_stage_starts_from_it(tmp_path):
     assert load(second, dtype="float32").model.state_dict()[name].isfinite().all()
 
 
-def test_answers_to_noised_images_join_the_pairs(tmp_path, caplog):
-    options = ["--use_peft", "true", "--noised_rejections", "true", "--max_steps", "1"]
-    with caplog.at_level("INFO", logger="xgenmm_hf"):
-        run("dpo", preference_rows(2), tmp_path, *options, kind="preference")
-    assert "Answers from noised images: added 2" in caplog.text
-    assert "| preferences | 4 |" in (tmp_path / "dpo" / "README.md").read_text()
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
