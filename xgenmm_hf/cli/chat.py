@@ -104,7 +104,7 @@ class Session:
     def _read_message(self) -> str:
         """Reads what the user says; lines that were pasted together are one message."""
         typed = sys.stdin.isatty()
-        lines = [self._console.input("[bold cyan]>[/] " if typed else "")]
+        lines = [input("> " if typed else "")]  # not the console's: line editing has to know the prompt
         while typed and select.select([sys.stdin], [], [], PASTE_SECONDS)[0]:
             lines.append(input())
         return "\n".join(lines).strip()

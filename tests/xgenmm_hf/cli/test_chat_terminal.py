@@ -11,17 +11,17 @@ import pytest
 
 
 class Terminal:
-    """A program in a pseudo-terminal; `read_until` returns what it printed."""
+    """A program in a pseudo-terminal; each `read_until` goes on behind what the one before it found."""
 
     def __init__(self, *command: str):
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.environ.update(TERM="dumb", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
             os.execv(command[0], command)
-        self.text = ""
+        self.text, self.place = "", 0
 
     def read_until(self, wanted: str, seconds: float = 120) -> str:
-        end, start = time.monotonic() + seconds, len(self.text)
+        end, start = time.monotonic() + seconds, self.place
         while wanted not in self.text[start:]:
             assert time.monotonic() < end, f"no {wanted!r} in {self.text[start:]!r}"
             if select.select([self.fd], [], [], 0.2)[0]:
@@ -29,7 +29,8 @@ class Terminal:
                     self.text += os.read(self.fd, 4096).decode(errors="replace")
                 except OSError:
                     raise AssertionError(f"ended before {wanted!r}: {self.text[start:]!r}") from None
-        return self.text[start:]
+        self.place = self.text.index(wanted, start) + len(wanted)
+        return self.text[start : self.place]
 
     def send(self, text: str) -> None:
         os.write(self.fd, text.encode())
@@ -48,26 +49,36 @@ class Terminal:
 def test_a_chat_survives_ctrl_c_and_pastes_and_asks_before_it_replaces_a_file(tmp_path):
     file = tmp_path / "chat.json"
     file.write_text("mine")
-    start = "from xgenmm_hf.cli.app import main; main()"
-    terminal = Terminal(sys.executable, "-c", start, "chat", "--max-new-tokens", "3")
+    # on a slow machine two keys may be seconds apart, and two pasted lines as well
+    start = "from xgenmm_hf.cli import app, chat; chat.LEAVE_SECONDS, chat.PASTE_SECONDS = {}, 1; app.main()"
+    terminal = Terminal(sys.executable, "-c", start.format(-1), "chat", "--max-new-tokens", "3")
     terminal.read_until("> ")
-    terminal.send("half a line\x03")
-    terminal.read_until("Ctrl-C again leaves")
-    time.sleep(2.2)
+    for _ in range(2):  # the second one comes too late to leave
+        terminal.send("half a line\x03")
+        terminal.read_until("Ctrl-C again leaves; /save FILE keeps the chat.")
+        terminal.read_until("> ")
     terminal.send("What is\nthis?\n")
-    terminal.read_until("> ")
+    terminal.read_until("this?\r\n")
+    terminal.read_until("\n> ")
     terminal.send(f"/save {file}\n")
-    terminal.read_until("Replace it?")
+    terminal.read_until("Replace it? [y/N] ")
     terminal.send("n\n")
     terminal.read_until("left as it was")
     assert file.read_text() == "mine"
+    terminal.read_until("\n> ")
     terminal.send(f"/save {file}\n")
-    terminal.read_until("Replace it?")
+    terminal.read_until("Replace it? [y/N] ")
     terminal.send("y\n")
     terminal.read_until("Saved to")
     messages = [one for one in json.loads(file.read_text())["messages"] if one["role"] == "user"]
     assert [one["content"] for one in messages] == ["What is\nthis?"]
+    terminal.read_until("\n> ")
+    terminal.send("/quit\n")
+    assert terminal.wait() == 0
+    terminal = Terminal(sys.executable, "-c", start.format(1000), "chat")
+    terminal.read_until("> ")
     terminal.send("\x03")
-    terminal.read_until("Ctrl-C again leaves")
+    terminal.read_until("Ctrl-C again leaves; /save FILE keeps the chat.")
+    terminal.read_until("> ")
     terminal.send("\x03")
     assert terminal.wait() == 0
