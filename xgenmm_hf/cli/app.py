@@ -19,7 +19,6 @@ from xgenmm_hf.cli.eval import evaluate
 from xgenmm_hf.cli.explain import explain
 from xgenmm_hf.cli.export import export
 from xgenmm_hf.cli.generate import generate
-from xgenmm_hf.cli.graphs import graphs
 from xgenmm_hf.cli.info import info
 from xgenmm_hf.cli.push import push
 from xgenmm_hf.cli.recipes import recipes
@@ -59,7 +58,7 @@ def prepare(
     quiet_libraries()
 
 
-for verb in (ask, info, convert, export, recipes, data, chat, serve, demo, generate, push, graphs, explain):
+for verb in (ask, info, convert, export, recipes, data, chat, serve, demo, generate, push, explain):
     app.command(verb.__name__)(friendly_errors(verb))
 app.command("eval")(friendly_errors(evaluate))
 app.command("run", context_settings=RUN_CONTEXT)(friendly_errors(run))

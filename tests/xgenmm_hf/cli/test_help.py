@@ -17,7 +17,6 @@ VERBS = (
     "info",
     "convert",
     "export",
-    "graphs",
     "recipes",
     "data",
     "train",

@@ -16,7 +16,7 @@ class Graphs:
 
     Args:
         vision: Called with `pixel_values`, `image_sizes`, `image_num_tiles`: the images' tokens, (N, text width).
-        text: Called as `xgenmm_hf.graphs.modules.TextGraph` is: logits, (B, vocabulary).
+        text: Called as `export_graphs.modules.TextGraph` is: logits, (B, vocabulary).
         facts: The content of `graphs.json`.
     """
 
@@ -26,11 +26,13 @@ class Graphs:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Graphs":
-        """Loads what `xgenmm graphs` wrote into a folder."""
+        """Loads what `python -m export_graphs` wrote into a folder."""
         path = Path(folder)
         missing = [name for name in ("graphs.json", "vision.pt2", "text.pt2") if not (path / name).is_file()]
         if missing:
-            raise ValueError(f"{folder} holds no {', '.join(missing)}; make the graphs with: xgenmm graphs MODEL OUT")
+            raise ValueError(
+                f"{folder} holds no {', '.join(missing)}; make the graphs with: python -m export_graphs MODEL OUT"
+            )
         facts = json.loads((path / "graphs.json").read_text(encoding="utf-8"))
         vision, text = (torch.export.load(path / f"{name}.pt2").module() for name in ("vision", "text"))
         return cls(vision, text, facts)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from xgenmm_hf import XGenMMForConditionalGeneration
 from xgenmm_hf.modeling.compat_xgenmm import CACHE_NAME
-from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 
 
 class VisionGraph(nn.Module):

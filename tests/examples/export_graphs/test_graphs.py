@@ -6,24 +6,34 @@ import sys
 
 import pytest
 import torch
+from export_graphs.__main__ import main
+from export_graphs.modules import TextGraph
+from export_graphs.running import Graphs
+from export_graphs.tracing import describe_graphs, trace_vision
 from PIL import Image
-from typer.testing import CliRunner
 
-from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration
-from xgenmm_hf.cli.app import app
-from xgenmm_hf.graphs.modules import TextGraph
-from xgenmm_hf.graphs.running import Graphs
-from xgenmm_hf.graphs.tracing import describe_graphs, trace_vision
-from xgenmm_hf.inference.loading import load
+from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration, load
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("graphs") / "out"
-    done = CliRunner().invoke(app, ["graphs", TINY_MODEL, str(out), "--context", "384"])
-    assert done.exit_code == 0, done.output
-    assert "context 384, float32" in done.output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["export_graphs", TINY_MODEL, str(out), "--context", "384"])
+        main()
     return out
+
+
+def test_a_folder_in_use_and_a_wrong_context_are_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").touch()
+    for out, context, said in (
+        (tmp_path, "9", "is there already"),
+        (tmp_path / "out", "1", "this model can have 2 to"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["export_graphs", TINY_MODEL, str(out), "--context", context])
+        with pytest.raises(SystemExit, match="1"):
+            main()
+        assert said in capsys.readouterr().err.splitlines()[-1]  # behind the library's loading bar
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +111,7 @@ def test_too_long_a_prompt(graphs, prepare):
 
 
 def test_a_folder_without_graphs(tmp_path):
-    with pytest.raises(ValueError, match="xgenmm graphs"):
+    with pytest.raises(ValueError, match="python -m export_graphs"):
         Graphs.load(tmp_path)
 
 

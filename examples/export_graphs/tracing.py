@@ -3,6 +3,7 @@
 The folder holds `vision.pt2`, `text.pt2` (weights included) and `graphs.json`.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,8 @@ import transformers
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from xgenmm_hf.conversion.files import check_output_folder, output_folder, write_json
-from xgenmm_hf.graphs.modules import TextGraph, VisionGraph
-from xgenmm_hf.inference.asking import end_tokens
-from xgenmm_hf.inference.loading import load
-from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
-from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
-from xgenmm_hf.modeling.tiling_xgenmm import count_tiles
+from export_graphs.modules import TextGraph, VisionGraph
+from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration, load, select_grids
 
 
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")
@@ -28,13 +24,17 @@ def export_graphs(
     model: str | os.PathLike[str], out: str | os.PathLike[str], *, context: int | None = None, dtype: str = "auto"
 ) -> dict[str, Any]:
     """Writes a checkpoint's two graphs."""
-    target = check_output_folder(Path(out))
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{out} is there already: name a new folder.")
     loaded = load(model, dtype=dtype, device="cpu").model
     facts = describe_graphs(loaded, context)
-    with torch.no_grad(), output_folder(target) as folder:
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.no_grad():
         for name, make in (("vision", trace_vision), ("text", trace_text)):
             torch.export.save(make(loaded, facts), folder / f"{name}.pt2")
-        write_json(folder / "graphs.json", facts)
+    # written last: a folder without it is not complete
+    (folder / "graphs.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts
 
 
@@ -48,7 +48,8 @@ def describe_graphs(model: XGenMMForConditionalGeneration, context: int | None =
         raise ValueError(
             f"context is {context}; this model can have 2 to {text.max_position_embeddings} tokens. Name one of them."
         )
-    fields, ends, padding = text.to_dict(), end_tokens(model).tolist(), model.generation_config.pad_token_id
+    fields, own, padding = text.to_dict(), model.generation_config.eos_token_id, model.generation_config.pad_token_id
+    ends = [*(own if isinstance(own, list) else [own]), config.end_of_chunk_token_id]
     head_dim = fields.get("head_dim") or text.hidden_size // text.num_attention_heads
     return {
         "torch": torch.__version__,
@@ -91,7 +92,7 @@ def trace_vision(model: XGenMMForConditionalGeneration, facts: dict[str, Any]) -
     sizes = torch.tensor([[2 * side, side], [side, side + 1], [side, 3 * side]])
     tiles = torch.ones(len(sizes), dtype=torch.long)
     if config.image_aspect_ratio == "anyres":
-        tiles = count_tiles(sizes, config.anyres_grids, side)
+        tiles = 1 + (select_grids(sizes, config.anyres_grids) // side).prod(dim=1)
     inputs = {
         "pixel_values": torch.zeros(int(tiles.sum()), 3, side, side, dtype=model.dtype),
         "image_sizes": sizes,

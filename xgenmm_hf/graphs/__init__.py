@@ -1,1 +1,0 @@
-"""A model as two `torch.export` graphs, images -> tokens and tokens -> logits, for runtimes without Transformers."""
