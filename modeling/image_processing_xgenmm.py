@@ -18,8 +18,16 @@ from transformers.processing_utils import ImagesKwargs
 
 from .images_xgenmm import check_size, flatten, image_name, quoted, read_image
 from .legacy_api_xgenmm import LegacyImageMixin
+from .pixels_xgenmm import checked_images, cut_image
 from .remote_code_xgenmm import AUTO_MAP
-from .tiling_xgenmm import ASPECT_RATIO_MODES, check_grids, default_grids, fit_into_grid, select_grids
+from .tiling_xgenmm import (
+    ASPECT_RATIO_MODES,
+    centre_in_square,
+    check_grids,
+    default_grids,
+    fit_into_grid,
+    select_grids,
+)
 
 
 # What this processor always does; a call may say so (other models' calls do), but not ask for something else.
@@ -161,6 +169,40 @@ class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
             data["num_patches"] = num_tiles
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def preprocess_tensor(self, images: Any, image_aspect_ratio: str | None = None) -> BatchFeature:
+        """Cuts float images into tiles in torch, so that gradients reach the pixels.
+
+        Bicubic resizing is torch's; nothing is rounded to 256 levels, which is all that tells the tiles from those of a
+        call with the same image (see docs/research.md for the distance).
+
+        Args:
+            images: A (3, height, width) or (num_images, 3, height, width) tensor with values in [0, 1], or a list of
+                the former; on any device, in any floating-point type.
+            image_aspect_ratio: Mode of this call; default: the processor's.
+
+        Returns:
+            `pixel_values` (num_tiles, 3, S, S), float32 or float64, with the images' graph; `image_sizes` (num_images,
+            2) as (height, width) and `image_num_tiles` (num_images,); all on the images' device.
+
+        Raises:
+            ValueError: If something is not such a tensor, or holds values outside [0, 1].
+        """
+        mode = checked_mode(image_aspect_ratio or self.image_aspect_ratio)
+        listed, side = checked_images(images), self.size["height"]
+        sizes = [(int(image.shape[1]), int(image.shape[2])) for image in listed]
+        tiles = [
+            cut_image(image, mode, grid, side, self.image_mean, self.image_std)
+            for image, grid in zip(listed, self._grids(sizes, mode), strict=True)
+        ]
+        device = listed[0].device
+        return BatchFeature(
+            {
+                "pixel_values": torch.cat(tiles),
+                "image_sizes": torch.tensor(sizes, device=device),
+                "image_num_tiles": torch.tensor([len(cut) for cut in tiles], device=device),
+            }
+        )
+
     def _check_options(self, options: dict[str, Any]) -> None:
         own = {**FIXED, "size": self.size, "image_mean": self.image_mean, "image_std": self.image_std}
         for name, value in options.items():
@@ -223,9 +265,9 @@ class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
 
     def _one_tile(self, image: Image.Image, mode: str) -> Image.Image:
         if mode == "pad" and image.width != image.height:
-            side = max(image.size)
+            side, top, left = centre_in_square(image.height, image.width)
             canvas = Image.new("RGB", (side, side), tuple(int(255 * mean) for mean in self.image_mean))
-            canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+            canvas.paste(image, (left, top))
             image = canvas
         return image.resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
 

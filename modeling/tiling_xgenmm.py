@@ -122,6 +122,20 @@ def fit_into_grid(height: int, width: int, grid_width: int, grid_height: int) ->
     return new_height, new_width, (grid_height - new_height) // 2, (grid_width - new_width) // 2
 
 
+def centre_in_square(height: int, width: int) -> tuple[int, int, int]:
+    """Computes where an image lies on the square canvas of the mode `pad`.
+
+    Args:
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+
+    Returns:
+        (side of the canvas, top, left) in pixels.
+    """
+    side = max(height, width)
+    return side, (side - height) // 2, (side - width) // 2
+
+
 def tile_layout(
     image_sizes: torch.Tensor,
     image_num_tiles: torch.Tensor,
