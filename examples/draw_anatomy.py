@@ -15,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 
 import xgenmm_hf
-from xgenmm_hf import select_grids, tile_layout
+from xgenmm_hf import ImageAddresses, image_token_addresses
 
 
 IMAGE = Path(xgenmm_hf.TINY_MODEL).parent / "images" / "2-cafe.png"
@@ -44,7 +44,8 @@ def draw(image: Image.Image, model: str) -> Figure:
     """Returns the drawing of an image's way through a model."""
     config = xgenmm_hf.XGenMMConfig.from_pretrained(model)
     inputs = xgenmm_hf.XGenMMImageProcessor.from_pretrained(model)(images=[image], return_tensors="pt")
-    columns, rows = (select_grids(inputs["image_sizes"], config.anyres_grids)[0] // config.tile_size).tolist()
+    addresses = image_token_addresses(inputs["image_sizes"], config)
+    rows, columns = (addresses.tile_cell.amax(0) + 1).tolist()
     pixels = (inputs["pixel_values"].permute(0, 2, 3, 1).numpy() + 1) / 2
     latents = config.resampler_config.num_latents
     figure = Figure(figsize=(13, 4.6), dpi=110)
@@ -52,7 +53,7 @@ def draw(image: Image.Image, model: str) -> Figure:
     axes = [figure.add_axes((0.02 + 0.25 * index, 0.34, 0.2, 0.5)) for index in range(4)]
     axes[0].imshow(image)
     show_tiles(axes[1], pixels, columns, rows)
-    show_chunks(axes[2], inputs, config, columns, rows)
+    show_chunks(axes[2], addresses, columns, rows)
     show_latents(axes[3], len(pixels), latents)
     for axis, caption in zip(axes, CAPTIONS, strict=True):
         axis.set_axis_off()
@@ -81,15 +82,12 @@ def show_tiles(axis, pixels: np.ndarray, columns: int, rows: int) -> None:
     axis.set_ylim(max(rows * 1.3, 1.0) + 0.1, -0.3)
 
 
-def show_chunks(axis, inputs, config, columns: int, rows: int) -> None:
+def show_chunks(axis, addresses: ImageAddresses, columns: int, rows: int) -> None:
     """Shows the overview's chunk, and which chunk every patch of the merged map goes to."""
-    side = config.patches_per_side
-    num_tiles = int(inputs["image_num_tiles"][0])
-    grids = torch.tensor([[columns, rows]])
-    layout = tile_layout(inputs["image_sizes"], inputs["image_num_tiles"], num_tiles, grids, side)
+    num_tiles, side = addresses.patch_letterbox.shape[:2]
     chunk_of, visible = torch.zeros(num_tiles * side * side, dtype=torch.long), torch.ones(num_tiles * side * side)
-    chunk_of[layout.source.flatten()] = torch.arange(num_tiles).repeat_interleave(side * side)
-    visible[layout.source.flatten()] = layout.visible.flatten().float()
+    chunk_of[addresses.chunk_patches] = torch.arange(num_tiles).unsqueeze(1)
+    visible[addresses.chunk_patches] = addresses.chunk_visible.float()
     colors = np.array([[int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)] for color in COLORS])
     patches = colors[chunk_of % len(COLORS)] * (0.25 + 0.75 * visible.numpy()[:, None])
     maps = patches.reshape(num_tiles, side, side, 3)

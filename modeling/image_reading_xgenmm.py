@@ -79,6 +79,8 @@ class ImageReadingMixin:
         if pixel_values.dtype == torch.uint8:
             mean, std = (getattr(self.config, f"image_{name}", None) or [0.5] * 3 for name in ("mean", "std"))
             pixel_values = normalize_tiles(pixel_values, mean, std).to(self.dtype)
+        if self.vision_tower.config._attn_implementation != "eager":
+            kwargs.pop("output_attentions", None)  # no other implementation has weights, and 4.57 warns
         trained = any(weight.requires_grad for weight in self.vision_tower.parameters())
         if trained and checkpoints_gradients(self.vision_tower) and not pixel_values.requires_grad:
             # re-entrant checkpointing gives an adapter in a layer no gradient unless the layer's input has one

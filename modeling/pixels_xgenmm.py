@@ -24,8 +24,8 @@ def checked_images(images: Any) -> list[torch.Tensor]:
         if len(shape) != 3 or shape[0] != 3 or 0 in shape or not torch.is_floating_point(image):
             raise ValueError(
                 f"images[{index}] is a {type(image).__name__} of shape {shape} and type "
-                f"{getattr(image, 'dtype', None)}; pass floating-point tensors of shape (3, height, width), or call the "
-                "image processor itself, which takes files and PIL images."
+                f"{getattr(image, 'dtype', None)}; pass floating-point tensors of shape (3, height, width), or call "
+                "the image processor itself, which takes files and PIL images."
             )
         low, high = image.detach().aminmax()
         if not (low >= 0 and high <= 1):

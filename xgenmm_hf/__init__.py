@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from xgenmm_hf.data.lengths import add_lengths
     from xgenmm_hf.data.mixture import load_mixture
     from xgenmm_hf.demo.page import build_page, launch_page
+    from xgenmm_hf.explain.addresses import ImageAddresses, image_token_addresses
     from xgenmm_hf.inference.asking import ask
     from xgenmm_hf.inference.loading import load
     from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM
@@ -46,6 +47,7 @@ _HOME_OF = {
     "RELEASED_SYSTEM": "modeling.chat_xgenmm",
     "AutoModelForVision2Seq": "modeling.compat_xgenmm",
     "BulkGenerator": "bulk.engines",
+    "ImageAddresses": "explain.addresses",
     "PreferenceCollator": "training.preference",
     "PretrainingCollator": "training.collators",
     "SupervisedCollator": "training.collators",
@@ -63,6 +65,7 @@ _HOME_OF = {
     "build_page": "demo.page",
     "build_tokenizer": "conversion.tokenizer",
     "fit_into_grid": "modeling.tiling_xgenmm",
+    "image_token_addresses": "explain.addresses",
     "launch_page": "demo.page",
     "load": "inference.loading",
     "load_mixture": "data.mixture",
@@ -79,6 +82,7 @@ __all__ = [
     "TINY_MODEL",
     "AutoModelForVision2Seq",
     "BulkGenerator",
+    "ImageAddresses",
     "PreferenceCollator",
     "PretrainingCollator",
     "SupervisedCollator",
@@ -97,6 +101,7 @@ __all__ = [
     "build_page",
     "build_tokenizer",
     "fit_into_grid",
+    "image_token_addresses",
     "launch_page",
     "load",
     "load_mixture",

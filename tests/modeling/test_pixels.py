@@ -64,7 +64,10 @@ def test_a_batch_a_list_and_half_precision():
     assert other["image_sizes"].tolist() == [[40, 70], [90, 20]]
     assert other["pixel_values"].shape[0] == other["image_num_tiles"].sum()
     half = processor.preprocess_tensor(batch.bfloat16())["pixel_values"]
-    assert half.dtype == torch.float32 and processor.preprocess_tensor(batch.double())["pixel_values"].dtype == torch.double
+    assert (
+        half.dtype == torch.float32
+        and processor.preprocess_tensor(batch.double())["pixel_values"].dtype == torch.double
+    )
     torch.testing.assert_close(half, tiles["pixel_values"], atol=0.02, rtol=0)
 
 
@@ -162,6 +165,7 @@ def test_the_embedded_model_answers_the_same():
         tiles = loaded.processor.image_processor.preprocess_tensor(as_tensor(image))
         with torch.inference_mode():
             answers = [
-                loaded.model.generate(**one, max_new_tokens=12, do_sample=False) for one in (inputs, {**inputs, **tiles})
+                loaded.model.generate(**one, max_new_tokens=12, do_sample=False)
+                for one in (inputs, {**inputs, **tiles})
             ]
         assert torch.equal(*answers)

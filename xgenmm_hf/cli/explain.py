@@ -65,7 +65,7 @@ def explain(
         text_layer=text_layer,
         max_new_tokens=max_new_tokens,
     )
-    write_image(draw_overlay(opened, found.pixels, found.cut), output)
+    write_image(draw_overlay(opened, found.pixels, found.addresses), output)
     record = found.as_record()
     if as_json:
         asked = {"model": source, "image": image, "prompt": prompt, "system": turn}

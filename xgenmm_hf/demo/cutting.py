@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens, fit_into_grid, select_grids
+from xgenmm_hf.explain.addresses import image_token_addresses
+from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid
 
 
 _LINE = (255, 196, 0)
@@ -42,15 +43,12 @@ def view_cut(config: Any, processor: Any, image: Image.Image) -> CutView:
     """Cuts an image as the model does and shows it."""
     prepared = processor.image_processor([image], return_tensors="np")
     tiles = [tile_as_image(values, processor.image_processor) for values in prepared["pixel_values"]]
-    columns = rows = 0
-    if len(tiles) > 1:
-        size = torch.tensor([[image.height, image.width]])
-        columns, rows = (select_grids(size, config.anyres_grids)[0] // config.tile_size).tolist()
-    names = ["overview"] + [
-        f"row {index // columns + 1}, column {index % columns + 1}" for index in range(rows * columns)
-    ]
+    size, count = [(image.height, image.width)], torch.tensor([len(tiles)])
+    addresses = image_token_addresses(size, config, image_num_tiles=count)
+    rows, columns = (addresses.tile_cell.amax(0) + 1).tolist()
+    names = ["overview", *(f"row {row + 1}, column {column + 1}" for row, column in addresses.tile_cell[1:].tolist())]
     latents, each = config.resampler_config.num_latents, config.anyres_patch_sampling
-    num_tokens = count_image_tokens(len(tiles), latents, each)
+    num_tokens = len(addresses.token_chunk)
     if len(tiles) == 1:
         cut = f"is shown to the model whole, as one tile of {config.tile_size} x {config.tile_size}"
     else:

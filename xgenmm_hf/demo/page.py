@@ -161,7 +161,7 @@ def add_attention(desk: Desk) -> None:
         found = desk.explain(image, prompt)
         rows = [[tile["name"], f"{tile['share']:.1%}"] for tile in found.as_record()["tiles"]]
         summary = f"{found.answer}\n\n{found.image_share:.1%} of the answer's attention goes to the image."
-        return draw_overlay(image, found.pixels, found.cut), summary, rows
+        return draw_overlay(image, found.pixels, found.addresses), summary, rows
 
     gr.Markdown(
         "Which parts of the image the answer was read from, by the model's attention. Attention says where a model "

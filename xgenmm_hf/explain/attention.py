@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from xgenmm_hf.explain.heat import Cut, box_in_image, cut_of, heat_of_patches, heat_of_pixels
+from xgenmm_hf.explain.addresses import ImageAddresses, image_token_addresses
+from xgenmm_hf.explain.heat import heat_of_patches, heat_of_pixels
 from xgenmm_hf.inference.asking import room_for_answer
 from xgenmm_hf.inference.batches import before_control
 from xgenmm_hf.inference.prompts import build_messages, render_prompt
@@ -50,7 +51,7 @@ class Explanation:
         pixels: Heat of the image's pixels, (height, width), summing to one.
         outside: Share of the patches' heat on padding.
         image_share: Share of the answer's attention that goes to image tokens, before it is scaled to one.
-        cut: How the image was cut.
+        addresses: Where the image's tokens come from.
     """
 
     answer: str
@@ -58,7 +59,7 @@ class Explanation:
     pixels: np.ndarray
     outside: float
     image_share: float
-    cut: Cut
+    addresses: ImageAddresses
 
     def as_record(self, top: int = 10) -> dict[str, Any]:
         """Returns what was found as JSON-ready values.
@@ -70,25 +71,18 @@ class Explanation:
             `answer`, `image_share`, `outside`, `tiles` (share and box of each) and `patches` (the hottest). Boxes are
             (left, top, right, bottom) in pixels of the image.
         """
-        tiles, side = [], self.cut.side
-        for tile, heat in enumerate(self.patches):
-            name = "overview" if tile == 0 else "grid row {}, column {}".format(*divmod(tile - 1, self.cut.columns))
-            box = box_in_image(self.cut, *self.cut.patch_edges(tile))
-            tiles.append({"tile": tile, "name": name, "box": box, "share": float(heat.sum())})
-        patches = []
-        for index in np.argsort(-self.patches, axis=None, kind="stable")[:top].tolist():
-            tile, row, column = index // side**2, index // side % side, index % side
-            rows, columns = self.cut.patch_edges(tile)
-            box = box_in_image(self.cut, rows[row : row + 1], columns[column : column + 1])
-            share = float(self.patches[tile, row, column])
-            patches.append({"tile": tile, "row": row, "column": column, "box": box, "share": share})
-        return {
-            "answer": self.answer,
-            "image_share": self.image_share,
-            "outside": self.outside,
-            "tiles": tiles,
-            "patches": patches,
-        }
+        found, tiles, patches = self.addresses, [], []
+        for tile, (row, column) in enumerate(found.tile_cell.tolist()):
+            name = "overview" if row < 0 else f"grid row {row}, column {column}"
+            share = float(self.patches[tile].sum())
+            tiles.append({"tile": tile, "name": name, "box": found.box_of(found.patch_box[tile]), "share": share})
+        hottest = np.argsort(-self.patches, axis=None, kind="stable")[:top]
+        for place in zip(*(axis.tolist() for axis in np.unravel_index(hottest, self.patches.shape)), strict=True):
+            named = dict(zip(("tile", "row", "column"), place, strict=True))
+            box, share = found.box_of(found.patch_box[place]), float(self.patches[place])
+            patches.append({**named, "box": box, "share": share})
+        shares = {"answer": self.answer, "image_share": self.image_share, "outside": self.outside}
+        return {**shares, "tiles": tiles, "patches": patches}
 
 
 @torch.inference_mode()
@@ -112,34 +106,28 @@ def explain_answer(
     inputs = processor(images=[image], text=text, return_tensors="pt").to(model.device, model.dtype)
     room = room_for_answer(model.config, inputs["input_ids"].shape[1])
     if answer is None:
-        answer_ids = own_answer(loaded, inputs, min(max_new_tokens, room))
+        limit = min(max_new_tokens, room)
+        output = model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
+        answer_ids = before_control(processor.tokenizer, output[0, inputs["input_ids"].shape[1] :].tolist())
     else:
         answer_ids = encode_answer(loaded, inputs, image, text, answer)[:room]
     if not answer_ids:
         raise ValueError("The answer is empty, so there is nothing to explain; ask something else or pass an answer.")
     text_attention, layers = read_attention(model, inputs, answer_ids)
-    places = (inputs["input_ids"][0] == model.config.image_token_id).nonzero().flatten()
-    read = weigh_tokens(text_attention, places, text_layer)
-    look = roll_out(layers if layer is None else [layers[layer]], resampler_config.num_latents)
     sizes, num_tiles = inputs["image_sizes"], inputs["image_num_tiles"]
-    share = float(read.sum())
-    patches = heat_of_patches(model.config, look, read.view(look.shape[:2]), sizes, num_tiles).numpy()
-    height, width = sizes[0].tolist()
-    cut = cut_of(model.config, height, width, int(num_tiles))
-    pixels, outside = heat_of_pixels(patches, cut)
-    return Explanation(processor.tokenizer.decode(answer_ids).strip(), patches, pixels, outside, share, cut)
+    addresses = image_token_addresses(sizes, model.config, inputs["input_ids"], num_tiles)
+    read = weigh_tokens(text_attention, addresses.token_position[:, 1], text_layer)
+    look = roll_out(layers if layer is None else [layers[layer]], resampler_config.num_latents)
+    patches = heat_of_patches(addresses, look, read.view(look.shape[:2])).numpy()
+    pixels, outside = heat_of_pixels(patches, addresses)
+    decoded = processor.tokenizer.decode(answer_ids).strip()
+    return Explanation(decoded, patches, pixels, outside, float(read.sum()), addresses)
 
 
 def check_layer(name: str, layer: int | None, depth: int) -> None:
     """Checks that a layer exists."""
     if layer is not None and not -depth <= layer < depth:
         raise ValueError(f"{name} is {layer}, but the model has {depth} such layers: give {-depth} to {depth - 1}.")
-
-
-def own_answer(loaded: "Loaded", inputs: Any, max_new_tokens: int) -> list[int]:
-    """Lets the model answer greedily."""
-    output = loaded.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-    return before_control(loaded.processor.tokenizer, output[0, inputs["input_ids"].shape[1] :].tolist())
 
 
 def encode_answer(loaded: "Loaded", inputs: Any, image: "Image.Image", text: str, answer: str) -> list[int]:
@@ -157,58 +145,29 @@ def read_attention(model: Any, inputs: Any, answer_ids: list[int]) -> tuple[list
 
     The prompt is read first, into a cache, so that only the answer's rows of the language model's attention are made.
     """
-    resampler, language_model = model.model.resampler, model.model.language_model
     prompt_ids = inputs["input_ids"]
     ids = torch.cat([prompt_ids, prompt_ids.new_tensor([answer_ids])], dim=1)
     # the last token of the prompt predicts the first of the answer, and nothing follows the answer's last
     read, end = prompt_ids.shape[1] - 1, ids.shape[1] - 1
-    cache = DynamicCache()
-    with eager_attention(resampler), recorded_weights(resampler) as looked:
-        images = {name: inputs[name] for name in ("pixel_values", "image_sizes", "image_num_tiles")}
-        mask = torch.ones_like(ids[:, :read])
-        model.model(ids[:, :read], attention_mask=mask, use_cache=True, **{CACHE_NAME: cache}, **images)
-    with eager_attention(language_model):
-        outputs = model.model(
-            ids[:, read:end],
-            attention_mask=torch.ones_like(ids[:, :end]),
-            use_cache=True,
-            output_attentions=True,
-            **{CACHE_NAME: cache},
-        )
+    images = {name: inputs[name] for name in ("pixel_values", "image_sizes", "image_num_tiles")}
+    encoded = model.get_image_features(**images, prompt_ids=prompt_ids, output_attentions=True)
+    mask, cached = torch.ones_like(ids), {CACHE_NAME: DynamicCache(), "use_cache": True}
+    model.model(ids[:, :read], attention_mask=mask[:, :read], mm_encoder_outputs={"image": encoded}, **cached)
+    with eager_attention(model.model.language_model):
+        outputs = model.model(ids[:, read:end], attention_mask=mask[:, :end], output_attentions=True, **cached)
+    looked = [weights.double().mean(1) for weights in encoded.resampler_attentions]
     return [weights[0].double().mean(0) for weights in outputs.attentions], looked
 
 
 @contextmanager
 def eager_attention(module: Any) -> Iterator[None]:
-    """Lets a model compute attention eagerly, the only way that keeps the weights, for the time of a block."""
+    """Lets a model compute attention eagerly, the only way that keeps the weights."""
     before = module.config._attn_implementation
     module.set_attn_implementation("eager")
     try:
         yield
     finally:
         module.set_attn_implementation(before)
-
-
-@contextmanager
-def recorded_weights(resampler: Any) -> Iterator[list[torch.Tensor]]:
-    """Takes down the attention weights of a resampler's layers for the time of a block.
-
-    Args:
-        resampler: The resampler, computing eagerly.
-
-    Yields:
-        A list that fills with the mean over heads of each layer, (num_chunks, num_latents, keys).
-    """
-    weights: list[torch.Tensor] = []
-    hooks = [
-        layer.attention.register_forward_hook(lambda _, __, output: weights.append(output[1].double().mean(1)))
-        for layer in resampler.layers
-    ]
-    try:
-        yield weights
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def weigh_tokens(attention: list[torch.Tensor], places: torch.Tensor, layer: int | None = None) -> torch.Tensor:
@@ -218,19 +177,16 @@ def weigh_tokens(attention: list[torch.Tensor], places: torch.Tensor, layer: int
 
 
 def roll_out(layers: list[torch.Tensor], num_latents: int) -> torch.Tensor:
-    """Joins the attention of the resampler's layers.
-
-    Args:
-        layers: (num_chunks, num_latents, patches of a chunk + num_latents) for each layer that counts.
-        num_latents: Latents of a chunk.
+    """Joins the attention of the resampler's layers, (num_chunks, queries, patches of a chunk + queries) each.
 
     Returns:
         How much each latent looked at each patch, (num_chunks, num_latents, patches of a chunk), summing to one; zero
         where a chunk has no visible patch.
     """
-    looked = torch.zeros_like(layers[0][..., :-num_latents])
+    queries = layers[0].shape[1]  # the latents, and the first release's text behind them
+    looked = torch.zeros_like(layers[0][..., :-queries])
     for weights in layers:
-        patches, latents = weights[..., :-num_latents], weights[..., -num_latents:]
-        looked = (looked + patches + latents @ looked) / 2
+        looked = (looked + weights[..., :-queries] + weights[..., -queries:] @ looked) / 2
+    looked = looked[:, :num_latents]
     total = looked.sum(-1, keepdim=True)
     return torch.where(total > 0, looked / total.clamp_min(torch.finfo(total.dtype).tiny), 0.0)

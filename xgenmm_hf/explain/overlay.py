@@ -6,7 +6,7 @@ Shapes: images and heat of height x width pixels.
 import numpy as np
 from PIL import Image, ImageDraw
 
-from xgenmm_hf.explain.heat import Cut, box_in_image
+from xgenmm_hf.explain.addresses import ImageAddresses
 
 
 # Cold to hot; even steps of lightness, so that it also reads in gray.
@@ -23,20 +23,12 @@ def color_of(values: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(position, steps, channel) for channel in _COLORS.T], axis=-1)
 
 
-def draw_overlay(image: Image.Image, heat: np.ndarray, cut: Cut | None = None, strength: float = 0.75) -> Image.Image:
-    """Lays heat over an image: what is cold turns gray and dark, what is hot glows.
+def draw_overlay(
+    image: Image.Image, heat: np.ndarray, addresses: ImageAddresses | None = None, strength: float = 0.75
+) -> Image.Image:
+    """Lays heat of pixels, (height, width), over an image: what is cold turns gray and dark, what is hot glows.
 
-    Args:
-        image: The image.
-        heat: Heat of its pixels, (height, width), zero or more.
-        cut: How it was cut; then the borders of its grid's tiles are drawn.
-        strength: How much of the heat's colour is laid on where it is hottest, in [0, 1].
-
-    Returns:
-        An RGB image of the same size.
-
-    Raises:
-        ValueError: If heat and image differ in size, or the strength is out of range.
+    With addresses the borders of the grid's tiles are drawn. `strength`, in [0, 1], says how much colour is laid on.
     """
     if heat.shape != (image.height, image.width):
         raise ValueError(
@@ -53,10 +45,10 @@ def draw_overlay(image: Image.Image, heat: np.ndarray, cut: Cut | None = None, s
     # half of the colour everywhere, so that cold places differ from parts of the image that happen to be dark
     share = strength * (0.5 + 0.5 * level)[..., None]
     drawn = Image.fromarray((faded * (1 - share) + color_of(level) * share).round().astype(np.uint8))
-    if cut is not None and cut.num_tiles > 1:
+    if addresses is not None:
         draw = ImageDraw.Draw(drawn, "RGBA")
-        for tile in range(1, cut.num_tiles):
-            left, upper, right, lower = box_in_image(cut, *cut.patch_edges(tile))
+        for boxes in addresses.patch_box[addresses.tile_cell[:, 0] >= 0]:
+            left, upper, right, lower = addresses.box_of(boxes)
             if right - left > 1 and lower - upper > 1:
                 draw.rectangle((left, upper, right - 1, lower - 1), outline=_LINE)
     return drawn

@@ -8,9 +8,8 @@ from embedded_model.world.scene import HELD_OUT, make_scene
 from PIL import Image
 from transformers import DynamicCache
 
-from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration
+from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration, image_token_addresses
 from xgenmm_hf.explain.attention import explain_answer, read_attention, roll_out, weigh_tokens
-from xgenmm_hf.explain.heat import Cut
 from xgenmm_hf.explain.overlay import color_of, draw_overlay
 from xgenmm_hf.inference.asking import ask
 from xgenmm_hf.inference.loading import load
@@ -93,22 +92,24 @@ def test_model_is_left_as_it_was(loaded, found):
 
 def test_record(found):
     record = found.as_record(top=3)
+    height, width = found.addresses.image_sizes[0].tolist()
     assert [tile["tile"] for tile in record["tiles"]] == list(range(len(found.patches)))
     assert sum(tile["share"] for tile in record["tiles"]) == pytest.approx(1)
     assert record["tiles"][0] == {
         "tile": 0,
         "name": "overview",
-        "box": (0, 0, found.cut.width, found.cut.height),
+        "box": (0, 0, width, height),
         "share": pytest.approx(found.patches[0].sum()),
     }
-    assert record["tiles"][-1]["name"] == f"grid row {found.cut.rows - 1}, column {found.cut.columns - 1}"
+    row, column = found.addresses.tile_cell[-1].tolist()
+    assert record["tiles"][-1]["name"] == f"grid row {row}, column {column}"
     shares = [patch["share"] for patch in record["patches"]]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] == found.patches.max()
     for patch in record["patches"]:
         left, top, right, bottom = patch["box"]
-        assert 0 <= left < right <= found.cut.width
-        assert 0 <= top < bottom <= found.cut.height
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
 
 
 def test_given_answer(loaded, image, found):
@@ -205,7 +206,7 @@ def test_overlay_glows_where_it_is_hot():
     drawn = np.asarray(draw_overlay(image, heat)).sum(2)
     assert drawn.shape == (20, 40)
     assert drawn[7, 32] > 500 > 300 > drawn[15, 5]
-    framed = draw_overlay(image, heat, Cut(20, 40, "anyres", 16, 4, 4, columns=2, rows=1))
+    framed = draw_overlay(image, heat, image_token_addresses([(20, 40)], XGenMMConfig.from_pretrained(TINY_MODEL)))
     assert (np.asarray(framed) != np.asarray(draw_overlay(image, heat))).any()
     assert draw_overlay(image, np.zeros((20, 40))).size == (40, 20)
     with pytest.raises(ValueError, match="pass the image that was explained"):

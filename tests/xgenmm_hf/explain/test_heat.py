@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from xgenmm_hf import XGenMMConfig, XGenMMImageProcessor
-from xgenmm_hf.explain.heat import Cut, coverage, cut_of, heat_of_patches, heat_of_pixels
+from xgenmm_hf import ImageAddresses, XGenMMConfig, XGenMMImageProcessor, image_token_addresses
+from xgenmm_hf.explain.heat import coverage, heat_of_patches, heat_of_pixels
 
 
 # 4 patches of 7 pixels in a tile of 30: the last 2 pixels belong to no patch, as in the released 384 = 27 * 14 + 6
@@ -33,11 +33,13 @@ SIZES = {
 SPOTS = list(itertools.product((0.12, 0.5, 0.88), (0.12, 0.5, 0.88)))
 
 
+VISION = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+
+
 def make_config(**fields) -> XGenMMConfig:
-    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = {**VISION, "image_size": TILE, "patch_size": PATCH}
     return XGenMMConfig(
-        vision_config={**vision, "image_size": TILE, "patch_size": PATCH},
-        **{"image_aspect_ratio": "anyres", "anyres_grids": GRIDS, **fields},
+        **{"vision_config": vision, "image_aspect_ratio": "anyres", "anyres_grids": GRIDS, **fields},
     )
 
 
@@ -62,34 +64,40 @@ def strips(grid: np.ndarray, columns: int, rows: int) -> np.ndarray:
     return merged.reshape(rows * columns, SIDE * SIDE)
 
 
-def find_dot(config: XGenMMConfig, size, spot, arrange) -> tuple[np.ndarray, tuple[float, float], Cut]:
+def grid_of(addresses: ImageAddresses) -> tuple[int, int]:
+    """Returns (columns, rows) of an image's grid."""
+    rows, columns = (addresses.tile_cell.amax(0) + 1).tolist()
+    return columns, rows
+
+
+def find_dot(config: XGenMMConfig, size, spot, arrange) -> tuple[np.ndarray, tuple[float, float], ImageAddresses]:
     """Puts attention on a dot, in the order that `arrange` makes, and returns the heat of the pixels."""
     image, dot = image_with_dot(size, spot)
     processor = XGenMMImageProcessor(config.image_aspect_ratio, anyres_grids=GRIDS, size=TILE)
     inputs = processor([image])
-    cut = cut_of(config, *size, int(inputs["image_num_tiles"]))
-    attention = torch.from_numpy(arrange(patch_brightness(inputs["pixel_values"]), cut))[:, None]
-    weights = torch.ones(attention.shape[:2])
-    patches = heat_of_patches(config, attention, weights, inputs["image_sizes"], inputs["image_num_tiles"]).numpy()
+    addresses = image_token_addresses([size], config)
+    assert len(addresses.tile_image) == int(inputs["image_num_tiles"])
+    attention = torch.from_numpy(arrange(patch_brightness(inputs["pixel_values"]), addresses))[:, None]
+    patches = heat_of_patches(addresses, attention, torch.ones(attention.shape[:2])).numpy()
     assert patches.sum() == pytest.approx(1)
-    pixels, outside = heat_of_pixels(patches, cut)
+    pixels, outside = heat_of_pixels(patches, addresses)
     assert pixels.shape == size
     assert pixels.min() >= 0
     assert pixels.sum() == pytest.approx(1)
     assert 0 <= outside < 0.5
-    return pixels, dot, cut
+    return pixels, dot, addresses
 
 
-def in_strip_order(brightness: np.ndarray, cut: Cut) -> np.ndarray:
+def in_strip_order(brightness: np.ndarray, addresses: ImageAddresses) -> np.ndarray:
     overview = brightness[:1].reshape(1, -1)
-    return np.concatenate([overview, strips(brightness[1:], cut.columns, cut.rows)])
+    return np.concatenate([overview, strips(brightness[1:], *grid_of(addresses))])
 
 
-def distance(pixels: np.ndarray, dot: tuple[float, float], cut: Cut) -> float:
+def distance(pixels: np.ndarray, dot: tuple[float, float], addresses: ImageAddresses) -> float:
     """Returns how far the heat's centre is from the dot, in overview patches (the coarsest there are)."""
     rows, columns = (np.arange(length) + 0.5 for length in pixels.shape)
     centre = (pixels.sum(1) @ rows, pixels.sum(0) @ columns)
-    patch = (cut.height * PATCH / TILE, cut.width * PATCH / TILE)
+    patch = (addresses.image_sizes[0] * PATCH / TILE).tolist()
     return max(abs(found - wanted) / size for found, wanted, size in zip(centre, dot, patch, strict=True))
 
 
@@ -98,10 +106,10 @@ def test_heat_lands_on_the_dot(shape):
     columns, rows, direction = shape
     height, width = SIZES[shape]
     for spot in SPOTS:
-        pixels, dot, cut = find_dot(make_config(), (height, width), spot, in_strip_order)
-        assert (cut.columns, cut.rows) == (columns, rows)
+        pixels, dot, addresses = find_dot(make_config(), (height, width), spot, in_strip_order)
+        assert grid_of(addresses) == (columns, rows)
         assert (width / height > columns / rows) == (direction == "wide")
-        assert distance(pixels, dot, cut) < 0.5
+        assert distance(pixels, dot, addresses) < 0.5
         hottest = np.unravel_index(pixels.argmax(), pixels.shape)
         assert abs(hottest[0] - dot[0]) < height * PATCH / TILE
         assert abs(hottest[1] - dot[1]) < width * PATCH / TILE
@@ -110,19 +118,19 @@ def test_heat_lands_on_the_dot(shape):
 def test_grid_alone_lands_on_the_dot():
     """Without the overview's help."""
 
-    def grid_alone(brightness, cut):
+    def grid_alone(brightness, addresses):
         brightness[0] = 0
-        return in_strip_order(brightness, cut)
+        return in_strip_order(brightness, addresses)
 
     for size, spot in itertools.product(SIZES.values(), SPOTS):
-        pixels, dot, cut = find_dot(make_config(), size, spot, grid_alone)
-        assert distance(pixels, dot, cut) < 0.5
+        pixels, dot, addresses = find_dot(make_config(), size, spot, grid_alone)
+        assert distance(pixels, dot, addresses) < 0.5
 
 
 def test_tile_order_would_miss():
     """The tests above tell the strip order from the order of tiles."""
 
-    def in_tile_order(brightness, cut):
+    def in_tile_order(brightness, addresses):
         brightness[0] = 0
         return brightness.reshape(len(brightness), -1)
 
@@ -132,30 +140,32 @@ def test_tile_order_would_miss():
 
 
 def test_fixed_sampling():
-    def joined(brightness, cut):
-        patches = in_strip_order(brightness, cut).reshape(1, -1)
+    def joined(brightness, addresses):
+        patches = in_strip_order(brightness, addresses).reshape(1, -1)
         return np.pad(patches, ((0, 0), (0, 5 * SIDE**2 - patches.shape[1])), constant_values=9.0)
 
     for size in SIZES.values():
-        pixels, dot, cut = find_dot(make_config(anyres_patch_sampling=False), size, (0.2, 0.8), joined)
-        assert distance(pixels, dot, cut) < 0.5
+        pixels, dot, addresses = find_dot(make_config(anyres_patch_sampling=False), size, (0.2, 0.8), joined)
+        assert distance(pixels, dot, addresses) < 0.5
 
 
 @pytest.mark.parametrize("mode", ["none", "pad"])
 def test_one_tile(mode):
     for size, spot in itertools.product([(60, 60), (50, 120), (120, 50)], SPOTS):
-        pixels, dot, cut = find_dot(make_config(image_aspect_ratio=mode), size, spot, lambda b, _: b.reshape(1, -1))
-        assert cut.num_tiles == 1
+        pixels, dot, addresses = find_dot(
+            make_config(image_aspect_ratio=mode), size, spot, lambda b, _: b.reshape(1, -1)
+        )
+        assert len(addresses.tile_image) == 1
         # a square canvas makes patches of the longer side's size
         longest = max(size) if mode == "pad" else None
         scale = 1 if longest is None else longest / min(size)
-        assert distance(pixels, dot, cut) < 0.5 * scale
+        assert distance(pixels, dot, addresses) < 0.5 * scale
 
 
 def test_padding_is_counted():
     """Where an image fills half of its square canvas, even heat lies half outside."""
-    cut = Cut(height=32, width=64, mode="pad", tile_size=16, patch_size=4, side=4)
-    pixels, outside = heat_of_pixels(np.full((1, 4, 4), 1 / 16), cut)
+    config = make_config(image_aspect_ratio="pad", vision_config={**VISION, "image_size": 16, "patch_size": 4})
+    pixels, outside = heat_of_pixels(np.full((1, 4, 4), 1 / 16), image_token_addresses([(32, 64)], config))
     assert outside == pytest.approx(0.5)
     assert pixels == pytest.approx(np.full((32, 64), 1 / (32 * 64)))
 
@@ -163,17 +173,16 @@ def test_padding_is_counted():
 def test_letterbox_gets_no_heat():
     """Attention on masked patches is the softmax's leftover and no heat."""
     config = make_config()
-    sizes, num_tiles = torch.tensor([SIZES[2, 2, "wide"]]), torch.tensor([5])
     even = torch.full((5, 1, SIDE**2), 1 / SIDE**2)
-    patches = heat_of_patches(config, even, torch.ones(5, 1), sizes, num_tiles).numpy()
+    patches = heat_of_patches(image_token_addresses([SIZES[2, 2, "wide"]], config), even, torch.ones(5, 1)).numpy()
     assert np.count_nonzero(patches[0]) == SIDE**2
     assert np.count_nonzero(patches[1:]) < 4 * SIDE**2
     assert patches[1, 0].sum() == 0 and patches[3, -1].sum() == 0
 
 
 def test_no_attention_at_all():
-    cut = Cut(height=8, width=8, mode="none", tile_size=16, patch_size=4, side=4)
-    pixels, outside = heat_of_pixels(np.zeros((1, 4, 4)), cut)
+    addresses = image_token_addresses([(8, 8)], make_config(image_aspect_ratio="none"))
+    pixels, outside = heat_of_pixels(np.zeros((1, 4, 4)), addresses)
     assert pixels.sum() == outside == 0
 
 
@@ -185,8 +194,8 @@ def test_coverage_splits_pixels():
 
 
 def test_another_images_attention_is_refused():
-    sizes, num_tiles = torch.tensor([[110, 90]]), torch.tensor([5])
+    addresses = image_token_addresses([(110, 90)], make_config())
     with pytest.raises(ValueError, match="sampled in 5 chunks of 16 patches"):
-        heat_of_patches(make_config(), torch.ones(3, 1, SIDE**2), torch.ones(3, 1), sizes, num_tiles)
-    with pytest.raises(ValueError, match="cut into 5 tiles of 4 x 4"):
-        heat_of_pixels(np.ones((1, 4, 4)), cut_of(make_config(), 110, 90, 5))
+        heat_of_patches(addresses, torch.ones(3, 1, SIDE**2), torch.ones(3, 1))
+    with pytest.raises(ValueError, match=r"columns of patches are \(5, 4, 4\)"):
+        heat_of_pixels(np.ones((1, 4, 4)), addresses)
