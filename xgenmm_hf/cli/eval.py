@@ -206,12 +206,11 @@ def measure(
     as_json: bool,
 ) -> None:
     """Asks, rates and prints."""
-    from xgenmm_hf.evaluation.pipeline import evaluate_task
-    from xgenmm_hf.evaluation.share import current_share
+    from xgenmm_hf.evaluation.runner import current_share, evaluate_task
 
     share = current_share(device)
     loaded = load_model(source, dtype, share.device)
-    with progress_bar("asking", shown=share.is_first) as progress:
+    with progress_bar("asking", shown=share.rank == 0) as progress:
         result = evaluate_task(
             loaded,
             task,

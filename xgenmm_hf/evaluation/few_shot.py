@@ -11,28 +11,30 @@ Source: the base model's published notebook; OpenFlamingo's evaluation (open_fla
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
-from xgenmm_hf.evaluation.image_keys import image_key
-from xgenmm_hf.evaluation.samples import Problem, Sample
+from xgenmm_hf.data.rows import end_of_chunk_part, image_part, text_part
+from xgenmm_hf.evaluation.samples import Problem, Sample, image_key
+from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a base model is shown examples and asked, and where its answer ends.
+    """How a base model is shown examples and asked, and where its answer ends; mappings go by prompt style.
 
     Args:
-        texts: Text of a query by prompt style; `{}` is the question. Others are put as they stand.
+        texts: Text of a query; `{}` is the question. Others are put as they stand.
         space: What stands between that text and the answer of an example.
         behind: What stands behind an example's `<|endofchunk|>`.
-        ends: Pattern at which an answer is cut, by prompt style.
-        dropped: Signs removed from answers, by prompt style.
+        ends: Pattern at which an answer is cut.
+        dropped: Signs removed from answers.
         blind_examples: Examples without their images where no shots are asked for.
         first_answer: Whether an example shows the first annotator's answer, not the most frequent one.
-        answer_tokens: Longest answer by prompt style.
+        answer_tokens: Longest answer.
         generation: Options of `generate`.
     """
 
@@ -76,36 +78,27 @@ def base_content(
     query: Sample, shots: Sequence[Sample], style: str, rules: Protocol, instruction: str | None = None
 ) -> list[dict[str, Any]]:
     """Builds a prompt in the base models' form as the parts of a pre-training row."""
-    from xgenmm_hf.data.rows import end_of_chunk_part, image_part, text_part
-
-    def asked(sample: Sample, answer: str | None = None) -> list[dict[str, Any]]:
-        text = rules.texts.get(style, "{}").format(sample.text or instruction or "")
-        if sample.marked:
-            parts = [image_part() if piece is None else text_part(piece) for piece in pieces_of(text)]
-        else:
-            parts = [*(image_part() for _ in sample.images), *([text_part(text)] if text else [])]
-        if answer is None:
-            return parts
-        return [*parts, text_part((rules.space if text else "") + answer), end_of_chunk_part()]
-
     parts: list[dict[str, Any]] = []
-    for shot in shots:
-        parts += asked(shot, (example_answer(shot, style, rules.first_answer) or "").strip())
-        parts += [text_part(rules.behind)] if rules.behind else []
-    return [*parts, *asked(query)]
+    for number, sample in enumerate((*shots, query)):
+        text = rules.texts.get(style, "{}").format(sample.text or instruction or "")
+        parts += [image_part() if piece is None else text_part(piece) for piece in pieces_of(sample, text)]
+        if number < len(shots):
+            answer = (example_answer(sample, style, rules.first_answer) or "").strip()
+            parts += [text_part((rules.space if text else "") + answer), end_of_chunk_part()]
+            parts += [text_part(rules.behind)] if rules.behind else []
+    return parts
 
 
-def pieces_of(text: str) -> Iterator[str | None]:
-    """Yields the pieces of a text around its `<image>` marks, and None for each mark."""
-    from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
+def pieces_of(sample: Sample, text: str) -> list[str | None]:
+    """Returns the texts of a sample's prompt in their order, and None for each image."""
+    return split_at_marks(text) if sample.marked else [*(None for _ in sample.images), *([text] if text else [])]
 
+
+def split_at_marks(text: str) -> list[str | None]:
+    """Returns the pieces of a text around its `<image>` marks, and None for each mark."""
     first, *others = text.split(IMAGE_TOKEN)
-    if first:
-        yield first
-    for piece in others:
-        yield None
-        if piece:
-            yield piece
+    pieces = [first, *(part for other in others for part in (None, other))]
+    return [piece for piece in pieces if piece != ""]
 
 
 def trim_continuation(answer: str, style: str, rules: Protocol, kind: str = "") -> str:
@@ -119,29 +112,25 @@ def trim_continuation(answer: str, style: str, rules: Protocol, kind: str = "") 
 
 def stem_answer(answer: str) -> str:
     """Brings an answer to its stems by OpenFlamingo's own code, as OK-VQA's annotations were."""
+    try:
+        return _stemmer()(answer)
+    except (OSError, ImportError, LookupError):
+        raise ValueError(
+            "OpenFlamingo's protocol for OK-VQA compares stems: pip install --no-deps open-flamingo nltk inflection, "
+            "and python -m nltk.downloader punkt punkt_tab wordnet averaged_perceptron_tagger "
+            "averaged_perceptron_tagger_eng."
+        ) from None
+
+
+@cache
+def _stemmer() -> Callable[[str], str]:
     import runpy
     from importlib.util import find_spec
 
-    global _stem
-    if _stem is None:
-        found = find_spec("open_flamingo")
-        folders = found.submodule_search_locations if found is not None else None
-        try:
-            # Run as a file: importing the package would load its models.
-            _stem = runpy.run_path(f"{(folders or [''])[0]}/eval/ok_vqa_utils.py")["postprocess_ok_vqa_generation"]
-        except (OSError, ImportError):
-            raise ValueError(_STEMS_MISSING) from None
-    try:
-        return _stem(answer)
-    except LookupError:
-        raise ValueError(_STEMS_MISSING) from None
-
-
-_stem: Any = None
-_STEMS_MISSING = (
-    "OpenFlamingo's protocol for OK-VQA compares stems: pip install --no-deps open-flamingo nltk inflection, and "
-    "python -m nltk.downloader punkt punkt_tab wordnet averaged_perceptron_tagger averaged_perceptron_tagger_eng."
-)
+    found = find_spec("open_flamingo")
+    (folder, *_) = (found.submodule_search_locations if found is not None else None) or [""]
+    # Run as a file: importing the package would load its models.
+    return runpy.run_path(f"{folder}/eval/ok_vqa_utils.py")["postprocess_ok_vqa_generation"]
 
 
 class Examples:
@@ -171,16 +160,15 @@ class Examples:
                 f"{len(self.support)}: give a larger --support, or fewer --shots."
             )
         self._keys = [frozenset(map(image_key, sample.images)) for sample in self.support]
-        self._readable: dict[int, bool] = {}
+        self._can_be_shown = cache(self._look_at)
 
     def choose(self, query: Sample) -> list[Sample]:
         """Chooses the examples of a query."""
         keys = frozenset(map(image_key, query.images))
         chosen: list[Sample] = []
         for index in self._at_random(query):
-            same = self.support[index].id == query.id or not keys.isdisjoint(self._keys[index])
-            if not same and self._can_be_shown(index):
-                shot = self.support[index]
+            shot = self.support[index]
+            if shot.id != query.id and keys.isdisjoint(self._keys[index]) and self._can_be_shown(index):
                 chosen.append(replace(shot, images=(), marked=False) if self.blind else shot)
                 if len(chosen) == self.count:
                     return chosen
@@ -199,15 +187,13 @@ class Examples:
                 seen.add(index)
                 yield index
 
-    def _can_be_shown(self, index: int) -> bool:
-        """Tells whether an example's images can be read, and reports it once if not."""
-        if index not in self._readable:
-            sample = self.support[index]
-            self._readable[index] = True
-            try:
-                for image in () if self.blind else sample.images:
-                    open_image(image)
-            except UnreadableImage as error:
-                self._readable[index] = False
-                self.problems.append(Problem("support", f"sample {sample.id}", str(error).rstrip(".")))
-        return self._readable[index]
+    def _look_at(self, index: int) -> bool:
+        """Returns whether an example's images can be read, and reports it if not."""
+        sample = self.support[index]
+        try:
+            for image in () if self.blind else sample.images:
+                open_image(image)
+        except UnreadableImage as error:
+            self.problems.append(Problem("support", f"sample {sample.id}", str(error).rstrip(".")))
+            return False
+        return True

@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.files import read_json, write_text
 from xgenmm_hf.data.image_refs import image_name
-from xgenmm_hf.evaluation.runner import Run
 from xgenmm_hf.evaluation.samples import Scores, Task
 from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.inference.provenance import library_versions
 
+
+if TYPE_CHECKING:
+    from xgenmm_hf.evaluation.runner import Run
 
 FORMAT = "xgenmm-eval-1"
 RESULT, REPORT = "results.json", "results.md"
@@ -26,16 +28,9 @@ Result = dict[str, Any]
 
 
 def build_result(
-    task: Task,
-    run: Run,
-    scores: Scores,
-    settings: AskSettings,
-    facts: Mapping[str, Any],
-    *,
-    device: str = "",
-    processes: int = 1,
+    task: Task, run: "Run", scores: Scores, settings: AskSettings, facts: Mapping[str, Any], **machine: Any
 ) -> Result:
-    """Puts everything about an evaluation into one object."""
+    """Puts everything about an evaluation into one object; `facts` and what is said of the machine go in as given."""
     records = [
         {
             "id": one.sample.id,
@@ -50,19 +45,13 @@ def build_result(
         }
         for one, score in zip(run.answered, scores.per_sample, strict=True)
     ]
-    config = {
-        **asdict(settings),
-        "form": settings.prompt_form,
-        "max_new_tokens": settings.answer_tokens(task.prompt_style),
-        "device": device,
-        "processes": processes,
-    }
+    longest = settings.answer_tokens(task.prompt_style)
     metric = {"metric": task.metric, "style": task.prompt_style, **({"rule": scores.rule} if scores.rule else {})}
     return {
         "format": FORMAT,
         "task": {"name": task.name, "kind": task.kind, **metric},
         **facts,
-        "config": config,
+        "config": {**asdict(settings), "form": settings.prompt_form, "max_new_tokens": longest, **machine},
         "versions": library_versions(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "counts": {"evaluated": len(records), "problems": len(run.problems), "resumed": run.resumed},
@@ -73,18 +62,23 @@ def build_result(
     }
 
 
+def differing_parts(prompt: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Names the parts in which two prompts differ; empty where they are the same."""
+    return ", ".join(name for name in prompt if other.get(name) != prompt[name])
+
+
 def other_prompt(folder: Path, prompt: Mapping[str, Any]) -> str:
     """Says how a prompt differs from that of the results which a folder holds."""
     try:
         before = read_result(folder)
     except ValueError:
         return ""
-    parts = [name for name in prompt if before.get("prompt", {}).get(name) != prompt[name]]
+    parts = differing_parts(prompt, before.get("prompt", {}))
     if not parts:
         return ""
     return (
-        f"The results of {before['date']} in {folder} were asked with another prompt ({', '.join(parts)}); they are "
-        "replaced, and their numbers do not compare with the new ones."
+        f"The results of {before['date']} in {folder} were asked with another prompt ({parts}); they are replaced, "
+        "and their numbers do not compare with the new ones."
     )
 
 
@@ -98,13 +92,8 @@ def finite(score: Any) -> Any:
 def write_result(result: Result, folder: Path) -> None:
     """Writes the JSON file and the Markdown report; each appears whole or not at all."""
     document = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_files(folder, {REPORT: markdown_report(result), RESULT: document})
-
-
-def write_files(folder: Path, texts: Mapping[str, str]) -> None:
-    """Writes text files, each whole or not at all."""
-    for file, text in texts.items():
-        write_text(folder / file, text)
+    write_text(folder / REPORT, markdown_report(result))
+    write_text(folder / RESULT, document)
 
 
 def read_result(file: str | os.PathLike[str]) -> Result:
@@ -114,23 +103,32 @@ def read_result(file: str | os.PathLike[str]) -> Result:
         raise ValueError(f"There is no result file at {path}: give the {RESULT} that `xgenmm eval` wrote.")
     result = read_json(path)
     if result.get("format") != FORMAT:
-        raise ValueError(f"{path} is no result of `xgenmm eval` (its format is not {FORMAT!r}).")
+        raise ValueError(
+            f"{path} is no result of `xgenmm eval`: its format is {result.get('format')!r}, not {FORMAT}."
+        )
     return result
 
 
 def markdown_report(result: Result) -> str:
     """Writes the report: scores, categories, the prompt in force, settings, problems."""
     task, counts = result["task"], result["counts"]
+    settings = {
+        "checkpoint": " ".join(f"{name} {value}" for name, value in result["checkpoint"].items()),
+        **{name: "-" if value is None else value for name, value in result["config"].items()},
+        "rule": task.get("rule", "-"),
+        "files": ", ".join(result["files"]),
+        "versions": ", ".join(f"{name} {number}" for name, number in result["versions"].items()),
+    }
     blocks = [
         f"# {escape(task['name'])}",
         f"{counts['evaluated']:,} samples evaluated, {counts['problems']:,} problems; "
         f"{escape(result['checkpoint']['model'])}, {result['date']}.",
         markdown_table(["measure", "this run"], [[name, show(value)] for name, value in result["scores"].items()]),
+        *(["## By category", category_table(result)] if result["by_category"] else []),
+        f"## Prompt\n\n```text\n{result['prompt']['rendered']}\n```",
+        "## How",
+        markdown_table(["setting", "value"], list(settings.items())),
     ]
-    if result["by_category"]:
-        blocks += ["## By category", category_table(result)]
-    blocks += ["## Prompt", f"```text\n{result['prompt']['rendered']}\n```"]
-    blocks += ["## How", markdown_table(["setting", "value"], settings_rows(result))]
     if result["problems"]:
         lines = [f"- {escape('{source}, {where}: {reason}'.format(**one))}" for one in result["problems"]]
         blocks += [f"## Problems ({counts['problems']:,} rows that do not count)", "\n".join(lines)]
@@ -148,25 +146,13 @@ def category_table(result: Result) -> str:
     return markdown_table(["category", "samples", *names], rows)
 
 
-def settings_rows(result: Result) -> list[list[str]]:
-    """Returns name and value of everything that the numbers depend on."""
-    rows = {
-        "checkpoint": " ".join(f"{name} {value}" for name, value in result["checkpoint"].items()),
-        **{name: "-" if value is None else str(value) for name, value in result["config"].items()},
-        "rule": result["task"].get("rule", "-"),
-        "files": ", ".join(result["files"]),
-        "versions": ", ".join(f"{name} {number}" for name, number in result["versions"].items()),
-    }
-    return [list(row) for row in rows.items()]
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Returns a Markdown table; what would break it is escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(escape(cell) for cell in line)} |" for line in lines)
 
 
-def escape(text: str) -> str:
+def escape(text: Any) -> str:
     """Returns a text on one line, as plain text to Markdown."""
     # An underscore inside a word is plain text already.
     return re.sub(r"[\\`*<>\[\]|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(str(text).split()))
@@ -174,4 +160,4 @@ def escape(text: str) -> str:
 
 def show(value: float | None) -> str:
     """Returns a number as it is printed."""
-    return "-" if value is None else f"{value:,.0f}" if isinstance(value, int) else f"{value:.4f}"
+    return "-" if value is None else f"{value:.4f}"

@@ -1,29 +1,60 @@
-"""Asks a model the samples of a task: in batches, sorted by length, resumable, and shared between processes.
+"""An evaluation from end to end: a task's samples are asked, rated, and the results written.
 
-The answers are those of asking one by one: every prompt is padded on its left, and nothing that decides an answer
-depends on what else is in the batch. (In half precision a tie between two tokens can still fall either way.)
+Samples are asked in batches, sorted by length, resumable, and shared between processes. The answers are those of
+asking one by one: every prompt is padded on its left, and nothing that decides an answer depends on what else is in
+the batch. (In half precision a tie between two tokens can still fall either way.)
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
-from xgenmm_hf.evaluation.few_shot import Examples, trim_continuation
+from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, stem_answer, trim_continuation
 from xgenmm_hf.evaluation.journal import Journal
-from xgenmm_hf.evaluation.prompting import AskedSample, prepare, render_prompt
+from xgenmm_hf.evaluation.metrics import score
+from xgenmm_hf.evaluation.prompting import AskedSample, describe_prompt, prepare, render_prompt
+from xgenmm_hf.evaluation.results import Result, build_result, other_prompt, write_result
 from xgenmm_hf.evaluation.samples import Problem, Sample, Task
 from xgenmm_hf.evaluation.settings import AskSettings
-from xgenmm_hf.evaluation.share import Share
 from xgenmm_hf.inference.batches import answer_texts
+from xgenmm_hf.inference.prompt_form import read_prompt_form
+from xgenmm_hf.inference.prompts import is_base
+from xgenmm_hf.inference.provenance import describe_checkpoint
 
 
 if TYPE_CHECKING:
     from xgenmm_hf.inference.loading import Loaded
 
 Progress = Callable[[int, int], None]
+# Processes finish at different times; none gives up on the others before this.
+PATIENCE = timedelta(hours=24)
+
+
+class Share(NamedTuple):
+    """This process's rank among `world`, `wait`, which returns when every process has called it, and its device."""
+
+    rank: int = 0
+    world: int = 1
+    wait: Callable[[], object] = bool
+    device: str = "auto"
+
+
+def current_share(device: str = "auto") -> Share:
+    """Returns this process's part under `accelerate launch` or torchrun, or everything for a process on its own."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Share(device=device)
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE)
+    own = str(state.device) if device == "auto" else device
+    return Share(state.process_index, state.num_processes, state.wait_for_everyone, own)
 
 
 class SampleAnswer(NamedTuple):
@@ -43,6 +74,49 @@ class Run(NamedTuple):
     resumed: int
 
 
+def evaluate_task(
+    loaded: "Loaded",
+    task: Task,
+    output: Path,
+    settings: AskSettings,
+    *,
+    source: str,
+    files: Sequence[str] = (),
+    share: Share | None = None,
+    announce: Callable[[Mapping[str, Any], str], None] | None = None,
+    **asking: Any,
+) -> Result | None:
+    """Asks a model a task (`asking`: see `run_task`), rates the answers and writes the results.
+
+    `announce` is told the prompt in force, and how it differs from that of the results which it replaces. Only the
+    first of several processes has a result.
+    """
+    share = share or Share()
+    if settings.form is None and is_base(loaded.processor):
+        settings = replace(settings, form="base")
+    settings = settings.in_form(read_prompt_form(source))
+    # What a metric or a protocol lacks should not show after hours of asking.
+    score(task.metric, checked_samples(task, 1), [""])
+    if task.kind == "okvqa" and settings.rules is PROTOCOLS["openflamingo"]:
+        stem_answer("men riding horses")
+    prompt = describe_prompt(loaded.processor, task, settings)
+    checkpoint = describe_checkpoint(source, getattr(loaded.model.config, "_commit_hash", None))
+    asking["checkpoint"] = checkpoint.get("sha256") or checkpoint.get("commit") or source
+    if announce is not None and share.rank == 0:
+        asking["started"] = lambda: announce(prompt, other_prompt(output, prompt))
+    run = run_task(loaded, task, output, settings, share=share, **asking)
+    if share.rank != 0:
+        return None
+    if not run.answered:
+        raise ValueError(f"No sample of {task.name} could be asked; the first problem: {run.problems[0]}.")
+    scores = score(task.metric, [one.sample for one in run.answered], [one.answer for one in run.answered])
+    device = f"{loaded.model.device.type}, {str(loaded.model.dtype).removeprefix('torch.')}"
+    facts = {"files": list(files), "checkpoint": checkpoint, "prompt": prompt}
+    result = build_result(task, run, scores, settings, facts, device=device, processes=share.world)
+    write_result(result, output)
+    return result
+
+
 def run_task(
     loaded: "Loaded",
     task: Task,
@@ -55,10 +129,10 @@ def run_task(
     progress: Progress | None = None,
     started: Callable[[], None] | None = None,
 ) -> Run:
-    """Asks every sample of a task."""
+    """Asks every sample of a task; `support` is where examples come from, None: the task itself."""
     share = share or Share()
     samples = checked_samples(task, settings.limit)
-    asked, problems = _prepare_all(loaded, task, samples, settings, support, checkpoint)
+    asked, problems = _prepare_all(loaded, task, samples, settings, (support or task).samples, checkpoint)
     if started is not None:
         started()
     journal = Journal(output, share.rank)
@@ -67,7 +141,12 @@ def run_task(
     share.wait()
     pending = [one for one in asked if "answer" not in known.get(one.key, {})]
     pending.sort(key=lambda one: (-one.num_tokens, one.sample.id))
-    _answer_all(loaded, pending[share.rank :: share.world], task, settings, journal, progress)
+    own = pending[share.rank :: share.world]
+    answer = _answerer(loaded, task, settings)
+    for start in range(0, len(own), settings.batch_size):
+        journal.append(answer(own[start : start + settings.batch_size]))
+        if progress is not None:
+            progress(min(start + settings.batch_size, len(own)), len(own))
     share.wait()
     return _collect(asked, journal.read(), [*task.problems, *problems], task.name, len(asked) - len(pending))
 
@@ -88,12 +167,11 @@ def _prepare_all(
     task: Task,
     samples: Sequence[Sample],
     settings: AskSettings,
-    support: Task | None,
+    pool: Sequence[Sample],
     checkpoint: str,
 ) -> tuple[list[AskedSample], list[Problem]]:
     """Renders and measures every prompt; those that cannot be asked become problems."""
     style, count = task.prompt_style, settings.shots or settings.rules.blind_examples
-    pool = (support or task).samples
     examples = Examples(pool, count, style, seed=settings.seed, blind=not settings.shots) if count else None
     longest = settings.answer_tokens(style)
     context = loaded.model.config.text_config.max_position_embeddings
@@ -111,8 +189,12 @@ def _prepare_all(
                 )
             asked.append(one)
         except ValueError as error:
-            problems.append(_problem(task.name, sample, error))
+            problems.append(Problem(task.name, f"sample {sample.id}", _reason(error)))
     return asked, [*(examples.problems if examples else []), *problems]
+
+
+def _reason(error: ValueError) -> str:
+    return " ".join(str(error).split()).rstrip(".")
 
 
 def _identity(loaded: "Loaded", checkpoint: str, longest: int, settings: AskSettings) -> dict[str, Any]:
@@ -132,41 +214,35 @@ def _identity(loaded: "Loaded", checkpoint: str, longest: int, settings: AskSett
     }
 
 
-def _answer_all(
-    loaded: "Loaded",
-    asked: Sequence[AskedSample],
-    task: Task,
-    settings: AskSettings,
-    journal: Journal,
-    progress: Progress | None,
-) -> None:
-    """Answers prompts batch by batch and writes each answer down at once."""
-    cache, style = None, task.prompt_style
-    if settings.kept_mib:
-        from xgenmm_hf.inference.feature_cache import FeatureCache
+def _answerer(
+    loaded: "Loaded", task: Task, settings: AskSettings
+) -> Callable[[Sequence[AskedSample]], list[Mapping[str, Any]]]:
+    """Makes what answers a batch of prompts with lines of the journal."""
+    from xgenmm_hf.inference.feature_cache import FeatureCache
 
-        cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * 2**20)
-    for start in range(0, len(asked), settings.batch_size):
+    cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib << 20) if settings.kept_mib else None
+    style, rules = task.prompt_style, settings.rules
+    longest = settings.answer_tokens(style)
+
+    def answer(batch: Sequence[AskedSample]) -> list[Mapping[str, Any]]:
         lines: list[Mapping[str, Any]] = []
         readable, images = [], []
-        for one in asked[start : start + settings.batch_size]:
+        for one in batch:
             try:
-                images.append([open_image(image) for image in one.images])
+                images += [open_image(image) for image in one.images]
                 readable.append(one)
             except UnreadableImage as error:
-                lines.append({"id": one.sample.id, "key": one.key, "problem": _problem("", one.sample, error).reason})
+                lines.append({"id": one.sample.id, "key": one.key, "problem": _reason(error)})
         if readable:
             texts = [one.text for one in readable]
-            flat = [image for group in images for image in group]
-            longest, options = settings.answer_tokens(style), settings.rules.generation
-            answers = answer_texts(loaded, texts, flat, longest, settings.image_mode, cache, **options)
-            for one, answer in zip(readable, answers, strict=True):
-                if settings.prompt_form == "base":
-                    answer = trim_continuation(answer, style, settings.rules, task.kind)
-                lines.append({"id": one.sample.id, "key": one.key, "answer": answer})
-        journal.append(lines)
-        if progress is not None:
-            progress(min(start + settings.batch_size, len(asked)), len(asked))
+            answers = answer_texts(loaded, texts, images, longest, settings.image_mode, cache, **rules.generation)
+            if settings.prompt_form == "base":
+                answers = [trim_continuation(said, style, rules, task.kind) for said in answers]
+            pairs = zip(readable, answers, strict=True)
+            lines += [{"id": one.sample.id, "key": one.key, "answer": said} for one, said in pairs]
+        return lines
+
+    return answer
 
 
 def _collect(
@@ -186,8 +262,3 @@ def _collect(
             reason = line.get("problem", "it was not answered: another process stopped early; run the command again")
             found.append(Problem(name, f"sample {one.sample.id}", reason))
     return Run(answered, found, resumed)
-
-
-def _problem(name: str, sample: Sample, error: ValueError) -> Problem:
-    """Returns a sample's error as a problem."""
-    return Problem(name, f"sample {sample.id}", " ".join(str(error).split()).rstrip("."))

@@ -1,7 +1,11 @@
 """What every evaluation shares: samples to ask, problems of rows that cannot be asked, tasks and scores."""
 
+import hashlib
+import os
 from dataclasses import dataclass, field
 from typing import Any
+
+from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,8 @@ class Problem:
 class Task:
     """Samples of one data set with what is needed to ask and to score them.
 
-    Args:
-        name: What reports call it.
-        kind: The reader's name, such as "vqav2".
-        samples: What to ask.
-        problems: Rows left out.
-        metric: Name for `metrics.score`.
-        prompt_style: How samples are put to a model: "vqa" (short answer), "caption" or "chat" (as they stand).
+    `kind` names the reader, such as "vqav2", `metric` the metric; `prompt_style` is how samples are put to a model:
+    "vqa" (short answer), "caption" or "chat" (as they stand).
     """
 
     name: str
@@ -72,3 +71,19 @@ class Scores:
     per_sample: list[float]
     by_category: dict[str, dict[str, float]] = field(default_factory=dict)
     rule: str = ""
+
+
+def image_key(ref: Any) -> str:
+    """Returns what two references share if they show the same image from the same place; no file is decoded."""
+    if isinstance(ref, Image.Image):
+        digest = hashlib.sha256(f"{ref.mode} {ref.size} ".encode() + ref.tobytes())
+        return f"pixels:{digest.hexdigest()[:32]}"
+    if ref.get("bytes") is not None:
+        return f"bytes:{hashlib.sha256(ref['bytes']).hexdigest()[:32]}"
+    if ref.get("digest"):
+        return f"bytes:{ref['digest']}"
+    path = os.path.realpath(ref.get("path") or "")
+    if not os.path.isfile(path):
+        return f"file:missing:{path}"
+    found = os.stat(path)
+    return f"file:{found.st_size}:{found.st_mtime_ns}:{path}"

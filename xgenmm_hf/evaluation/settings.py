@@ -9,6 +9,7 @@ from xgenmm_hf.inference.prompt_form import PromptForm
 FORMS = ("chat", "base")
 ANSWER_TOKENS = {"vqa": 32, "caption": 64}
 DEFAULT_ANSWER_TOKENS = 256
+_LOWEST = {"batch_size": 1, "max_new_tokens": 1, "limit": 1, "shots": 0, "kept_mib": 0}
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,16 @@ class AskSettings:
     image_mode: str | None = None
     kept_mib: int = 0
 
-    def __post_init__(self) -> None:
-        if self.form not in (None, *FORMS):
-            raise ValueError(f"form is {self.form!r}; it must be one of {', '.join(FORMS)}.")
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"protocol is {self.protocol!r}; it must be one of {', '.join(PROTOCOLS)}.")
+    def __post_init__(self):
+        for name, known in (("form", (None, *FORMS)), ("protocol", PROTOCOLS)):
+            if getattr(self, name) not in known:
+                listed = ", ".join(one for one in known if one)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {listed}.")
         if self.form == "chat" and (self.shots or self.protocol != "xgenmm"):
             raise ValueError("Examples and other protocols belong to the base form: leave out form='chat'.")
         if self.prompt_form == "base" and not (self.system is None and self.suffix is None):
             raise ValueError("The base form has no system turn and no suffix: leave them out, or set form='chat'.")
-        lowest = {"batch_size": 1, "max_new_tokens": 1, "limit": 1, "shots": 0, "kept_mib": 0}
-        for name, least in lowest.items():
+        for name, least in _LOWEST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be {least} or more.")

@@ -10,10 +10,9 @@ from PIL import Image
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation import few_shot
 from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, example_answer, trim_continuation
-from xgenmm_hf.evaluation.image_keys import image_key
 from xgenmm_hf.evaluation.prompting import prepare, render_prompt
 from xgenmm_hf.evaluation.runner import run_task
-from xgenmm_hf.evaluation.samples import Sample, Task
+from xgenmm_hf.evaluation.samples import Sample, Task, image_key
 from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.inference.loading import load
 
@@ -135,7 +134,7 @@ def test_openflamingo_shows_two_examples_without_images_at_no_shots(loaded, supp
 
 
 def test_stems_of_ok_vqa_come_from_openflamingos_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(few_shot, "_stem", None)
+    few_shot._stemmer.cache_clear()
     with pytest.raises(ValueError, match="pip install --no-deps open-flamingo nltk"):
         trim_continuation("riding", "vqa", FLAMINGO, "okvqa")
     package = tmp_path / "open_flamingo" / "eval"

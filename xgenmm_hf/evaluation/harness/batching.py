@@ -37,11 +37,11 @@ class Gatherer:
                     batch.append(self._waiting.get(timeout=max(0.0, end - time.monotonic())))
                 except queue.Empty:
                     break
+            items, futures = zip(*batch, strict=True)
             try:
-                answers = self.answer([item for item, _ in batch])
-                for (_, future), answer in zip(batch, answers, strict=True):
+                for future, answer in zip(futures, self.answer(list(items)), strict=True):
                     future.set_result(answer)
             except BaseException as error:  # it belongs to everyone who waits; the thread lives on
-                for _, future in batch:
+                for future in futures:
                     if not future.done():
                         future.set_exception(error)

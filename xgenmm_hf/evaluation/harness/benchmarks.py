@@ -5,14 +5,10 @@ from typing import NamedTuple
 
 
 class Benchmark(NamedTuple):
-    """A benchmark of the report.
+    """A benchmark of the report: its name there, its harness, and the harness's name of it (`--data`, `--tasks`).
 
-    Args:
-        name: Its name in the report.
-        harness: "vlmevalkit" or "lmms-eval".
-        data: What the harness calls it, in `--data` or `--tasks`.
-        judge: How answers that cannot be read are rated: "none" (no judge is ever asked), "optional" (exact matching
-            without one), or "required".
+    `judge` says how answers that cannot be read are rated: "none" (no judge is ever asked), "optional" (exact matching
+    without one), or "required".
     """
 
     name: str
@@ -57,17 +53,17 @@ BENCHMARKS = (*SINGLE_IMAGE, *MULTI_IMAGE, *FURTHER)
 # Kinds of earlier versions, and sets of lmms-eval that people ask for by name.
 _ELSEWHERE = {
     "docvqa": "--harness lmms-eval --tasks docvqa_val",
-    "multi_image": "--harness vlmevalkit --data BLINK",
+    "multiimage": "--harness vlmevalkit --data BLINK",
     "exact": "own FILE -o DIR",
 }
 HARNESS_HINT = "name its harness: xgenmm eval --harness vlmevalkit --data NAME --model MODEL (see docs/evaluation.md)."
 
 
 def command_for(name: str) -> str:
-    """Returns a sentence with the command that measures a benchmark."""
+    """Returns a sentence with the command that measures a benchmark; empty where none is known."""
     plain = _plain(name)
-    if plain in map(_plain, _ELSEWHERE):
-        return f"Use xgenmm eval {next(text for key, text in _ELSEWHERE.items() if _plain(key) == plain)}."
+    if plain in _ELSEWHERE:
+        return f"Use xgenmm eval {_ELSEWHERE[plain]}."
     for one in BENCHMARKS:
         names = {_plain(one.name), _plain(one.data), _plain(one.name.split(" (")[0])}
         if plain in names or (len(plain) > 3 and any(known.startswith(plain) for known in names)):

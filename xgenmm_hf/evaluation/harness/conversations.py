@@ -3,10 +3,21 @@
 Shapes: a batch of B prompts of L tokens, padded on the left.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from transformers import GenerationConfig, set_seed
+
+from xgenmm_hf.data.image_refs import image_ref, open_image
+from xgenmm_hf.evaluation.few_shot import split_at_marks
+from xgenmm_hf.evaluation.prompting import prompt_length
+from xgenmm_hf.inference.batches import encode_batch, generate_rows, read_answer
+from xgenmm_hf.inference.prompt_form import read_prompt_form
+from xgenmm_hf.inference.prompts import system_turn
+from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN, escape_messages
 
 
 if TYPE_CHECKING:
@@ -31,13 +42,7 @@ OVERLONG = ("skip", "truncate")
 
 @dataclass(frozen=True)
 class Conversation:
-    """A rendered prompt with its images.
-
-    Args:
-        text: The prompt; each image is one `<image>`.
-        images: RGB images in the order of the prompt.
-        fits: Whether the model's context holds it; if not, it is answered with an empty text.
-    """
+    """A rendered prompt, in which each image is one `<image>`, with its RGB images; `fits`: the context holds it."""
 
     text: str
     images: list["Image.Image"]
@@ -46,31 +51,22 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are generated.
+    """How answers are generated: their length in tokens, options of `generate` (none: greedily), ends, and a seed.
 
-    Args:
-        max_new_tokens: Longest answer in tokens.
-        options: Further options of `generate`, as pairs; none: greedily.
-        until: Texts that end an answer; they do not belong to it.
-        end_token: The only token that ends an answer; None: those of the checkpoint, and every control token.
-        seed: Seed of sampling; None: as it comes.
+    `until` holds texts that end an answer and do not belong to it.
     """
 
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     options: tuple[tuple[str, Any], ...] = ()
     until: tuple[str, ...] = ()
-    end_token: str | None = None
     seed: int | None = None
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], max_new_tokens: int, end_token: str | None = None) -> "Decoding":
-        """Translates a harness's generation options."""
-        from transformers import GenerationConfig
-
+    def of(cls, options: Mapping[str, Any], max_new_tokens: int) -> "Decoding":
+        """Translates a harness's generation options; one that the model cannot follow is an error."""
         given = {name: value for name, value in options.items() if value is not None and name not in PASSED_OVER}
         length = next((int(given[name]) for name in _LENGTHS if given.get(name)), max_new_tokens)
         until = next((given[name] for name in _ENDS if given.get(name)), ())
-        until = (until,) if isinstance(until, str) else tuple(until)
         seed = given.get("seed")
         rest = {name: value for name, value in given.items() if name not in (*_LENGTHS, *_ENDS, "seed")}
         unknown = [name for name in rest if not hasattr(GenerationConfig(), name) or name == "num_return_sequences"]
@@ -79,13 +75,12 @@ class Decoding:
                 f"The generation option {unknown[0]!r} ({rest[unknown[0]]!r:.40}) is none that this model can follow: "
                 "leave it out, or use the name that Transformers' generate has for it."
             )
-        temperature = float(rest.get("temperature", 0.0))
-        sampled = bool(rest.pop("do_sample", True)) and temperature > 0
-        if not sampled:
+        if rest.pop("do_sample", True) and float(rest.get("temperature", 0.0)) > 0:
+            rest["do_sample"] = True
+        else:
             rest = {name: value for name, value in rest.items() if name not in SAMPLING}
-        pairs = tuple(sorted({**rest, **({"do_sample": True} if sampled else {})}.items()))
-        kept = tuple(text for text in until if text != PARAGRAPH)
-        return cls(length, pairs, kept, end_token, None if seed is None else int(seed))
+        ends = tuple(text for text in ([until] if isinstance(until, str) else until) if text != PARAGRAPH)
+        return cls(length, tuple(sorted(rest.items())), ends, None if seed is None else int(seed))
 
 
 def render(
@@ -99,25 +94,34 @@ def render(
 
     Where a message's images stand before a text that marks as many places with `<image>`, they go to these places.
     """
-    from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN, escape_messages
-
     turns = [{"role": message["role"], "content": place_images(as_items(message["content"]))} for message in messages]
     if system is not None and turns[0]["role"] != "system":
-        turns.insert(0, {"role": "system", "content": [{"type": "text", "text": system}]})
+        turns.insert(0, {"role": "system", "content": [text_item(system)]})
     shown = [item for turn in turns for item in turn["content"] if item["type"] == "image"]
     images = [open_item(item) for item in shown] if opened else []
     # What users and tasks wrote is escaped first, so that the images' own token can then be written out.
     turns = escape_messages(turns, processor.tokenizer)
-    image = {"type": "text", "text": IMAGE_TOKEN + image_end}
+    image = text_item(IMAGE_TOKEN + image_end)
     for turn in turns:
         turn["content"] = [image if item["type"] == "image" else item for item in turn["content"]]
     text = processor.apply_chat_template(turns, add_generation_prompt=True, escape_special_tokens=False)
     return Conversation(text, images)
 
 
+def system_in_force(model: str, named: str | None) -> str | None:
+    """Returns the system turn that is named, or else that of a model's training prompts; None: the template's."""
+    form = read_prompt_form(model) if named is None else None
+    return system_turn(named) if form is None else form.system
+
+
+def text_item(text: str) -> dict[str, Any]:
+    """Returns a text as an item of a message."""
+    return {"type": "text", "text": text}
+
+
 def as_items(content: Any) -> list[dict[str, Any]]:
     """Returns a message's content as items."""
-    items = [{"type": "text", "text": content}] if isinstance(content, str) else [dict(item) for item in content]
+    items = [text_item(content)] if isinstance(content, str) else [dict(item) for item in content]
     for item in items:
         if item["type"] not in ("text", "image"):
             raise ValueError(f"A message holds an item of type {item['type']!r}; xGen-MM reads text and images only.")
@@ -126,36 +130,26 @@ def as_items(content: Any) -> list[dict[str, Any]]:
 
 def place_images(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Puts a message's images where its texts mark them with `<image>`."""
-    from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
-
     images = [item for item in items if item["type"] == "image"]
-    marks = sum(item["text"].count(IMAGE_TOKEN) for item in items if item["type"] == "text")
+    texts = [item["text"] for item in items if item["type"] == "text"]
+    marks = sum(text.count(IMAGE_TOKEN) for text in texts)
     if not marks or not images:
         return list(items)
     if marks != len(images):
         logger.warning("A text marks %d images, but comes with %d: the marks are left out.", marks, len(images))
         return [
-            {**item, "text": item["text"].replace(IMAGE_TOKEN, "")} if item["type"] == "text" else item
-            for item in items
+            item if item["type"] == "image" else text_item(item["text"].replace(IMAGE_TOKEN, "")) for item in items
         ]
-    placed: list[dict[str, Any]] = []
-    left = iter(images)
-    for item in items:
-        if item["type"] == "image":
-            continue
-        first, *others = item["text"].split(IMAGE_TOKEN)
-        placed += [{**item, "text": first}] if first else []
-        for text in others:
-            # The template puts a line break behind an image by itself.
-            text = text.removeprefix("\n")
-            placed += [next(left), *([{**item, "text": text}] if text else [])]
+    left, placed = iter(images), []
+    for text in texts:
+        # The template puts a line break behind an image by itself.
+        text = text.replace(f"{IMAGE_TOKEN}\n", IMAGE_TOKEN)
+        placed += [next(left) if piece is None else text_item(piece) for piece in split_at_marks(text)]
     return placed
 
 
 def open_item(item: dict[str, Any]) -> "Image.Image":
     """Opens the image of an item."""
-    from xgenmm_hf.data.image_refs import image_ref, open_image
-
     source = item.get("image", item.get("url"))
     return open_image(image_ref(source) if isinstance(source, str) else source)
 
@@ -170,6 +164,8 @@ class Answerer:
         image_mode: Mode of the image processor; None: the checkpoint's.
         overlong: What becomes of a prompt that the context does not hold: "skip" answers it with an empty text and
             counts it, "truncate" cuts its longest text from the front.
+        end_token: The only token that ends an answer; the checkpoint's own end is then shown. None: the checkpoint's
+            ends, and every control token.
 
     Attributes:
         skipped: Prompts that were too long.
@@ -185,65 +181,63 @@ class Answerer:
         image_end: str = "\n",
         image_mode: str | None = None,
         overlong: str = "skip",
+        end_token: str | None = None,
     ):
         if overlong not in OVERLONG:
             raise ValueError(f"overlong is {overlong!r}; it must be one of {', '.join(OVERLONG)}.")
         self.loaded, self.system, self.image_end = loaded, system, image_end
         self.image_mode, self.overlong, self.skipped = image_mode, overlong, 0
+        self.tokenizer, self.end_token = loaded.processor.tokenizer, end_token
+        if end_token is not None:
+            self.tokenizer = copy.deepcopy(self.tokenizer)
+            self.tokenizer.eos_token, self.tokenizer.skip_control_tokens = end_token, False
 
     def converse(self, messages: Sequence[Any], room: int = 1) -> Conversation:
         """Renders messages and sees to it that prompt and answer fit the context."""
-        found = render(self.loaded.processor, messages, self.system, self.image_end)
-        excess = self._excess(found, room)
         turns = [{**message, "content": as_items(message["content"])} for message in messages]
-        while excess > 0 and self.overlong == "truncate":
-            texts = [item for turn in turns for item in turn["content"] if item["type"] == "text"]
-            longest = max(texts, key=lambda item: len(item["text"]), default={"text": ""})
-            ids = self.loaded.processor.tokenizer(longest["text"])["input_ids"]
-            if len(ids) <= excess:
-                break
-            longest["text"] = self.loaded.processor.tokenizer.decode(ids[excess:])
+        while True:
             found = render(self.loaded.processor, turns, self.system, self.image_end)
             excess = self._excess(found, room)
-        if excess <= 0:
-            return found
+            if excess <= 0:
+                return found
+            texts = [item for turn in turns for item in turn["content"] if item["type"] == "text"]
+            longest = max(texts, key=lambda item: len(item["text"]), default=text_item(""))
+            ids = self.loaded.processor.tokenizer(longest["text"])["input_ids"]
+            if self.overlong == "skip" or len(ids) <= excess:
+                break
+            longest["text"] = self.loaded.processor.tokenizer.decode(ids[excess:])
         self.skipped += 1
         logger.warning("A prompt is %d tokens longer than the context; it is answered with an empty text.", excess)
         return Conversation(found.text, found.images, fits=False)
 
     def _excess(self, conversation: Conversation, room: int) -> int:
         """Returns by how many tokens prompt and answer are too long."""
-        from xgenmm_hf.evaluation.prompting import prompt_length
-
         sizes = [(image.height, image.width) for image in conversation.images]
         length = prompt_length(self.loaded.processor, conversation.text, sizes, self.image_mode)
         return length + room - self.loaded.model.config.text_config.max_position_embeddings
 
     def answer(self, conversations: Sequence[Conversation], decoding: Decoding | None = None) -> list[str]:
         """Answers one batch of conversations."""
-        from xgenmm_hf.inference.batches import encode_batch, generate_rows, read_answer
-
         decoding = decoding or Decoding()
-        tokenizer = self.loaded.processor.tokenizer
         fitting = [conversation for conversation in conversations if conversation.fits]
         answers: Iterator[str] = iter(())
         if fitting:
             options: dict[str, Any] = {"max_new_tokens": decoding.max_new_tokens, **dict(decoding.options)}
-            if decoding.end_token is not None:
-                options["eos_token_id"] = tokenizer.convert_tokens_to_ids(decoding.end_token)
+            if self.end_token is not None:
+                options["eos_token_id"] = self.tokenizer.eos_token_id
             if decoding.seed is not None:
-                from transformers import set_seed
-
                 set_seed(decoding.seed)
             images = [image for conversation in fitting for image in conversation.images]
             inputs = encode_batch(self.loaded, [one.text for one in fitting], images, self.image_mode)
-            rows = generate_rows(self.loaded, inputs, **options)
-            if decoding.end_token is None:
-                answers = iter([cut_at(read_answer(tokenizer, row), decoding.until) for row in rows])
-            else:
-                texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
-                answers = iter([cut_at(text, (decoding.end_token, *decoding.until)) for text in texts])
+            answers = (self._read(ids, decoding) for ids in generate_rows(self.loaded, inputs, **options))
         return [next(answers) if conversation.fits else "" for conversation in conversations]
+
+    def _read(self, ids: list[int], decoding: Decoding) -> str:
+        if self.end_token is None:
+            return cut_at(read_answer(self.tokenizer, ids), decoding.until)
+        end = self.tokenizer.eos_token_id
+        ids = ids[: ids.index(end)] if end in ids else ids  # what pads a batch stands behind the end
+        return cut_at(self.tokenizer.decode(ids, skip_special_tokens=True), (self.end_token, *decoding.until))
 
 
 def cut_at(text: str, until: Sequence[str]) -> str:
@@ -256,11 +250,9 @@ def cut_at(text: str, until: Sequence[str]) -> str:
 def in_batches(
     items: Sequence[Item], size: int, key: Callable[[Item], Any], group: Callable[[Item], Any]
 ) -> Iterator[list[int]]:
-    """Splits items into batches that share their settings, the longest first."""
+    """Splits items into batches that share their settings, the longest first; yields their indices."""
     groups: dict[Any, list[int]] = {}
-    for index, item in enumerate(items):
-        groups.setdefault(group(item), []).append(index)
+    for index in sorted(range(len(items)), key=lambda index: key(items[index]), reverse=True):
+        groups.setdefault(group(items[index]), []).append(index)
     for members in groups.values():
-        members.sort(key=lambda index: key(items[index]), reverse=True)
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
+        yield from (members[start : start + size] for start in range(0, len(members), size))

@@ -6,35 +6,20 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 logger = logging.getLogger(__name__)
-HARNESSES = ("vlmevalkit", "lmms-eval")
-_INSTALL = {
-    "vlmevalkit": "VLMEvalKit is not installed: install it from its repository (or pip install ms-vlmeval), in an "
-    "environment with this package; docs/evaluation.md has the pinned one.",
-    "lmms-eval": "lmms-eval is not installed: pip install lmms-eval, in an environment with this package; "
-    "docs/evaluation.md has the pinned one.",
-}
 PROMPT_FILE = "xgenmm_prompt.json"
 
 
-@dataclass(frozen=True)
-class HarnessRun:
+class HarnessRun(NamedTuple):
     """What a harness measures, and how our adapter answers it.
 
-    Args:
-        harness: A name in `HARNESSES`.
-        names: Data sets or tasks by the harness's names.
-        model: Checkpoint folder or Hub repository, of an adapter too.
-        output: Where the harness writes; None: its own choice.
-        options: Options of the adapter: `batch_size`, `max_new_tokens`, `system`, `image_mode`, `dtype`, `device`,
-            `overlong`; those that are None are left out.
-        further: Options of the harness's own command, as they stand.
+    `names` are data sets or tasks by the harness's names, `output` is where it writes (None: its own choice),
+    `options` are the adapter's (those that are None are left out), `further` those of the harness's own command.
     """
 
     harness: str
@@ -50,32 +35,41 @@ class HarnessRun:
         return {name: value for name, value in self.options.items() if value is not None}
 
 
-def run_harness(run: HarnessRun, announce: Callable[[str], None] | None = None) -> None:
-    """Runs a harness; its own files hold the scores."""
+def run_harness(run: HarnessRun, announce: Callable[[str], None] = logger.info) -> None:
+    """Runs a harness; its own files hold the scores. `announce` is told the prompt in force."""
     if run.harness not in HARNESSES:
         raise ValueError(f"There is no harness {run.harness!r}; there are {', '.join(HARNESSES)}.")
+    title, module, package, start = HARNESSES[run.harness]
     if not run.names:
         raise ValueError(f"Name what to measure: {'--data' if run.harness == 'vlmevalkit' else '--tasks'} NAME ...")
-    announce = announce or logger.info
-    {"vlmevalkit": _run_vlmevalkit, "lmms-eval": _run_lmms_eval}[run.harness](run, announce)
+    if find_spec(module) is None:
+        raise ValueError(
+            f"{title} is not installed: pip install {package}, in an environment with this package; "
+            "docs/evaluation.md has the pinned one."
+        )
+    start(run, announce)
 
 
 def _run_vlmevalkit(run: HarnessRun, announce: Callable[[str], None]) -> None:
-    if find_spec("vlmeval") is None:
-        raise ValueError(_INSTALL[run.harness])
-    from xgenmm_hf.evaluation.harness.vlmevalkit import IMAGE_END as VLMEVALKIT_IMAGE_END
-    from xgenmm_hf.evaluation.harness.vlmevalkit import register
+    from xgenmm_hf.evaluation.harness.vlmevalkit import IMAGE_END, register
 
     name = Path(run.model).name
     register(name, run.model, **run.given)
     batch_size = run.given.get("batch_size", 1)
     folder = Path(run.output or "outputs") / name
-    announce(_write_prompt(folder, run, VLMEVALKIT_IMAGE_END))
+    announce(_write_prompt(folder, run, IMAGE_END))
     arguments = ["--data", *run.names, "--model", name, *(["--work-dir", run.output] if run.output else [])]
     if batch_size > 1 and "--api-nproc" not in run.further:
         arguments += ["--api-nproc", str(batch_size)]
     _as_main(_vlmevalkit_main(), [*arguments, *run.further])
-    _check_vlmevalkit(folder, run.names)
+    # VLMEvalKit itself logs an error, goes on, and ends as if all were well.
+    file = folder / "status.json"
+    datasets = json.loads(file.read_text(encoding="utf-8")).get("datasets", {}) if file.is_file() else {}
+    for data in run.names:
+        entry = datasets.get(data, {})
+        skipped = entry.get("skip_reason")
+        if reason := entry.get("error_message") or (skipped if skipped == "invalid_dataset" else None):
+            raise ValueError(f"VLMEvalKit did not score {data}: {' '.join(str(reason).split())}.")
 
 
 def _vlmevalkit_main() -> str:
@@ -90,23 +84,7 @@ def _vlmevalkit_main() -> str:
     return str(file)
 
 
-def _check_vlmevalkit(folder: Path, names: Sequence[str]) -> None:
-    """Raises what failed: VLMEvalKit itself logs an error, goes on, and ends as if all were well."""
-    file = folder / "status.json"
-    if not file.is_file():
-        return
-    datasets = json.loads(file.read_text(encoding="utf-8")).get("datasets", {})
-    for name in names:
-        entry = datasets.get(name, {})
-        skipped = entry.get("skip_reason")
-        reason = entry.get("error_message") or (skipped if skipped == "invalid_dataset" else None)
-        if reason:
-            raise ValueError(f"VLMEvalKit did not score {name}: {' '.join(str(reason).split())}.")
-
-
 def _run_lmms_eval(run: HarnessRun, announce: Callable[[str], None]) -> None:
-    if find_spec("lmms_eval") is None:
-        raise ValueError(_INSTALL[run.harness])
     options = dict(run.given)
     batch_size, device = options.pop("batch_size", 1), options.pop("device", "auto")
     settings = {"pretrained": run.model, **options}
@@ -126,25 +104,34 @@ def _run_lmms_eval(run: HarnessRun, announce: Callable[[str], None]) -> None:
         raise ValueError(f"lmms-eval did not score {', '.join(run.names)}: its own message stands above.")
 
 
+# What it is called, imported and installed by, and what starts it.
+HARNESSES = {
+    "vlmevalkit": ("VLMEvalKit", "vlmeval", "ms-vlmeval, or a clone of its repository", _run_vlmevalkit),
+    "lmms-eval": ("lmms-eval", "lmms_eval", "lmms-eval", _run_lmms_eval),
+}
+
+
 def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -> str:
     """Returns how our adapter asks, and writes it beside the harness's scores."""
     from xgenmm_hf import XGenMMProcessor
-    from xgenmm_hf.evaluation.harness.conversations import render
-    from xgenmm_hf.inference.adapters import adapter_base
-    from xgenmm_hf.inference.prompts import system_turn
-    from xgenmm_hf.inference.source import resolve_model
+    from xgenmm_hf.conversion.files import write_json
+    from xgenmm_hf.evaluation.harness.conversations import render, system_in_force, text_item
 
-    source = run.model if adapter_base(run.model) else resolve_model(run.model)
-    content = [{"type": "image"}, {"type": "text", "text": "{question}"}]
-    system = system_turn(run.given.get("system"))
-    processor = XGenMMProcessor.from_pretrained(source)
-    shown = render(processor, [{"role": "user", "content": content}], system, image_end, opened=False)
+    processor, system = XGenMMProcessor.from_pretrained(run.model), system_in_force(run.model, run.given.get("system"))
+    messages = [{"role": "user", "content": [{"type": "image"}, text_item("{question}")]}]
+    shown = render(processor, messages, system, image_end, opened=False)
+    text = f"prompt in force (the question is the harness's own):\n{shown.text}"
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         facts = {"harness": run.harness, "names": list(run.names), "model": run.model, "prompt": shown.text}
-        text = json.dumps({**facts, "options": run.given, "further": list(run.further)}, indent=1)
-        (folder / PROMPT_FILE).write_text(text + "\n", encoding="utf-8")
-    return f"prompt in force (the question is the harness's own):\n{shown.text}"
+        facts |= {"options": run.given, "further": list(run.further)}
+        file = folder / PROMPT_FILE
+        before = json.loads(file.read_text(encoding="utf-8")).get("prompt") if file.is_file() else shown.text
+        if before != shown.text:
+            text += (
+                f"\nnote: earlier scores in {folder} were asked with another prompt; they do not compare:\n{before}"
+            )
+        write_json(file, facts)
+    return text
 
 
 def _as_main(target: str, arguments: Sequence[str]) -> None:

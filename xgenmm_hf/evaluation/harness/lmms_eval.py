@@ -15,14 +15,18 @@ from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from tqdm import tqdm
 
+from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.harness.conversations import (
     DEFAULT_MAX_NEW_TOKENS,
     Answerer,
     Conversation,
     Decoding,
     in_batches,
+    system_in_force,
+    text_item,
 )
 from xgenmm_hf.inference.batches import rate_answers
+from xgenmm_hf.inference.loading import load
 
 
 logger = logging.getLogger(__name__)
@@ -32,7 +36,7 @@ class XGenMMBase(lmms):
     """Loads a model and answers in batches; the subclasses know what a request looks like.
 
     Args:
-        pretrained: Checkpoint folder or Hub repository.
+        pretrained: Checkpoint folder, adapter folder or Hub repository.
         batch_size: Requests computed together.
         device: A torch device, or None: a GPU where there is one, this process's own under `accelerate launch`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
@@ -59,31 +63,19 @@ class XGenMMBase(lmms):
         max_batch_size: int | None = None,
     ):
         super().__init__()
-        from xgenmm_hf import TINY_MODEL
-        from xgenmm_hf.inference.loading import load
-        from xgenmm_hf.inference.prompts import system_turn
-
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise ValueError(f"batch_size is {batch_size!r}; give a number, such as --batch_size 8.")
-        self.batch_size = int(batch_size)
+        self.batch_size, self.max_new_tokens = int(batch_size), int(max_new_tokens)
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         if self._world_size > 1:
             device = str(self.accelerator.device)
-        self.loaded = load(pretrained or TINY_MODEL, dtype=dtype, device=device or "auto")
-        self.device = self.loaded.model.device
-        self.answerer = Answerer(self.loaded, system_turn(system), image_mode=image_mode, overlong=overlong)
-        self.max_new_tokens = int(max_new_tokens)
-
-    @property
-    def config(self) -> Any:
-        """The model's config; lmms-eval names the model by it."""
-        return self.loaded.model.config
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's tokenizer."""
-        return self.loaded.processor.tokenizer
+        source = pretrained or TINY_MODEL
+        self.loaded = load(source, dtype=dtype, device=device or "auto")
+        self.device, self.tokenizer = self.loaded.model.device, self.loaded.processor.tokenizer
+        self.config = self.loaded.model.config  # lmms-eval names the model by it
+        turn = system_in_force(source, system)
+        self.answerer = Answerer(self.loaded, turn, image_mode=image_mode, overlong=overlong)
 
     def document(self, task: str, split: str, index: int) -> Any:
         """Returns a document of a task."""
@@ -101,30 +93,28 @@ class XGenMMBase(lmms):
         """Refuses tasks of several rounds; `XGenMMChat` answers them."""
         raise NotImplementedError("Tasks of several rounds need the chat form of the model: leave out --force_simple.")
 
-    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
         """Refuses to rate answers; `XGenMMSimple` does, and lmms-eval sends such tasks to no chat model."""
         raise NotImplementedError("Tasks that rate given answers need the simple form of the model: --force_simple.")
+
+    def _batches(self, arguments: Sequence[tuple], title: str, group: Callable[[tuple], Any]) -> Any:
+        """Yields batches of indices, the longest contexts first, behind a bar."""
+        batches = list(in_batches(arguments, self.batch_size, lambda each: len(each[0]), group))
+        return tqdm(batches, disable=self.rank != 0, desc=title)
 
     def _answer_all(
         self, requests: Sequence[Instance], options_at: int, converse: Callable[[tuple], Conversation]
     ) -> list[str]:
-        """Answers requests in batches of equal options, the longest contexts first."""
+        """Answers requests in batches of equal options."""
         arguments = [request.args for request in requests]
         answers = [""] * len(arguments)
-        bar = tqdm(total=len(arguments), disable=self.rank != 0, desc="answering")
-        batches = in_batches(
-            arguments, self.batch_size, lambda each: len(each[0]), lambda each: self.decoding(each[options_at])
-        )
-        for batch in batches:
+        for batch in self._batches(arguments, "answering", lambda each: self.decoding(each[options_at])):
             conversations = [converse(arguments[index]) for index in batch]
             decoding = self.decoding(arguments[batch[0]][options_at])
             for index, answer in zip(batch, self.answerer.answer(conversations, decoding), strict=True):
                 answers[index] = answer
                 self.cache_hook.add_partial("generate_until", arguments[index][:1], answer)
-            bar.update(len(batch))
-        bar.close()
-        if self.answerer.skipped:
-            count = self.answerer.skipped
+        if count := self.answerer.skipped:
             logger.warning("%d prompts were longer than the context: answered with an empty text.", count)
         return answers
 
@@ -181,17 +171,15 @@ class XGenMMSimple(XGenMMBase):
         lmms-eval's own scoring takes the smallest number as the best answer, as its other models return losses.
         """
         arguments = [request.args for request in requests]
-        ratings: list[tuple[float, bool]] = [(0.0, False)] * len(arguments)
-        batches = in_batches(arguments, self.batch_size, lambda each: len(each[0]), lambda _: None)
-        for batch in tqdm(list(batches), disable=self.rank != 0, desc="rating"):
+        ratings: list[Any] = [None] * len(arguments)
+        for batch in self._batches(arguments, "rating", lambda each: None):
             pairs = [self._pair(*arguments[index]) for index in batch]
-            conversations, answers = (list(part) for part in zip(*pairs, strict=True))
-            texts = [conversation.text for conversation in conversations]
-            images = [image for conversation in conversations for image in conversation.images]
+            images = [image for conversation, _ in pairs for image in conversation.images]
+            texts, answers = [conversation.text for conversation, _ in pairs], [answer for _, answer in pairs]
             found = rate_answers(self.loaded, texts, images, answers, self.answerer.image_mode)
             for index, rating in zip(batch, found, strict=True):
-                ratings[index] = rating
-        return [GenerationResult(text=rating) for rating in ratings]
+                ratings[index] = GenerationResult(text=rating)
+        return ratings
 
     def _pair(self, context: str, answer: Any, to_visual: Callable | None = None, *place: Any) -> tuple:
         """Returns a request's conversation and answer."""
@@ -203,4 +191,4 @@ class XGenMMSimple(XGenMMBase):
 def one_turn(context: str, visuals: Sequence[Any] | None) -> list[dict[str, Any]]:
     """Returns the messages of a context and the images before it."""
     images = [{"type": "image", "image": visual} for visual in visuals or []]
-    return [{"role": "user", "content": [*images, {"type": "text", "text": context}]}]
+    return [{"role": "user", "content": [*images, text_item(context)]}]

@@ -12,10 +12,20 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from vlmeval.vlm.base import BaseModel
 
+from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.harness.batching import Gatherer
-from xgenmm_hf.evaluation.harness.conversations import DEFAULT_MAX_NEW_TOKENS, Answerer, Conversation, Decoding
+from xgenmm_hf.evaluation.harness.conversations import (
+    DEFAULT_MAX_NEW_TOKENS,
+    Answerer,
+    Conversation,
+    Decoding,
+    system_in_force,
+    text_item,
+)
+from xgenmm_hf.inference.loading import load
 
 
 # VLMEvalKit's own wrapper writes a space behind an image, where the chat template writes a line break.
@@ -32,16 +42,13 @@ class XGenMMBatched(BaseModel):
     Such a run is one process; for several GPUs leave the batch size at one, and use torchrun as for other models.
 
     Args:
-        model_path: Checkpoint folder or Hub repository.
+        model_path: Checkpoint folder, adapter folder or Hub repository.
         batch_size: Questions computed together; `--api-nproc` must be as large.
         max_new_tokens: Longest answer in tokens.
         system: None for the checkpoint's own, "none", "released", or the text of a system turn.
-        image_end: What stands behind each `<image>`.
-        image_mode: Mode of the image processor; None: the checkpoint's.
-        overlong: "skip" or "truncate": prompts that the context does not hold, see `Answerer`.
         dtype: `auto`, `float32`, `float16` or `bfloat16`.
         device: A torch device, or `auto`: a GPU where there is one, this process's own under torchrun.
-        end_token: The only token that ends an answer; None: those of the checkpoint.
+        image_end, image_mode, overlong, end_token: See `Answerer`.
         **generation: Options of `generate` such as `temperature`, `num_beams`; `until` and `seed`.
 
     Raises:
@@ -67,19 +74,16 @@ class XGenMMBatched(BaseModel):
         **generation: Any,
     ):
         super().__init__()
-        from xgenmm_hf import TINY_MODEL
-        from xgenmm_hf.inference.loading import load
-        from xgenmm_hf.inference.prompts import system_turn
-
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
         if batch_size > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("Under torchrun VLMEvalKit asks one question at a time: leave the batch size at 1.")
-        if device == "auto" and "LOCAL_RANK" in os.environ:
-            device = own_device(int(os.environ["LOCAL_RANK"]))
-        self.decoding = Decoding.of(generation, max_new_tokens, end_token)
-        loaded = load(model_path or TINY_MODEL, dtype=dtype, device=device)
-        self.answerer = Answerer(loaded, system_turn(system), image_end, image_mode, overlong)
+        if device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+            device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+        self.decoding = Decoding.of(generation, max_new_tokens)
+        source = model_path or TINY_MODEL
+        loaded, turn = load(source, dtype=dtype, device=device), system_in_force(source, system)
+        self.answerer = Answerer(loaded, turn, image_end, image_mode, overlong, end_token)
         self.is_api = batch_size > 1
         self._ask = Gatherer(self._answer, batch_size) if self.is_api else lambda item: self._answer([item])[0]
 
@@ -93,19 +97,14 @@ class XGenMMBatched(BaseModel):
 
     def converse(self, message: Sequence[dict[str, Any]]) -> Conversation:
         """Renders one message and opens its images; a bad image fails here, and no other question with it."""
-        names = {"text": "text", "image": "image"}
-        items = [{"type": part["type"], names.get(part["type"], "value"): part["value"]} for part in message]
+        items = [
+            text_item(part["value"]) if part["type"] == "text" else {"type": part["type"], "image": part["value"]}
+            for part in message
+        ]
         return self.answerer.converse([{"role": "user", "content": items}])
 
     def _answer(self, conversations: list[Conversation]) -> list[str]:
         return self.answerer.answer(conversations, self.decoding)
-
-
-def own_device(local_rank: int) -> str:
-    """Returns the device of one of several processes of a machine."""
-    import torch
-
-    return f"cuda:{local_rank % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
 
 
 def register(name: str, model_path: str = "", **options: Any) -> None:

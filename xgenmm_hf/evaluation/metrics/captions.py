@@ -11,8 +11,6 @@ import shutil
 from collections.abc import Sequence
 
 
-MISSING = "CIDEr needs the package pycocoevalcap: pip install xgenmm-hf[eval]."
-
 _ABBREVIATIONS = (
     *("mr", "mrs", "ms", "dr", "st", "jr", "sr", "prof", "rev", "gen", "col", "lt", "sgt", "capt", "gov", "sen"),
     *("vs", "etc", "inc", "ltd", "co", "corp", "ave", "blvd", "mt", "ft", "mo", "rd"),
@@ -69,7 +67,7 @@ def cider(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
     try:
         from pycocoevalcap.cider.cider import Cider
     except ImportError:
-        raise ValueError(MISSING) from None
+        raise ValueError("CIDEr needs the package pycocoevalcap: pip install xgenmm-hf[eval].") from None
 
     truth = tokenize_captions(references)
     said = tokenize_captions([[answer] for answer in answers])

@@ -30,11 +30,9 @@ _CONTRACTED = """
 """
 
 
-def _without_one_apostrophe(word: str) -> list[str]:
-    return [word[:at] + word[at + 1 :] for at, letter in enumerate(word) if letter == "'"]
-
-
-_CONTRACTIONS = {short: word for word in _CONTRACTED.split() for short in _without_one_apostrophe(word)}
+_CONTRACTIONS = {
+    word[:at] + word[at + 1 :]: word for word in _CONTRACTED.split() for at in range(len(word)) if word[at] == "'"
+}
 # The one entry that the official table has the wrong way round.
 _CONTRACTIONS["somebody'd"] = "somebodyd"
 
@@ -45,7 +43,9 @@ def normalise_answer(text: str) -> str:
     Punctuation becomes a space between words and nothing at their ends, periods outside numbers go, letters become
     small, number words up to ten digits, articles go, and contractions get back the apostrophe they lack.
     """
-    return _fix_words(_strip_punctuation(_on_one_line(text)))
+    stripped = _strip_punctuation(_on_one_line(text))
+    words = (_AS_DIGITS.get(word, word) for word in stripped.lower().split())
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
@@ -63,12 +63,9 @@ def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
 
 def textvqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """Rates an answer by TextVQA's rule: as `vqa_accuracy`, but texts are always normalised, by its own steps."""
-
-    def prepare(text: str) -> str:
-        text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
-        return normalise_answer(text.strip())
-
-    return _leave_one_out(prepare(answer), [prepare(reference) for reference in references])
+    small = (text.lower().replace(",", "").replace("?", "").replace("'s", " 's") for text in (answer, *references))
+    said, *truth = (normalise_answer(text.strip()) for text in small)
+    return _leave_one_out(said, truth)
 
 
 def _leave_one_out(said: str, truth: Sequence[str]) -> float:
@@ -107,9 +104,3 @@ def _strip_punctuation(text: str) -> str:
         goes = has_number or f"{sign} " in text or f" {sign}" in text
         stripped = stripped.replace(sign, "" if goes else " ")
     return _PERIOD.sub("", stripped, count=_MOST_PERIODS)
-
-
-def _fix_words(text: str) -> str:
-    """Makes letters small and numbers digits, drops articles and repairs contractions."""
-    words = (_AS_DIGITS.get(word, word) for word in text.lower().split())
-    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)

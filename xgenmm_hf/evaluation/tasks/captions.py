@@ -10,6 +10,7 @@ from xgenmm_hf.evaluation.tasks.reading import (
     BadRow,
     Row,
     first_of,
+    numbered,
     plain_text,
     read_document,
     read_rows,
@@ -30,8 +31,7 @@ ID_FIELDS = ("image_id", "id", "question_id", "index")
 def read_captions(files: Sequence[Path], collector: Collector, split: str | None = None) -> None:
     """Reads captions."""
     for path in files:
-        document = read_document(path)
-        lists = document if isinstance(document, Mapping) else {}
+        lists = read_document(path) or {}
         images, annotations = lists.get("images"), lists.get("annotations")
         if isinstance(images, list) and isinstance(annotations, list):
             records = _coco(path, images, annotations, collector)
@@ -64,30 +64,28 @@ def _among(collector: Collector, row: Mapping[str, Any], value: Any) -> Any:
 
 def _coco(path: Path, images: list[Any], annotations: list[Any], collector: Collector) -> Iterator[Row]:
     """Yields COCO's images with their captions; a caption of no image is a problem, a bad one too."""
-    captions: dict[Any, list[str]] = {}
     ids = (image.get("id") for image in images if isinstance(image, Mapping))
-    known = {name for name in ids if isinstance(name, str | int)}
+    captions: dict[Any, list[str]] = {name: [] for name in ids if isinstance(name, str | int)}
     seen: set[str] = set()
-    for number, row in enumerate(annotations, start=1):
-        record = Row(path.name, f"caption {number}", row)
-        caption = row.get("caption") if isinstance(row, Mapping) else None
-        key = row.get("image_id") if isinstance(row, Mapping) else None
-        label = plain_text(row.get("id")) if isinstance(row, Mapping) else None
+    for record in numbered(path, annotations, "caption"):
+        row = record.fields if isinstance(record.fields, Mapping) else {}
+        caption, key, label = row.get("caption"), row.get("image_id"), plain_text(row.get("id"))
         if not isinstance(caption, str) or not caption.strip():
             collector.reject(record, "the caption is missing or no text")
-        elif not isinstance(key, str | int) or key not in known:
+        elif not isinstance(key, str | int) or key not in captions:
             collector.reject(record, f"the caption is of an image {key!r} that is not listed")
         elif label and label in seen:
             collector.reject(record, f"the caption's id {label} was there before; the first one counts")
         else:
-            captions.setdefault(key, []).append(caption)
+            captions[key].append(caption)
             seen.add(label or "")
-    for number, image in enumerate(images, start=1):
-        row = image
+    for record in numbered(path, images, "image"):
+        image = record.fields
         if isinstance(image, Mapping):
             key = image.get("id")
-            row = {**image, "image_id": key, "captions": captions.get(key) if isinstance(key, str | int) else None}
-        yield Row(path.name, f"image {number}", row)
+            found = captions[key] if isinstance(key, str | int) else []
+            record = record._replace(fields={**image, "image_id": key, "captions": found or None})
+        yield record
 
 
 def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[Row]:
@@ -95,14 +93,15 @@ def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[Row]:
     splits = {name for name in named if isinstance(name, str)}
     if split not in splits:
         raise ValueError(f"{path} has no split {split!r}; it has {', '.join(sorted(splits)) or 'none'}.")
-    for number, image in enumerate(images, start=1):
+    for record in numbered(path, images, "image"):
+        image = record.fields
         if not isinstance(image, Mapping):
-            yield Row(path.name, f"image {number}", image)
+            yield record
         elif not isinstance(image.get("split"), str):
-            yield Row(path.name, f"image {number}", BadRow("split is missing or no text"))
+            yield record._replace(fields=BadRow("split is missing or no text"))
         elif image["split"] == split:
             fields = {"image_id": first_of(image, ("cocoid", "imgid")), "file_name": image.get("filename")}
-            yield Row(path.name, f"image {number}", {**image, **fields})
+            yield record._replace(fields={**image, **fields})
 
 
 def _grouped(records: Iterator[Row]) -> Iterator[Row]:
@@ -123,4 +122,4 @@ def _grouped(records: Iterator[Row]) -> Iterator[Row]:
         else:
             groups.setdefault(str(name), (record, []))[1].append(str(own))
     for record, captions in groups.values():
-        yield Row(record.source, record.where, {**record.fields, "captions": captions})
+        yield record._replace(fields={**record.fields, "captions": captions})

@@ -4,6 +4,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Collector:
         else:
             self._roots = Roots(default=files[0].parent if images is None else images)
         self._limit = limit
-        self._unreadable: dict[str, str | None] = {}
+        self._fault_of_file = cache(_fault_of)  # files are looked at once
         self._ids: dict[str, str] = {}
         self._held: tempfile.TemporaryDirectory | None = None
         self.samples: list[Sample] = []
@@ -96,23 +97,18 @@ class Collector:
         if sample.id in self._ids:
             raise BadRow(f"the id {sample.id} was there before ({self._ids[sample.id]}); the first one counts")
         for image in sample.images:
-            if fault := self._fault(image):
+            if fault := self._fault_of_file(image["path"]) if isinstance(image, Mapping) else _fault_of(image):
                 raise BadRow(fault)
         self._ids[sample.id] = f"{row.source}, {row.where}"
         self.samples.append(sample)
         if len(self.samples) == self._limit:
             raise EnoughSamples
 
-    def _fault(self, image: Any) -> str | None:
-        """Says what is wrong with an image as far as its header tells; files are looked at once."""
-        path = image["path"] if isinstance(image, Mapping) and image.get("bytes") is None else None
-        if path is not None and path in self._unreadable:
-            return self._unreadable[path]
-        fault = None
-        try:
-            image_size(image)
-        except UnreadableImage as error:
-            fault = str(error).rstrip(".")
-        if path is not None:
-            self._unreadable[path] = fault
-        return fault
+
+def _fault_of(image: Any) -> str:
+    """Says what is wrong with an image as far as its header tells."""
+    try:
+        image_size(image)
+    except UnreadableImage as error:
+        return str(error).rstrip(".")
+    return ""

@@ -8,6 +8,7 @@ Fields by which published benchmarks say more than that are refused: their harne
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,15 @@ FOREIGN = re.compile(
 
 def read_own(files: Sequence[Path], collector: Collector) -> None:
     """Reads rows of one's own."""
-    known: set[str] = set()
-    count = 0
+    numbers = count(1)
 
     def make(row: Mapping[str, Any]) -> Iterator[Sample]:
-        nonlocal count
-        count += 1
-        known.update(row)
-        if foreign := sorted(name for name in known if FOREIGN.fullmatch(name)):
+        if foreign := sorted(name for name in row if FOREIGN.fullmatch(name)):
             raise ValueError(
                 f"{path} has the field {foreign[0]!r}, which own rows do not have (id, question, image or images, "
                 f"answer or answers, options, category): rename it, or, if this is a benchmark, {HARNESS_HINT}"
             )
-        yield _sample(row, str(count), collector)
+        yield _sample(row, str(next(numbers)), collector)
 
     for path in files:
         collector.collect(read_rows(path), make)

@@ -28,19 +28,11 @@ def read_vlguard(files: Sequence[Path], collector: Collector) -> None:
         if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
             raise BadRow("instr-resp is missing or no list of instructions")
         name, image = text_of(row, "id", "image"), collector.image(row.get("image"))
-        kinds = (text_of(row, field, optional=True) for field in ("harmful_category", "harmful_subcategory"))
-        harm = "/".join(filter(None, kinds))
         for field, subset in (_OF_SAFE_IMAGES if row["safe"] else {"instruction": UNSAFES}).items():
             turn: Mapping[str, Any] = next((turn for turn in turns if turn.get(field)), {})
             response = text_of(turn, "response", optional=True)
-            yield Sample(
-                f"{name}/{subset}",
-                text_of(turn, field),
-                (image,),
-                (response,) if response else (),
-                subset,
-                {"safe": subset == SAFE_SAFES, **({"harm": harm} if harm else {})},
-            )
+            references, facts = (response,) if response else (), {"safe": subset == SAFE_SAFES}
+            yield Sample(f"{name}/{subset}", text_of(turn, field), (image,), references, subset, facts)
 
     for path in files:
         collector.collect(read_rows(path), make)

@@ -5,6 +5,7 @@ parquet files hold the same fields in one row with the image.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,11 @@ def read_vqa(files: Sequence[Path], collector: Collector) -> None:
         kind = text_of(row, "answer_type", optional=True)
         if kind and kind not in ANSWER_TYPES:
             raise BadRow(f"the answer type {kind!r} is unknown; known are {', '.join(ANSWER_TYPES)}")
-        yield _sample(_with_id(row), collector, _coco_paths(row), category=kind)
+        image = text_of(row, "image_id", optional=True)
+        paths = coco_file_names(image, text_of(row, "data_subtype", optional=True)) if image else []
+        if first_of(row, ID_FIELDS) is None and isinstance(row.get("image"), str):
+            row = {**row, "id": row["image"]}  # VizWiz asks once about an image and has no other name for it
+        yield _sample(row, collector, paths, kind)
 
     collector.collect(_joined(files, collector), make)
 
@@ -47,7 +52,7 @@ def read_textvqa(files: Sequence[Path], collector: Collector) -> None:
         name = text_of(row, "image_id", optional=True)
         yield _sample(row, collector, [f"{name}.jpg"] if name else [])
 
-    collector.collect(_rows(files), make)
+    collector.collect(chain.from_iterable(map(read_rows, files)), make)
 
 
 def coco_file_names(image_id: str, subset: str = "") -> list[str]:
@@ -55,94 +60,72 @@ def coco_file_names(image_id: str, subset: str = "") -> list[str]:
     if not image_id.isdigit():
         return [image_id, f"{image_id}.jpg"]
     plain = f"{int(image_id):012d}.jpg"
-    with_subset = [f"COCO_{subset}_{plain}", f"{subset}/COCO_{subset}_{plain}"] if subset else []
-    return [*with_subset, plain, *([f"{subset}/{plain}"] if subset else [])]
+    old = f"COCO_{subset}_{plain}"
+    return [old, f"{subset}/{old}", plain, f"{subset}/{plain}"] if subset else [plain]
 
 
-def _sample(
-    row: Mapping[str, Any],
-    collector: Collector,
-    possible_paths: Sequence[str],
-    category: str = "",
-) -> Sample:
+def _sample(row: Mapping[str, Any], collector: Collector, paths: Sequence[str], category: str = "") -> Sample:
     """Makes the sample of a row; a field with the image wins over the paths that its id stands for."""
     answers = texts_of(row, "answers", "answer")
     if len(answers) < 2:
         raise BadRow("there is one answer; VQA accuracy compares with those of several annotators")
     value = first_of(row, IMAGE_FIELDS)
-    if value is None and not possible_paths:
+    if value is None and not paths:
         raise BadRow("the row names no image")
-    image = collector.image_among(possible_paths) if value is None else collector.image(value)
+    image = collector.image_among(paths) if value is None else collector.image(value)
     return Sample(text_of(row, *ID_FIELDS), text_of(row, *QUESTION_FIELDS), (image,), answers, category)
-
-
-def _with_id(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns a row with an id: VizWiz asks once about an image and has no other name for the question."""
-    name = row.get("image")
-    return {**row, "id": name} if first_of(row, ID_FIELDS) is None and isinstance(name, str) else row
-
-
-def _coco_paths(row: Mapping[str, Any]) -> list[str]:
-    image = text_of(row, "image_id", optional=True)
-    return coco_file_names(image, text_of(row, "data_subtype", optional=True)) if image else []
-
-
-def _rows(files: Sequence[Path]) -> Iterator[Row]:
-    for path in files:
-        yield from read_rows(path)
 
 
 def _joined(files: Sequence[Path], collector: Collector) -> Iterable[Row]:
     """Returns rows with question and answers, joined from the two files where there are two."""
-    documents = {path: read_document(path) for path in files}
-    parts = {
-        name: [(path, found) for path, found in documents.items() if isinstance(found, Mapping) and name in found]
-        for name in ("questions", "annotations")
-    }
-    if not any(parts.values()):
-        return _rows(files)
-    for name, found in parts.items():
-        if len(found) != 1:
+    documents = {path: read_document(path) or {} for path in files}
+    used = []
+    for name in ("questions", "annotations"):
+        found = [path for path in files if name in documents[path]]
+        used += found
+        if len(found) != 1 and any(set(documents[path]) & {"questions", "annotations"} for path in files):
             raise ValueError(
                 f"There are {len(found)} files with {name} among {', '.join(path.name for path in files)}; give one "
                 "file with questions and one with annotations."
             )
-    (questions_path, questions), (annotations_path, annotations) = parts["questions"][0], parts["annotations"][0]
-    if unused := [path.name for path in files if path not in (questions_path, annotations_path)]:
+    if not used:
+        return chain.from_iterable(map(read_rows, files))
+    if unused := [path.name for path in files if path not in used]:
         raise ValueError(
             f"{unused[0]} would not be used: it holds neither questions nor annotations, and the other files do; "
             "leave it out, or read it on its own."
         )
+    questions, annotations = (documents[path] for path in used)
     subset = questions.get("data_subtype") or annotations.get("data_subtype") or ""
-    return _join(
-        list(numbered(questions_path, questions["questions"])),
-        list(numbered(annotations_path, annotations["annotations"])),
-        subset,
-        collector,
-    )
+    asked = numbered(used[0], questions["questions"])
+    return _join(asked, numbered(used[1], annotations["annotations"]), subset, collector)
 
 
-def _join(questions: Sequence[Row], annotations: Sequence[Row], subset: str, collector: Collector) -> Iterator[Row]:
+def _join(questions: Iterable[Row], annotations: Iterable[Row], subset: str, collector: Collector) -> Iterator[Row]:
     """Yields each question with its annotation; what has no partner, and annotations seen before, are problems."""
     by_id: dict[Any, Row] = {}
     for record in annotations:
-        key = record.fields.get("question_id") if isinstance(record.fields, Mapping) else None
-        if not isinstance(key, str | int):
+        key = _question_id(record)
+        if key is None:
             collector.reject(record, "the annotation has no question_id")
         elif key in by_id:
             collector.reject(record, f"the question {key} was annotated before ({by_id[key].where}); the first counts")
         else:
             by_id[key] = record
-    asked = set()
+    left = dict(by_id)
     for record in questions:
-        key = record.fields.get("question_id") if isinstance(record.fields, Mapping) else None
-        if not isinstance(key, str | int) or key not in by_id:
+        key = _question_id(record)
+        if key in by_id:
+            left.pop(key, None)
+            row = {"data_subtype": subset, **by_id[key].fields, **record.fields}
+            yield Row(record.source, f"question {key}", row)
+        else:
             reason = "the question has no question_id" if key is None else f"the question {key} has no annotation"
             yield Row(record.source, record.where, BadRow(reason))
-            continue
-        asked.add(key)
-        row = {"data_subtype": subset, **by_id[key].fields, **record.fields}
-        yield Row(record.source, f"question {key}", row)
-    for key, record in by_id.items():
-        if key not in asked:
-            collector.reject(record, f"the annotation is of a question {key} that is not there")
+    for key, record in left.items():
+        collector.reject(record, f"the annotation is of a question {key} that is not there")
+
+
+def _question_id(record: Row) -> str | int | None:
+    key = record.fields.get("question_id") if isinstance(record.fields, Mapping) else None
+    return key if isinstance(key, str | int) else None

@@ -36,7 +36,7 @@ def test_vlguard(write_json, image):
         ("Ads_2/safe_safes", "safe_safes"),
         ("Ads_5/safe_unsafes", "safe_unsafes"),
     ]
-    assert task.samples[0].options == {"safe": False, "harm": "privacy/personal data"}
+    assert task.samples[0].options == {"safe": False}
     assert task.samples[2].options == {"safe": True}
     assert [problem.where for problem in task.problems] == ["row 3", "row 4", "row 5", "row 6", "row 7"]
     assert "safe_instruction is missing" in task.problems[2].reason
