@@ -80,7 +80,7 @@ setup(
     package_data={"xgenmm_hf": ["py.typed", "assets/**/*", "recipes/*.yaml", "recipes/**/*.yaml"]},
     include_package_data=False,
     install_requires=[
-        "transformers>=4.57,<6",
+        "transformers>=4.57.1,<6",
         "torch",
         "accelerate>=1.10,<1.16",
         "einops>=0.8",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.tensors import Shape, one_line
 
 
@@ -20,7 +21,7 @@ TASK = "image-text-to-text"
 USE, EVALUATION = "use", "evaluation"
 
 _SNIPPET = """\
-Needs `transformers>=4.57,<6`{needs}. The model code is in the repository, hence `trust_remote_code=True`; where the
+Needs `transformers>=4.57.1,<6`{needs}. The model code is in the repository, hence `trust_remote_code=True`; where the
 `xgenmm-hf` package is installed, `import xgenmm_hf.auto` stands for it.
 
 ```python
@@ -98,6 +99,14 @@ def set_part(card: Any, name: str, text: str) -> None:
 
 def _part(name: str, text: str) -> str:
     return f"<!-- xgenmm: {name} -->\n{text}\n<!-- xgenmm: end of {name} -->"
+
+
+def is_tuned_on_chats(folder: Path, config: "XGenMMConfig | None" = None) -> bool:
+    """Tells whether a folder's model takes chats: base models have no chat template."""
+    tokenizer = folder / "tokenizer_config.json"
+    if not tokenizer.is_file():
+        return config is None or config.image_aspect_ratio != "none"
+    return (folder / "chat_template.jinja").is_file() or "chat_template" in read_json(tokenizer)
 
 
 def usage(where: str, *, chat: bool, base: str | None = None) -> str:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.files import write_json
 from xgenmm_hf.conversion.image_mode import ImageMode
-from xgenmm_hf.conversion.model_card import USE, model_table, new_card, read_card, released_license, set_part, usage
+from xgenmm_hf.conversion.model_card import (
+    USE,
+    is_tuned_on_chats,
+    model_table,
+    new_card,
+    read_card,
+    released_license,
+    set_part,
+    usage,
+)
 from xgenmm_hf.conversion.original_config import CONFIG_NAME, GENERATION_NAME, PREPROCESSOR_NAME, first_added_id
 from xgenmm_hf.conversion.tensors import Plan, assemble
 from xgenmm_hf.conversion.towers import OPENCLIP_CONFIG
@@ -79,7 +88,7 @@ def _write_card(folder: Path, out: Path, original: "Original", config: "XGenMMCo
         {"Model": model_table(config, {target.name: target.shape for target in plan.targets})},
         license=(stated and stated.data.license) or released_license(config),
     )
-    set_part(card, USE, usage(str(out), chat=config.image_aspect_ratio == "anyres"))
+    set_part(card, USE, usage(str(out), chat=is_tuned_on_chats(folder, config)))
     card.save(folder / "README.md")
 
 

@@ -36,7 +36,7 @@ from .outputs_xgenmm import (
 )
 from .resampler_xgenmm import XGenMMResampler
 from .targets_xgenmm import IGNORE_INDEX, count_without_images, without_image_targets
-from .text_queries_xgenmm import prompt_mask_of
+from .text_queries_xgenmm import NO_PROMPT_END, prompt_mask_of
 
 
 class XGenMMPreTrainedModel(PreTrainedModel):
@@ -190,6 +190,8 @@ class XGenMMModel(ImageReadingMixin, XGenMMPreTrainedModel):
             }
             mask = self.image_token_mask(input_ids, inputs_embeds)
             if self.config.resampler_config.text_conditioned and prompt_mask is None:
+                if self.training and torch.is_grad_enabled():
+                    raise ValueError(NO_PROMPT_END)
                 prompt_mask = prompt_mask_of(attention_mask, mask)
             states = asked_states(kwargs, self.config)
             tokens, outputs = self._read_images(images, inputs_embeds, mask, prompt_mask, image_repeats, states)

@@ -14,6 +14,12 @@ from .configuration_xgenmm import XGenMMConfig
 from .targets_xgenmm import IGNORE_INDEX
 
 
+NO_PROMPT_END = (
+    "This checkpoint reads an image together with its prompt, so in training it must know where the prompt ends and "
+    "the answer begins: pass labels or prompt_mask, or train with XGenMMSFTTrainer or XGenMMDPOTrainer, which do."
+)
+
+
 class TextQueries(NamedTuple):
     """The text that goes with each image.
 

@@ -67,6 +67,8 @@ def test_logits_are_the_originals(golden: Path, source: Path, tmp_path: Path, ca
     assert result.image_mode == ("none" if case == "base" else "anyres")
     assert len(result.dropped) == 11
     assert all(".head." in name for name in result.dropped)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ('prompt = "<image>An image of"' in card) == (case == "base") != ("apply_chat_template" in card)
     assert_golden(tmp_path / "out", golden / case)
 
 

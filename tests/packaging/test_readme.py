@@ -53,7 +53,7 @@ def test_public_names_are_documented():
 def test_supported_versions_are_those_of_setup_and_constraints():
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    assert "transformers>=4.57,<6" in setup
-    assert ">= 4.57, < 6" in VERSIONS
+    assert "transformers>=4.57.1,<6" in setup
+    assert ">= 4.57.1, < 6" in VERSIONS
     tested = re.search(r"^torch==(\S+)$", constraints, flags=re.MULTILINE)[1]
     assert f"| PyTorch | {tested} |" in VERSIONS

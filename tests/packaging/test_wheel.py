@@ -62,7 +62,7 @@ def test_metadata(wheel):
         "train", "openclip", "eval", "serve", "demo", "quant", "sentencepiece", "dev"
     }  # fmt: skip
     needed = [value for value in metadata.get_all("Requires-Dist") if "extra ==" not in value]
-    assert "transformers<6,>=4.57" in needed
+    assert "transformers<6,>=4.57.1" in needed
     assert "torch" in needed
     assert not any(value.startswith(("torchvision", "open_clip", "trl")) for value in needed)
     assert "xgenmm = xgenmm_hf.cli.app:main" in read["entry_points.txt"]

@@ -13,6 +13,7 @@ from xgenmm_hf.conversion.model_card import (
     TASK,
     USE,
     add_results,
+    is_tuned_on_chats,
     model_table,
     new_card,
     read_card,
@@ -116,8 +117,7 @@ def write_card(folder: Path, repo_id: str, facts: Facts, base: str | None = None
     data.tags = _merged(data.tags, TAGS)
     data.datasets = _merged(data.datasets, facts.datasets) or None
     data.base_model = facts.base_model or data.base_model or base
-    chat = config is None or config.image_aspect_ratio == "anyres"
-    set_part(card, USE, usage(repo_id, chat=chat, base=base))
+    set_part(card, USE, usage(repo_id, chat=is_tuned_on_chats(folder, config), base=base))
     if facts.results:
         add_results(card, facts.results, name)
     return str(card)

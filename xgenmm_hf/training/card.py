@@ -4,7 +4,16 @@ import importlib.metadata
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.conversion.model_card import TAGS, USE, new_card, read_card, released_license, set_part, usage
+from xgenmm_hf.conversion.model_card import (
+    TAGS,
+    USE,
+    is_tuned_on_chats,
+    new_card,
+    read_card,
+    released_license,
+    set_part,
+    usage,
+)
 from xgenmm_hf.inference.source import REPO_ID
 from xgenmm_hf.training.arguments import Recipe, describe_options
 
@@ -45,7 +54,7 @@ def write_card(trainer: Any, recipe: Recipe, counts: dict[str, int], metrics: di
         base_model=base if published else None,
     )
     adapted = base if recipe.model.use_peft else None
-    set_part(card, USE, usage(where, chat=config.image_aspect_ratio == "anyres", base=adapted))
+    set_part(card, USE, usage(where, chat=is_tuned_on_chats(folder, config), base=adapted))
     card.save(folder / "README.md")
 
 
@@ -55,7 +64,8 @@ def write_merged_card(recipe: Recipe, folder: Path, draft: Path, config: Any) ->
     if card is None:
         return
     card.data.library_name = "transformers"
-    set_part(card, USE, usage(recipe.training.hub_model_id or str(folder), chat=config.image_aspect_ratio == "anyres"))
+    chat = is_tuned_on_chats(Path(recipe.training.output_dir), config)
+    set_part(card, USE, usage(recipe.training.hub_model_id or str(folder), chat=chat))
     card.save(draft / "README.md")
 
 

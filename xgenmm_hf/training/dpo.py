@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import hash_module
 
-from xgenmm_hf.training.guards import GuardedTrainerMixin, take_notes
+from xgenmm_hf.training.guards import GuardedTrainerMixin, take_notes, with_prompt_mask
 from xgenmm_hf.training.preference import REFERENCE_LOG_PROBS, PreferenceCollator, with_blank_image
 
 
@@ -144,14 +144,16 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         inputs, _, _ = take_notes(inputs)
         if "pixel_values" not in inputs and self.is_sharded():
             inputs = self._add_blank_image(inputs)
-        return super().compute_ref_log_probs(model, inputs)
+        return super().compute_ref_log_probs(model, with_prompt_mask(inputs, self._plain_config()))
 
     def _share_images(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Replaces a batch's images by what policy and reference have in common of them."""
         root = self.accelerator.unwrap_model(model)
         if inputs.get("pixel_values") is None or not (self._same_tower and is_fixed(part_of(root, "vision_tower"))):
             return inputs
-        sampled = self._same_resampler and is_fixed(part_of(root, "resampler"))
+        # the first release samples each prompt's image with embeddings of its text
+        text_conditioned = self._plain_config().resampler_config.text_conditioned
+        sampled = not text_conditioned and self._same_resampler and is_fixed(part_of(root, "resampler"))
         images = {name: inputs[name] for name in IMAGES if inputs.get(name) is not None}
         with torch.no_grad(), self.accelerator.autocast():
             if sampled:

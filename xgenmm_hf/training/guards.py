@@ -16,6 +16,8 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+from xgenmm_hf.modeling.targets_xgenmm import IGNORE_INDEX
+from xgenmm_hf.modeling.text_queries_xgenmm import prompt_mask_of
 from xgenmm_hf.training.checkpoints import discard, mark_complete, rotate, what_was_kept
 from xgenmm_hf.training.modules import PARTS as MARKS
 from xgenmm_hf.training.sharding import add_blank_image, gather_head_before_use
@@ -43,6 +45,21 @@ def take_notes(batch: dict[str, Any]) -> tuple[dict[str, Any], list[str], list[s
     """Separates a batch from what the collator notes beside it."""
     inputs = {name: value for name, value in batch.items() if name not in NOTES}
     return inputs, list(batch.get("row_ids") or []), list(batch.get("unreadable") or [])
+
+
+def with_prompt_mask(inputs: dict[str, Any], config: Any) -> dict[str, Any]:
+    """Tells a model of the first release which tokens its images are read with: those before the answer.
+
+    TRL's fused loss keeps the labels from the model, which would take them from there.
+    """
+    has_images = "pixel_values" in inputs or "mm_encoder_outputs" in inputs
+    if not config.resampler_config.text_conditioned or not has_images:
+        return inputs
+    ids, labels = inputs["input_ids"], inputs.get("labels")
+    if labels is None:
+        labels = ids.masked_fill(inputs["completion_mask"] == 0, IGNORE_INDEX)
+    mask = prompt_mask_of(inputs.get("attention_mask"), ids == config.image_token_id, labels)
+    return {**inputs, "prompt_mask": mask}
 
 
 class GuardedTrainerMixin:
@@ -107,7 +124,7 @@ class GuardedTrainerMixin:
         # Where no rank has an image none runs the tower, and the resampler stays untouched as on one device.
         if without and some_have_images and self.is_sharded():
             inputs = self._add_blank_image(inputs)
-        return super()._prepare_inputs(inputs)
+        return super()._prepare_inputs(with_prompt_mask(inputs, self._plain_config()))
 
     def _add_blank_image(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Adds a blank image to a batch without images, so that this rank runs what the others run."""

@@ -1,11 +1,13 @@
 """The card: what the Hub reads in it, and what people do."""
 
 import json
+from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 from results_of import make_result
 
+from xgenmm_hf import TINY_BASE_MODEL
 from xgenmm_hf.conversion.model_card import EVALUATION, USE, read_card, set_part
 from xgenmm_hf.hub.push import Facts, write_card
 
@@ -49,7 +51,7 @@ def test_a_new_card_has_every_part(folder):
     assert loaded.data.library_name == "transformers"
     assert loaded.data.pipeline_tag == "image-text-to-text"
     assert {"xgenmm", "blip-3"} <= set(loaded.data.tags)
-    for part in ("# tiny", "## Use", "## Model", "## Limits", "## Citation", "transformers>=4.57,<6"):
+    for part in ("# tiny", "## Use", "## Model", "## Limits", "## Citation", "transformers>=4.57.1,<6"):
         assert part in loaded.text
     assert 'repository = "someone/tiny"' in loaded.text and "apply_chat_template" in loaded.text
 
@@ -96,11 +98,13 @@ def test_an_adapters_card_loads_the_base_first(folder):
     assert 'from_pretrained("someone/base", trust_remote_code=True' in card.text
 
 
-def test_a_base_model_is_shown_in_its_form(folder):
+def test_a_base_model_is_shown_in_its_form(folder, tmp_path):
+    card = write_card(Path(TINY_BASE_MODEL), "me/base", Facts("mit"))
+    assert 'prompt = "<image>An image of"' in card and "apply_chat_template" not in card
+    # one that was tuned on chats has a template, and takes one tile per image as before
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "image_aspect_ratio": "none"}))
-    card = write_card(folder, "me/base", Facts("mit"))
-    assert 'prompt = "<image>An image of"' in card and "apply_chat_template" not in card
+    assert "apply_chat_template" in write_card(folder, "me/chats", Facts("mit"))
 
 
 def test_a_licence_is_asked_for(folder):
