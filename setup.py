@@ -72,6 +72,11 @@ setup(
     description="xGen-MM (BLIP-3) as a Transformers-native model family: load, convert, run, fine-tune.",
     long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
+    author="The xgenmm-hf authors",
+    project_urls={
+        "Report": "https://arxiv.org/abs/2408.08872",
+        "Released models": "https://huggingface.co/Salesforce/xgen-mm-phi3-mini-instruct-r-v1",
+    },
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
@@ -116,6 +121,7 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )
