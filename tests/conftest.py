@@ -4,7 +4,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -49,16 +48,3 @@ def same_environment() -> Iterator[None]:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
-
-
-# Tests that fail today, each with its cause; nothing else may fail. An entry goes with the fault it names.
-KNOWN_FAILURES = Path(__file__).with_name("known_failures.txt")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    lines = KNOWN_FAILURES.read_text(encoding="utf-8").splitlines() if KNOWN_FAILURES.exists() else []
-    causes = dict(line.split("  # ", 1) for line in lines if line and not line.startswith("#"))
-    for item in items:
-        cause = causes.get(item.nodeid.split("[")[0]) or causes.get(item.nodeid)
-        if cause is not None:
-            item.add_marker(pytest.mark.xfail(reason=cause, strict=False))
