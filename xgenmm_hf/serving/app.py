@@ -31,7 +31,7 @@ from xgenmm_hf.serving.description import (
 )
 from xgenmm_hf.serving.engine import Done, Piece
 from xgenmm_hf.serving.errors import RequestError
-from xgenmm_hf.serving.service import Running, Service
+from xgenmm_hf.serving.service import Running, Service, no_model
 from xgenmm_hf.serving.ticket import CLIENT_LEFT, Ticket
 
 
@@ -63,11 +63,14 @@ def build_app(service: Service, hosts: list[str] | None = None) -> FastAPI:
 
 def _tell(request: Request, error: Exception) -> Response:
     """Turns every failure into OpenAI's form."""
+    headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
+        headers = dict(error.headers or {})
         error = RequestError(error.status_code, f"{request.method} {request.url.path}: {error.detail}.")
     elif not isinstance(error, RequestError):
         error = RequestError(500, "The server failed; its log says why.")
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse(error.body(), error.status, headers)
@@ -113,7 +116,7 @@ def _add_information(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models/{model:path}", dependencies=keyed, response_model=ModelCard, responses=errors(401, 404))
     async def model(model: str) -> dict[str, Any]:
         if model != name:
-            raise RequestError(404, f"There is no model {model[:80]!r} here; this server has {name!r}.", param="model")
+            raise no_model(model, name)
         return card
 
 

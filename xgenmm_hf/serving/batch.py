@@ -22,11 +22,7 @@ ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 class Batch:
     """The key-value cache of the rows being decoded, and the logits of each row's next token.
 
-    Args:
-        model: An `XGenMMForConditionalGeneration` in evaluation mode.
-
-    Raises:
-        ValueError: If the language model has layers without a key-value cache, which cannot be padded.
+    A language model that has layers without such a cache, which cannot be padded, is refused.
     """
 
     def __init__(self, model: Any):

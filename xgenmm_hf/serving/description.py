@@ -108,7 +108,10 @@ CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 METRICS_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format."},
-    **errors(401),
+    401: {
+        "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model="ErrorAnswer")}}},
+        "description": ERRORS[401],
+    },
 }
 CHAT_BODY: dict[str, Any] = {
     "requestBody": {

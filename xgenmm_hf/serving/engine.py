@@ -15,7 +15,7 @@ import torch
 from xgenmm_hf.inference.asking import end_tokens, room_for_answer
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.serving.batch import Batch
-from xgenmm_hf.serving.errors import RequestError
+from xgenmm_hf.serving.errors import OUT_OF_MEMORY, RequestError
 from xgenmm_hf.serving.sampling import Sampler, Sampling
 from xgenmm_hf.serving.text import AnswerText
 
@@ -45,29 +45,17 @@ Event = Piece | Done | RequestError
 
 @dataclass(eq=False)
 class Job:
-    """A prompt to answer.
+    """A prompt to answer; `emit` is called from the engine's thread, last with a `Done` or an error."""
 
-    Attributes:
-        input_ids: Ids of the prompt, with as many image tokens as its images have, (1, length).
-        max_new_tokens: Longest answer in tokens.
-        emit: Called from the engine's thread with pieces of text and, last, a `Done` or an error.
-        images: The tokens of each of its images, (tokens, text width).
-        sampling: How tokens are chosen.
-        stops: Texts that end the answer.
-        stream: Whether text is wanted as soon as it is there; else it may come in one piece.
-        deadline: When to give up, by `time.monotonic`.
-        cancelled: Set to True by anyone who no longer wants the answer.
-    """
-
-    input_ids: torch.Tensor
+    input_ids: torch.Tensor  # (1, length), with as many image tokens as the images have
     max_new_tokens: int
     emit: Callable[[Event], None]
-    images: Sequence[torch.Tensor] = ()
+    images: Sequence[torch.Tensor] = ()  # (tokens, text width) each
     sampling: Sampling = field(default_factory=Sampling)
     stops: Sequence[str] = ()
-    stream: bool = True
-    deadline: float = float("inf")
-    cancelled: bool = False
+    stream: bool = True  # else the text may come in one piece
+    deadline: float = float("inf")  # by `time.monotonic`
+    cancelled: bool = False  # set by anyone who no longer wants the answer
 
     @property
     def reserved(self) -> int:
@@ -89,12 +77,7 @@ class _Row:
 class Engine:
     """Answers jobs in the order they come, as many together as fit.
 
-    Args:
-        loaded: Model and processor.
-        max_batch: Jobs that are decoded together.
-        max_batch_tokens: Tokens of context held for them together.
-        on_step: Called with the number of rows at every step.
-        on_failure: Called once, from the engine's thread, if the engine cannot go on.
+    `on_step` gets the number of rows at every step; `on_failure` is called, in the engine's thread, if it gives up.
     """
 
     def __init__(
@@ -208,8 +191,7 @@ class Engine:
 
     def _fail(self, jobs: Sequence[Job], error: Exception | None) -> None:
         """Tells those who wait for jobs that these failed."""
-        full = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        reason = "The server is out of memory: use fewer or smaller images." if full else "The model failed."
+        reason = OUT_OF_MEMORY if isinstance(error, (torch.OutOfMemoryError, MemoryError)) else "The model failed."
         for job in jobs:
             job.cancelled = True
             with suppress(Exception):

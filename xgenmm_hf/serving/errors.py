@@ -3,16 +3,11 @@
 from typing import Any
 
 
-class RequestError(Exception):
-    """A request that is refused or fails.
+OUT_OF_MEMORY = "The server is out of memory: use fewer or smaller images."
 
-    Args:
-        status: HTTP status.
-        message: One sentence that names cause and fix.
-        code: A short name of the cause for programs.
-        param: The field it is about.
-        retry_after: Seconds after which another try makes sense.
-    """
+
+class RequestError(Exception):
+    """A request that is refused or fails; `retry_after` is in seconds."""
 
     def __init__(
         self,

@@ -24,21 +24,10 @@ CHUNK = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 # What `ipaddress` of some Python versions takes for public: protocol assignments, prefixes that carry an IPv4 address,
 # which may be a private one (6to4 relay, NAT64, 6to4, Teredo), site-local addresses, and those for documentation.
-_SPECIAL = tuple(
-    map(
-        ipaddress.ip_network,
-        (
-            "192.0.0.0/24",
-            "192.88.99.0/24",
-            "64:ff9b::/96",
-            "64:ff9b:1::/48",
-            "2002::/16",
-            "2001::/32",
-            "fec0::/10",
-            "3fff::/20",
-        ),
-    )
-)
+_SPECIAL = [
+    *map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b::/96", "64:ff9b:1::/48")),
+    *map(ipaddress.ip_network, ("2002::/16", "2001::/32", "fec0::/10", "3fff::/20")),
+]
 
 
 def is_public(address: str) -> bool:

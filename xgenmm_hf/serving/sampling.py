@@ -13,23 +13,14 @@ LEAST_TEMPERATURE = 1e-5
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the tokens of an answer are chosen.
+    """How the tokens of an answer are chosen."""
 
-    Attributes:
-        temperature: 0: always the most likely token.
-        top_p: Sample from the likeliest tokens that have this much probability together.
-        top_k: Sample from this many likeliest tokens; 0: from all.
-        seed: Seed of the random numbers; None: a fresh one.
-        frequency_penalty: Taken off a token's logit for every time it was generated.
-        presence_penalty: Taken off a token's logit if it was generated at all.
-    """
-
-    temperature: float = 0.0
+    temperature: float = 0.0  # 0: always the most likely token
     top_p: float = 1.0
-    top_k: int = 0
+    top_k: int = 0  # 0: all
     seed: int | None = None
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0  # taken off a token's logit for every time it was generated
+    presence_penalty: float = 0.0  # taken off it once
 
     @property
     def is_plain(self) -> bool:
@@ -38,12 +29,7 @@ class Sampling:
 
 
 class Sampler:
-    """Chooses the tokens of one answer.
-
-    Args:
-        sampling: How.
-        device: Where the logits are.
-    """
+    """Chooses the tokens of one answer."""
 
     def __init__(self, sampling: Sampling, device: torch.device):
         self._sampling = sampling

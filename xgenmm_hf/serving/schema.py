@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xgenmm_hf.serving.body import check_number_of_values
 from xgenmm_hf.serving.errors import RequestError
@@ -67,12 +67,6 @@ class ResponseFormat(_Strict):
     type: Literal["text"]
 
 
-def _must_be_false(value: bool) -> bool:
-    if value:
-        raise ValueError("this server gives no log probabilities")
-    return value
-
-
 class ChatRequest(_Strict):
     """Body of ``POST /v1/chat/completions``."""
 
@@ -90,7 +84,7 @@ class ChatRequest(_Strict):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     n: Annotated[int, Field(ge=1, le=1)] | None = None
-    logprobs: Annotated[bool, AfterValidator(_must_be_false)] | None = None
+    logprobs: Literal[False] | None = None
     response_format: ResponseFormat | None = None
     tools: Empty | None = None
     # These change no answer, so they are taken and left alone.

@@ -15,9 +15,8 @@ from xgenmm_hf.inference.feature_cache import FeatureCache
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompts import render_prompt
 from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows
-from xgenmm_hf.serving.encoding import ImageEncoder
 from xgenmm_hf.serving.engine import Done, Engine, Event, Job, Piece, room_for
-from xgenmm_hf.serving.errors import RequestError
+from xgenmm_hf.serving.errors import OUT_OF_MEMORY, RequestError
 from xgenmm_hf.serving.images import is_remote, read_image
 from xgenmm_hf.serving.metrics import Metrics
 from xgenmm_hf.serving.remote import fetch
@@ -27,7 +26,7 @@ from xgenmm_hf.serving.settings import MIB, Settings
 from xgenmm_hf.serving.ticket import Ticket
 
 
-PREPARERS = 4
+PREPARERS, IMAGES_PER_TURN = 4, 4
 # Threads that wait for other sites; they never keep one that computes.
 FETCHERS, FETCH_SECONDS = 32, 20.0
 # The engine tells of a deadline itself; so much later the answer ends without it.
@@ -39,14 +38,7 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False)
 class Running:
-    """An answer that is being generated.
-
-    Attributes:
-        request: What was asked.
-        job: The engine's job.
-        started: When the request came, by `time.monotonic`.
-        events: What the engine has said so far.
-    """
+    """An answer that is being generated; `started` by `time.monotonic`."""
 
     request: ChatRequest
     job: Job
@@ -77,30 +69,18 @@ class Running:
 
 
 class Service:
-    """Answers requests with one model.
-
-    Args:
-        loaded: Model and processor.
-        settings: Limits.
-        on_failure: Called if the engine cannot go on.
-    """
+    """Answers requests with one model; `on_failure` is called if the engine cannot go on."""
 
     def __init__(self, loaded: Loaded, settings: Settings, on_failure: Callable[[], None] = lambda: None):
         self.loaded, self.settings, self.metrics = loaded, settings, Metrics()
-        self.engine = Engine(
-            loaded,
-            settings.max_batch,
-            settings.max_batch_tokens,
-            self.metrics.rows.observe,
-            on_failure,
-        )
+        limits = settings.max_batch, settings.max_batch_tokens
+        self.engine = Engine(loaded, *limits, self.metrics.rows.observe, on_failure)
         self.metrics.watch(self.engine)
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="xgenmm-prepare")
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="xgenmm-fetch")
-        cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * MIB)
-        self._images = ImageEncoder(cache)
-        # The tokenizer keeps its padding settings in itself: one thread at a time.
-        self._tokenizer_lock = threading.Lock()
+        self._cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * MIB)
+        # The cache is used by one thread at a time; so is the tokenizer, which keeps its padding settings in itself.
+        self._cache_lock, self._tokenizer_lock = threading.Lock(), threading.Lock()
         self._open = 0
 
     def close(self, seconds: float = 0.0) -> None:
@@ -189,12 +169,7 @@ class Service:
         """Reads a request and refuses what needs no further work to be refused."""
         request = read_request(body)
         if request.model != self.settings.name:
-            raise RequestError(
-                404,
-                f"There is no model {request.model[:80]!r} here; this server has {self.settings.name!r}.",
-                code="model_not_found",
-                param="model",
-            )
+            raise no_model(request.model, self.settings.name)
         self._wanted_tokens(request)
         count, most = len(image_parts(request)), self.settings.max_images
         if count > most:
@@ -213,7 +188,20 @@ class Service:
         input_ids = self._encode_text(messages, images)
         room_for(self.loaded, 1, input_ids.shape[1])
         ticket.check()
-        return input_ids, self._images.encode(images, ticket, input_ids[0]) if images else []
+        return input_ids, self._encode_images(images, ticket, input_ids[0])
+
+    def _encode_images(self, images: list[Image.Image], ticket: Ticket, prompt: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the tokens of a request's images, a few per turn: a call of the model cannot be interrupted."""
+        tokens: list[torch.Tensor] = []
+        for start in range(0, len(images), IMAGES_PER_TURN):
+            part = images[start : start + IMAGES_PER_TURN]
+            with self._cache_lock:
+                ticket.check()
+                try:
+                    tokens += self._cache.encode(part, prompts=[prompt] * len(part))
+                except (torch.OutOfMemoryError, MemoryError):
+                    raise RequestError(500, OUT_OF_MEMORY, code="model_error") from None
+        return tokens
 
     def _encode_text(self, messages: list[dict[str, Any]], images: list[Image.Image]) -> torch.Tensor:
         """Returns the ids of a chat, each image as many image tokens as it has, (1, length)."""
@@ -253,12 +241,8 @@ class Service:
         length = sum(len(part.text) for part in parts if isinstance(part, TextPart))
         context = self.loaded.model.config.text_config.max_position_embeddings
         if length > context * CHARACTERS_PER_TOKEN:
-            raise RequestError(
-                400,
-                f"The messages are longer than the model's context of {context} tokens: use shorter texts.",
-                code="context_length_exceeded",
-                param="messages",
-            )
+            message = f"The messages are longer than the model's context of {context} tokens: use shorter texts."
+            raise RequestError(400, message, code="context_length_exceeded", param="messages")
 
     def _wanted_tokens(self, request: ChatRequest) -> int:
         """Returns the longest answer that a request asks for, or refuses it."""
@@ -266,11 +250,8 @@ class Service:
         if wanted is None:
             return min(self.settings.default_new_tokens, self.settings.max_new_tokens)
         if wanted > self.settings.max_new_tokens:
-            raise RequestError(
-                400,
-                f"max_tokens is {wanted}; this server gives {self.settings.max_new_tokens} at most.",
-                param="max_tokens",
-            )
+            message = f"max_tokens is {wanted}; this server gives {self.settings.max_new_tokens} at most."
+            raise RequestError(400, message, param="max_tokens")
         return wanted
 
     def _sampling(self, request: ChatRequest) -> Sampling:
@@ -289,6 +270,12 @@ class Service:
             frequency_penalty=request.frequency_penalty or 0.0,
             presence_penalty=request.presence_penalty or 0.0,
         )
+
+
+def no_model(asked: str, name: str) -> RequestError:
+    """Returns the refusal of a model that is not here."""
+    message = f"There is no model {asked[:80]!r} here; this server has {name!r}."
+    return RequestError(404, message, code="model_not_found", param="model")
 
 
 def parts_of(message: Message) -> list[TextPart | ImagePart]:

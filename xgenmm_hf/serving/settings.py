@@ -9,44 +9,23 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Settings:
-    """Limits and permissions of a server.
-
-    Attributes:
-        name: What clients call the model.
-        api_key: Key that every request must bear, except for ``/health``; None: no key.
-        max_batch: Requests that are computed together.
-        max_batch_tokens: Tokens of context held for them together, padding and room for answers included. One request
-            is always taken, whatever it needs.
-        kept_mib: MiB of images' tokens that are kept for when they are sent again, as in every turn of a chat.
-        max_waiting: Requests that may wait beyond those; more are told to come back (429).
-        max_new_tokens: Longest answer that a request may ask for, in tokens.
-        default_new_tokens: Longest answer where a request does not say.
-        max_images: Images in one request.
-        max_pixels: Pixels (width x height) of a request's images together. One image alone may have no more than
-            `PIL.Image.MAX_IMAGE_PIXELS` besides.
-        max_body_mib: Size of one request's body, and of one fetched image, in MiB.
-        max_body_seconds: Time for a connection to send a request's headers, and again for its body.
-        max_seconds: Time for one request, waiting included.
-        grace_seconds: Time that running requests get when the server is told to stop.
-        image_root: Folder whose files ``file://`` addresses may name; None: no files.
-        allow_remote: Whether images may be fetched from public http(s) addresses.
-    """
+    """Limits and permissions of a server; docs/serving.md says what happens beyond each."""
 
     name: str
     api_key: str | None = None
     max_batch: int = 16
-    max_batch_tokens: int = 65536
-    kept_mib: int = 1024
+    max_batch_tokens: int = 65536  # padding and room for answers included; one request is always taken
+    kept_mib: int = 1024  # of images' tokens, for when they are sent again
     max_waiting: int = 64
     max_new_tokens: int = 4096
-    default_new_tokens: int = 512
+    default_new_tokens: int = 512  # where a request does not say
     max_images: int = 16
-    max_pixels: int = 100_000_000
-    max_body_mib: int = 32
-    max_body_seconds: float = 30.0
-    max_seconds: float = 120.0
+    max_pixels: int = 100_000_000  # of a request's images together
+    max_body_mib: int = 32  # also of one fetched image
+    max_body_seconds: float = 30.0  # for a request's headers, and again for its body
+    max_seconds: float = 120.0  # waiting included
     grace_seconds: float = 30.0
-    image_root: Path | None = None
+    image_root: Path | None = None  # folder of `file://` addresses
     allow_remote: bool = False
 
     def __post_init__(self) -> None:

@@ -7,12 +7,7 @@ Decode = Callable[[list[int]], str]
 
 
 class AnswerText:
-    """The text of one answer as it grows; its pieces together are the answer without white space at either end.
-
-    Args:
-        decode: Turns ids into text.
-        stops: Texts that end the answer and are not part of it.
-    """
+    """The text of one answer as it grows; its pieces together are the answer without white space at either end."""
 
     def __init__(self, decode: Decode, stops: Sequence[str] = ()):
         self._decode, self._stops = decode, stops

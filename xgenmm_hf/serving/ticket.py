@@ -11,17 +11,11 @@ CLIENT_LEFT = 499
 
 @dataclass(eq=False)
 class Ticket:
-    """One request's right to be worked on.
-
-    Attributes:
-        started: When the request's body was there, by `time.monotonic`.
-        deadline: When to give up, likewise; time in queues counts.
-        cancelled: Set to True by anyone who no longer wants the answer.
-    """
+    """One request's right to be worked on; times by `time.monotonic`, that in queues counts."""
 
     started: float
     deadline: float
-    cancelled: bool = False
+    cancelled: bool = False  # set by anyone who no longer wants the answer
 
     @property
     def left(self) -> float:

@@ -1,117 +1,71 @@
-"""The encoder of images: what waits together is encoded together, and nobody pays for another's fault."""
+"""Images of requests are encoded in turns of a few: nobody pays for another's fault, nor for work nobody wants."""
 
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from PIL import Image
 
-from xgenmm_hf.serving.encoding import ImageEncoder
 from xgenmm_hf.serving.errors import RequestError
+from xgenmm_hf.serving.service import Service
+from xgenmm_hf.serving.settings import Settings
 from xgenmm_hf.serving.ticket import Ticket
 
 
-class SlowCache:
-    """A cache whose first call waits until it may go on; the tokens of an "image" are its number."""
+class Cache:
+    """Stands for the cache of images' tokens: the tokens of an image are its width."""
 
     def __init__(self):
-        self.calls, self.begun, self.may_go_on = [], threading.Event(), threading.Event()
-        self.prompts = []
+        self.calls, self.prompts, self.meanwhile = [], [], lambda: None
 
     def encode(self, images, prompts):
-        self.calls.append(list(images))
-        self.prompts.append(list(prompts))
-        self.begun.set()
-        assert self.may_go_on.wait(10)
-        if "bad" in images:
-            raise ValueError("cannot read that")
-        if "huge" in images:
-            raise torch.OutOfMemoryError
-        return [torch.tensor([number]) for number in images]
-
-
-def ticket(seconds=30):
-    return Ticket(time.monotonic(), time.monotonic() + seconds)
-
-
-def submit(pool, encoder, cache, requests, seconds=30):
-    """Sends a first request, waits until it is being encoded, and sends the others; returns all their futures."""
-    futures = [pool.submit(encoder.encode, [0], ticket(30))]
-    assert cache.begun.wait(10)
-    for request in requests:
-        futures.append(pool.submit(encoder.encode, request, ticket(seconds)))
-        while len(encoder._queue) < len(futures) - 1:
-            time.sleep(0.001)
-    return futures
+        self.calls.append([image.width for image in images])
+        self.prompts += prompts
+        self.meanwhile()
+        return [torch.tensor([image.width]) for image in images]
 
 
 @pytest.fixture
-def cache():
-    return SlowCache()
+def service(loaded):
+    service = Service(loaded, Settings(name="tiny"))
+    service._cache = Cache()
+    yield service
+    service.close()
 
 
-@pytest.fixture
-def pool():
-    with ThreadPoolExecutor(8) as pool:
-        yield pool
+def encode(service, count, ticket=None):
+    images = [Image.new("RGB", (1 + number, 1)) for number in range(count)]
+    ticket = ticket or Ticket(time.monotonic(), time.monotonic() + 30)
+    return service._encode_images(images, ticket, torch.tensor([7]))
 
 
-def test_waiting_requests_share_a_call(cache, pool):
-    encoder = ImageEncoder(cache)
-    futures = submit(pool, encoder, cache, [[1], [2, 3], [4]])
-    cache.may_go_on.set()
-    assert [torch.stack(future.result()).flatten().tolist() for future in futures] == [[0], [1], [2, 3], [4]]
-    assert cache.calls == [[0], [1, 2, 3, 4]]
+def test_a_request_takes_turns_of_four_and_every_image_has_its_prompt(service):
+    assert torch.cat(encode(service, 9)).tolist() == list(range(1, 10))
+    assert service._cache.calls == [[1, 2, 3, 4], [5, 6, 7, 8], [9]]
+    assert [prompt.tolist() for prompt in service._cache.prompts] == [[7]] * 9
 
 
-def test_a_call_has_a_limit_but_every_request_is_taken(cache, pool):
-    encoder = ImageEncoder(cache, images_per_call=2)
-    futures = submit(pool, encoder, cache, [[1], [2], [3], [4, 5, 6]])
-    cache.may_go_on.set()
-    assert [len(future.result()) for future in futures] == [1, 1, 1, 1, 3]
-    assert cache.calls == [[0], [1, 2], [3], [4, 5], [6]]
-
-
-def test_every_image_keeps_the_prompt_of_its_request(cache, pool):
-    cache.may_go_on.set()
-    prompt = torch.tensor([7, 8])
-    ImageEncoder(cache, images_per_call=2).encode([1, 2, 3], ticket(), prompt)
-    assert [[one is prompt for one in call] for call in cache.prompts] == [[True, True], [True]]
-
-
-def test_a_fault_is_its_own_requests(cache, pool):
-    encoder = ImageEncoder(cache)
-    first, good, bad, huge = submit(pool, encoder, cache, [[1], ["bad"], ["huge"]])
-    cache.may_go_on.set()
-    assert [first.result(), good.result()] == [[torch.tensor([0])], [torch.tensor([1])]]
-    with pytest.raises(ValueError, match="cannot read that"):
-        bad.result()
-    with pytest.raises(RequestError, match="out of memory") as full:
-        huge.result()
-    assert full.value.status == 500
-
-
-def test_whoever_waited_too_long_is_told(cache, pool):
-    encoder = ImageEncoder(cache, images_per_call=1)
-    first, *late = submit(pool, encoder, cache, [[1], [2]], seconds=0.05)
-    time.sleep(0.1)
-    cache.may_go_on.set()
-    assert first.result() == [torch.tensor([0])]
-    for future in late:
-        with pytest.raises(RequestError, match="waited too long"):
-            future.result()
-    assert cache.calls == [[0]]
-    assert not encoder._queue
-
-
-def test_the_work_for_somebody_who_left_ends_with_the_call(cache, pool):
-    encoder = ImageEncoder(cache, images_per_call=2)
-    one = ticket()
-    future = pool.submit(encoder.encode, [0, 1, 2, 3, 4], one)
-    assert cache.begun.wait(10)
-    one.cancelled = True
-    cache.may_go_on.set()
+def test_the_work_for_somebody_who_left_ends_with_the_turn(service):
+    ticket = Ticket(time.monotonic(), time.monotonic() + 30)
+    service._cache.meanwhile = lambda: setattr(ticket, "cancelled", True)
     with pytest.raises(RequestError, match="has left"):
-        future.result()
-    assert cache.calls == [[0, 1]]
+        encode(service, 9, ticket)
+    assert service._cache.calls == [[1, 2, 3, 4]]
+
+
+def test_whoever_waited_too_long_is_told(service):
+    with pytest.raises(RequestError, match="waited too long"):
+        encode(service, 1, Ticket(0.0, 0.0))
+    assert service._cache.calls == []
+
+
+def test_images_without_room_are_told_and_the_next_request_is_encoded(service):
+    def full():
+        raise torch.OutOfMemoryError
+
+    service._cache.meanwhile = full
+    with pytest.raises(RequestError, match="out of memory") as told:
+        encode(service, 1)
+    assert told.value.status == 500
+    service._cache.meanwhile = lambda: None
+    assert len(encode(service, 1)) == 1
