@@ -4,7 +4,7 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,10 +26,6 @@ Shots = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help='Examples for a base model: JSON lines {"image": PATH, "text": TEXT}.'),
 ]
-Temperature = Annotated[float, typer.Option(min=0, help="0: the most likely answer; above: a drawn one.")]
-TopP = Annotated[float, typer.Option(min=0, max=1, help="Draw from the likeliest tokens that together reach this.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of drawn answers.", show_default="none")]
-Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this text; repeat it for several.")]
 
 
 def ask(
@@ -39,14 +35,15 @@ def ask(
     max_new_tokens: options.AnswerTokens = 512,
     system: options.System = None,
     shots: Shots = None,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = None,
-    stop: Stop = None,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
     image_mode: options.Images = None,
     allow_remote: options.AllowRemote = False,
     dtype: options.ComputeDtype = options.Dtype.auto,
     device: options.Device = "auto",
+    load_in: options.LoadIn = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Ask a model about one or several images."""
@@ -56,18 +53,13 @@ def ask(
     opened = [open_argument(path, prompt, allow_remote) for path in images or []]
     source = resolve_checkpoint(model)
 
-    from transformers import set_seed
-
     from xgenmm_hf.inference.asking import ask as ask_model
     from xgenmm_hf.inference.prompts import is_base, read_shots, system_turn
 
     examples = read_shots(shots) if shots is not None else []
-    loaded = load_model(source, dtype.value, device)
+    loaded = load_model(source, dtype.value, device, options.value_of(load_in))
     if prompt is None:
         prompt = "" if is_base(loaded.processor) else DEFAULT_PROMPT
-    if seed is not None:
-        set_seed(seed)
-    drawn = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
     turn = system_turn(system)
     answer = ask_model(
         loaded,
@@ -79,13 +71,22 @@ def ask(
         on_text=None if as_json else print_piece,
         image_mode=options.value_of(image_mode),
         stop=stop or (),
-        **drawn,
+        **drawing_options(temperature, top_p, seed),
     )
     if as_json:
         record = {"model": source, "images": images or [], "prompt": prompt, "system": turn, **asdict(answer)}
         print(json.dumps(record, ensure_ascii=False))
     else:
         print()
+
+
+def drawing_options(temperature: float, top_p: float, seed: int | None) -> dict[str, Any]:
+    """Sets the seed and returns the options of `generate`; at temperature 0 there are none."""
+    from transformers import set_seed
+
+    if seed is not None:
+        set_seed(seed)
+    return {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
 
 
 def open_argument(path: str, prompt: str | None, allow_remote: bool) -> "Image.Image":

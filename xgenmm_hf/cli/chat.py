@@ -12,6 +12,7 @@ import typer
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli import options
+from xgenmm_hf.cli.ask import drawing_options, open_argument
 from xgenmm_hf.cli.console import load_model
 from xgenmm_hf.cli.errors import one_line
 
@@ -37,41 +38,51 @@ def chat(
     model: options.Model = TINY_MODEL,
     max_new_tokens: options.AnswerTokens = 512,
     system: options.System = None,
+    temperature: options.Temperature = 0.0,
+    top_p: options.TopP = 1.0,
+    seed: options.Seed = None,
+    stop: options.Stop = None,
+    image_mode: options.Images = None,
+    allow_remote: options.AllowRemote = False,
     kept_mib: options.KeptMib = 1024,
     dtype: options.ComputeDtype = options.Dtype.auto,
     device: options.Device = "auto",
+    load_in: options.LoadIn = None,
 ) -> None:
     """Chat with a model about images in the terminal."""
     from rich.console import Console
 
     from xgenmm_hf.inference.source import resolve_checkpoint
-    from xgenmm_hf.modeling.images_xgenmm import read_image
 
-    paths = images or []
-    opened = [(path, read_image(path)) for path in paths]
+    opened = open_images(images or [], allow_remote)
     source = resolve_checkpoint(model)
 
     from xgenmm_hf.inference.prompts import system_turn
     from xgenmm_hf.serving.conversation import Conversation
 
-    loaded = load_model(source, dtype.value, device)
-    conversation = Conversation(loaded, system_turn(system), max_new_tokens, kept_mib << 20)
-    session = Session(conversation, Console(highlight=False))
+    loaded = load_model(source, dtype.value, device, options.value_of(load_in))
+    drawn = drawing_options(temperature, top_p, seed)
+    limits = max_new_tokens, kept_mib << 20
+    mode = options.value_of(image_mode)
+    conversation = Conversation(loaded, system_turn(system), *limits, mode, stop or (), **drawn)
+    session = Session(conversation, Console(highlight=False), allow_remote)
     print(f"Computing in {loaded.dtype}.", file=sys.stderr)
     session.show(opened)
     session.run()
 
 
+def open_images(paths: list[str], allow_remote: bool) -> "list[tuple[str, Image.Image]]":
+    """Opens images by their names."""
+    if "-" in paths:
+        raise ValueError("A chat reads what you say from stdin: give its images as files, or use xgenmm ask.")
+    return [(path, open_argument(path, "", allow_remote)) for path in paths]
+
+
 class Session:
-    """A chat at the terminal.
+    """A chat at the terminal."""
 
-    Args:
-        conversation: The chat itself.
-        console: Where it is shown.
-    """
-
-    def __init__(self, conversation: "Conversation", console: "Console"):
-        self._conversation, self._console = conversation, console
+    def __init__(self, conversation: "Conversation", console: "Console", allow_remote: bool = False):
+        self._conversation, self._console, self._allow_remote = conversation, console, allow_remote
         self._images: list[tuple[str, Image.Image]] = []
 
     def run(self) -> None:
@@ -150,11 +161,9 @@ class Session:
             self._images = []
 
     def _open(self, paths: list[str]) -> None:
-        from xgenmm_hf.modeling.images_xgenmm import read_image
-
         if not paths:
             raise ValueError("/image needs the path of an image.")
-        self.show([(path, read_image(path)) for path in paths])
+        self.show(open_images(paths, self._allow_remote))
 
     def _save(self, path: str) -> None:
         if not path:

@@ -37,14 +37,14 @@ def hide_loading_bars() -> None:
         library_logging.disable_progress_bar()
 
 
-def load_model(source: str, dtype: str, device: str) -> "Loaded":
+def load_model(source: str, dtype: str, device: str, load_in: str | None = None) -> "Loaded":
     """Loads a resolved model; bars show downloads only."""
     from xgenmm_hf.inference.loading import load
     from xgenmm_hf.inference.source import is_local
 
     if is_local(source):
         hide_loading_bars()
-    return load(source, dtype=dtype, device=device)
+    return load(source, dtype=dtype, device=device, load_in=load_in)
 
 
 @contextmanager

@@ -12,10 +12,14 @@ from xgenmm_hf.cli.console import load_model
 
 
 _PATIENCE = 0.2
+Models = Annotated[
+    list[str] | None,
+    typer.Option(help="As for ask; repeat it for several to choose from.", show_default="the embedded tiny models"),
+]
 
 
 def demo(
-    model: options.Model = TINY_MODEL,
+    model: Models = None,
     host: Annotated[
         str, typer.Option(help="Address to listen on; 0.0.0.0: every one, with nothing to keep strangers out.")
     ] = "127.0.0.1",
@@ -32,16 +36,16 @@ def demo(
     # Cheap checks first: a wrong path should not wait for torch to load.
     if importlib.util.find_spec("gradio") is None:
         raise ValueError('The page needs Gradio, which is not installed: pip install "xgenmm-hf[demo]".')
-    source = resolve_checkpoint(model)
+    sources = [resolve_checkpoint(one) for one in model or [TINY_MODEL]]
 
     from xgenmm_hf.demo.page import build_page, launch_page
 
-    loaded = load_model(source, dtype.value, device)
-    if source == TINY_MODEL:
+    loaded = {source: load_model(source, dtype.value, device) for source in dict.fromkeys(sources)}
+    if sources == [TINY_MODEL]:
         base = load_model(TINY_BASE_MODEL, dtype.value, device)
-        page = build_page(loaded, "the embedded model", base, "drawn shapes and short words only, no photographs")
-    else:
-        page = build_page(loaded, source)
+        loaded = {"the embedded model": loaded[TINY_MODEL], "the embedded base model": base}
+    first = next(iter(loaded))
+    page = build_page(loaded.pop(first), first, others=loaded)
     _, address, _ = launch_page(
         page, server_name=host, server_port=port, inbrowser=browser, share=False, quiet=True, prevent_thread_lock=True
     )

@@ -8,6 +8,7 @@ import typer
 
 Dtype = Enum("Dtype", {"auto": "auto", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}, type=str)
 ImageMode = Enum("ImageMode", {"anyres": "anyres", "none": "none", "pad": "pad"}, type=str)
+LoadBits = Enum("LoadBits", {"4bit": "4bit", "8bit": "8bit"}, type=str)
 
 Model = Annotated[
     str,
@@ -16,6 +17,9 @@ Model = Annotated[
 NewFolder = Annotated[str, typer.Argument(help="Folder to make; must not exist or be empty.")]
 ComputeDtype = Annotated[Dtype, typer.Option(help="Dtype to compute in; auto: see xgenmm info.")]
 Device = Annotated[str, typer.Option(help="A torch device such as cpu or cuda:0, or auto.")]
+LoadIn = Annotated[
+    LoadBits | None, typer.Option(help="Load the decoder in so many bits (bitsandbytes).", show_default="whole")
+]
 Images = Annotated[ImageMode | None, typer.Option(help="How images are cut.", show_default="the checkpoint's")]
 AnswerTokens = Annotated[int, typer.Option(min=1, help="Upper limit of the answer's length in tokens.")]
 System = Annotated[
@@ -25,6 +29,10 @@ System = Annotated[
         show_default="the checkpoint's own",
     ),
 ]
+Temperature = Annotated[float, typer.Option(min=0, help="0: the most likely answer; above: a drawn one.")]
+TopP = Annotated[float, typer.Option(min=0, max=1, help="Draw from the likeliest tokens that together reach this.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of drawn answers.", show_default="none")]
+Stop = Annotated[list[str] | None, typer.Option(help="End the answer before this text; repeat it for several.")]
 KeptMib = Annotated[int, typer.Option(min=0, help="MiB of images' tokens kept for when they come again; 0: none.")]
 AllowRemote = Annotated[bool, typer.Option(help="Fetch images at http and https addresses.")]
 ShardSize = Annotated[str, typer.Option(metavar="SIZE", help="Largest weight file.")]

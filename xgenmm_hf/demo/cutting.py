@@ -20,20 +20,11 @@ _THICKNESS = 3
 
 @dataclass(frozen=True)
 class CutView:
-    """An image as the model sees it.
+    """An image as the model sees it."""
 
-    Attributes:
-        drawn: The image as it is laid on its grid, with the tiles' borders; or as a whole, where it is not cut.
-        tiles: What the model gets, (name, S x S image) each.
-        columns: Tiles along the grid's width; 0 without a grid.
-        rows: Tiles along the grid's height; 0 without a grid.
-        num_tokens: Tokens that the image takes in a prompt.
-        summary: All of that in a sentence.
-    """
-
-    drawn: Image.Image
-    tiles: tuple[tuple[str, Image.Image], ...]
-    columns: int
+    drawn: Image.Image  # on its grid, with the tiles' borders; or as a whole, where it is not cut
+    tiles: tuple[tuple[str, Image.Image], ...]  # (name, S x S image) each
+    columns: int  # 0 without a grid
     rows: int
     num_tokens: int
     summary: str

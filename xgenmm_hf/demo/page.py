@@ -1,4 +1,4 @@
-"""The page itself: four tabs over one model, built with Gradio.
+"""The page itself: four tabs over one or several models, built with Gradio.
 
 Nothing on it comes from elsewhere: no fonts, no telemetry.
 """
@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +31,43 @@ MAX_FILE_SIZE = "20mb"
 MAX_WAITING = 64
 BUTTONS: list[Any] = ["download", "fullscreen"]
 SYSTEMS = {"the checkpoint's own": None, "the released models'": RELEASED_SYSTEM, "none": ""}
+NO_BASE = (
+    "No base model is loaded (`xgenmm demo --model` takes several); instruct models were not trained on this form."
+)
+FURTHER_QUESTIONS = ("How many shapes are there?", "What color is the largest one?", "Describe this image.")
 
 
-def build_page(loaded: Loaded, name: str, base: Loaded | None = None, knows: str | None = None) -> gr.Blocks:
-    """Builds the page for a model.
+def build_page(
+    loaded: Loaded, name: str, base: Loaded | None = None, others: Mapping[str, Loaded] | None = None
+) -> gr.Blocks:
+    """Builds the page for one or several models.
 
     Args:
         loaded: Model and processor.
         name: What the model is called on the page.
-        base: Another model for the few-shot tab; default: the same.
-        knows: What it can be asked about, where that is narrow.
+        base: Model of the few-shot tab; default: the first base model among all, else the same model.
+        others: Further models by name; a visitor chooses among all of them.
 
     Returns:
         The page; `launch_page` serves it.
     """
-    desk = Desk(loaded)
+    desks = {name: Desk(loaded), **{other: Desk(one) for other, one in (others or {}).items()}}
+    few_shot = next((desk for desk in desks.values() if desk.is_base), desks[name]) if base is None else Desk(base)
     with gr.Blocks(title="xGen-MM", analytics_enabled=False, fill_height=True) as page:
         gr.Markdown("# xGen-MM")
-        gr.Textbox(name, container=False, interactive=False, max_lines=1)
-        if knows:
-            gr.Markdown(f"This model knows {knows}.")
+        model = gr.Dropdown(list(desks), value=name, label="model", visible=len(desks) > 1, elem_id="model")
+        facts = gr.Textbox(
+            f"{name}: {desks[name].facts}", container=False, interactive=False, lines=1, max_lines=4, elem_id="facts"
+        )
+        model.change(lambda chosen: f"{chosen}: {desks[chosen].facts}", model, facts, api_name="facts")
         with gr.Tab("Chat"):
-            add_chat(desk)
+            add_chat(desks, model)
         with gr.Tab("Tiles"):
-            add_tiles(desk)
+            add_tiles(desks, model)
         with gr.Tab("Attention"):
-            add_attention(desk)
+            add_attention(desks, model)
         with gr.Tab("Few-shot"):
-            add_few_shot(desk if base is None else Desk(base))
+            add_few_shot(few_shot)
     return page
 
 
@@ -78,30 +87,35 @@ def launch_page(page: gr.Blocks, **options: Any) -> Any:
     return page.launch(**{**settings, **options})
 
 
-def add_chat(desk: Desk) -> None:
+def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
     """Adds the tab for chats about any number of images, over any number of turns."""
 
-    def answer(message: dict, history: list, system: str, max_new_tokens: int, temperature: float) -> Iterator[str]:
+    def answer(
+        message: dict, history: list, name: str, system: str, max_new_tokens: int, temperature: float
+    ) -> Iterator[tuple[str, str]]:
         # An error raised here would lock Gradio's chat: it is said in the chat instead, which then goes on.
         try:
-            messages = messages_of_page(history, message, SYSTEMS[system])
-            yield from desk.chat(messages, max_new_tokens=int(max_new_tokens), temperature=temperature)
+            messages = messages_of_page(history, message, SYSTEMS.get(system, system))
+            for said in desks[name].chat(messages, max_new_tokens=int(max_new_tokens), temperature=temperature):
+                yield said.text, said.cost
         except ValueError as error:
-            yield f"{ERROR_MARK} {error}"
+            yield f"{ERROR_MARK} {error}", ""
 
     rows = shipped_examples()
     # Made here and placed by the chat: hence `render=False`.
+    cost = gr.Textbox(show_label=False, container=False, interactive=False, max_lines=3, elem_id="cost", render=False)
+    question = gr.MultimodalTextbox(
+        file_types=["image"],
+        file_count="multiple",
+        placeholder="Drop images here, then ask about them",
+        show_label=False,
+        elem_id="question",
+        render=False,
+    )
     gr.ChatInterface(
         answer,
         multimodal=True,
-        textbox=gr.MultimodalTextbox(
-            file_types=["image"],
-            file_count="multiple",
-            placeholder="Drop images here, then ask about them",
-            show_label=False,
-            elem_id="question",
-            render=False,
-        ),
+        textbox=question,
         # Text stays text: an answer that holds HTML or Markdown neither runs nor loads anything.
         chatbot=gr.Chatbot(
             height=420,
@@ -114,8 +128,17 @@ def add_chat(desk: Desk) -> None:
             sanitize_html=True,
         ),
         additional_inputs_accordion=gr.Accordion("Options", open=False, render=False),
+        additional_outputs=cost,
         additional_inputs=[
-            gr.Dropdown(list(SYSTEMS), value=next(iter(SYSTEMS)), label="system turn", render=False),
+            model,
+            gr.Dropdown(
+                list(SYSTEMS),
+                value=next(iter(SYSTEMS)),
+                label="system turn: choose one, or write your own text",
+                allow_custom_value=True,
+                elem_id="system",
+                render=False,
+            ),
             gr.Slider(1, 1024, value=256, step=1, label="longest answer, in tokens", render=False),
             gr.Slider(0, 1.5, value=0, step=0.1, label="temperature (0: the most likely answer)", render=False),
         ],
@@ -124,16 +147,26 @@ def add_chat(desk: Desk) -> None:
         cache_examples=False,
         api_name="chat",
     )
+    cost.render()
+    gr.Examples(
+        [[{"text": text, "files": []}] for text in FURTHER_QUESTIONS],
+        question,
+        label="Then ask about the same image",
+        example_labels=list(FURTHER_QUESTIONS),
+        cache_examples=False,
+        elem_id="further",
+    )
 
 
-def add_tiles(desk: Desk) -> None:
+def add_tiles(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
     """Adds the tab that shows how an image is cut and what it costs."""
 
     @shown_errors
-    def cut(path: str | None) -> tuple[Any, ...]:
+    def cut(path: str | None, name: str) -> tuple[Any, ...]:
         if path is None:
             return None, [], ""
-        view = view_cut(desk.loaded.model.config, desk.loaded.processor, open_upload(path))
+        loaded = desks[name].loaded
+        view = view_cut(loaded.model.config, loaded.processor, open_upload(path))
         return view.drawn, [(tile, name) for name, tile in view.tiles], view.summary
 
     gr.Markdown("How the model sees an image: cut into tiles, each of which becomes the same number of tokens.")
@@ -144,21 +177,21 @@ def add_tiles(desk: Desk) -> None:
     tiles = gr.Gallery(
         label="tiles", buttons=BUTTONS, columns=5, interactive=False, format="png", object_fit="contain"
     )
-    image.change(cut, image, [drawn, tiles, cost], api_name="tiles")
+    gr.on([image.change, model.change], cut, [image, model], [drawn, tiles, cost], api_name="tiles")
     add_image_examples(image)
 
 
-def add_attention(desk: Desk) -> None:
+def add_attention(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
     """Adds the tab that shows where an answer's attention lies."""
 
     @shown_errors
-    def look(path: str | None, prompt: str) -> tuple[Any, ...]:
+    def look(path: str | None, prompt: str, name: str) -> tuple[Any, ...]:
         if path is None or not prompt.strip():
             raise ValueError("Add an image and write a question first.")
         from xgenmm_hf.explain.overlay import draw_overlay
 
         image = open_upload(path)
-        found = desk.explain(image, prompt)
+        found = desks[name].explain(image, prompt)
         rows = [[tile["name"], f"{tile['share']:.1%}"] for tile in found.as_record()["tiles"]]
         summary = f"{found.answer}\n\n{found.image_share:.1%} of the answer's attention goes to the image."
         return draw_overlay(image, found.pixels, found.addresses), summary, rows
@@ -176,7 +209,7 @@ def add_attention(desk: Desk) -> None:
     go = gr.Button("Show attention", variant="primary", elem_id="attention-go")
     summary = gr.Textbox(label="answer", lines=3, interactive=False, elem_id="attention-answer")
     shares = gr.Dataframe(headers=["tile", "share of the attention"], interactive=False, type="array")
-    gr.on([go.click, prompt.submit], look, [image, prompt], [overlay, summary, shares], api_name="attention")
+    gr.on([go.click, prompt.submit], look, [image, prompt, model], [overlay, summary, shares], api_name="attention")
     add_image_examples(image)
 
 
@@ -194,8 +227,9 @@ def add_few_shot(desk: Desk) -> None:
 
     gr.Markdown(
         "Base models go on with running text: each example is an image and its text, the last image is the one "
-        "asked about. Instruct models were not trained on this form."
+        "asked about. " + ("" if desk.is_base else NO_BASE)
     )
+    gr.Textbox(desk.facts, container=False, interactive=False, lines=1, max_lines=4)
     rows = shipped_examples()
     inputs: list[Any] = []
     with gr.Row():

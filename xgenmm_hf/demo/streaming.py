@@ -13,25 +13,25 @@ from xgenmm_hf.inference.loading import Loaded
 
 
 class StopWhenSet(StoppingCriteria):
-    """Ends generation at the next token after an event was set.
-
-    Args:
-        event: Set by whoever wants the end.
-    """
+    """Ends generation at the next token after an event was set, and counts the tokens."""
 
     def __init__(self, event: threading.Event):
-        self.event = event
+        self.event, self.num_tokens = event, 0
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """Returns whether each sequence is done, (B,)."""
+        self.num_tokens += 1
         return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device, dtype=torch.bool)
 
 
-def stream_tokens(loaded: Loaded, inputs: Any, *, max_new_tokens: int, **options: Any) -> Iterator[str]:
-    """Generates in a thread of its own and yields pieces of the answer; closing the iterator ends the generation."""
+def stream_tokens(loaded: Loaded, inputs: Any, *, max_new_tokens: int, **options: Any) -> Iterator[tuple[str, int]]:
+    """Generates in a thread of its own and yields pieces of the answer, each with the number of tokens so far.
+
+    Closing the iterator ends the generation.
+    """
     room = room_for_answer(loaded.model.config, inputs["input_ids"].shape[1])
     pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    stop = threading.Event()
+    stop = StopWhenSet(threading.Event())
     failures: list[Exception] = []
 
     def generate() -> None:
@@ -42,7 +42,7 @@ def stream_tokens(loaded: Loaded, inputs: Any, *, max_new_tokens: int, **options
                     **options,
                     max_new_tokens=min(max_new_tokens, room),
                     streamer=CallbackStreamer(loaded.processor.tokenizer, pieces.put),
-                    stopping_criteria=StoppingCriteriaList([StopWhenSet(stop)]),
+                    stopping_criteria=StoppingCriteriaList([stop]),
                 )
         except Exception as error:  # whatever it is belongs to the thread that listens
             failures.append(error)
@@ -53,9 +53,10 @@ def stream_tokens(loaded: Loaded, inputs: Any, *, max_new_tokens: int, **options
     thread.start()
     try:
         while (piece := pieces.get()) is not None:
-            yield piece
+            yield piece, stop.num_tokens
+        yield "", stop.num_tokens
     finally:
-        stop.set()
+        stop.event.set()
         thread.join()
     if failures:
         raise failures[0]

@@ -1,11 +1,13 @@
 """What the page's forms mean to the model: chats as messages, few-shot examples as one running text."""
 
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL
 from xgenmm_hf.demo.streaming import stream_tokens
 from xgenmm_hf.inference.asking import end_tokens
 from xgenmm_hf.inference.loading import Loaded
@@ -22,22 +24,55 @@ Message = dict[str, Any]
 # Begins what the page says in place of an answer; such a turn is no part of the chat.
 ERROR_MARK = "⚠"
 Shot = tuple[str, str]
+EMBEDDED = "It knows drawn shapes and short words only, no photographs."
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer so far, its numbers of tokens and the seconds since the model began to read the prompt."""
+
+    text: str
+    prompt_tokens: int
+    image_tokens: int
+    new_tokens: int
+    seconds: float
+
+    @property
+    def cost(self) -> str:
+        """All of that in a sentence."""
+        prompt = f"{self.prompt_tokens} tokens in the prompt, {self.image_tokens} of them images"
+        speed = f"{self.new_tokens / self.seconds:.1f} tokens per second" if self.seconds > 0 else "at once"
+        return f"{prompt}; {self.new_tokens} new tokens, {speed}"
 
 
 @dataclass
 class Desk:
-    """A loaded model that any number of visitors use, one at a time.
-
-    Args:
-        loaded: Model and processor.
-    """
+    """A loaded model that any number of visitors use, one at a time."""
 
     loaded: Loaded
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    @property
+    def is_base(self) -> bool:
+        """Whether it is a base model."""
+        return is_base(self.loaded.processor)
+
+    @property
+    def facts(self) -> str:
+        """What a visitor should know of the model before asking."""
+        model, config = self.loaded.model, self.loaded.model.config
+        size = sum(parameter.numel() for parameter in model.parameters())
+        shown = f"{size / 1e9:.1f} billion" if size >= 1e8 else f"{size / 1e6:.1f} million"
+        form = "a base model, which goes on with text" if self.is_base else "tuned to chat"
+        known = f" {EMBEDDED}" if config.name_or_path in (TINY_MODEL, TINY_BASE_MODEL) else ""
+        latents, context = config.resampler_config.num_latents, config.text_config.max_position_embeddings
+        return (
+            f"{shown} parameters, {form}; {latents} tokens per tile of an image, context of {context} tokens.{known}"
+        )
+
     def chat(
         self, messages: Sequence[Message], *, max_new_tokens: int = 512, temperature: float = 0.0
-    ) -> Iterator[str]:
+    ) -> Iterator[Said]:
         """Answers the last message of a chat."""
         processor = self.loaded.processor
         images = [item["image"] for message in messages for item in message["content"] if item["type"] == "image"]
@@ -45,7 +80,7 @@ class Desk:
         inputs = processor(images=images or None, text=text, return_tensors="pt")
         last = "".join(item["text"] for item in messages[-1]["content"] if item["type"] == "text")
         for said in self._continue(inputs, max_new_tokens=max_new_tokens, **sampling(temperature)):
-            yield trim_continuation(said, last) if is_base(processor) else said
+            yield replace(said, text=trim_continuation(said.text, last)) if self.is_base else said
 
     def continue_shots(
         self, shots: Sequence[Shot], image: str, query: str = "", *, max_new_tokens: int = 64
@@ -56,7 +91,7 @@ class Desk:
         prompt = render_shots([text for _, text in shots], query, tokenizer)
         inputs = self.loaded.processor(images=images, text=prompt, return_tensors="pt")
         for said in self._continue(inputs, max_new_tokens=max_new_tokens, do_sample=False):
-            yield trim_continuation(said, query)
+            yield trim_continuation(said.text, query)
 
     def explain(self, image: "Image.Image", prompt: str) -> "Explanation":
         """Asks about an image and finds where the answer's attention lies; see `explain_answer`."""
@@ -65,14 +100,16 @@ class Desk:
         with self._turn:
             return explain_answer(self.loaded, image, prompt)
 
-    def _continue(self, inputs: Any, **options: Any) -> Iterator[str]:
+    def _continue(self, inputs: Any, **options: Any) -> Iterator[Said]:
         """Streams what follows a prompt while nobody else uses the model."""
-        model, text = self.loaded.model, ""
+        model, text, ids = self.loaded.model, "", inputs["input_ids"]
+        num_image_tokens = int((ids == model.config.image_token_id).sum())
         with self._turn:
+            begun = time.monotonic()
             options = {"eos_token_id": end_tokens(model).tolist(), **options}
-            for piece in stream_tokens(self.loaded, inputs.to(model.device, model.dtype), **options):
+            for piece, count in stream_tokens(self.loaded, inputs.to(model.device, model.dtype), **options):
                 text += piece
-                yield text.lstrip()
+                yield Said(text.lstrip(), ids.shape[1], num_image_tokens, count, time.monotonic() - begun)
 
 
 def sampling(temperature: float) -> dict[str, Any]:

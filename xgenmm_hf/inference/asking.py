@@ -78,11 +78,8 @@ def ask(
     Raises:
         ValueError: If the prompt does not fit the model's context, or max_new_tokens is not positive.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more.")
     model, processor = loaded.model, loaded.processor
-    base = is_base(processor)
-    if shots and not base:
+    if shots and not is_base(processor):
         raise ValueError("This is an instruct model, which was not tuned on examples in the prompt: leave shots out.")
     if shots:
         text = render_shots([text for _, text in shots], prompt, processor.tokenizer, len(images))
@@ -90,7 +87,25 @@ def ask(
         text = render_prompt(processor, build_messages(images, prompt, system))
     shown = [*(image for image, _ in shots), *images]
     inputs = processor(images=shown or None, text=text, return_tensors="pt", image_aspect_ratio=image_mode)
-    length = inputs["input_ids"].shape[1]
+    inputs = inputs.to(model.device, model.dtype)
+    return answer_inputs(loaded, inputs, prompt, max_new_tokens=max_new_tokens, on_text=on_text, stop=stop, **options)
+
+
+def answer_inputs(
+    loaded: Loaded,
+    inputs: Any,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    on_text: Callable[[str], None] | None = None,
+    stop: Sequence[str] = (),
+    **options: Any,
+) -> Answer:
+    """Answers inputs on the model's device; `prompt` is the text that a base model goes on with. See `ask`."""
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more.")
+    model, processor = loaded.model, loaded.processor
+    base, length = is_base(processor), inputs["input_ids"].shape[1]
     room = room_for_answer(model.config, length)
     streamer = None if on_text is None or base or stop else CallbackStreamer(processor.tokenizer, on_text)
     if stop:
@@ -98,7 +113,7 @@ def ask(
     ends = end_tokens(model)
     with torch.inference_mode():
         output = model.generate(
-            **inputs.to(model.device, model.dtype),
+            **inputs,
             max_new_tokens=min(max_new_tokens, room),
             eos_token_id=ends.tolist(),
             streamer=streamer,

@@ -1,11 +1,13 @@
 """Loading a model and its processor, ready to answer."""
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import BitsAndBytesConfig
 
 from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.conversion.sources import weight_files
@@ -34,7 +36,9 @@ class Loaded:
     dtype: str = ""
 
 
-def load(model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "auto") -> Loaded:
+def load(
+    model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "auto", load_in: str | None = None
+) -> Loaded:
     """Loads a checkpoint for inference.
 
     Args:
@@ -43,6 +47,7 @@ def load(model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "a
         dtype: ``float32``, ``float16``, ``bfloat16``, or ``auto``: on a GPU the checkpoint's own, on a CPU bfloat16
             where that is native and faster, else float32 (see `choose_dtype`).
         device: A torch device such as ``cpu`` or ``cuda:0``, or ``auto``: a GPU where there is one.
+        load_in: ``4bit`` or ``8bit``: the decoder's layers in so many bits, by bitsandbytes.
 
     Returns:
         The model and its processor.
@@ -56,6 +61,8 @@ def load(model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "a
     place = pick_device(device)
     if dtype not in ("auto", *DTYPES):
         raise ValueError(f"dtype is {dtype!r}; it must be auto, {', '.join(DTYPES)}.")
+    if load_in is not None:
+        check_quantisation(load_in, base is not None)
     if is_local(source):
         check_files(Path(source))
     if dtype == "auto":
@@ -63,14 +70,36 @@ def load(model: str | os.PathLike[str], *, dtype: str = "auto", device: str = "a
         chosen, reason = choose_dtype(config.dtype or torch.float32, config.text_config, place)
     else:
         chosen, reason = DTYPES[dtype], f"{dtype} (as asked)"
-    loaded, processor = _load_parts(source, chosen)
+    loaded, processor = _load_parts(source, chosen, {} if load_in is None else quantised(load_in, chosen, place))
     if base is not None:
         loaded = merge_adapter(loaded, model)
         processor = XGenMMProcessor.from_pretrained(model)
         # a stage may cut images in another way than its base model, which the adapter's processor says
         loaded.config.image_aspect_ratio = processor.image_processor.image_aspect_ratio
         loaded.config.anyres_grids = [list(grid) for grid in processor.image_processor.anyres_grids]
+    if load_in is not None:
+        return Loaded(loaded.eval(), processor, f"{reason}, the decoder's weights in {load_in}")
     return Loaded(loaded.to(place).eval(), processor, reason)
+
+
+def check_quantisation(load_in: str, adapter: bool) -> None:
+    """Refuses what cannot be loaded in fewer bits, before anything is read."""
+    if load_in not in ("4bit", "8bit"):
+        raise ValueError(f"load_in is {load_in!r}; it must be 4bit or 8bit.")
+    if adapter:
+        raise ValueError(f"An adapter cannot be merged into weights in {load_in}: merge it first, or load it whole.")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(f"Loading in {load_in} needs bitsandbytes: pip install 'xgenmm-hf[quant]'.")
+
+
+def quantised(load_in: str, dtype: torch.dtype, place: torch.device) -> dict[str, Any]:
+    """Returns the options of `from_pretrained` for a decoder in fewer bits; tower, resampler and head stay whole."""
+    kept = ["model.vision_tower", "model.resampler", "lm_head"]
+    config: Any = BitsAndBytesConfig(
+        **{f"load_in_{load_in}": True}, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
+    config.llm_int8_skip_modules = kept
+    return {"quantization_config": config, "device_map": {"": place}}
 
 
 def _config_of(source: str) -> XGenMMConfig:
@@ -80,11 +109,11 @@ def _config_of(source: str) -> XGenMMConfig:
         raise ValueError(f"{source} could not be loaded: {error}") from error
 
 
-def _load_parts(source: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load_parts(source: str, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, Any]:
     """Loads model and processor; a model whose weights and config do not fit is refused."""
     try:
         model, report = XGenMMForConditionalGeneration.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
         processor = XGenMMProcessor.from_pretrained(source)
     except Exception as error:  # config, weights, tokenizer and download fail with errors of five libraries

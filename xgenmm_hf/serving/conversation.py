@@ -1,18 +1,17 @@
 """A chat that goes on: turns, the images they show, and answers that may be cut off."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from xgenmm_hf.conversion.files import write_json
-from xgenmm_hf.inference.asking import CallbackStreamer, end_tokens, room_for_answer
+from xgenmm_hf.inference.asking import answer_inputs
 from xgenmm_hf.inference.feature_cache import DEFAULT_BYTES, FeatureCache
 from xgenmm_hf.inference.loading import Loaded
-from xgenmm_hf.inference.prompts import is_base, render_prompt, trim_continuation
+from xgenmm_hf.inference.prompts import render_prompt
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,24 @@ class Turn:
 
 
 class Conversation:
-    """A chat with a model, answered greedily.
+    """A chat with a model.
 
-    Args:
-        loaded: Model and processor.
-        system: Text of a system turn; empty for none, None for the checkpoint's own.
-        max_new_tokens: Longest answer in tokens.
-        max_bytes: Bytes of images' tokens that are kept from turn to turn; see `FeatureCache`.
+    `system` is the text of a system turn (empty for none, None for the checkpoint's own), `max_bytes` what is kept of
+    images' tokens from turn to turn (see `FeatureCache`); `stop` and `options` are those of `ask`.
     """
 
     def __init__(
-        self, loaded: Loaded, system: str | None = None, max_new_tokens: int = 512, max_bytes: int = DEFAULT_BYTES
+        self,
+        loaded: Loaded,
+        system: str | None = None,
+        max_new_tokens: int = 512,
+        max_bytes: int = DEFAULT_BYTES,
+        image_mode: str | None = None,
+        stop: Sequence[str] = (),
+        **options: Any,
     ):
-        self._loaded, self._system, self._max_new_tokens = loaded, system, max_new_tokens
+        self._loaded, self._system, self._image_mode = loaded, system, image_mode
+        self._options = {"max_new_tokens": max_new_tokens, "stop": stop, **options}
         self._cache = FeatureCache(loaded.model, loaded.processor, max_bytes)
         self.turns: list[Turn] = []
         self.reset()
@@ -59,40 +63,23 @@ class Conversation:
         turns = [*self.turns, Turn("user", text, images)]
         said: list[str] = []
 
-        base = is_base(self._loaded.processor)
-
         def listen(piece: str) -> None:
             said.append(piece)
-            if not base:  # whose answer is cut first
-                on_text(piece)
+            on_text(piece)
 
-        model = self._loaded.model
         try:
-            inputs = self._inputs(turns)
-            room = room_for_answer(model.config, inputs["input_ids"].shape[1])
-            with torch.inference_mode():
-                model.generate(
-                    **inputs,
-                    max_new_tokens=min(self._max_new_tokens, room),
-                    do_sample=False,
-                    num_beams=1,
-                    eos_token_id=end_tokens(model).tolist(),
-                    streamer=CallbackStreamer(self._loaded.processor.tokenizer, listen),
-                )
+            answer = answer_inputs(self._loaded, self._inputs(turns), text, on_text=listen, **self._options).text
         except KeyboardInterrupt:
-            if not "".join(said).strip():
+            answer = "".join(said).strip()
+            if not answer:
                 return ""
-        answer = "".join(said).strip()
-        if base:
-            answer = trim_continuation(answer, text)
-            on_text(answer)
         self.turns = [*turns, Turn("assistant", answer)]
         return answer
 
     def _inputs(self, turns: list[Turn]) -> Any:
         messages = [turn.as_message() for turn in turns]
         text = render_prompt(self._loaded.processor, messages)
-        return self._cache.prepare(text, [image for turn in turns for _, image in turn.images])
+        return self._cache.prepare(text, [image for turn in turns for _, image in turn.images], self._image_mode)
 
     def save(self, path: Path) -> None:
         """Writes the chat as JSON: messages with text and the images' names."""

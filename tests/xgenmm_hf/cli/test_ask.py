@@ -1,5 +1,6 @@
 """`xgenmm ask` on the embedded model, and everything that can be wrong with its input."""
 
+import importlib.util
 import json
 import shutil
 import socket
@@ -201,3 +202,22 @@ def test_examples_from_a_file(image, tmp_path):
     answer = json.loads(run(image, "--json", *shots, "--model", TINY_BASE_MODEL).stdout)
     assert answer["prompt"] == "" and answer["image_tokens"] > 0
     assert "instruct model" in error_of(image, *shots)
+
+
+def test_loading_in_fewer_bits(image, monkeypatch, tmp_path):
+    find = importlib.util.find_spec
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else find(name))
+        assert "pip install 'xgenmm-hf[quant]'" in error_of(image, "--load-in", "4bit")
+    assert run(image, "--load-in", "3bit").exit_code == 2
+    pytest.importorskip("bitsandbytes")
+    from bitsandbytes import nn as quantised
+
+    from xgenmm_hf import load
+
+    for bits, kind in (("4bit", quantised.Linear4bit), ("8bit", quantised.Linear8bitLt)):
+        loaded = load(TINY_MODEL, device="cpu", load_in=bits)
+        names = [name for name, module in loaded.model.named_modules() if isinstance(module, kind)]
+        assert names and all(name.startswith("model.language_model.layers.") for name in names)
+        assert bits in loaded.dtype
+        assert run(image, "--load-in", bits, "--device", "cpu").exit_code == 0

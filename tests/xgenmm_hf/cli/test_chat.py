@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -9,6 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.cli import chat as chat_module
 from xgenmm_hf.cli.app import app
 from xgenmm_hf.cli.chat import Session
 from xgenmm_hf.inference.asking import ask
@@ -90,6 +92,49 @@ def test_a_wrong_image_or_model_ends_it_before_it_begins(tmp_path):
         result = CliRunner().invoke(app, ["chat", *arguments])
         assert result.exit_code == 1
         assert result.stderr.startswith("error: ")
+
+
+def test_images_on_stdin_and_addresses_are_one_sentence(image):
+    for argument, said in (("-", "reads what you say from stdin"), ("https://example.com/a.png", "--allow-remote")):
+        result = CliRunner().invoke(app, ["chat", argument])
+        assert result.exit_code == 1 and said in result.stderr
+        assert said in chat(f"/image {argument}")
+
+
+def test_options_of_the_answer(image, tmp_path):
+    def said(*arguments: str) -> list[str]:
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.json"
+        chat("What is this?", f"/save {file}", arguments=(image, *arguments))
+        return [message["content"] for message in saved(file) if message["role"] == "assistant"]
+
+    plain = said()
+    drawn = ("--temperature", "5", "--top-p", "0.99", "--seed")
+    assert said(*drawn, "1") == said(*drawn, "1")
+    assert len({tuple(said(*drawn, str(seed))) for seed in range(4)}) > 1
+    mark = plain[0].split()[-1]
+    assert said("--stop", mark) == [plain[0].split(mark)[0].strip()]
+
+
+def test_the_image_mode(image, monkeypatch):
+    modes = []
+    encode = FeatureCache.encode
+    monkeypatch.setattr(FeatureCache, "encode", lambda cache, *args: modes.append(args[1]) or encode(cache, *args))
+    chat("What is this?", arguments=(image, "--image-mode", "none"))
+    assert modes == ["none"]
+
+
+def test_leaving_takes_two_ctrl_c_within_two_seconds(monkeypatch):
+    session = Session(Conversation(load(TINY_MODEL)), Console(quiet=True))
+    now, asked = iter((0.0, 0.0, 2.5, 2.5, 4.0, 4.0)), []
+
+    def interrupt() -> str:
+        asked.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "_read_message", interrupt)
+    monkeypatch.setattr(chat_module, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    session.run()
+    assert len(asked) == 3
 
 
 def test_an_answer_that_is_cut_off_is_kept(capsys):

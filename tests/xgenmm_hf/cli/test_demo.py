@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from xgenmm_hf import TINY_MODEL
+from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL
 from xgenmm_hf.cli.app import app
 from xgenmm_hf.cli.demo import demo
 
@@ -23,7 +23,7 @@ def test_without_gradio_the_way_out_is_named(monkeypatch):
 def test_a_wrong_model_fails_at_once(monkeypatch, tmp_path):
     pytest.importorskip("gradio")
     with pytest.raises(ValueError, match="no model at"):
-        demo(model=str(tmp_path / "nowhere"))
+        demo(model=[TINY_MODEL, str(tmp_path / "nowhere")])
 
 
 def test_wrong_port_is_wrong_usage():
@@ -47,8 +47,8 @@ def test_it_listens_on_loopback_unless_told_otherwise(monkeypatch, capsys):
         page.is_running = False
         return None, "http://127.0.0.1:1/", None
 
-    def build(loaded, name, base=None, knows=None):
-        seen.update(name=name, models=(loaded.model, base.model))
+    def build(loaded, name, others):
+        seen.update(models={name: loaded, **others})
         return Page()
 
     monkeypatch.setattr(page_module, "build_page", build)
@@ -57,6 +57,8 @@ def test_it_listens_on_loopback_unless_told_otherwise(monkeypatch, capsys):
     assert result.exit_code == 0, result.output
     assert "Open http://127.0.0.1:1/" in result.output
     assert seen["server_name"] == "127.0.0.1" and seen["share"] is False and seen["closed"]
-    assert seen["name"] == "the embedded model"
-    heads = [model.lm_head.weight for model in seen["models"]]
-    assert not torch.equal(*heads)
+    assert list(seen["models"]) == ["the embedded model", "the embedded base model"]
+    assert not torch.equal(*(one.model.lm_head.weight for one in seen["models"].values()))
+    result = CliRunner().invoke(app, ["demo", "--model", TINY_BASE_MODEL, "--model", TINY_MODEL, "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert list(seen["models"]) == [TINY_BASE_MODEL, TINY_MODEL]

@@ -5,6 +5,7 @@ import threading
 import pytest
 from PIL import Image
 
+from xgenmm_hf import TINY_BASE_MODEL, load
 from xgenmm_hf.demo.talk import Desk, messages_of_page, sampling
 from xgenmm_hf.inference.asking import ask
 from xgenmm_hf.inference.prompts import render_shots
@@ -55,8 +56,24 @@ def test_nothing_and_no_image_are_said_plainly(tmp_path):
 
 def test_the_last_piece_is_the_answer_of_ask(desk, images):
     pieces = list(desk.chat(messages_of_page([], {"text": "What color?", "files": images[:1]}), max_new_tokens=12))
-    assert pieces[-1].strip() == ask(desk.loaded, [Image.open(images[0])], "What color?", max_new_tokens=12).text
-    assert all(later.startswith(earlier) for earlier, later in zip(pieces, pieces[1:], strict=False))
+    expected = ask(desk.loaded, [Image.open(images[0])], "What color?", max_new_tokens=12)
+    last = pieces[-1]
+    assert last.text.strip() == expected.text
+    assert all(later.text.startswith(earlier.text) for earlier, later in zip(pieces, pieces[1:], strict=False))
+    counts = (last.prompt_tokens, last.image_tokens, last.new_tokens)
+    assert counts == (expected.prompt_tokens, expected.image_tokens, expected.new_tokens)
+    assert last.cost.startswith(
+        f"{expected.prompt_tokens} tokens in the prompt, {expected.image_tokens} of them images"
+    )
+    assert "tokens per second" in last.cost and last.seconds > 0
+
+
+def test_the_page_says_what_a_model_is_and_knows(desk):
+    assert "million parameters, tuned to chat" in desk.facts
+    assert "16 tokens per tile" in desk.facts and "context of 2048 tokens" in desk.facts
+    assert "no photographs" in desk.facts and not desk.is_base
+    base = Desk(load(TINY_BASE_MODEL, device="cpu"))
+    assert base.is_base and "a base model" in base.facts
 
 
 def test_leaving_ends_the_generation_and_frees_the_model(desk, images):
