@@ -46,7 +46,6 @@ OPENCLIP = ["open_clip_torch>=2.24"]
 EVAL = ["datasets>=4.7", "matplotlib>=3.9", "pyarrow>=21", "pycocoevalcap>=1.2", "pyyaml>=6.0.2"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"]
 DEMO = ["gradio>=6,<7"]
-SENTENCEPIECE = ["sentencepiece", "protobuf"]
 QUANT = ["torchao>=0.18", "bitsandbytes>=0.50"]
 DEV = [
     *TRAIN,
@@ -57,10 +56,11 @@ DEV = [
     "mypy",
     "openai>=1.60",
     "parameterized",
+    "protobuf",
     "pytest",
     "pytest-xdist",
     "ruff",
-    *SENTENCEPIECE,
+    "sentencepiece",
     "setuptools>=68",
     "textual-image>=0.8",
     "wheel",
@@ -105,7 +105,6 @@ setup(
         "serve": SERVE,
         "demo": DEMO,
         "quant": QUANT,
-        "sentencepiece": SENTENCEPIECE,
         "dev": DEV,
     },
     entry_points={

@@ -4,6 +4,7 @@ A folder that `convert_checkpoint` wrote carries the original's unused rows and 
 back then gives the same bits. Without them (a model saved after training) unused rows are zeros.
 """
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from xgenmm_hf.conversion.original_config import (
     original_preprocessor,
     original_rows,
 )
-from xgenmm_hf.conversion.side_files import KEPT_FOLDER, PADDING_NAME, TOKENIZER_FILES
-from xgenmm_hf.conversion.sources import MemoryTensors, SafetensorsFile, Weights, locate
+from xgenmm_hf.conversion.side_files import KEPT_FOLDER, PADDING_NAME, SENTENCEPIECE_NAME
+from xgenmm_hf.conversion.sources import WeightFile, Weights, locate
 from xgenmm_hf.conversion.tensors import Shape, assemble, one_line, plan_export
 from xgenmm_hf.conversion.writer import Progress, num_bytes, split_into_shards, write_shards
 
@@ -119,14 +120,14 @@ def export_checkpoint(
     rows, origin = _padding(source, weights, first)
     plan = plan_export({name: weights.shapes[name] for name in expected}, _shapes(rows), first, _tower_format(config))
     dtype = dtype_name(main_dtype(weights, "auto"))
-    weights.add(MemoryTensors(rows))
+    weights.add(WeightFile(source, rows))
     dtypes = target_dtypes(plan, weights, "auto")
     shards = split_into_shards(plan.targets, dtypes, max_shard_size)
     total = num_bytes(plan.targets, dtypes)
     notes: list[str] = []
     with output_folder(out, total, on_leftovers=lambda folders: notes.append(leftovers_note(folders))) as folder:
         notes += write_shards(folder, shards, dtypes, weights.load, progress)
-        _write_original_files(folder, source, config, first + _num_rows(rows), dtype)
+        notes += _write_original_files(folder, source, config, first + _num_rows(rows), dtype)
         written, shapes = Weights.read(folder), {target.name: target.shape for target in plan.targets}
         compare(written, shapes, dtypes, f"What was written to {folder} differs from what should be there")
     return ExportResult(Path(out), len(plan.targets), total, tuple(shards), origin, tuple(notes))
@@ -167,7 +168,7 @@ def _padding(source: Path, weights: Weights, first: int) -> "tuple[dict[str, tor
     path = source / KEPT_FOLDER / PADDING_NAME
     if not path.is_file():
         return zero_padding(weights.load, first), "zeros"
-    file = SafetensorsFile(path)
+    file = WeightFile(path)
     rows = {name: file.load(name) for name in file.entries()}
     for ours, (old, _) in key_map.FOLDED.items():
         if old not in rows or tuple(rows[old].shape[1:]) != weights.shapes[ours][1:]:
@@ -194,8 +195,8 @@ def _tower_format(config: "XGenMMConfig") -> str:
     return _TOWER_FORMATS[kind]
 
 
-def _write_original_files(folder: Path, source: Path, config: "XGenMMConfig", rows: int, dtype: str) -> None:
-    """Writes config, tower, preprocessor, generation config and tokenizer in the original's form."""
+def _write_original_files(folder: Path, source: Path, config: "XGenMMConfig", rows: int, dtype: str) -> list[str]:
+    """Writes config, tower, preprocessor, generation config and tokenizer in the original's form; returns notes."""
     kept = {
         name: read_json(source / KEPT_FOLDER / name)
         for name in (CONFIG_NAME, PREPROCESSOR_NAME, GENERATION_NAME)
@@ -210,11 +211,17 @@ def _write_original_files(folder: Path, source: Path, config: "XGenMMConfig", ro
     generation = kept.get(GENERATION_NAME) or _generation(source)
     if generation:
         write_json(folder / GENERATION_NAME, generation)
-    if any((source / name).is_file() for name in TOKENIZER_FILES):
-        from xgenmm_hf.conversion.tokenizer import export_tokenizer
-        from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
+    if not (source / "tokenizer.json").is_file():
+        return []
+    from xgenmm_hf.conversion.tokenizer import export_tokenizer
+    from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
 
-        export_tokenizer(XGenMMTokenizer.from_pretrained(source), folder)
+    export_tokenizer(XGenMMTokenizer.from_pretrained(source), folder)
+    sentencepiece = source / KEPT_FOLDER / SENTENCEPIECE_NAME
+    if not sentencepiece.is_file():
+        return ["tokenizer.model, which the original's slow tokenizer reads, is not here: copy the release's."]
+    shutil.copyfile(sentencepiece, folder / SENTENCEPIECE_NAME)
+    return []
 
 
 def _stated_tower(config: "XGenMMConfig") -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ What our config has no place for is kept in a sub-folder ``original/`` (the sour
 old embedding and head that no id reaches), so that the way back gives the same bits. The model never reads it.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 KEPT_FOLDER = "original"
 PADDING_NAME = "padding.safetensors"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
+SENTENCEPIECE_NAME = "tokenizer.model"
+TOKENIZER_FILES = ("tokenizer.json", SENTENCEPIECE_NAME)
 END_TOKENS = ("<|end|>", "<|endoftext|>")
 NO_TOKENIZER = (
     "No tokenizer files were found, so none were written: pass --tokenizer with a folder or repo id that has them "
@@ -69,6 +71,9 @@ def write_side_files(
     copy_remote_code(folder)
     _write_card(folder, out, original, config, plan)
     keep_original(folder, original, plan, dtypes)
+    sentencepiece = (tokenizer_folder or original.folder) / SENTENCEPIECE_NAME
+    if sentencepiece.is_file():  # the original's slow tokenizer reads this one, ours does not
+        shutil.copyfile(sentencepiece, folder / KEPT_FOLDER / SENTENCEPIECE_NAME)
     return [] if tokenizer is not None else [NO_TOKENIZER]
 
 
@@ -177,10 +182,8 @@ def _write_generation_config(
 def keep_original(folder: Path, original: "Original", plan: Plan, dtypes: "Mapping[str, torch.dtype]") -> None:
     """Keeps what the way back needs and our layout has no place for."""
     kept = folder / KEPT_FOLDER
-    files = {CONFIG_NAME: original.config, **original.side_files}
-    if not plan.padding and not any(files.values()):
-        return
     kept.mkdir()
+    files = {CONFIG_NAME: original.config, **original.side_files}
     for name, content in files.items():
         if content:
             write_json(kept / name, content)

@@ -1,14 +1,13 @@
 """What is on disk: a checkpoint's weight files and JSON files, read tensor by tensor.
 
-Every reader gives names, shapes and dtypes without touching a weight, and one tensor at a time on request. Pages of a
-memory-mapped file count as the process's memory for as long as the mapping lives, so mappings are kept short.
+Every file gives names, shapes and dtypes without touching a weight, and one tensor at a time on request. Pages of a
+memory-mapped file count as the process's memory for as long as the mapping lives, so mappings are renewed.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.tensors import Shape, listed, one_line
@@ -25,82 +24,26 @@ WEIGHT_FILES = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+SAFETENSORS, PICKLES = ".safetensors", (".pt", ".pth", ".bin", ".ckpt")
 # Keys under which training loops keep the tensors.
 STATE_KEYS = ("model_state_dict", "state_dict", "model")
 HUB_FILES = ("*.json", "*.safetensors", "*.bin", "*.pt", "*.model", "*.txt", "README.md")
-# A pickle's mapping is renewed after this many bytes, which drops the pages read so far.
-_REMAP_BYTES = 1 << 29
+# A mapping is renewed after this many bytes, which drops the pages read so far.
+_REMAP_BYTES = 1 << 26
 
 
-def safetensors_dtypes() -> "dict[str, torch.dtype]":
-    """Returns torch's dtypes by the code that stands in a safetensors header."""
-    import torch
+class WeightFile:
+    """A file of tensors, or tensors in memory behind the same interface.
 
-    return {
-        "F64": torch.float64,
-        "F32": torch.float32,
-        "F16": torch.float16,
-        "BF16": torch.bfloat16,
-        "I64": torch.int64,
-        "I32": torch.int32,
-        "I16": torch.int16,
-        "I8": torch.int8,
-        "U8": torch.uint8,
-        "BOOL": torch.bool,
-    }
+    Args:
+        path: A safetensors file, or one that `torch.save` wrote; no code in it ever runs.
+        tensors: The tensors, where they are in memory already.
+    """
 
-
-class WeightFile(Protocol):
-    """A file of tensors, or several: shapes and dtypes by name, and one tensor at a time."""
-
-    path: Path
-
-    def entries(self) -> dict[str, tuple[Shape, "torch.dtype"]]:
-        """Returns shape and dtype by tensor name."""
-
-    def load(self, name: str) -> "torch.Tensor":
-        """Returns one tensor."""
-
-
-@dataclass
-class SafetensorsFile:
-    """A safetensors file, opened again for each tensor so that only that tensor's pages are held."""
-
-    path: Path
-
-    def entries(self) -> dict[str, tuple[Shape, "torch.dtype"]]:
-        """Returns shape and dtype by tensor name."""
-        from safetensors import SafetensorError, safe_open
-
-        dtypes = safetensors_dtypes()
-        try:
-            with safe_open(self.path, framework="pt") as handle:
-                slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
-                found = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
-        except SafetensorError as error:
-            raise ValueError(
-                f"{self.path} is truncated or not a safetensors file ({one_line(error)}); fetch it again."
-            ) from error
-        odd = [f"{name} ({code})" for name, (_, code) in found.items() if code not in dtypes]
-        if odd:
-            raise ValueError(f"{self.path} holds tensors of types that this package does not read: {listed(odd)}.")
-        return {name: (shape, dtypes[code]) for name, (shape, code) in found.items()}
-
-    def load(self, name: str) -> "torch.Tensor":
-        """Returns one tensor, a view of the mapped file."""
-        from safetensors import safe_open
-
-        with safe_open(self.path, framework="pt") as handle:
-            return handle.get_tensor(name)
-
-
-class PickleFile:
-    """A file that `torch.save` wrote, read with `weights_only=True`: no code in it ever runs."""
-
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, tensors: "dict[str, torch.Tensor] | None" = None):
         self.path = path
-        self._tensors: dict[str, torch.Tensor] | None = None
+        self._in_memory = tensors is not None
+        self._tensors = tensors
         self._handed_out = 0
 
     def entries(self) -> dict[str, tuple[Shape, "torch.dtype"]]:
@@ -108,43 +51,49 @@ class PickleFile:
         return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self._mapped().items()}
 
     def load(self, name: str) -> "torch.Tensor":
-        """Returns one tensor."""
-        if self._handed_out > _REMAP_BYTES:
-            self._tensors = None
-            self._handed_out = 0
+        """Returns one tensor, a view of the mapped file."""
+        if self._handed_out > _REMAP_BYTES and not self._in_memory:
+            self._tensors, self._handed_out = None, 0
         tensor = self._mapped()[name]
         self._handed_out += tensor.nbytes
         return tensor
 
     def _mapped(self) -> "dict[str, torch.Tensor]":
         if self._tensors is None:
-            self._tensors = _tensors_of(self._read(), self.path)
+            read = _read_safetensors if self.path.suffix == SAFETENSORS else _read_pickle
+            self._tensors = read(self.path)
         return self._tensors
 
-    def _read(self) -> Any:
-        import pickle
-        import zipfile
 
-        import torch
+def _read_safetensors(path: Path) -> "dict[str, torch.Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-        try:
-            # The format before torch 1.6 is no zip archive and cannot be mapped.
-            return torch.load(self.path, map_location="cpu", mmap=zipfile.is_zipfile(self.path), weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{self.path} is not a file of plain tensors: reading it would mean running code from it, or it is "
-                "damaged; it was not executed. Save the state dict alone, or fetch the file again."
-            ) from error
-        except (RuntimeError, EOFError, KeyError, AttributeError, TypeError, IndexError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{self.path} is truncated or not a file that torch.save wrote; fetch it again."
-            ) from error
+    try:
+        return load_file(path)
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"{path} is truncated or not a safetensors file ({one_line(error)}); fetch it again."
+        ) from error
 
 
-def _tensors_of(content: Any, path: Path) -> "dict[str, torch.Tensor]":
-    """Returns the state dict inside what a pickle holds."""
+def _read_pickle(path: Path) -> "dict[str, torch.Tensor]":
+    """Maps the state dict inside a file that `torch.save` wrote, with `weights_only=True`."""
+    import pickle
+    import zipfile
+
     import torch
 
+    try:
+        # The format before torch 1.6 is no zip archive and cannot be mapped.
+        content = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is not a file of plain tensors: reading it would mean running code from it, or it is damaged; it "
+            "was not executed. Save the state dict alone, or fetch the file again."
+        ) from error
+    except (RuntimeError, EOFError, KeyError, AttributeError, TypeError, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is truncated or not a file that torch.save wrote; fetch it again.") from error
     for key in STATE_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -170,22 +119,6 @@ def check_plain(tensors: "Mapping[str, torch.Tensor]", place: str) -> None:
             f"{place} holds tensors without values (meta device): {listed(empty)}; save the model after its weights "
             "were loaded."
         )
-
-
-@dataclass
-class MemoryTensors:
-    """Tensors that are already in memory, behind the interface of a weight file."""
-
-    tensors: "dict[str, torch.Tensor]"
-    path: Path = Path()
-
-    def entries(self) -> dict[str, tuple[Shape, "torch.dtype"]]:
-        """Returns shape and dtype by tensor name."""
-        return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self.tensors.items()}
-
-    def load(self, name: str) -> "torch.Tensor":
-        """Returns one tensor."""
-        return self.tensors[name]
 
 
 class Weights:
@@ -252,7 +185,7 @@ def weight_files(path: Path) -> list[WeightFile]:
         if (path / name).is_file():
             return [open_weight_file(path / name)]
     check_is_checkpoint(path)
-    candidates = sorted(p for p in path.iterdir() if p.suffix in (".safetensors", *PICKLE_SUFFIXES) and p.is_file())
+    candidates = sorted(p for p in path.iterdir() if p.suffix in (SAFETENSORS, *PICKLES) and p.is_file())
     if not candidates:
         raise FileNotFoundError(
             f"{path} holds no weights: expected model.safetensors, {INDEX_FILES[0]} with its shards, or a .pt file."
@@ -289,12 +222,12 @@ def _check_merged(names: Iterable[str], path: Path) -> None:
 
 
 def open_weight_file(path: Path) -> WeightFile:
-    """Returns the reader for a weight file, by its suffix."""
-    if path.suffix not in (".safetensors", *PICKLE_SUFFIXES):
-        raise ValueError(f"{path} is no weight file; expected .safetensors or {', '.join(PICKLE_SUFFIXES)}.")
+    """Checks by its name and size that a file may hold weights."""
+    if path.suffix not in (SAFETENSORS, *PICKLES):
+        raise ValueError(f"{path} is no weight file; expected {SAFETENSORS} or {', '.join(PICKLES)}.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; fetch it again.")
-    return SafetensorsFile(path) if path.suffix == ".safetensors" else PickleFile(path)
+    return WeightFile(path)
 
 
 def _sharded(folder: Path, index: Path) -> list[WeightFile]:

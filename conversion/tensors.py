@@ -7,7 +7,6 @@ of OpenCLIP towers become three. Nothing is computed, so the way back is exact.
 """
 
 import functools
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -75,25 +74,30 @@ def plan_conversion(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], 
     pieces: dict[str, list[Piece]] = {}
     plan, unplaced = Plan([]), []
     folded = {original for pair in key_map.FOLDED.values() for original in pair}
-    inner = {n.removeprefix(key_map.ORIGINAL_TOWER): n for n in names if n.startswith(key_map.ORIGINAL_TOWER)}
-    kind = key_map.tower_format(inner)
+    kind = key_map.tower_format(name.removeprefix(key_map.ORIGINAL_TOWER) for name in names)
     for name, raw in names.items():
         if name in folded:
             continue
-        tower_name = name.removeprefix(key_map.ORIGINAL_TOWER) if name.startswith(key_map.ORIGINAL_TOWER) else None
-        if tower_name is not None and kind is not None and key_map.is_unused(tower_name, kind):
+        in_tower = name.removeprefix(key_map.ORIGINAL_TOWER) if name.startswith(key_map.ORIGINAL_TOWER) else None
+        if in_tower is not None and kind is not None and key_map.is_unused(in_tower, kind):
             plan.dropped.append(raw)
             continue
-        found = _tower_pieces(tower_name, raw, shapes[raw], kind) if tower_name else _plain_piece(name, raw, shapes)
+        if in_tower is not None:
+            found = _tower_pieces(in_tower, raw, shapes[raw], kind)
+        else:
+            ours = key_map.translate(name, key_map.RESAMPLER + key_map.LANGUAGE)
+            found = [] if ours is None else [(ours, _whole(raw, shapes[raw]))]
         if not found:
             unplaced.append(raw)
         for ours, piece in found:
             pieces.setdefault(ours, []).append(piece)
     for ours, originals in key_map.FOLDED.items():
-        _fold(ours, originals, names, shapes, first_added_id, pieces, plan)
+        if _has_both(originals, names):
+            old, added = (names[original] for original in originals)
+            pieces[ours], padding = _fold(old, added, shapes, first_added_id)
+            plan.padding += [Target(originals[0], shape, (rows,)) for rows, shape in padding]
     _check(pieces, unplaced, shapes, expected)
     plan.targets = [Target(name, tuple(shape), tuple(pieces[name])) for name, shape in expected.items()]
-    check_rows_used_once(plan, shapes)
     return plan
 
 
@@ -109,11 +113,6 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"The checkpoint holds one tensor twice: {plain[name]} and {raw}; remove one of them.")
         plain[name] = raw
     return plain
-
-
-def _plain_piece(name: str, raw: str, shapes: Mapping[str, Shape]) -> list[tuple[str, Piece]]:
-    ours = key_map.translate(name, key_map.RESAMPLER + key_map.LANGUAGE)
-    return [] if ours is None else [(ours, _whole(raw, shapes[raw]))]
 
 
 def _tower_pieces(name: str, raw: str, shape: Shape, kind: str | None) -> list[tuple[str, Piece]]:
@@ -136,39 +135,30 @@ def _whole(raw: str, shape: Shape) -> Piece:
     return Piece(raw, 0, shape[0] if shape else 1)
 
 
+def _has_both(originals: tuple[str, str], names: Mapping[str, str]) -> bool:
+    """Tells whether a decoupled matrix is there; half of one is an error."""
+    present, absent = ([name for name in originals if (name in names) == there] for there in (True, False))
+    if present and absent:
+        raise ValueError(
+            f"The checkpoint lacks {absent[0]}, the other half of {names[present[0]]}; check that all of its files are "
+            "there."
+        )
+    return bool(present)
+
+
 def _fold(
-    ours: str,
-    originals: tuple[str, str],
-    names: Mapping[str, str],
-    shapes: Mapping[str, Shape],
-    first_added_id: int,
-    pieces: dict[str, list[Piece]],
-    plan: Plan,
-) -> None:
-    """Adds the pieces of one decoupled matrix to `pieces` and its padding rows to the plan."""
-    absent = [original for original in originals if original not in names]
-    if absent:
-        if len(absent) == 1:
-            raise ValueError(
-                f"The checkpoint lacks {absent[0]}, the other half of {names[_other(originals, absent[0])]}; "
-                "check that all of its files are there."
-            )
-        return
-    old, added = (names[original] for original in originals)
+    old: str, added: str, shapes: Mapping[str, Shape], first_added_id: int
+) -> tuple[list[Piece], list[tuple[Piece, Shape]]]:
+    """Returns the pieces of one decoupled matrix, and its padding rows with their shape."""
     rows = shapes[old][0] if shapes[old] else 0
     if rows < first_added_id:
         raise ValueError(
             f"{old} has {rows} rows, fewer than the {first_added_id} tokens that the config states "
             "(initial_tokenizer_len); pass the config.json of this checkpoint."
         )
-    pieces[ours] = [Piece(old, 0, first_added_id), _whole(added, shapes[added])]
-    if rows > first_added_id:
-        padding_shape = (rows - first_added_id, *shapes[old][1:])
-        plan.padding.append(Target(originals[0], padding_shape, (Piece(old, first_added_id, rows),)))
-
-
-def _other(pair: tuple[str, str], name: str) -> str:
-    return pair[1] if name == pair[0] else pair[0]
+    padding = [(Piece(old, first_added_id, rows), (rows - first_added_id, *shapes[old][1:]))]
+    used = [Piece(old, 0, first_added_id), _whole(added, shapes[added])]
+    return used, padding if rows > first_added_id else []
 
 
 def _check(
@@ -219,25 +209,6 @@ def _fits(built: Shape, wanted: Shape) -> bool:
     return built == wanted or (len(built) == len(wanted) + 1 and built[0] == 1 and built[1:] == wanted)
 
 
-def check_rows_used_once(plan: Plan, shapes: Mapping[str, Shape]) -> None:
-    """Checks that each row of each source tensor is used exactly once, or that its tensor is dropped by name."""
-    used: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for target in (*plan.targets, *plan.padding):
-        for piece in target.pieces:
-            used[piece.source].append((piece.start, piece.stop))
-    wrong = []
-    for name, shape in shapes.items():
-        spans = sorted(used.pop(name, []))
-        edges = [0, *(stop for _, stop in spans)]
-        tiled = all(start == edge for (start, _), edge in zip(spans, edges, strict=False))
-        complete = edges[-1] == (shape[0] if shape else 1)
-        if (name in plan.dropped) == bool(spans) or (spans and not (tiled and complete)):
-            wrong.append(name)
-    wrong.extend(used)
-    if wrong:
-        raise ValueError(f"These tensors would not be used exactly once: {listed(wrong)}.")
-
-
 def assemble(
     target: Target, load: Callable[[str], "torch.Tensor"], dtype: "torch.dtype | None" = None
 ) -> "torch.Tensor":
@@ -286,14 +257,12 @@ def plan_export(shapes: Mapping[str, Shape], padding: Mapping[str, Shape], first
     if unplaced:
         raise ValueError(f"These tensors have no place in the original layout: {listed(unplaced)}.")
     all_shapes = {**shapes, **padding}
-    plan = Plan(
+    return Plan(
         [
             Target(key_map.ORIGINAL_PREFIX + name, _built_shape(parts, all_shapes), tuple(_in_qkv_order(parts)))
             for name, parts in pieces.items()
         ]
     )
-    check_rows_used_once(plan, all_shapes)
-    return plan
 
 
 def _original_name(name: str, kind: str) -> str | None:

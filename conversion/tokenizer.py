@@ -5,27 +5,14 @@ all n0 + 3, the normaliser that `XGenMMTokenizer` needs, and the chat template.
 """
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.files import read_json, write_json
-from xgenmm_hf.conversion.sentencepiece_model import (
-    BYTE,
-    UNKNOWN,
-    SubwordPiece,
-    is_available,
-    merges_from_pieces,
-    pieces_from_merges,
-    read_sentencepiece,
-    write_sentencepiece,
-)
 
 
 if TYPE_CHECKING:
     from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
-
-logger = logging.getLogger(__name__)
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -68,8 +55,8 @@ def build_tokenizer(source_folder: str | Path, initial_tokenizer_len: int | None
     """Builds our tokenizer from the tokenizer files of an original checkpoint.
 
     Args:
-        source_folder: Folder with tokenizer_config.json and tokenizer.json (or tokenizer.model); added_tokens.json
-            and special_tokens_map.json are read where they exist.
+        source_folder: Folder with tokenizer_config.json and tokenizer.json; added_tokens.json and
+            special_tokens_map.json are read where they exist.
         initial_tokenizer_len: The checkpoint's count of tokens before the three of the model were added; checked.
 
     Returns:
@@ -137,15 +124,7 @@ def export_tokenizer(tokenizer: "XGenMMTokenizer", out_folder: str | Path) -> li
     }
     for name, content in files.items():
         write_json(folder / name, content)
-    if not is_available():
-        logger.warning("tokenizer.model is not written: pip install 'xgenmm-hf[sentencepiece]' to have it.")
-        return list(files)
-    pieces = pieces_from_merges(spec["model"]["vocab"], spec["model"]["merges"])
-    if pieces is None:
-        logger.warning("tokenizer.model is not written: the merges of this tokenizer cannot be expressed in it.")
-        return list(files)
-    write_sentencepiece(folder / "tokenizer.model", pieces)
-    return [*files, "tokenizer.model"]
+    return list(files)
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -158,10 +137,11 @@ def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict
     """Returns the `model` and `post_processor` of a tokenizer.json, and the tokens that it lists as added."""
     path = folder / "tokenizer.json"
     if not path.is_file() and (folder / "tokenizer.model").is_file():
-        path = folder / "tokenizer.model"
-        spec = _spec_from_pieces(read_sentencepiece(path))
-    else:
-        spec = _read_object(path)
+        raise ValueError(
+            f"{folder} has a tokenizer.model and no tokenizer.json; with sentencepiece and protobuf installed make one: "
+            f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})."
+        )
+    spec = _read_object(path)
     model = spec.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE" or not model.get("byte_fallback"):
         found = model.get("type") if isinstance(model, dict) else None
@@ -173,23 +153,6 @@ def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict
     if not isinstance(vocab, dict) or not isinstance(merges, list) or not all(type(i) is int for i in vocab.values()):
         raise ValueError(f"{path} has no vocabulary, no merges or no ids. Download the file again.")
     return model, spec.get("post_processor") or PLAIN_POST_PROCESSOR, spec.get("added_tokens") or []
-
-
-def _spec_from_pieces(pieces: list[SubwordPiece]) -> dict[str, Any]:
-    """Returns the part of a tokenizer.json that a SentencePiece model gives."""
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": next((piece.text for piece in pieces if piece.kind == UNKNOWN), None),
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": True,
-        "byte_fallback": any(piece.kind == BYTE for piece in pieces),
-        "ignore_merges": False,
-        "vocab": {piece.text: index for index, piece in enumerate(pieces)},
-        "merges": merges_from_pieces(pieces),
-    }
-    return {"model": model}
 
 
 def _added_token(content: str, flags: dict[str, Any]) -> dict[str, Any]:

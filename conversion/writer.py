@@ -81,12 +81,8 @@ def write_shards(
 
 def _largest(tensor: "torch.Tensor") -> float:
     """Returns the largest magnitude, or NaN where there is one; small blocks leave no holes in the heap."""
-    import torch
-
     largest = 0.0
     for block in tensor.view(-1).split(_CHECKED_NUMBERS):
-        if block.dtype.is_complex or block.dtype.itemsize == 1:  # `aminmax` knows neither complex numbers nor float8
-            block = block.abs() if block.dtype.is_complex else block.to(torch.float32)
         low, high = block.aminmax()
         if isnan(low):
             return nan

@@ -13,12 +13,10 @@ from .tiling_xgenmm import count_image_tokens, count_tiles, select_grids, tile_l
 
 
 class Condition(NamedTuple):
-    """A condition on inputs.
+    """A condition on inputs: a bool or a tensor of one element, and what is wrong where it does not hold.
 
-    Attributes:
-        holds: A bool or a tensor of one element.
-        message: What is wrong where it does not hold, and how to fix it; names in braces stand for `values`.
-        values: Values of the message by name. Printing a tensor waits for it, so that happens only where needed.
+    Names in braces in the message stand for `values`. Printing a tensor waits for it, so that happens only where
+    needed.
     """
 
     holds: bool | torch.Tensor
@@ -40,23 +38,11 @@ def resolve_num_tiles(
     mask: torch.Tensor | None = None,
     repeats: int = 1,
 ) -> torch.Tensor:
-    """Fills in the default of `image_num_tiles` and checks all image inputs, waiting for the device once.
+    """Returns the tiles per image, (num_images,), and checks all image inputs, waiting for the device once.
 
-    Args:
-        config: The model's config.
-        num_tiles: Tiles in the batch.
-        image_sizes: Image sizes as (height, width), (num_images, 2), or None.
-        image_num_tiles: Tiles per image, (num_images,), or None: one per image where there are as many tiles as
-            images, else counted from the sizes.
-        device: Where a default is made.
-        mask: True at the prompts' image tokens, (B, L); None where there is no prompt.
-        repeats: How often the prompts show all images.
-
-    Returns:
-        Tiles per image, (num_images,).
-
-    Raises:
-        ValueError: If tiles, sizes, counts and image tokens do not fit each other.
+    `image_sizes` are (height, width), (num_images, 2). Without `image_num_tiles` there is one tile per image where
+    there are as many tiles as images, else they are counted from the sizes. `mask` is True at the prompts' image
+    tokens, (B, L); `repeats` is how often the prompts show all images.
     """
     anyres = config.image_aspect_ratio == "anyres"
     tiled = anyres and image_sizes is not None and image_sizes.shape[0] != num_tiles
@@ -107,20 +93,10 @@ def fits_prompt(num_tokens: int, mask: torch.Tensor) -> Condition:
 def arrange_chunks(
     config: XGenMMConfig, features: torch.Tensor, image_sizes: torch.Tensor | None, image_num_tiles: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Arranges the features of all tiles in chunks.
+    """Arranges features (num_tiles, num_patches, width) in chunks (num_chunks, patches of a chunk, width).
 
-    Args:
-        config: The model's config.
-        features: (num_tiles, num_patches, width).
-        image_sizes: Image sizes as (height, width), (num_images, 2); may be None if every image is one tile.
-        image_num_tiles: Tiles per image, (num_images,), checked by `resolve_num_tiles`.
-
-    Returns:
-        Chunks (num_chunks, patches of a chunk, width), and False on patches that must not be seen (num_chunks, patches
-        of a chunk), or None if all may.
-
-    Raises:
-        ValueError: If sizes are missing.
+    Also returns a mask, False on patches that must not be seen, (num_chunks, patches of a chunk), or None if all may.
+    `image_sizes` may be None if every image is one tile; `image_num_tiles` comes from `resolve_num_tiles`.
     """
     if config.image_aspect_ratio != "anyres" or image_sizes is None:
         missing = "image_sizes is missing; pass the processor's image_sizes with images of more than one tile."
@@ -142,16 +118,9 @@ def arrange_chunks(
 def join_tiles(
     chunks: torch.Tensor, visible: torch.Tensor, image_num_tiles: torch.Tensor, most_tiles: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Joins the tiles of each image into one chunk, padded with unseen features.
+    """Joins the tiles of each image into one chunk, (num_images, most_tiles * num_patches, width), and its mask.
 
-    Args:
-        chunks: (num_tiles, num_patches, width).
-        visible: (num_tiles, num_patches).
-        image_num_tiles: Tiles per image, (num_images,).
-        most_tiles: Tiles to pad to; a fixed number, so that no count has to be read back from the device.
-
-    Returns:
-        Chunks (num_images, most_tiles * num_patches, width) and their mask.
+    Up to `most_tiles` it is padded with unseen features: a fixed number, so that no count has to be read back.
     """
     slot = torch.arange(most_tiles, device=chunks.device)
     filled = slot < image_num_tiles.unsqueeze(1)
@@ -161,16 +130,7 @@ def join_tiles(
 
 
 def split_tokens(config: XGenMMConfig, tokens: torch.Tensor, image_num_tiles: torch.Tensor) -> list[torch.Tensor]:
-    """Splits the sampled tokens by image.
-
-    Args:
-        config: The model's config.
-        tokens: (total image tokens, text width).
-        image_num_tiles: Tiles per image, (num_images,).
-
-    Returns:
-        One (tokens, text width) tensor per image.
-    """
+    """Splits (total image tokens, text width) into one (tokens, text width) tensor per image."""
     return list(tokens.split(image_lengths(config, image_num_tiles.tolist())))
 
 

@@ -142,9 +142,6 @@ class VisionTowerHolder(PreTrainedModel):
 
     SigLIP and CLIP tensors are called `vision_model.*` on 4.57 and have no prefix on later 5.x; with this holder the
     module tree, and so the checkpoint, is the same on both.
-
-    Args:
-        vision_model: The library's vision model.
     """
 
     main_input_name = "pixel_values"

@@ -103,12 +103,7 @@ class MultimodalGenerationMixin(GenerationMixin):
 def cached_length(kwargs: dict[str, Any], input_ids: torch.Tensor | None) -> int:
     """Returns how many of the given tokens a call's cache holds already.
 
-    Args:
-        kwargs: The call's other arguments.
-        input_ids: Ids of the whole conversation, or with a longer `attention_mask` of what is new in it, (B, L).
-
-    Returns:
-        The number of tokens.
+    `input_ids` (B, L) are those of the whole conversation, or with a longer `attention_mask` of what is new in it.
     """
     cache = kwargs.get(CACHE_NAME)
     length = cache.get_seq_length() if cache is not None else 0
@@ -120,20 +115,10 @@ def cached_length(kwargs: dict[str, Any], input_ids: torch.Tensor | None) -> int
 def drop_cached_images(
     config: XGenMMConfig, images: dict[str, Any], mask: torch.Tensor, start: int
 ) -> dict[str, torch.Tensor | None]:
-    """Leaves out the images whose tokens all lie in the cached part of the prompts.
+    """Leaves out the images whose tokens all lie in the cached part of the prompts, their first `start` tokens.
 
-    Args:
-        config: The model's config.
-        images: `pixel_values`, `image_sizes` and `image_num_tiles` of all images of the prompts, in order; or of those
-            in the new part alone.
-        mask: True at image tokens, (B, L).
-        start: How many tokens of the prompts the cache holds.
-
-    Returns:
-        The inputs of the images in the new part.
-
-    Raises:
-        ValueError: If the images are neither the prompt's nor its new part's, or the cache ends inside an image.
+    `images` has `pixel_values`, `image_sizes` and `image_num_tiles` of all images of the prompts in order, or of those
+    in the new part alone; `mask` is True at image tokens, (B, L).
     """
     pixel_values, sizes = images["pixel_values"], images["image_sizes"]
     image_num_tiles = resolve_num_tiles(

@@ -28,20 +28,10 @@ class LegacyImageMixin:
     def preprocess(
         self, images: Any, image_aspect_ratio: str | None = None, return_tensors: str | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """The original's call, with the original's shapes.
+        """The original's call; `return_tensors` and further options are ignored, as in the original.
 
-        Args:
-            images: An image or a list of them.
-            image_aspect_ratio: `"anyres"` tiles the images; None gives one tile per image.
-            return_tensors: Ignored: the original always gave torch tensors.
-            **kwargs: Ignored, as in the original.
-
-        Returns:
-            `pixel_values`: with `"anyres"` (images, tiles, 3, S, S), or a list of (tiles, 3, S, S) where the
-            images have different numbers of tiles; else (1, images, 1, 3, S, S).
-
-        Raises:
-            ValueError: If something is not an image or cannot be read.
+        With `"anyres"` it returns `pixel_values` (images, tiles, 3, S, S), or a list of (tiles, 3, S, S) where the
+        images have different numbers of tiles; without, (1, images, 1, 3, S, S).
         """
         one_tile = "none" if self.image_aspect_ratio == "anyres" else self.image_aspect_ratio
         batch = self(images, image_aspect_ratio=image_aspect_ratio or one_tile, return_tensors="pt")
@@ -210,15 +200,8 @@ def is_legacy_api_call(kwargs: dict[str, Any]) -> bool:
 def flatten_images(pixel_values: Any) -> list[torch.Tensor]:
     """Flattens Hub-era `pixel_values` into one (tiles, channels, S, S) tensor per image.
 
-    Args:
-        pixel_values: None; a list of images or of lists of images, each (tiles, channels, S, S) or with a leading
-            1; a tensor (B, images, frames, channels, S, S) or (images, tiles, channels, S, S); or one image.
-
-    Returns:
-        The images in order.
-
-    Raises:
-        ValueError: If a tensor has none of these shapes.
+    They are None; nested lists of images; a tensor (B, images, frames, channels, S, S) or (images, tiles, channels, S,
+    S); or one image.
     """
     if pixel_values is None:
         return []
@@ -235,16 +218,7 @@ def flatten_images(pixel_values: Any) -> list[torch.Tensor]:
 
 
 def check_counts(input_ids: torch.Tensor, pixel_values: Any, image_token_id: int) -> None:
-    """Checks each prompt against its own images, where they are given prompt by prompt.
-
-    Args:
-        input_ids: (B, L).
-        pixel_values: As in `flatten_images`; only a list of B lists says whose images they are.
-        image_token_id: Id of `<image>`.
-
-    Raises:
-        ValueError: If a prompt holds more or fewer `<image>` than it has images.
-    """
+    """Checks each prompt of (B, L) ids against its own images, where a list of B lists says whose they are."""
     if not isinstance(pixel_values, (list, tuple)) or len(pixel_values) != len(input_ids):
         return
     for index, (row, group) in enumerate(zip(input_ids, pixel_values, strict=True)):
@@ -288,15 +262,7 @@ def expand_rows(
 
 
 def pad_left(rows: list[torch.Tensor], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Pads prompts on the left.
-
-    Args:
-        rows: Prompts, (length,) each.
-        pad_token_id: Id to pad with.
-
-    Returns:
-        `input_ids` and `attention_mask`, (B, longest length) each.
-    """
+    """Pads prompts of (length,) on the left: `input_ids` and `attention_mask`, (B, longest length) each."""
     kinds = {"input_ids": (rows, pad_token_id), "attention_mask": ([torch.ones_like(row) for row in rows], 0)}
     return {
         name: nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill, padding_side="left")

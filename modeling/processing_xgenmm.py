@@ -216,15 +216,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
     def _get_num_multimodal_tokens(
         self, image_sizes: list[tuple[int, int]] | None = None, **kwargs: Any
     ) -> MultiModalData:
-        """Counts tokens and tiles of images of given sizes; serving engines ask this.
-
-        Args:
-            image_sizes: Sizes in pixels as (height, width).
-            **kwargs: Options of the call.
-
-        Returns:
-            `num_image_tokens` and, as `num_image_patches`, the tiles per image.
-        """
+        """Counts tokens and tiles (`num_image_patches`) of images by (height, width); serving engines ask this."""
         if image_sizes is None:
             return MultiModalData()
         _, options = split_options(kwargs)
@@ -268,16 +260,10 @@ def move_back(offsets: list, is_marked: bool) -> list:
 
 
 def offsets_in_prompt(prompt: str, lengths: list[int], offsets: Any) -> list[tuple[int, int]]:
-    """Counts the positions of tokens from a prompt as it was before its images became as many tokens as they have.
+    """Counts (start, end) characters from a prompt as it was before its images were expanded to `lengths` tokens.
 
-    Args:
-        prompt: The prompt; `<image>`, alone or followed by placeholders, stands for an image.
-        lengths: Tokens of each of its images.
-        offsets: Spans of the tokens in the expanded prompt, as (start, end) characters.
-
-    Returns:
-        Spans in the prompt. An image's tokens get (0, 0), as padding does: they stand for pixels and belong to no
-        text, so that a mask of what the assistant says never holds them.
+    An image's tokens get (0, 0), as padding does: they stand for pixels and belong to no text, so that a mask of what
+    the assistant says never holds them.
     """
     start = 0
     origins: list[np.ndarray] = []  # for each character of the expanded prompt, where it comes from

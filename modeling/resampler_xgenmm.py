@@ -32,21 +32,11 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes attention with plain matrix products.
+    """Computes attention with plain matrix products, behind the library's attention interface.
 
-    Args:
-        module: The attention module (unused; part of the interface).
-        query: (num_chunks, num_heads, num_latents, head_dim).
-        key: (num_chunks, num_heads, num_keys, head_dim).
-        value: (num_chunks, num_heads, num_keys, head_dim).
-        attention_mask: Added to the scores, broadcastable to (num_chunks, num_heads, num_latents, num_keys).
-        scaling: Factor of the scores.
-        dropout: Unused; the resampler has none.
-        **kwargs: Unused; part of the interface.
-
-    Returns:
-        Output (num_chunks, num_latents, num_heads, head_dim) and weights (num_chunks, num_heads, num_latents,
-        num_keys).
+    Query (num_chunks, num_heads, num_queries, head_dim), key and value (num_chunks, num_heads, num_keys, head_dim);
+    the mask is added to the scores. Returns (num_chunks, num_queries, num_heads, head_dim) and the weights,
+    (num_chunks, num_heads, num_queries, num_keys).
     """
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
@@ -67,11 +57,7 @@ def chosen_attention(config: XGenMMResamplerConfig, output_attentions: bool = Fa
 
 
 class XGenMMResamplerAttention(nn.Module):
-    """Attention of the latents over features and latents together.
-
-    Args:
-        config: The resampler's config.
-    """
+    """Attention of the latents over features and latents together."""
 
     def __init__(self, config: XGenMMResamplerConfig):
         super().__init__()
@@ -93,17 +79,10 @@ class XGenMMResamplerAttention(nn.Module):
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attends.
+        """Attends from queries (num_chunks, num_queries, hidden_size) to [features ; queries], both normalised.
 
-        Args:
-            features: Normalised features, (num_chunks, num_patches, hidden_size).
-            latents: Normalised queries, (num_chunks, num_queries, hidden_size).
-            attention_mask: Mask over [features ; queries] in the form that the attention implementation takes.
-            output_attentions: Whether to compute attention eagerly, so that there are weights.
-            **kwargs: Passed to the attention implementation.
-
-        Returns:
-            Output (num_chunks, num_queries, hidden_size) and the attention weights where the implementation has them.
+        `attention_mask` has the form that the attention implementation takes. Returns the output, (num_chunks,
+        num_queries, hidden_size), and the weights where the implementation has them.
         """
         inputs = torch.cat([features, latents], dim=1)
         query = self._split_heads(self.q_proj(latents))
@@ -130,11 +109,7 @@ class XGenMMResamplerAttention(nn.Module):
 
 
 class XGenMMResamplerMLP(nn.Module):
-    """The feed-forward part of a block: bias-free, exact GELU.
-
-    Args:
-        config: The resampler's config.
-    """
+    """The feed-forward part of a block: bias-free, exact GELU."""
 
     def __init__(self, config: XGenMMResamplerConfig):
         super().__init__()
@@ -148,11 +123,7 @@ class XGenMMResamplerMLP(nn.Module):
 
 
 class XGenMMResamplerLayer(GradientCheckpointingLayer):
-    """A resampler block: attention, then feed-forward, each added to the latents.
-
-    Args:
-        config: The resampler's config.
-    """
+    """A resampler block: attention, then feed-forward, each added to the latents."""
 
     def __init__(self, config: XGenMMResamplerConfig):
         super().__init__()
@@ -174,12 +145,7 @@ class XGenMMResamplerLayer(GradientCheckpointingLayer):
 
 
 class XGenMMTextProjection(nn.Module):
-    """Maps the prompt's embeddings to the resampler's width: Linear, exact GELU, Linear.
-
-    Args:
-        input_size: Width of the language model.
-        hidden_size: Width of the resampler.
-    """
+    """Maps the prompt's embeddings to the resampler's width: Linear, exact GELU, Linear."""
 
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__()

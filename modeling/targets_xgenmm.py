@@ -82,16 +82,8 @@ def count_without_images(
 ) -> torch.Tensor:
     """Corrects a trainer's number of targets for the image tokens among them.
 
-    A trainer counts the targets of a whole step before the model sees them. The share of image tokens is this
-    batch's: exact for one batch a step, close for several. Labels without image tokens change nothing.
-
-    Args:
-        num_items_in_batch: The trainer's number of targets.
-        given: The labels as given, (B, L).
-        targets: The same without image tokens, (B, L).
-
-    Returns:
-        The number to divide the summed loss by.
+    A trainer counts the targets of a whole step before the model sees them. The share of image tokens between labels
+    as given and targets, (B, L), is this batch's: exact for one batch a step, close for several.
     """
     before, after = (given != IGNORE_INDEX).sum(), (targets != IGNORE_INDEX).sum()
     if not torch.compiler.is_compiling() and after < before:

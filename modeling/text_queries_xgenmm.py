@@ -39,17 +39,9 @@ def select_text(
 ) -> TextQueries:
     """Chooses the text queries of every image: the first tokens of its prompt, the image counting as one of them.
 
-    Padding is left out. (The original let it in, so that a row's answer depended on its batch.)
-
-    Args:
-        config: The model's config.
-        embeds: Embeddings of the prompts before the images are put in, (B, L, text width).
-        image_mask: True at image tokens, (B, L).
-        prompt_mask: True at tokens that may be queries, (B, L).
-        num_images: Images of the batch.
-
-    Returns:
-        The text queries.
+    `embeds` are the prompts' before the images are put in, (B, L, text width); `image_mask` is True at image tokens
+    and `prompt_mask` at tokens that may be queries, (B, L). Padding is left out. (The original let it in, so that a
+    row's answer depended on its batch.)
     """
     kept = prompt_mask.to(embeds.device).bool() & ~follows_image(image_mask)
     rows = torch.argsort((~image_mask.any(1)).int(), stable=True)[:num_images]
@@ -79,18 +71,9 @@ def one_image_per_prompt(image_mask: torch.Tensor, num_images: int) -> Condition
 def prompt_mask_of(
     attention_mask: torch.Tensor | None, image_mask: torch.Tensor, labels: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Finds the tokens that may be text queries.
+    """Finds the tokens that may be text queries, (B, L): the real ones of `attention_mask` (B, L), or all.
 
-    Args:
-        attention_mask: 1 on real tokens, (B, L); None: all are.
-        image_mask: True at image tokens, (B, L).
-        labels: Targets, (B, L); tokens from a row's first target on belong to the answer, which images must not see.
-
-    Returns:
-        True at the prompts' tokens, (B, L).
-
-    Raises:
-        ValueError: If the mask is not of two dimensions.
+    Tokens from a row's first target in `labels` (B, L) on belong to the answer, which images must not see.
     """
     if attention_mask is None:
         mask = torch.ones_like(image_mask)

@@ -38,15 +38,7 @@ def default_grids(tile_size: int) -> list[list[int]]:
 
 
 def check_grids(anyres_grids: list[list[int]], tile_size: int) -> None:
-    """Checks that grids can be cut into tiles.
-
-    Args:
-        anyres_grids: Grids as (width, height) in pixels.
-        tile_size: Side of a tile in pixels.
-
-    Raises:
-        ValueError: If there is none, or one is not made of whole tiles.
-    """
+    """Raises a ValueError if there is no grid, or one is no (width, height) in whole tiles of `tile_size` pixels."""
     if not anyres_grids:
         raise ValueError('anyres_grids is empty; give at least one (width, height), or set image_aspect_ratio="none".')
     for grid in anyres_grids:
@@ -84,16 +76,7 @@ def select_grids(image_sizes: torch.Tensor, anyres_grids: list[list[int]]) -> to
 
 
 def count_tiles(image_sizes: torch.Tensor, anyres_grids: list[list[int]], tile_size: int) -> torch.Tensor:
-    """Counts the tiles of every image in any-resolution mode: the overview and the grid's.
-
-    Args:
-        image_sizes: Image sizes as (height, width), (num_images, 2).
-        anyres_grids: Grids as (width, height) in pixels.
-        tile_size: Side of a tile in pixels.
-
-    Returns:
-        Tiles an image, (num_images,).
-    """
+    """Counts the tiles of every image in any-resolution mode, (num_images,): the overview and the grid's."""
     return 1 + (select_grids(image_sizes, anyres_grids) // tile_size).prod(dim=1)
 
 

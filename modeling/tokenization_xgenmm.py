@@ -68,13 +68,9 @@ _UNSAVED = (
 
 
 class PrefixedEncoding:
-    """An encoding whose positions count from the caller's text instead of the space that was put before it.
+    """The library's encoding, its positions counted from the caller's text without the space that was put before it.
 
-    Everything else is the library's encoding.
-
-    Args:
-        encoding: The library's encoding of the text as it was read.
-        shifts: For each sequence the number of characters put before it, or a list of them, one a word.
+    `shifts` are, per sequence, the number of characters put before it, or a list of them, one per word.
     """
 
     def __init__(self, encoding: Any, shifts: Sequence):

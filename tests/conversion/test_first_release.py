@@ -135,6 +135,16 @@ def converted(release, tmp_path_factory) -> Path:
     return out
 
 
+def test_the_sentencepiece_model_goes_there_and_back(converted, tmp_path):
+    assert not (converted / "tokenizer.model").exists()
+    result = export_checkpoint(converted, tmp_path / "back")
+    assert (tmp_path / "back" / "tokenizer.model").read_bytes() == (TOKENIZER / "tokenizer.model").read_bytes()
+    assert result.notes == ()
+    (converted / "original" / "tokenizer.model").rename(tmp_path / "elsewhere")
+    assert "copy the release's" in export_checkpoint(converted, tmp_path / "without").notes[0]
+    (tmp_path / "elsewhere").rename(converted / "original" / "tokenizer.model")
+
+
 class EosListStoppingCriteria(StoppingCriteria):
     """As on the published card."""
 

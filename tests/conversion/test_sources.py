@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from xgenmm_hf.conversion import convert_checkpoint
 from xgenmm_hf.conversion.files import UNFINISHED
-from xgenmm_hf.conversion.sources import MemoryTensors, PickleFile, Weights, locate, weight_files
+from xgenmm_hf.conversion.sources import WeightFile, Weights, locate, weight_files
 from xgenmm_hf.inference.source import resolve_model
 
 
@@ -185,13 +185,13 @@ def test_pickle_without_tensors(tmp_path: Path, content) -> None:
     path = tmp_path / "weights.pt"
     torch.save(content, path)
     with pytest.raises(ValueError, match=r"holds no state dict|holds entries that are no tensors"):
-        PickleFile(path).entries()
+        WeightFile(path).entries()
 
 
 def test_pickle_of_the_old_format(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save({"a": torch.arange(4.0)}, path, _use_new_zipfile_serialization=False)
-    assert PickleFile(path).load("a").tolist() == [0, 1, 2, 3]
+    assert WeightFile(path).load("a").tolist() == [0, 1, 2, 3]
 
 
 def test_unknown_weight_file(tmp_path: Path) -> None:
@@ -295,6 +295,6 @@ def test_long_lists_are_five_names_and_a_count(source: Path, tmp_path: Path, gol
 
 def test_same_name_in_two_files() -> None:
     weights = Weights()
-    weights.add(MemoryTensors({"a": torch.zeros(1)}))
+    weights.add(WeightFile(Path(), {"a": torch.zeros(1)}))
     with pytest.raises(ValueError, match="a is in both"):
-        weights.add(MemoryTensors({"a": torch.zeros(1)}))
+        weights.add(WeightFile(Path(), {"a": torch.zeros(1)}))

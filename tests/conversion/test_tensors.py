@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from xgenmm_hf.conversion import convert_state_dict, export_state_dict
-from xgenmm_hf.conversion.tensors import Piece, Plan, Target, check_rows_used_once, listed, plan_conversion
+from xgenmm_hf.conversion.tensors import Plan, listed, plan_conversion, plan_export
+from xgenmm_hf.conversion.verify import expected_tensors
 from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 
@@ -121,17 +122,22 @@ def test_ours_back_and_forth(golden_tensors, config) -> None:
     assert all(torch.equal(ours[name], again[name]) for name in ours)
 
 
-@pytest.mark.parametrize(
-    "pieces",
-    [
-        (Piece("a", 0, 2),),
-        (Piece("a", 0, 3), Piece("a", 2, 4)),
-        (Piece("a", 1, 4),),
-    ],
-)
-def test_rows_must_be_used_once(pieces: tuple[Piece, ...]) -> None:
-    with pytest.raises(ValueError, match=r"not be used exactly once: a\."):
-        check_rows_used_once(Plan([Target("t", (4,), pieces)]), {"a": (4,)})
+def unused_rows(plan: Plan, shapes: dict) -> set[str]:
+    """Names the sources of which a row is used twice or not at all, beside those that are dropped by name."""
+    used = {name: torch.zeros(shape[0] if shape else 1, dtype=torch.int) for name, shape in shapes.items()}
+    for target in (*plan.targets, *plan.padding):
+        for piece in target.pieces:
+            used[piece.source][piece.start : piece.stop] += 1
+    return {name for name, counts in used.items() if not bool((counts == (name not in plan.dropped)).all())}
+
+
+def test_every_row_is_used_once_both_ways(golden_tensors, config) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in golden_tensors.items()}
+    expected = expected_tensors(config)
+    plan = plan_conversion(shapes, expected, 300)
+    assert len(plan.dropped) == 11 and unused_rows(plan, shapes) == set()
+    padding = {target.name: target.shape for target in plan.padding}
+    assert unused_rows(plan_export(expected, padding, 300, "transformers"), {**expected, **padding}) == set()
 
 
 def test_long_lists_are_cut() -> None:

@@ -6,11 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from xgenmm_hf.conversion.sentencepiece_model import (
-    merges_from_pieces,
-    pieces_from_merges,
-    read_sentencepiece,
-)
 from xgenmm_hf.conversion.tokenizer import build_tokenizer, export_tokenizer
 from xgenmm_hf.modeling.tokenization_xgenmm import CHAT_TEMPLATE
 
@@ -33,7 +28,7 @@ def edit_json(path, change):
 
 @pytest.fixture
 def exported(tmp_path):
-    """A folder in the original form, with both tokenizer.json and tokenizer.model."""
+    """A folder in the original form."""
     export_tokenizer(build_tokenizer(SOURCE), tmp_path)
     return tmp_path
 
@@ -51,12 +46,17 @@ def test_three_tokens_follow_the_originals():
     assert not tokenizer.added_tokens_decoder[2].special
 
 
-def test_json_and_sentencepiece_files_give_the_same_tokenizer(exported):
-    from_json = build_tokenizer(exported)
-    (exported / "tokenizer.json").unlink()
-    from_model = build_tokenizer(exported)
-    assert from_json.backend_tokenizer.to_str() == from_model.backend_tokenizer.to_str()
-    assert from_json.backend_tokenizer.to_str() == build_tokenizer(SOURCE).backend_tokenizer.to_str()
+def test_a_sentencepiece_model_alone_is_refused_with_its_remedy(tmp_path):
+    pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")
+    folder = shutil.copytree(SOURCE, tmp_path / "alone")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"make one: transformers\.AutoTokenizer") as caught:
+        build_tokenizer(folder)
+    exec("import transformers\n" + str(caught.value).split("make one: ")[1].rstrip("."))
+    ours, theirs = build_tokenizer(folder), build_tokenizer(SOURCE)
+    for text in ("what is   this", "🙂 naïve", "\n\tred<|end|>", "<s> is"):
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
 
 
 def test_export_has_the_originals_form(exported):
@@ -68,40 +68,6 @@ def test_export_has_the_originals_form(exported):
     original = read_json(SOURCE / "tokenizer_config.json")
     assert {name: config[name] for name in original} == original
     assert read_json(exported / "added_tokens.json") == read_json(SOURCE / "added_tokens.json")
-
-
-def test_written_model_is_the_one_read(exported):
-    ours, theirs = read_sentencepiece(exported / "tokenizer.model"), read_sentencepiece(SOURCE / "tokenizer.model")
-    assert [(piece.text, piece.kind) for piece in ours] == [(piece.text, piece.kind) for piece in theirs]
-    assert merges_from_pieces(ours) == merges_from_pieces(theirs)
-
-
-def test_sentencepiece_reads_what_is_written(exported):
-    sentencepiece = pytest.importorskip("sentencepiece")
-    ours = sentencepiece.SentencePieceProcessor(model_file=str(exported / "tokenizer.model"))
-    theirs = sentencepiece.SentencePieceProcessor(model_file=str(SOURCE / "tokenizer.model"))
-    for text in ("", "what is   this", "🙂 naïve", "\n\tred", "<s>"):
-        assert ours.encode(text) == theirs.encode(text)
-    assert (ours.unk_id(), ours.bos_id(), ours.eos_id(), ours.pad_id()) == (0, 1, 2, -1)
-
-
-def test_merges_that_sentencepiece_cannot_express_leave_the_model_out(tmp_path, exported):
-    def drop_merge(spec):
-        del spec["model"]["merges"][3]
-
-    edit_json(exported / "tokenizer.json", drop_merge)
-    out = tmp_path / "out"
-    out.mkdir()
-    assert "tokenizer.model" not in export_tokenizer(build_tokenizer(exported), out)
-    assert build_tokenizer(out)("what is this") == build_tokenizer(exported)("what is this")
-
-
-def test_order_of_merges_counts():
-    pieces = [*("<unk>", "<s>", "</s>"), "a", "b", "c", "ab", "bc"]
-    vocab = {piece: index for index, piece in enumerate(pieces)}
-    better = pieces_from_merges(vocab, ["b c", "a b"])
-    assert better[7].score > better[6].score
-    assert pieces_from_merges({**vocab, "abc": 8}, ["b c", "a b", "a bc"]) is None
 
 
 def test_tokens_that_are_already_there_are_taken(exported):
@@ -130,15 +96,6 @@ def cut(name):
 
 def edit(name, change):
     return lambda folder: edit_json(folder / name, change)
-
-
-def only_model(damage):
-    def apply(folder):
-        (folder / "tokenizer.json").unlink()
-        path = folder / "tokenizer.model"
-        path.write_bytes(damage(path.read_bytes()))
-
-    return apply
 
 
 def no_files(folder):
@@ -172,9 +129,6 @@ BROKEN = {
     ),
     "unknown end": (edit("tokenizer_config.json", lambda c: c.update(eos_token="<eos>")), "'<eos>' .* is no token"),
     "odd end": (edit("tokenizer_config.json", lambda c: c.update(eos_token=["<s>"])), "is no token"),
-    "empty model file": (only_model(lambda data: b""), "is no SentencePiece model"),
-    "cut model file": (only_model(lambda data: data[: len(data) // 2]), "is no SentencePiece model"),
-    "text as model file": (only_model(lambda data: b"version https://git-lfs"), "is no SentencePiece model"),
 }
 
 
@@ -196,8 +150,7 @@ def test_another_size_is_refused():
 
 @NEEDS_ORIGINAL
 def test_the_released_tokenizer_goes_back_unchanged(tmp_path):
-    names = export_tokenizer(build_tokenizer(ORIGINAL, 32012), tmp_path)
-    assert "tokenizer.model" in names
+    export_tokenizer(build_tokenizer(ORIGINAL, 32012), tmp_path)
     exported, original = read_json(tmp_path / "tokenizer.json"), read_json(ORIGINAL / "tokenizer.json")
     for spec in (exported, original):
         spec["model"]["merges"] = [tuple(m.split(" ") if isinstance(m, str) else m) for m in spec["model"]["merges"]]
@@ -205,11 +158,3 @@ def test_the_released_tokenizer_goes_back_unchanged(tmp_path):
     config, wanted = read_json(tmp_path / "tokenizer_config.json"), read_json(ORIGINAL / "tokenizer_config.json")
     assert {**config, "chat_template": None} == {**wanted, "chat_template": None}
     assert read_json(tmp_path / "added_tokens.json") == read_json(ORIGINAL / "added_tokens.json")
-
-
-@NEEDS_ORIGINAL
-def test_the_released_tokenizer_from_its_sentencepiece_model(tmp_path):
-    tokenizer = build_tokenizer(ORIGINAL)
-    export_tokenizer(tokenizer, tmp_path)
-    shutil.move(tmp_path / "tokenizer.json", tmp_path / "unused.json")
-    assert build_tokenizer(tmp_path).backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
