@@ -140,8 +140,8 @@ def _has_both(originals: tuple[str, str], names: Mapping[str, str]) -> bool:
     present, absent = ([name for name in originals if (name in names) == there] for there in (True, False))
     if present and absent:
         raise ValueError(
-            f"The checkpoint lacks {absent[0]}, the other half of {names[present[0]]}; check that all of its files are "
-            "there."
+            f"The checkpoint lacks {absent[0]}, the other half of {names[present[0]]}; "
+            "check that all of its files are there."
         )
     return bool(present)
 

@@ -138,7 +138,7 @@ def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict
     path = folder / "tokenizer.json"
     if not path.is_file() and (folder / "tokenizer.model").is_file():
         raise ValueError(
-            f"{folder} has a tokenizer.model and no tokenizer.json; with sentencepiece and protobuf installed make one: "
+            f"{folder} has tokenizer.model and no tokenizer.json; with sentencepiece and protobuf installed make one: "
             f"transformers.AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})."
         )
     spec = _read_object(path)
