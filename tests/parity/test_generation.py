@@ -55,6 +55,16 @@ def test_greedy_answers_do_not_depend_on_how(anyres, model, alone, options):
         assert new_tokens(model, anyres.prompt([index]), **options) == [alone[index]]
 
 
+def test_prompt_lookup_proposes_no_image_tokens(anyres, model):
+    """The prompt ends in the token before its image, so what followed that one would be proposed."""
+    prompt = anyres.prompt([0])
+    ids = prompt["input_ids"]
+    before = int((ids[0] == model.config.image_token_id).nonzero()[0]) - 1
+    prompt["input_ids"] = torch.cat([ids, ids[:, before : before + 1]], dim=1)
+    prompt["attention_mask"] = torch.ones_like(prompt["input_ids"])
+    assert new_tokens(model, prompt, prompt_lookup_num_tokens=3) == new_tokens(model, prompt)
+
+
 @pytest.mark.parametrize("options", [{"num_beams": 2, "num_return_sequences": 2}, {"num_beams": 3}])
 def test_images_are_encoded_once_a_prompt(anyres, model, tower_calls, options):
     together = new_tokens(model, anyres.prompt([2, 1, 3]), **options)
