@@ -6,6 +6,7 @@ from xgenmm_hf.evaluation.results import Result, build_result
 from xgenmm_hf.evaluation.runner import Run, SampleAnswer
 from xgenmm_hf.evaluation.samples import Problem, Sample, Scores, Task
 from xgenmm_hf.evaluation.settings import AskSettings
+from xgenmm_hf.inference.provenance import provenance
 
 
 def make_result(
@@ -39,5 +40,6 @@ def make_result(
     run = Run(answered, list(problems), 0)
     checkpoint = {"model": model, "sha256": "0" * 64}
     prompt = {"form": "chat", "suffixes": [""], "rendered": "<|user|>\n{question}<|end|>\n"}
-    facts = {"files": ["a.jsonl"], "checkpoint": checkpoint, "prompt": prompt}
+    origin = provenance(model, checkpoint=checkpoint)
+    facts = {"files": ["a.jsonl"], "checkpoint": checkpoint, "provenance": origin, "prompt": prompt}
     return build_result(task, run, found, AskSettings(**settings), facts)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from xgenmm_hf.bulk.rows import BulkRow
 from xgenmm_hf.data.image_refs import UnreadableImage, image_name, image_ref, open_image
+from xgenmm_hf.inference.provenance import provenance
 
 
 ENGINES = ("transformers", "vllm")
@@ -93,6 +94,11 @@ class BulkGenerator:
             build = _TransformersEngine if self.engine == "transformers" else _VllmEngine
             self._loaded = build(self)
         return self._loaded
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the answers depend on besides the prompt; dtype, device and attention once a model is loaded."""
+        return provenance(self.model, getattr(getattr(self._loaded, "parts", None), "model", None), engine=self.engine)
 
     def prepare(self, rows: Sequence[BulkRow]) -> Prepared:
         """Opens a batch's images and makes the engine's inputs; may run in a thread beside `answer`.

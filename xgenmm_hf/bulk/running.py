@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from xgenmm_hf.bulk.engines import BulkAnswer, BulkGenerator
 from xgenmm_hf.bulk.rows import BulkRow, read_rows
-from xgenmm_hf.conversion.files import replacing
+from xgenmm_hf.conversion.files import replacing, write_text
 
 
 _END_LINE = b'{"complete": true}\n'
@@ -53,7 +53,8 @@ def generate(
     """Answers every row of a source and writes JSON Lines.
 
     A line is ``{"index", "row", "text"}``, or ``{"index", "row", "error"}`` for a row that cannot be answered. A run
-    that was stopped resumes when it is started again with the same options.
+    that was stopped resumes when it is started again with the same options. Options and provenance are written beside
+    the answers, into ``OUT.run.json``.
     """
     from filelock import FileLock, Timeout
 
@@ -87,6 +88,8 @@ def generate(
     if merged:
         with replacing(target) as draft, draft.open("w", encoding="utf-8") as file:
             file.writelines(line for _, line in heapq.merge(*(_lines(one) for one in parts)))
+        report = {**json.loads(header), "provenance": generator.provenance}
+        write_text(target.with_suffix(".run.json"), json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         for one in parts:
             one.unlink()
     return BulkRun(target if merged else part, total, errors, done, merged)

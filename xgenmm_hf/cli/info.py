@@ -36,6 +36,9 @@ def info(
     image_size: Annotated[
         str | None, typer.Option(metavar="WxH", help="Also say what an image of this size costs.")
     ] = None,
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Also name weights and processor by digest, versions and device.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show a checkpoint's architecture, sizes and image mode."""
@@ -47,7 +50,7 @@ def info(
 
     from xgenmm_hf.inference.describing import describe
 
-    facts = describe(path, size)
+    facts = describe(path, size, with_provenance=provenance)
     print(json.dumps(facts) if as_json else "\n".join(render(facts)))
 
 
@@ -63,6 +66,10 @@ def render(facts: dict[str, Any]) -> Iterator[str]:
     yield f"context          {facts['context']} tokens"
     yield f"computes in      {facts['computes_in']}"
     yield from render_images(facts["images"])
+    if "provenance" in facts:
+        from xgenmm_hf.inference.provenance import provenance_rows
+
+        yield from (f"{name:<17}{value}" for name, value in provenance_rows(facts["provenance"]).items())
 
 
 def render_weights(weights: dict[str, Any] | None) -> str:

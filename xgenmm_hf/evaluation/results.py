@@ -15,7 +15,7 @@ from xgenmm_hf.conversion.files import read_json, write_text
 from xgenmm_hf.data.image_refs import image_name
 from xgenmm_hf.evaluation.samples import Scores, Task
 from xgenmm_hf.evaluation.settings import AskSettings
-from xgenmm_hf.inference.provenance import library_versions
+from xgenmm_hf.inference.provenance import provenance_rows
 
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def build_result(
         "task": {"name": task.name, "kind": task.kind, **metric},
         **facts,
         "config": {**asdict(settings), "form": settings.prompt_form, "max_new_tokens": longest, **machine},
-        "versions": library_versions(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "counts": {"evaluated": len(records), "problems": len(run.problems), "resumed": run.resumed},
         "scores": finite(scores.overall),
@@ -113,11 +112,10 @@ def markdown_report(result: Result) -> str:
     """Writes the report: scores, categories, the prompt in force, settings, problems."""
     task, counts = result["task"], result["counts"]
     settings = {
-        "checkpoint": " ".join(f"{name} {value}" for name, value in result["checkpoint"].items()),
+        **provenance_rows(result["provenance"]),
         **{name: "-" if value is None else value for name, value in result["config"].items()},
         "rule": task.get("rule", "-"),
         "files": ", ".join(result["files"]),
-        "versions": ", ".join(f"{name} {number}" for name, number in result["versions"].items()),
     }
     blocks = [
         f"# {escape(task['name'])}",

@@ -25,7 +25,7 @@ from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.inference.batches import answer_texts
 from xgenmm_hf.inference.prompt_form import read_prompt_form
 from xgenmm_hf.inference.prompts import is_base
-from xgenmm_hf.inference.provenance import describe_checkpoint
+from xgenmm_hf.inference.provenance import describe_checkpoint, provenance
 
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ def evaluate_task(
         raise ValueError(f"No sample of {task.name} could be asked; the first problem: {run.problems[0]}.")
     scores = score(task.metric, [one.sample for one in run.answered], [one.answer for one in run.answered])
     device = f"{loaded.model.device.type}, {str(loaded.model.dtype).removeprefix('torch.')}"
-    facts = {"files": list(files), "checkpoint": checkpoint, "prompt": prompt}
+    origin = provenance(source, loaded.model, checkpoint=checkpoint)
+    facts = {"files": list(files), "checkpoint": checkpoint, "provenance": origin, "prompt": prompt}
     result = build_result(task, run, scores, settings, facts, device=device, processes=share.world)
     write_result(result, output)
     return result

@@ -14,6 +14,7 @@ from xgenmm_hf.conversion.sources import weight_files
 from xgenmm_hf.conversion.verify import meta_model
 from xgenmm_hf.inference.loading import pick_device
 from xgenmm_hf.inference.precision import choose_dtype
+from xgenmm_hf.inference.provenance import name_device, provenance
 from xgenmm_hf.inference.source import is_local, is_original_layout, read_config, resolve_model
 from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens, count_tiles
 
@@ -26,15 +27,19 @@ PARTS = {
 }
 
 
-def describe(model: str | os.PathLike[str], image_size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Describes a checkpoint from its config and the headers of its weight files."""
+def describe(
+    model: str | os.PathLike[str], image_size: tuple[int, int] | None = None, with_provenance: bool = False
+) -> dict[str, Any]:
+    """Describes a checkpoint from its config and the headers of its weight files; provenance reads them whole."""
     source = resolve_model(model, ours=False)
     config = XGenMMConfig.from_pretrained(source)
     fields = read_config(Path(source)) if is_local(source) else {}
     mode: ImageMode | None = ImageMode(config.image_aspect_ratio, config.anyres_grids)
     if is_original_layout(fields):
         mode = original_image_mode(Path(source), fields, config.tile_size)
-    return {
+    device = pick_device()
+    dtype, computes_in = choose_dtype(config.dtype or torch.float32, config.text_config, device)
+    facts = {
         "model": source,
         "layout": "original" if is_original_layout(fields) else "xgenmm-hf",
         "architecture": describe_architecture(config),
@@ -42,8 +47,12 @@ def describe(model: str | os.PathLike[str], image_size: tuple[int, int] | None =
         "weights": describe_weights(Path(source)) if is_local(source) else None,
         "images": describe_images(config, mode, image_size),
         "context": config.text_config.max_position_embeddings,
-        "computes_in": choose_dtype(config.dtype or torch.float32, config.text_config, pick_device())[1],
+        "computes_in": computes_in,
     }
+    if with_provenance:
+        chosen = {"dtype": str(dtype).removeprefix("torch."), "device": name_device(device)}
+        facts["provenance"] = provenance(source, meta_model(config), **chosen)
+    return facts
 
 
 def describe_architecture(config: XGenMMConfig) -> dict[str, dict[str, Any]]:

@@ -1,16 +1,67 @@
-"""Which weights and which libraries gave an answer."""
+"""Which weights, processor, libraries and device gave an answer."""
 
 import hashlib
 import json
 import platform
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from xgenmm_hf import __version__
 from xgenmm_hf.inference.adapters import adapter_base
 
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow")
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "peft", "trl", "datasets", "vllm")
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+PARTS = {"vision_config": "vision tower", "resampler_config": "resampler", "text_config": "language model"}
+
+
+def provenance(source: str, model: Any = None, **known: Any) -> dict[str, Any]:
+    """Says what the numbers of a report depend on besides its settings; `known` goes before what is found here."""
+    if model is not None:
+        kinds = {name: getattr(model.config, part)._attn_implementation for part, name in PARTS.items()}
+        shared = len(set(kinds.values())) == 1
+        found = {
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": name_device(model.device),
+            "attention": kinds["resampler"] if shared else ", ".join(f"{name} {kind}" for name, kind in kinds.items()),
+        }
+        known = {**found, **known}
+    if "checkpoint" not in known:
+        known["checkpoint"] = describe_checkpoint(
+            source, getattr(getattr(model, "config", None), "_commit_hash", None)
+        )
+    files = [Path(source) / name for name in PROCESSOR_FILES]
+    return {
+        "checkpoint": known.pop("checkpoint"),
+        "processor": digest(files) if any(map(Path.is_file, files)) else None,
+        **known,
+        "versions": library_versions(),
+    }
+
+
+def name_device(device: Any) -> str:
+    """Returns a torch device's type, and a GPU's name."""
+    import torch
+
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def provenance_rows(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Returns a provenance for people: one line of text for each name."""
+    return {
+        name: ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, Mapping) else str(value)
+        for name, value in facts.items()
+        if value is not None
+    }
 
 
 def describe_checkpoint(source: str, commit: str | None = None) -> dict[str, str]:
@@ -18,25 +69,28 @@ def describe_checkpoint(source: str, commit: str | None = None) -> dict[str, str
     folder = Path(source)
     if not folder.is_dir():
         return {"model": source, **({"commit": commit} if commit else {})}
-    digest = hashlib.sha256()
     base = adapter_base(folder)
-    if base is not None:
-        digest.update(json.dumps(describe_checkpoint(base), sort_keys=True).encode())
-    configs = [folder / "config.json"] if base is None else [folder / "adapter_config.json"]
-    for file in [*configs, *sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])]:
-        digest.update(f"{file.name} {file.stat().st_size} ".encode())
+    start = b"" if base is None else json.dumps(describe_checkpoint(base), sort_keys=True).encode()
+    config = folder / ("config.json" if base is None else "adapter_config.json")
+    files = [config, *sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])]
+    return {"model": source, "sha256": digest(files, start)}
+
+
+def digest(files: Iterable[Path], start: bytes = b"") -> str:
+    """Returns the SHA-256 of those files that exist, with their names and sizes."""
+    found = hashlib.sha256(start)
+    for file in filter(Path.is_file, files):
+        found.update(f"{file.name} {file.stat().st_size} ".encode())
         with file.open("rb") as data:
             while block := data.read(1 << 22):
-                digest.update(block)
-    return {"model": source, "sha256": digest.hexdigest()}
+                found.update(block)
+    return found.hexdigest()
 
 
 def library_versions() -> dict[str, str]:
-    """Returns the versions of everything that may change an answer."""
+    """Returns the versions of what may change an answer, where it is installed."""
     found = {"python": platform.python_version(), "xgenmm-hf": __version__}
     for name in LIBRARIES:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
     return found

@@ -1,6 +1,5 @@
 """The model card of a finished run: what it is, how to use it, and how it came about."""
 
-import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from xgenmm_hf.conversion.model_card import (
     set_part,
     usage,
 )
+from xgenmm_hf.inference.provenance import provenance, provenance_rows
 from xgenmm_hf.inference.source import REPO_ID
 from xgenmm_hf.training.arguments import Recipe, describe_options
 
 
-LIBRARIES = ("xgenmm-hf", "transformers", "trl", "peft", "accelerate", "datasets", "torch")
 TITLES = {
     "pretrain": "Pre-training",
     "sft": "Supervised fine-tuning",
@@ -35,11 +34,12 @@ def write_card(trainer: Any, recipe: Recipe, counts: dict[str, int], metrics: di
     where = recipe.training.hub_model_id or str(folder)
     rows = [f"| {source} | {count:,} |" for source, count in counts.items()] or ["| streamed | not counted |"]
     figures = [f"| {key} | {value:,.5g} |" for key, value in metrics.items() if isinstance(value, (int, float))]
+    origin = provenance(base, trainer.model)
     sections = {
         "Data": "\n".join(["| source | rows |", "|---|---:|", *rows, "", notes]).strip(),
         "Metrics": "\n".join(["| metric | value |", "|---|---:|", *figures]),
         "Recipe": f"```yaml\n# xgenmm train {recipe.stage}\n{describe_options(recipe.options)}\n```",
-        "Versions": "\n".join(f"- {library} {version}" for library, version in versions().items()),
+        "Provenance": "\n".join(f"- {name}: {value}" for name, value in provenance_rows(origin).items()),
     }
     published = REPO_ID.fullmatch(base) is not None and not Path(base).exists()
     base_card = None if published else read_card(Path(base) / "README.md")
@@ -67,14 +67,3 @@ def write_merged_card(recipe: Recipe, folder: Path, draft: Path, config: Any) ->
     chat = is_tuned_on_chats(Path(recipe.training.output_dir), config)
     set_part(card, USE, usage(recipe.training.hub_model_id or str(folder), chat=chat))
     card.save(draft / "README.md")
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of the libraries that took part, where they are installed."""
-    found = {}
-    for library in LIBRARIES:
-        try:
-            found[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -68,7 +68,11 @@ def test_a_line_per_image_in_order_and_the_damaged_one_named(naming, drawn, tmp_
     assert [line["row"] for line in found] == sorted(str(path.relative_to(drawn)) for path in drawn.rglob("*.png"))
     (error,) = [line for line in found if "error" in line]
     assert error["row"] == f"1/{BROKEN}" and BROKEN in error["error"] and "text" not in error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "out.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drawn", "out.jsonl", "out.run.json"]
+    report = json.loads((tmp_path / "out.run.json").read_text(encoding="utf-8"))
+    assert (report["prompt"], report["batch_size"]) == ("What is shown?", 4)
+    assert report["provenance"]["checkpoint"] == {"model": "no model"}
+    assert report["provenance"]["engine"] == "transformers" and "torch" in report["provenance"]["versions"]
 
 
 def test_one_row_that_the_engine_refuses_costs_its_batch_nothing(naming, drawn, tmp_path):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from xgenmm_hf import TINY_MODEL
+from xgenmm_hf import TINY_MODEL, load
 from xgenmm_hf.cli.app import app
+from xgenmm_hf.inference.provenance import provenance
 
 
 ORIGINAL = {
@@ -76,3 +77,27 @@ def test_broken_folders_are_one_line(tmp_path):
     assert result.exit_code == 1
     assert "'../secret.safetensors'" in result.stderr
     assert CliRunner().invoke(app, ["info", str(tmp_path / "nowhere")]).exit_code == 1
+
+
+def test_provenance_names_weights_and_processor_by_what_is_in_them(tmp_path):
+    folder = Path(shutil.copytree(TINY_MODEL, tmp_path / "checkpoint"))
+    found = facts_of(str(folder), "--provenance")["provenance"]
+    assert list(found) == ["checkpoint", "processor", "dtype", "device", "attention", "versions"]
+    assert found["attention"] == "sdpa" and found["dtype"] in ("float32", "bfloat16")
+    assert {"python", "xgenmm-hf", "torch", "transformers"} <= found["versions"].keys()
+    text = CliRunner().invoke(app, ["info", str(folder), "--provenance"]).stdout
+    assert found["processor"] in text and found["checkpoint"]["sha256"] in text
+    assert "provenance" not in facts_of(str(folder))
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
+    other = facts_of(str(folder), "--provenance")["provenance"]
+    assert other["processor"] != found["processor"] and other["checkpoint"] == found["checkpoint"]
+
+
+def test_provenance_of_a_model_is_that_of_what_was_loaded():
+    model = load(TINY_MODEL, dtype="bfloat16", device="cpu").model
+    found = provenance(TINY_MODEL, model)
+    assert (found["dtype"], found["device"], found["attention"]) == ("bfloat16", "cpu", "sdpa")
+    model.model.language_model.set_attn_implementation("eager")
+    assert provenance(TINY_MODEL, model)["attention"] == "vision tower sdpa, resampler sdpa, language model eager"
+    assert provenance("org/name", checkpoint={"model": "org/name"})["processor"] is None

@@ -24,7 +24,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"results.json", "results.md"}
     assert result["config"]["form"] == "base"
     assert (result["config"]["shots"], result["config"]["seed"], result["config"]["max_new_tokens"]) == (4, 7, 256)
-    assert {"python", "torch", "transformers", "xgenmm-hf"} <= result["versions"].keys()
+    assert {"python", "torch", "transformers", "xgenmm-hf"} <= result["provenance"]["versions"].keys()
     assert result["samples"][1] == {
         "id": "s1",
         "category": "b",
@@ -71,6 +71,7 @@ def test_the_report_has_scores_categories_the_prompt_and_problems():
     assert "- a.jsonl, line 3: the image x_1.png is missing" in report
     assert "no \\| id" in report
     assert "| seed | 0 |" in report
+    assert f"| checkpoint | model models/tiny, sha256 {'0' * 64} |" in report and "| versions | python " in report
 
 
 def test_escaping_keeps_a_text_in_its_cell():

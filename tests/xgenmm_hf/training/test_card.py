@@ -1,18 +1,19 @@
 """A run's model card."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import ModelCard
 
-from xgenmm_hf import TINY_MODEL, XGenMMConfig
+from xgenmm_hf import TINY_MODEL, load
 from xgenmm_hf.training.card import write_card
 
 
 def written(tmp_path, stage="sft", use_peft=False, hub_model_id=None, base=TINY_MODEL) -> ModelCard:
     trainer = SimpleNamespace(
         is_world_process_zero=lambda: True,
-        model=SimpleNamespace(config=XGenMMConfig.from_pretrained(TINY_MODEL)),
+        model=load(TINY_MODEL, dtype="float32", device="cpu").model,
     )
     recipe = SimpleNamespace(
         stage=stage,
@@ -31,6 +32,10 @@ def test_the_stage_is_named_as_it_is_written(tmp_path, stage, title):
     card = written(tmp_path, stage)
     assert title in card.text and "| rows | 3 |" in card.text and "No row was left out." in card.text
     assert stage in card.data.tags
+    section = card.text.split("## Provenance")[1].split("\n## ")[0]
+    assert re.search(r"- checkpoint: model \S+, sha256 [0-9a-f]{64}\n- processor: [0-9a-f]{64}\n", section)
+    assert "- dtype: float32\n- device: cpu\n- attention: sdpa\n- versions: python " in section
+    assert all(f", {name} " in section for name in ("xgenmm-hf", "torch", "transformers", "trl", "peft"))
 
 
 def test_one_licence_and_the_path_of_the_run(tmp_path):
