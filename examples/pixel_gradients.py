@@ -1,6 +1,6 @@
 """Gradients at the pixels: an attack within 8/255, and which pixels an answer rests on.
 
-    python examples/pixel_gradients.py [IMAGE --question TEXT --target WORD] [--model PATH] [--output FOLDER]
+    python examples/pixel_gradients.py [IMAGE --question TEXT --target WORD] [--model PATH] [--output FILE]
 
 Projected gradient descent changes an image, by at most --epsilon levels of 255 per value, until the model answers
 something else; noise of the same size without a gradient does not. With captum installed (extra `research`), saliency
@@ -31,7 +31,9 @@ def main() -> None:
     parser.add_argument("--epsilon", type=int, default=8, help="largest change of a value, of 255 levels")
     parser.add_argument("--steps", type=int, default=30, help="most steps of the attack")
     parser.add_argument("--model", default=xgenmm_hf.TINY_MODEL, help="checkpoint folder or Hub repository")
-    parser.add_argument("--output", type=Path, help="folder for the changed image and the drawings")
+    parser.add_argument(
+        "--output", type=Path, help="file for the image, the changed image and the drawings, side by side"
+    )
     args = parser.parse_args()
     asker = Asker(args.model, args.question)
     image = as_tensor(Image.open(args.image))
@@ -42,15 +44,18 @@ def main() -> None:
     print(f"{args.question} {answer}")
     print(f"noise of {levels(noisy - image)}/255: {asker.answer(noisy)}")
     print(f"gradient, {levels(changed - image)}/255: {asker.answer(changed)}")
-    if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
-        as_image(changed).save(args.output / "changed.png")
+    panels = [as_image(image), as_image(changed)]
     if find_spec("captum"):
         for name, heat in attributions(asker, image, answer).items():
-            hottest = np.unravel_index(heat.argmax(), heat.shape)
-            print(f"{name}: the hottest pixel is in row {hottest[0]}, column {hottest[1]}")
-            if args.output:
-                draw(image, heat).save(args.output / f"{name.replace(' ', '_')}.png")
+            row, column = np.unravel_index(heat.argmax(), heat.shape)
+            print(f"{name}: the hottest pixel is in row {row}, column {column}")
+            panels.append(draw(image, heat))
+    if args.output:
+        width, height = (round(side * 240 / image.shape[1]) for side in (image.shape[2], image.shape[1]))
+        figure = Image.new("RGB", (len(panels) * width, height))
+        for place, panel in enumerate(panels):
+            figure.paste(panel.resize((width, height)), (place * width, 0))
+        figure.save(args.output, optimize=True)
 
 
 class Asker:
@@ -115,8 +120,8 @@ def attributions(asker: Asker, image: torch.Tensor, answer: str) -> dict[str, np
     def score(images: torch.Tensor) -> torch.Tensor:
         return asker.log_probability(images, answer)
 
-    batch = image.unsqueeze(0)
-    gray = torch.full_like(batch, 0.5)
+    batch = image.unsqueeze(0).requires_grad_()
+    gray = torch.full_like(batch, 0.5, requires_grad=False)
     found = {
         "saliency": Saliency(score).attribute(batch),
         "integrated gradients": IntegratedGradients(score).attribute(batch, gray, n_steps=16, internal_batch_size=4),

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def run(monkeypatch):
 
 
 def test_all_of_them_are_run_here():
-    tested = "01_inference 02_batch_inference 03_interleaved_and_few_shot 04_sft_lora 05_dpo"
+    tested = "01_inference 02_batch_inference 03_interleaved_and_few_shot 04_sft_lora 05_dpo 06_looking_inside"
     assert [path.stem for path in NOTEBOOKS] == tested.split()
 
 
@@ -83,6 +84,14 @@ def test_interleaved_and_few_shot():
     said = stored("03_interleaved_and_few_shot.ipynb")
     assert "tiles of each image: [" in said
     assert len(said.strip().splitlines()) >= 3
+
+
+def test_looking_inside(run):
+    for said in (run("06_looking_inside.ipynb"), stored("06_looking_inside.ipynb")):
+        assert "chunk 0 (overview): prompt" in said and "chunk 4 (strip): prompt" in said
+        assert re.search(r"after layer 5: .* has rank 0\n", said)
+        assert "answers are exchanged: True" in said and "all pixels have a gradient: True" in said
+        assert float(re.search(r"exact tiles: ([\d.]+) of 255", said)[1]) < 1.5
 
 
 @pytest.mark.slow

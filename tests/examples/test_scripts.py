@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TRAINING = ("sft.py", "sft_interleaved.py", "dpo.py")
 ELSEWHERE = ("bulk_ray.py",)  # needs Ray; its tests are in tests/xgenmm_hf/bulk
-ASKING = [path for path in EXAMPLES if path.name not in (*TRAINING, *ELSEWHERE)]
+GRADIENTS = ("pixel_gradients.py",)
+ASKING = [path for path in EXAMPLES if path.name not in (*TRAINING, *GRADIENTS, *ELSEWHERE)]
 
 
 @pytest.fixture
@@ -79,3 +80,13 @@ def test_batches_answer_as_one_by_one(run, images):
 def test_few_shots(run, images):
     shots = ["--shot", images[0], "A red image.", "--shot", images[1], "A green image."]
     assert run("few_shot_base_format.py", images[2], *shots, "--query", "A", "--max-new-tokens", "4").strip()
+
+
+def test_pixel_gradients_change_an_answer_that_noise_leaves(run, tmp_path):
+    pytest.importorskip("captum")
+    asked, noise, changed, *drawn = run("pixel_gradients.py", "--output", str(tmp_path / "drawn.png")).splitlines()
+    answer = asked.rpartition("? ")[2]
+    assert noise == f"noise of 8/255: {answer}"
+    assert re.fullmatch(r"gradient, [1-8]/255: .+", changed) and not changed.endswith(f": {answer}")
+    assert [line.partition(":")[0] for line in drawn] == ["saliency", "integrated gradients"]
+    assert Image.open(tmp_path / "drawn.png").size == (4 * 211, 240)
