@@ -46,7 +46,7 @@ OPENCLIP = ["open_clip_torch>=2.24"]
 EVAL = ["datasets>=4.7", "matplotlib>=3.9", "pyarrow>=21", "pycocoevalcap>=1.2", "pyyaml>=6.0.2"]
 SERVE = ["fastapi>=0.115", "uvicorn>=0.30", "prometheus-client>=0.20"]
 DEMO = ["gradio>=6,<7"]
-RESEARCH = ["captum>=0.9", "matplotlib>=3.9"]
+RESEARCH = ["captum>=0.9"]
 QUANT = ["torchao>=0.18", "bitsandbytes>=0.50"]
 DEV = [
     *TRAIN,
