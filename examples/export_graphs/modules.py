@@ -11,7 +11,6 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from xgenmm_hf import XGenMMForConditionalGeneration
-from xgenmm_hf.modeling.compat_xgenmm import CACHE_NAME
 
 
 class VisionGraph(nn.Module):
@@ -116,7 +115,7 @@ class TextGraph(nn.Module):
             attention_mask=self._visible(slots, padding, keys[0].shape[2]),
             position_ids=positions,
             use_cache=True,
-            **{CACHE_NAME: TensorCache(keys, values, slots)},
+            past_key_values=TensorCache(keys, values, slots),
         )
         return self.lm_head(output.last_hidden_state[:, -1])
 

@@ -36,6 +36,14 @@ class ImageAddresses:
         patch_box: (left, top, right, bottom) of each patch in its image's pixels, (num_tiles, side, side, 4), also
             outside of the image. The last pixels of a tile that patches do not fill (27 * 14 of 384) belong to none.
         patch_letterbox: True where a patch shows no pixel of the image, (num_tiles, side, side).
+
+    Example:
+        ```python
+        >>> from xgenmm_hf import TINY_MODEL, XGenMMConfig, image_token_addresses
+        >>> addresses = image_token_addresses([(64, 128)], XGenMMConfig.from_pretrained(TINY_MODEL))  # height, width
+        >>> addresses.chunk_kind, addresses.token_chunk.shape
+        (('overview', 'strip', 'strip'), torch.Size([48]))
+        ```
     """
 
     image_sizes: torch.Tensor

@@ -49,8 +49,11 @@ class Terminal:
 def test_a_chat_survives_ctrl_c_and_pastes_and_asks_before_it_replaces_a_file(tmp_path):
     file = tmp_path / "chat.json"
     file.write_text("mine")
-    # on a slow machine two keys may be seconds apart, and two pasted lines as well
-    start = "from xgenmm_hf.cli import app, chat; chat.LEAVE_SECONDS, chat.PASTE_SECONDS = {}, 1; app.main()"
+    # on a slow machine two keys may be seconds apart, and two pasted lines as well; background jobs ignore Ctrl-C
+    start = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from xgenmm_hf.cli import app, chat; chat.LEAVE_SECONDS, chat.PASTE_SECONDS = {}, 1; app.main()"
+    )
     terminal = Terminal(sys.executable, "-c", start.format(-1), "chat", "--max-new-tokens", "3")
     terminal.read_until("> ")
     for _ in range(2):  # the second one comes too late to leave
