@@ -33,6 +33,7 @@ def run(
     ],
 ) -> None:
     """Run a command that knows only Transformers' own models, such as: xgenmm run transformers serve."""
+    command = without_launcher(command)
     start = find_command(command[0])
     logging.disable(logging.NOTSET)
     warnings.resetwarnings()
@@ -44,6 +45,12 @@ def run(
         # It is the command's own failure, which its authors want to see whole.
         traceback.print_exc()
         raise SystemExit(FAILURE) from None
+
+
+def without_launcher(command: list[str]) -> list[str]:
+    """Replaces `trl VERB`, which would start a process that does not know the family, by the script of the verb."""
+    script = f"trl.scripts.{command[1]}" if command[0] == "trl" and len(command) > 1 else ""
+    return [script, *command[2:]] if script and is_module(script) else command
 
 
 def find_command(name: str) -> Callable[[], object]:

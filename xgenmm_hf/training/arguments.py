@@ -6,9 +6,8 @@ wins. A mistake in either is one sentence.
 
 import difflib
 import json
+import os
 import re
-import types
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -30,40 +29,27 @@ PATHS = ("output_dir", "model_name_or_path", "deepspeed")
 RENAMED = {"max_unreadable": "max_dropped", "noised_rejections": "a script, examples/noised_rejections.py,"}
 
 
+def option(default: Any, help: str) -> Any:
+    """Declares an option with its line in the help."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass
 class DataArguments:
-    """What a stage trains on.
+    """What a stage trains on."""
 
-    Args:
-        mixture: YAML file of the training data: a path (also relative to the recipe), or a shipped mixture's name.
-        eval_mixture: Likewise for evaluation.
-        streaming: Whether rows are read as they are needed instead of being indexed first; needs max_steps.
-        max_dropped: Share of dropped rows, for an image that cannot be read or a prompt that leaves no room for an
-            answer, above which the run stops.
-        group_by_modality_length: Whether batches hold rows of one modality and of about one length; not for DPO.
-        image_aspect_ratio: How images are cut: anyres, none or pad. Default: as the checkpoint says; the trained
-            checkpoint then says this.
-        anyres_tiles: Grids of any-resolution mode in tiles, such as 1x2 (one wide, two high). Likewise.
-        eval_generate: Number of evaluation rows that every evaluation also answers: the answers are logged as a
-            table, and their exact match is the metric `eval_exact_match`. 0: none; not for DPO.
-    """
-
-    mixture: str | None = field(default=None, metadata={"help": "YAML file of the training data."})
-    eval_mixture: str | None = field(default=None, metadata={"help": "YAML file of the evaluation data."})
-    streaming: bool = field(default=False, metadata={"help": "Read rows as they are needed; needs max_steps."})
-    max_dropped: float = field(default=0.01, metadata={"help": "Share of dropped rows above which the run stops."})
-    group_by_modality_length: bool = field(
-        default=True, metadata={"help": "Make batches of one modality and of about one length; not for DPO."}
+    mixture: str | None = option(None, "YAML file of the training data, a data file, or a folder of saved rows.")
+    eval_mixture: str | None = option(None, "The same for evaluation.")
+    streaming: bool = option(False, "Read rows as they are needed instead of indexing them; needs max_steps.")
+    max_dropped: float = option(
+        0.01, "Share of rows with an unreadable image or without room for an answer above which the run stops."
     )
-    image_aspect_ratio: str | None = field(
-        default=None, metadata={"help": "How images are cut: anyres, none or pad; default: as the checkpoint says."}
+    group_by_modality_length: bool = option(True, "Make batches of one modality and of about one length; not for DPO.")
+    image_aspect_ratio: str | None = option(
+        None, "How images are cut, now and in the trained model: anyres, none or pad; default: as the checkpoint says."
     )
-    anyres_tiles: list[str] | None = field(
-        default=None, metadata={"help": "Grids in tiles, width x height, such as 1x2 2x1 2x2."}
-    )
-    eval_generate: int = field(
-        default=0, metadata={"help": "Number of evaluation rows that every evaluation also answers and logs."}
-    )
+    anyres_tiles: list[str] | None = option(None, "Grids in tiles, width x height, such as 1x2 2x1 2x2.")
+    eval_generate: int = option(0, "Number of evaluation rows that every evaluation also answers and logs.")
 
     def __post_init__(self) -> None:
         """Checks the values."""
@@ -88,49 +74,22 @@ class DataArguments:
 
 @dataclass
 class ModuleArguments:
-    """Which parts of the model train.
+    """Which parts of the model train."""
 
-    Args:
-        unfreeze_vision: Whether the vision tower trains too.
-        freeze_resampler: Whether the resampler stays as it is.
-        freeze_language_model: Whether the language model and its head stay as they are.
-        lora_vision: With LoRA: whether the linear layers of the vision tower get an adapter too.
-        lora_resampler: With LoRA: whether the whole resampler trains beside the adapter.
-        lora_added_tokens: With LoRA: whether the embeddings of the three added tokens train.
-        merge_adapter: With LoRA: whether a merged model is saved in `merged/` beside the adapter.
-        vision_learning_rate: Learning rate of the vision tower's weights and adapters. Default: `learning_rate`.
-        resampler_learning_rate: Learning rate of the resampler. Default: `learning_rate`.
-    """
-
-    unfreeze_vision: bool = field(default=False, metadata={"help": "Train the vision tower too."})
-    freeze_resampler: bool = field(default=False, metadata={"help": "Leave the resampler as it is."})
-    freeze_language_model: bool = field(default=False, metadata={"help": "Leave the language model as it is."})
-    lora_vision: bool = field(default=False, metadata={"help": "LoRA: adapt the vision tower too."})
-    lora_resampler: bool = field(default=False, metadata={"help": "LoRA: train the resampler beside the adapter."})
-    lora_added_tokens: bool = field(default=True, metadata={"help": "LoRA: train the three added tokens' embeddings."})
-    merge_adapter: bool = field(default=False, metadata={"help": "LoRA: also save a merged model, in merged/."})
-    vision_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the vision tower; default: learning_rate."}
-    )
-    resampler_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the resampler; default: learning_rate."}
-    )
+    unfreeze_vision: bool = option(False, "Train the vision tower too.")
+    freeze_resampler: bool = option(False, "Leave the resampler as it is.")
+    freeze_language_model: bool = option(False, "Leave the language model and its head as they are.")
+    lora_vision: bool = option(False, "LoRA: adapt the linear layers of the vision tower too.")
+    lora_resampler: bool = option(False, "LoRA: train the whole resampler beside the adapter.")
+    lora_added_tokens: bool = option(True, "LoRA: train the embeddings of the three added tokens.")
+    merge_adapter: bool = option(False, "LoRA: also save a merged model, in merged/.")
+    vision_learning_rate: float | None = option(None, "Learning rate of the vision tower; default: learning_rate.")
+    resampler_learning_rate: float | None = option(None, "Learning rate of the resampler; default: learning_rate.")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All options of a run.
-
-    Args:
-        stage: "pretrain", "sft", "dpo" or "safety".
-        data: What it trains on.
-        modules: Which parts train.
-        training: TRL's config of the stage.
-        model: TRL's config of the model.
-        base: Folder or repository of the model that training starts from.
-        path: The YAML file, where there is one.
-        options: The options as given, file and command line together; they go into the model card.
-    """
+    """All options of a run: `options` are those that were given, `base` is the model that training starts from."""
 
     stage: str
     data: DataArguments
@@ -143,20 +102,12 @@ class Recipe:
 
 
 class RecipeParser(TrlParser):
-    """TRL's parser, with errors that are one sentence instead of a page of usage.
-
-    Args:
-        stage: "pretrain", "sft", "dpo" or "safety".
-
-    Raises:
-        ValueError: If there is no such stage.
-    """
+    """TRL's parser, with errors that are one sentence instead of a page of usage."""
 
     def __init__(self, stage: str):
         if stage not in STAGES:
             raise ValueError(f"There is no stage {stage!r}; there are {', '.join(STAGES)}.")
         classes: tuple[Any, ...] = (DataArguments, ModuleArguments, STAGES[stage], ModelConfig)
-        self.types = {name: kind for one in classes for name, kind in typing.get_type_hints(one).items()}
         self.options = [entry.name for one in classes for entry in fields(one) if entry.init]
         super().__init__(classes, prog=f"xgenmm train {stage}", allow_abbrev=False)
         # Reading images beside the training instead of between its steps.
@@ -173,54 +124,65 @@ class RecipeParser(TrlParser):
         close = difflib.get_close_matches(name.replace("-", "_"), self.options, n=1)
         return f"; did you mean {close[0]}?" if close else "; --options lists them."
 
-    def number_type(self, name: str) -> type | None:
-        """Returns int or float for an option that takes such a number or None, else None."""
-        kind = self.types[name]
-        if typing.get_origin(kind) in (typing.Union, types.UnionType):
-            kinds = [one for one in typing.get_args(kind) if one is not types.NoneType]
-            kind = kinds[0] if len(kinds) == 1 else None
-        return kind if kind in (int, float) else None
-
 
 def parse_recipe(stage: str, arguments: Sequence[str]) -> Recipe:
     """Reads the options of a run."""
     parser = RecipeParser(stage)
     path, overrides = split_config(arguments)
-    config = read_recipe(path) if path else {}
-    check_options(config, parser, path)
+    config = read_recipe(path, parser) if path else {}
     unknown = parser.parse_known_args(overrides)[1]
     if unknown:
         raise ValueError(f"There is no option {unknown[0]}{parser.suggest(unknown[0].lstrip('-'))}")
-    named = named_in(overrides, parser)
-    data, modules, training, model = build_arguments(parser, path, [*paths_beside(path, config, named), *overrides])
+    data, modules, training, model = build_arguments(parser, {**config, **paths_beside(path, config)}, overrides)
     if not model.model_name_or_path:
         raise ValueError("No model is named: set model_name_or_path in the recipe or --model_name_or_path.")
     values = {name: value for part in (data, modules, training, model) for name, value in vars(part).items()}
-    options = {**config, **{name: values[name] for name in named}}
-    check_effective(stage, [name for name in options if name != "env"], values)
+    options = {**config, **{name: values[name] for name in named_in(overrides, parser)}}
+    check_effective(stage, options, values)
     base = EMBEDDED.get(model.model_name_or_path, model.model_name_or_path)
     return Recipe(stage, data, modules, training, model, base, path, options)
 
 
-def paths_beside(path: Path | None, config: dict[str, Any], named: Sequence[str]) -> list[str]:
-    """Returns the options that make a recipe's relative paths relative to its file; a shipped one has none."""
+def read_recipe(path: Path, parser: RecipeParser) -> dict[str, Any]:
+    """Reads a recipe's options; as in TRL's own files, `env` goes into the environment."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a YAML mapping of options, such as `learning_rate: 2.0e-5`.")
+    os.environ.update({name: str(value) for name, value in (config.pop("env", None) or {}).items()})
+    for name in config:
+        if name not in parser.options:
+            raise ValueError(f"{path} has an unknown option {name}{parser.suggest(str(name))}")
+    return config
+
+
+def paths_beside(path: Path | None, config: dict[str, Any]) -> dict[str, str]:
+    """Returns a recipe's relative paths as paths beside its file; a shipped recipe has none."""
     if path is None or recipes.RECIPES in path.resolve().parents:
-        return []
-    words = []
+        return {}
+    beside = {}
     for name in PATHS:
         value = config.get(name)
-        if not isinstance(value, str) or name in named or Path(value).expanduser().is_absolute():
+        if not isinstance(value, str) or Path(value).expanduser().is_absolute():
             continue
         if name == "output_dir" or (path.parent / value).exists():
-            words += [f"--{name}", str(path.parent / value)]
-    return words
+            beside[name] = str(path.parent / value)
+    return beside
 
 
-def build_arguments(parser: RecipeParser, path: Path | None, overrides: list[str]) -> tuple[Any, ...]:
-    """Runs TRL's parser over file and command line."""
-    given = [] if path is None else ["--config", str(path)]
+def build_arguments(parser: RecipeParser, config: dict[str, Any], overrides: list[str]) -> tuple[Any, ...]:
+    """Parses a recipe's options as if they stood on the command line before the others, which win."""
+    parser.set_defaults(**{name: None for name, value in config.items() if value is None})
+    words = []
+    for name, value in config.items():
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            words.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
     try:
-        return parser.parse_args_and_config([*given, *overrides])
+        return parser.parse_args_into_dataclasses([*words, *overrides])
     except ValueError as error:
         if "bf16/gpu" in str(error):
             raise ValueError(
@@ -241,31 +203,6 @@ def split_config(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     if index + 1 == len(rest):
         raise ValueError(f"--config needs a path or the name of a shipped recipe: {', '.join(recipes.names())}.")
     return recipes.find(rest[index + 1]), rest[:index] + rest[index + 2 :]
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Reads a recipe's YAML."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a YAML mapping of options, such as `learning_rate: 2.0e-5`.")
-    return config
-
-
-def check_options(config: dict[str, Any], parser: RecipeParser, path: Path | None) -> None:
-    """Checks a recipe's names and numbers, which argparse takes as they are."""
-    for name, value in config.items():
-        if name == "env":  # TRL's parser sets these in the environment
-            continue
-        if name not in parser.options:
-            raise ValueError(f"{path} has an unknown option {name}{parser.suggest(str(name))}")
-        wanted = parser.number_type(name)
-        if wanted and value is not None and not isinstance(value, str):
-            whole = isinstance(value, int) or (wanted is float and isinstance(value, float))
-            if isinstance(value, bool) or not whole:
-                raise ValueError(f"{path}: {name} is {value!r}; it takes a number of type {wanted.__name__}.")
 
 
 def named_in(overrides: Sequence[str], parser: RecipeParser) -> list[str]:

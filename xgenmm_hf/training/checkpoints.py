@@ -21,62 +21,17 @@ MARKER = "complete.json"
 FOLDER = re.compile(r"checkpoint-(\d+)")
 # What decides the rows, their order, the losses and the steps. Everything else (logging, saving, evaluation, the
 # number of steps) may change from one start to the next and is applied.
-_TRAINING_FIELDS = (
-    "seed",
-    "data_seed",
-    "world_size",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "max_length",
-    "bf16",
-    "fp16",
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "warmup_ratio",
-    "optim",
-    "optim_args",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "label_smoothing_factor",
-    "neftune_noise_alpha",
-    "loss_type",
-    "loss_weights",
-    "beta",
-)
-_DATA_FIELDS = (
-    "mixture",
-    "streaming",
-    "group_by_modality_length",
-    "image_aspect_ratio",
-    "anyres_tiles",
-)
-_MODULE_FIELDS = (
-    "unfreeze_vision",
-    "freeze_resampler",
-    "freeze_language_model",
-    "lora_vision",
-    "lora_resampler",
-    "lora_added_tokens",
-    "vision_learning_rate",
-    "resampler_learning_rate",
-)
-_MODEL_FIELDS = (
-    "use_peft",
-    "lora_r",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_target_modules",
-    "lora_modules_to_save",
-    "use_rslora",
-    "use_dora",
-    "load_in_4bit",
-    "load_in_8bit",
-)
+_FIELDS = {
+    "data": "mixture streaming group_by_modality_length image_aspect_ratio anyres_tiles",
+    "modules": "unfreeze_vision freeze_resampler freeze_language_model lora_vision lora_resampler lora_added_tokens "
+    "vision_learning_rate resampler_learning_rate",
+    "training": "seed data_seed world_size per_device_train_batch_size gradient_accumulation_steps max_length bf16 "
+    "fp16 learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps warmup_ratio optim optim_args weight_decay "
+    "adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor neftune_noise_alpha loss_type "
+    "loss_weights beta",
+    "model": "use_peft lora_r lora_alpha lora_dropout lora_target_modules lora_modules_to_save use_rslora use_dora "
+    "load_in_4bit load_in_8bit",
+}
 
 
 def list_checkpoints(run: Path) -> dict[int, Path]:
@@ -129,13 +84,9 @@ def rotate(run: Path, limit: int | None, best: str | None = None) -> None:
 
 def run_facts(recipe: Recipe) -> dict[str, Any]:
     """Returns what decides a run's rows, losses and steps, to be compared when it is resumed."""
-    parts = {
-        "data": (recipe.data, _DATA_FIELDS),
-        "modules": (recipe.modules, _MODULE_FIELDS),
-        "training": (recipe.training, _TRAINING_FIELDS),
-        "model": (recipe.model, _MODEL_FIELDS),
+    facts = {
+        name: getattr(getattr(recipe, part), name, None) for part, names in _FIELDS.items() for name in names.split()
     }
-    facts = {name: getattr(part, name, None) for part, names in parts.values() for name in names}
     # as JSON reads it again: enumerations as text, tuples as lists
     facts |= {"stage": recipe.stage, "model": recipe.model.model_name_or_path}
     return json.loads(json.dumps(facts, default=str))

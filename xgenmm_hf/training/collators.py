@@ -7,11 +7,11 @@ images cannot be read.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xgenmm_hf.data.encoding import EncodedRow, encode_chat, encode_content, render_content, render_row
-from xgenmm_hf.training.batches import check_options, image_lengths, make_batch, pad_token_id, read_images
+from xgenmm_hf.data.encoding import EncodedRow, encode_chat, encode_content, render_content, render_row, row_name
+from xgenmm_hf.training.batches import BatchMaker, empty_batch, pad_rows, read_images
 
 
-class RowCollator:
+class RowCollator(BatchMaker):
     """Reads, encodes, cuts and pads rows; a subclass says how a row is encoded.
 
     Args:
@@ -25,29 +25,18 @@ class RowCollator:
         ValueError: If an option is out of range, or the tokenizer has no padding token.
     """
 
-    def __init__(
-        self,
-        processor: Any,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        image_aspect_ratio: str | None = None,
-    ):
-        check_options(max_length, pad_to_multiple_of, image_aspect_ratio)
-        pad_token_id(processor)
-        self.processor = processor
-        self.max_length = max_length
-        self.pad_to_multiple_of = pad_to_multiple_of
-        self.image_aspect_ratio = image_aspect_ratio
-
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Makes a batch."""
         readable, unreadable = read_images(rows)
-        encoded = [
-            self.encode(row, image_lengths(self.processor, row, self.image_aspect_ratio)).cut(self.max_length)
-            for row in readable
-        ]
-        options = (self.pad_to_multiple_of, self.image_aspect_ratio)
-        return make_batch(self.processor, readable, encoded, unreadable, *options)
+        notes = {"row_ids": [row_name(row) for row in readable], "unreadable": [str(row) for row in unreadable]}
+        if not readable:
+            return {**empty_batch(self.pad_token_id, self.pad_to_multiple_of), **notes}
+        encoded = [self.encode(row, self.image_lengths(row)).cut(self.max_length) for row in readable]
+        kept = zip(readable, encoded, strict=True)
+        images = [image for row, cut in kept for image in row["images"][: len(cut.image_lengths)]]
+        ids, labels = [row.input_ids for row in encoded], [row.labels for row in encoded]
+        padded = pad_rows(ids, labels, self.pad_token_id, self.pad_to_multiple_of)
+        return {**padded, **self.image_inputs(images), **notes}
 
     def encode(self, row: Mapping[str, Any], lengths: list[int]) -> EncodedRow:
         """Encodes a row whole."""

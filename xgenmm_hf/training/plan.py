@@ -7,16 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Plan:
-    """The size of a run.
-
-    Args:
-        num_rows: Training rows; None for a stream.
-        batch_size: Rows of an optimizer step over all devices.
-        num_steps: Optimizer steps.
-        num_epochs: Passes over the rows; None for a stream.
-        num_warmup_steps: Steps in which the learning rate rises.
-        save_steps: Steps between checkpoints; None where no checkpoint is saved by steps.
-    """
+    """The size of a run: `num_rows` and `num_epochs` are None for a stream, `save_steps` without saving by steps."""
 
     num_rows: int | None
     batch_size: int
@@ -56,10 +47,8 @@ class Plan:
 
 def plan_of(trainer: Any) -> Plan:
     """Reads the plan off a trainer, as the Trainer itself counts."""
-    args = trainer.args
-    rows = trainer.train_dataset
+    args, rows = trainer.args, trainer.train_dataset
     num_rows = len(rows) if hasattr(rows, "__len__") else None
-    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     num_steps, num_epochs = args.max_steps, None
     if num_rows is not None:
         batches = num_rows / (args.train_batch_size * args.world_size)
@@ -70,4 +59,5 @@ def plan_of(trainer: Any) -> Plan:
     save_steps = None
     if args.save_strategy == "steps":
         save_steps = math.ceil(args.save_steps if args.save_steps >= 1 else args.save_steps * num_steps)
+    batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
     return Plan(num_rows, batch_size, num_steps, num_epochs, args.get_warmup_steps(num_steps), save_steps)

@@ -13,16 +13,7 @@ import torch
 
 from xgenmm_hf.data.encoding import row_name
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
-from xgenmm_hf.training.batches import (
-    EMPTY_LENGTH,
-    Unreadable,
-    check_options,
-    image_inputs,
-    image_lengths,
-    pad_token_id,
-    read_images,
-    round_up,
-)
+from xgenmm_hf.training.batches import EMPTY_LENGTH, BatchMaker, Unreadable, pad_right, read_images
 
 
 REFERENCE_LOG_PROBS = ("ref_chosen_logps", "ref_rejected_logps")
@@ -41,7 +32,7 @@ class Tokens(NamedTuple):
     start: int
 
 
-class PreferenceCollator:
+class PreferenceCollator(BatchMaker):
     """Batches of preference pairs for TRL's `DPOTrainer`, every image once.
 
     A row holds `prompt`, `chosen` and `rejected` messages and `images` (references or PIL images). TRL's plain form,
@@ -75,20 +66,6 @@ class PreferenceCollator:
         ```
     """
 
-    def __init__(
-        self,
-        processor: Any,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        image_aspect_ratio: str | None = None,
-    ):
-        check_options(max_length, pad_to_multiple_of, image_aspect_ratio)
-        self.processor = processor
-        self.max_length = max_length
-        self.pad_to_multiple_of = pad_to_multiple_of
-        self.image_aspect_ratio = image_aspect_ratio
-        self.pad_token_id = pad_token_id(processor)
-
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Makes a batch."""
         pairs: list[tuple[Tokens, Tokens]] = []
@@ -105,7 +82,7 @@ class PreferenceCollator:
             pairs.append(pair)
         batch: dict[str, Any] = self._pad([side for sides in zip(*pairs, strict=True) for side in sides])
         images = [image for row in kept for image in row["images"]]
-        batch.update(image_inputs(self.processor, images, self.image_aspect_ratio))
+        batch.update(self.image_inputs(images))
         if images:
             batch["image_repeats"] = len(SIDES)
         for name in REFERENCE_LOG_PROBS:
@@ -126,7 +103,7 @@ class PreferenceCollator:
             ValueError: If it is no preference row, or shows more or fewer images than it brings.
         """
         prompt, *answers = render_pair(self.processor, row)
-        lengths = image_lengths(self.processor, row, self.image_aspect_ratio)
+        lengths = self.image_lengths(row)
         read, options = self.processor.tokenizer, {"add_special_tokens": False}
         before = self._expand(read(prompt, **options)["input_ids"], lengths)
         whole = read([prompt + answer for answer in answers], **options)["input_ids"]
@@ -146,20 +123,17 @@ class PreferenceCollator:
     def _without_room(self, row: Mapping[str, Any], length: int) -> Unreadable:
         """Tells that a row's prompt leaves no room for an answer."""
         reason = f"its prompt takes {length} tokens and max_length is {self.max_length}; raise max_length."
-        return Unreadable(str(row.get("id", "?")), str(row.get("source") or "rows"), reason)
+        return Unreadable(row_name(row), reason)
 
     def _pad(self, sequences: list[Tokens]) -> dict[str, torch.Tensor]:
         """Cuts sequences to `max_length` and pads them at the end, (2B, L)."""
-        rows = [np.array(sequence.input_ids[: self.max_length], dtype=np.int64) for sequence in sequences]
-        shape = (len(rows), round_up(max(map(len, rows)), self.pad_to_multiple_of))
-        ids = np.full(shape, self.pad_token_id, dtype=np.int64)
-        attended, answered = np.zeros_like(ids), np.zeros_like(ids)
-        for index, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
-            ids[index, : len(row)] = row
-            attended[index, : len(row)] = 1
-            answered[index, sequence.start : len(row)] = 1
-        names = ("input_ids", "attention_mask", "completion_mask")
-        return {name: torch.from_numpy(array) for name, array in zip(names, (ids, attended, answered), strict=True)}
+        ids = [np.array(sequence.input_ids[: self.max_length], dtype=np.int64) for sequence in sequences]
+        masks = [(np.arange(len(row)) >= one.start).astype(np.int64) for row, one in zip(ids, sequences, strict=True)]
+        return {
+            "input_ids": pad_right(ids, self.pad_token_id, self.pad_to_multiple_of),
+            "attention_mask": pad_right([np.ones_like(row) for row in ids], 0, self.pad_to_multiple_of),
+            "completion_mask": pad_right(masks, 0, self.pad_to_multiple_of),
+        }
 
 
 def with_image_list(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,6 @@ import torch
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 
-from xgenmm_hf.data.lengths import COLUMNS
-
 
 # Batches that are sorted together: enough that neighbours are about equally long, few enough that batches stay random.
 BATCHES_IN_A_MEGABATCH = 50
@@ -24,19 +22,9 @@ class ModalityLengthSampler(Sampler[int]):
     """Gives every row once an epoch, in batches of one modality and of about one length.
 
     The batch with the longest row comes first. What is left of each modality after its last full batch is put
-    together at the end of the epoch, in batches that may hold several modalities.
+    together at the end of the epoch, in batches that may hold several modalities. `batch_size` counts the rows of an
+    optimizer step over all ranks, so that a whole step stays in one modality.
     Source: the fine-tuning recipe of BLIP-3, which groups as LLaVA does (by modality, in megabatches).
-
-    Args:
-        lengths: Tokens of each row, those of its images too.
-        modalities: Modality of each row, any strings.
-        batch_size: Rows of a batch over all ranks: rows a device x devices (x accumulation steps, to keep a whole
-            optimizer step in one modality).
-        seed: Decides the order, together with the epoch.
-        num_sorted_batches: Batches that are sorted by length together.
-
-    Raises:
-        ValueError: If the columns do not fit each other, or a size is not positive.
     """
 
     def __init__(
@@ -47,14 +35,6 @@ class ModalityLengthSampler(Sampler[int]):
         seed: int = 0,
         num_sorted_batches: int = BATCHES_IN_A_MEGABATCH,
     ):
-        if len(lengths) != len(modalities):
-            raise ValueError(
-                f"There are {len(lengths)} lengths for {len(modalities)} modalities; give both for each row."
-            )
-        if batch_size < 1 or num_sorted_batches < 1:
-            raise ValueError(
-                f"batch_size is {batch_size} and num_sorted_batches {num_sorted_batches}; both must be positive."
-            )
         self.lengths = torch.tensor(list(lengths), dtype=torch.int64)
         self.batch_size = batch_size
         self.seed = seed
@@ -106,13 +86,10 @@ class ModalityLengthSampler(Sampler[int]):
 
 
 class EpochOfSampler(TrainerCallback):
-    """Tells the sampler its epoch when a run starts or goes on.
+    """Tells the sampler its epoch when a run starts or resumes.
 
-    In the middle of an epoch the trainer goes on with a loader that skips batches, and with several ranks it then
+    In the middle of an epoch the trainer resumes with a loader that skips batches, and with several ranks it then
     wraps the sampler one level deeper than its own `set_epoch` reaches.
-
-    Args:
-        sampler: The sampler of the training rows.
     """
 
     def __init__(self, sampler: ModalityLengthSampler):
@@ -121,17 +98,3 @@ class EpochOfSampler(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Sets the epoch that the state has reached."""
         self.sampler.set_epoch(int(state.epoch or 0))
-
-
-def make_train_sampler(dataset: Any, batch_size: int, seed: int) -> ModalityLengthSampler | None:
-    """Makes the sampler of a dataset that `add_lengths` measured."""
-    if not hasattr(dataset, "__len__"):
-        return None
-    columns = getattr(dataset, "column_names", ())
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise ValueError(
-            f"The training rows have no column {', '.join(missing)}; call xgenmm_hf.data.lengths.add_lengths on "
-            "them before sampling by length."
-        )
-    return ModalityLengthSampler(dataset["num_tokens"][:], dataset["modality"][:], batch_size, seed)

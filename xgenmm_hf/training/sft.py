@@ -8,7 +8,7 @@ from trl import SFTTrainer
 from xgenmm_hf.data.lengths import COLUMNS
 from xgenmm_hf.data.rows import KINDS
 from xgenmm_hf.training.guards import GuardedTrainerMixin
-from xgenmm_hf.training.sampler import EpochOfSampler, make_train_sampler
+from xgenmm_hf.training.sampler import EpochOfSampler, ModalityLengthSampler
 
 
 ROW_COLUMNS = ("id", "source", "images", *(name for names in KINDS.values() for name in names), "completion")
@@ -50,20 +50,12 @@ class XGenMMSFTTrainer(GuardedTrainerMixin, SFTTrainer):
         self._signature_columns = [*ROW_COLUMNS, *COLUMNS]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        sampler = make_train_sampler(rows, self._rows_per_step(), self._order_seed()) if self._groups(rows) else None
-        if sampler is None:
+        rows, args = self.train_dataset if train_dataset is None else train_dataset, self.args
+        measured = hasattr(rows, "__len__") and {*COLUMNS} <= {*(rows.column_names or ())}
+        if not (self.group_by_modality_length and measured):
             return super()._get_train_sampler(train_dataset)
+        batch_size = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        seed = args.seed if args.data_seed is None else args.data_seed
+        sampler = ModalityLengthSampler(rows["num_tokens"][:], rows["modality"][:], batch_size, seed)
         self.add_callback(EpochOfSampler(sampler))
         return sampler
-
-    def _groups(self, rows: Any) -> bool:
-        return self.group_by_modality_length and all(name in (rows.column_names or ()) for name in COLUMNS)
-
-    def _rows_per_step(self) -> int:
-        """Returns the rows of an optimizer step over all ranks."""
-        args = self.args
-        return args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-
-    def _order_seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed

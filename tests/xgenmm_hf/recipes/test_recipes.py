@@ -6,7 +6,7 @@ from run_rows import chat_rows, preference_rows, pretraining_rows, save_rows
 
 from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration, XGenMMProcessor, recipes
 from xgenmm_hf.data.mixture import read_mixture
-from xgenmm_hf.training.arguments import RecipeParser, check_options, read_recipe
+from xgenmm_hf.training.arguments import RecipeParser, parse_recipe, read_recipe
 from xgenmm_hf.training.run import run_stage
 
 
@@ -73,7 +73,7 @@ def test_recipe_starts_on_a_random_model(name, random_model, rows, tmp_path):
     if "qlora" in name:
         given += ["--load_in_4bit", "false"]  # bitsandbytes needs a GPU
     folder = run_stage(stage, given)
-    adapter = read_recipe(recipes.find(name)).get("use_peft", False)
+    adapter = read_recipe(recipes.find(name), RecipeParser(stage)).get("use_peft", False)
     assert (folder / ("adapter_model.safetensors" if adapter else "model.safetensors")).is_file()
     assert (folder / "processor_config.json").is_file()
     card = (folder / "README.md").read_text()
@@ -89,24 +89,27 @@ def test_shipped_file_is_found_and_known(name):
     elif name.startswith("accelerate/"):
         assert yaml.safe_load(path.read_text())["compute_environment"] == "LOCAL_MACHINE"
     else:
-        check_options(read_recipe(path), RecipeParser(stage_of(name)), path)
+        parse_recipe(stage_of(name), ["--config", str(path), "--use_cpu", "true", "--bf16", "false"])
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_names_a_shipped_mixture(name):
     path = recipes.find(name)
-    assert recipes.find(read_recipe(path)["mixture"], beside=path.parent).parent.name == "mixtures"
+    assert (
+        recipes.find(read_recipe(path, RecipeParser(stage_of(name)))["mixture"], beside=path.parent).parent.name
+        == "mixtures"
+    )
 
 
 def test_published_sft_settings():
     for size in ("4b", "14b"):
-        recipe = read_recipe(recipes.find(f"sft_{size}"))
+        recipe = read_recipe(recipes.find(f"sft_{size}"), RecipeParser("sft"))
         assert recipe["learning_rate"] == 2e-5
         assert (recipe["lr_scheduler_type"], recipe["warmup_steps"]) == ("cosine", 2000)
         assert (recipe["weight_decay"], recipe["max_grad_norm"], recipe["bf16"]) == (0.0, 1.0, True)
         assert recipe["per_device_train_batch_size"] * recipe["gradient_accumulation_steps"] == 8
         assert recipe["anyres_tiles"] == ["1x2", "2x1", "2x2", "3x1", "1x3"]
-    assert read_recipe(recipes.find("safety_4b"))["num_train_epochs"] == 3
+    assert read_recipe(recipes.find("safety_4b"), RecipeParser("safety"))["num_train_epochs"] == 3
 
 
 def test_published_mixture_ratios():

@@ -9,7 +9,7 @@ from conversation_rows import IGNORE, image, small_processor
 from PIL import Image
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration
-from xgenmm_hf.training.batches import Unreadable, empty_batch, pad_rows, read_images, round_up
+from xgenmm_hf.training.batches import Unreadable, empty_batch, pad_rows, read_images
 from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
 
 
@@ -55,7 +55,7 @@ def test_rows_with_unreadable_images_are_left_out_and_named(bad):
     ]
     readable, unreadable = read_images(rows)
     assert [row["id"] for row in readable] == ["1"]
-    assert [(row.row_id, row.source) for row in unreadable] == [(name, "captions") for name in "234"]
+    assert [row.row for row in unreadable] == [f"captions/{name}" for name in "234"]
     assert "cut.png" in unreadable[0].reason and "0 x 5 pixels" in unreadable[2].reason
     batch = PretrainingCollator(small_processor())(rows)
     assert batch["row_ids"] == ["captions/1"] and len(batch["input_ids"]) == 1
@@ -95,4 +95,5 @@ def test_rows_are_padded_on_the_right():
     assert batch["input_ids"].tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
     assert batch["labels"].tolist() == [[IGNORE, 6, 7, IGNORE], [8, IGNORE, IGNORE, IGNORE]]
-    assert [round_up(length, 8) for length in (1, 8, 9)] == [8, 8, 16] and round_up(5, None) == 5
+    lengths = [pad_rows([np.ones(n)], [np.ones(n)], 0, 8)["labels"].shape[1] for n in (1, 8, 9)]
+    assert lengths == [8, 8, 16]

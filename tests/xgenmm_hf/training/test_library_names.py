@@ -1,4 +1,7 @@
-"""The private names of libraries that training leans on exist in the installed versions, and the list is complete."""
+"""The private names of TRL and Transformers that training leans on exist in the installed versions.
+
+`setup.py` has ceilings for these libraries; before a ceiling is raised this list is compared with the new version.
+"""
 
 import importlib.metadata
 import inspect
@@ -10,8 +13,55 @@ from trl import DPOTrainer, SFTTrainer
 
 from xgenmm_hf.training.dpo import XGenMMDPOTrainer
 from xgenmm_hf.training.guards import GuardedTrainerMixin
-from xgenmm_hf.training.library_names import ATTRIBUTES, CHECKED_ON, FUNCTIONS, OVERRIDDEN
 from xgenmm_hf.training.sft import XGenMMSFTTrainer
+
+
+CHECKED_ON = {
+    "transformers": ("4.57.6", "5.24.0"),
+    "trl": ("1.16.0",),
+    "peft": ("0.21.2",),
+    "accelerate": ("1.15.0",),
+}
+"""Versions that the names below were last compared with, and that the tests run on."""
+
+OVERRIDDEN = {
+    "transformers.Trainer": (
+        "_get_output_dir",
+        "_get_train_sampler",
+        "_prepare_inputs",
+        "_save_checkpoint",
+        "_set_signature_columns_if_needed",
+        "compute_loss",
+        "create_optimizer",
+        "evaluate",
+        "train",
+    ),
+    "trl.trainer.dpo_trainer.DPOTrainer": (
+        "_compute_loss",
+        "_precompute_ref_logps",
+        "compute_ref_log_probs",
+    ),
+}
+"""Methods by class that our trainers override or call."""
+
+ATTRIBUTES = {
+    "trl.trainer.dpo_trainer.DPOTrainer": ("_is_vision_dataset", "_precompute_model_hash", "precompute_ref_logps"),
+    "trl.trainer.sft_trainer.SFTTrainer": ("_is_vision_dataset",),
+    "transformers.Trainer": ("_signature_columns", "callback_handler", "is_fsdp_enabled", "is_deepspeed_enabled"),
+    "transformers.integrations.TensorBoardCallback": ("tb_writer",),
+}
+"""Attributes by the class whose source sets them."""
+
+FUNCTIONS = (
+    "trl.trainer.utils.hash_module",
+    "trl.data_utils.apply_chat_template",
+    "trl.data_utils.prepare_multimodal_messages",
+    "peft.tuners.tuners_utils.BaseTunerLayer",
+    "peft.utils.AuxiliaryTrainingWrapper",
+    "datasets.fingerprint.Hasher",
+    "transformers.utils.chat_template_utils.render_jinja_template",
+)
+"""Functions and classes that are not part of the libraries' documented surface."""
 
 
 def find(path: str):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 from transformers import TrainerState
 
-from xgenmm_hf.training.sampler import EpochOfSampler, ModalityLengthSampler, make_train_sampler
+from xgenmm_hf.training.sampler import EpochOfSampler, ModalityLengthSampler
 
 
 def drawn_rows(num_rows: int, seed: int = 0) -> tuple[list[int], list[str]]:
@@ -123,24 +123,3 @@ def test_the_loader_that_goes_on_in_an_epoch_keeps_its_order(num_ranks):
     resumed = skip_first_batches(resumed, 5)
     resumed.set_epoch(2)
     assert list(resumed) == expected[5:]
-
-
-def test_the_sampler_of_a_dataset():
-    from datasets import Dataset
-
-    lengths, modalities = drawn_rows(50)
-    dataset = Dataset.from_dict({"num_tokens": lengths, "modality": modalities, "num_tiles": [0] * 50})
-    sampler = make_train_sampler(dataset, batch_size=4, seed=1)
-    assert list(sampler) == list(ModalityLengthSampler(lengths, modalities, 4, seed=1))
-    assert make_train_sampler(dataset.to_iterable_dataset(), 4, 1) is None
-    with pytest.raises(ValueError, match="have no column num_tokens, num_tiles, modality; call"):
-        make_train_sampler(Dataset.from_dict({"id": ["1"]}), 4, 1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(([1, 2], ["text"], 4), "2 lengths for 1 modalities"), (([1], ["text"], 0), "both must be positive")],
-)
-def test_what_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ModalityLengthSampler(*arguments)
