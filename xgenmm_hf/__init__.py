@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xgenmm_hf.bulk.engines import BulkGenerator
     from xgenmm_hf.conversion.tokenizer import build_tokenizer
-    from xgenmm_hf.data.adapters import load_rows
     from xgenmm_hf.data.lengths import add_lengths
+    from xgenmm_hf.data.loading import load_rows
     from xgenmm_hf.data.mixture import load_mixture
     from xgenmm_hf.demo.page import build_page, launch_page
     from xgenmm_hf.explain.addresses import ImageAddresses, image_token_addresses
@@ -69,7 +69,7 @@ _HOME_OF = {
     "launch_page": "demo.page",
     "load": "inference.loading",
     "load_mixture": "data.mixture",
-    "load_rows": "data.adapters",
+    "load_rows": "data.loading",
     "lora_targets": "training.modules",
     "run_stage": "training.run",
     "select_grids": "modeling.tiling_xgenmm",

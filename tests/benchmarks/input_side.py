@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from xgenmm_hf import TINY_MODEL, XGenMMProcessor
-from xgenmm_hf.data.lengths import measure_row, measure_rows
+from xgenmm_hf.data.lengths import measure_rows
 from xgenmm_hf.modeling.tokenization_xgenmm import PrefixedEncoding
 from xgenmm_hf.training.collators import SupervisedCollator
 
@@ -84,7 +84,7 @@ def main() -> None:
     with old:
         before = [
             rows_per_second(rows, tokenize),
-            rows_per_second(rows, lambda: [measure_row(r, processor) for r in rows]),
+            rows_per_second(rows, lambda: [measure_rows([r], processor) for r in rows]),
         ]
         before.append(rows_per_second(rows, lambda: load(0)))
     after = [rows_per_second(rows, tokenize), rows_per_second(rows, lambda: measure_rows(rows, processor))]

@@ -4,7 +4,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,6 @@ from xgenmm_hf.cli.console import progress_bar
 
 if TYPE_CHECKING:
     from xgenmm_hf import XGenMMProcessor
-    from xgenmm_hf.data.preview import Measured, Preview
 
 
 def data(
@@ -92,13 +90,13 @@ def show_mixture(
     with progress_bar("measuring") as progress:
         preview = preview_mixture(loaded, processor, output, progress=progress, **measured)
     if as_json:
-        print(json.dumps(asdict(preview), ensure_ascii=False))
+        print(json.dumps(preview, ensure_ascii=False))
     else:
         print("\n".join(render(preview, measured.get("max_length"))))
         if output is not None:
             print(f"report.json, problems.jsonl and lengths.png are in {output}")
         print_rows(some_rows(loaded, show) if show else [], processor, output)
-    refused = [part.report for part in loaded.report.sources if part.report.exceeds(limits.max_rejected)]
+    refused = [report for report in loaded.sources if report.exceeds(limits.max_rejected)]
     for report in refused:
         number = sum(report.rejected.values())
         where = f"{number} of {report.records} records are malformed (max_rejected {limits.max_rejected:.1%})"
@@ -107,34 +105,31 @@ def show_mixture(
         raise typer.Exit(1)
 
 
-def render(preview: "Preview", max_length: int | None) -> Iterator[str]:
+def render(preview: dict[str, Any], max_length: int | None) -> Iterator[str]:
     """Yields the lines a person reads."""
-    yield f"{preview.mixture}: {preview.rows:,} {preview.kind} rows from {len(preview.sources)} source(s)"
-    for part in preview.sources:
-        yield from render_source(part)
+    yield f"{preview['mixture']}: {preview['rows']:,} {preview['kind']} rows from {len(preview['sources'])} source(s)"
+    for report in preview["sources"]:
+        yield from render_source(report)
     yield ""
     yield f"{'tokens and tiles per row':<36}{'rows':>10}{'mean':>10}{'p95':>8}{'max':>8}{'tiles':>8}"
-    for source, count in sorted(preview.counts.items()):
-        yield f"  {source:<34}{count:>10,}{render_measured(preview.by_source.get(source))}"
-    yield f"  {'all':<34}{preview.rows:>10,}{render_measured(preview.all)}"
-    total = preview.all
-    if total.tokens is not None and total.text_tokens is not None and total.image_tokens is not None:
-        kinds = ", ".join(f"{number:,} {name}" for name, number in sorted(total.modalities.items()))
-        yield f"measured {total.rows:,} rows with {total.images:,} images ({kinds}):"
-        yield (
-            f"  {total.tokens.total:,} tokens = {total.text_tokens.total:,} of text "
-            f"+ {total.image_tokens.total:,} of images"
-        )
-    if total.too_long is not None:
-        yield f"  {total.too_long:,} rows have more than {max_length:,} tokens"
-    if preview.unreadable:
-        yield f"  {preview.unreadable:,} row(s) have an image that cannot be read"
+    for source, count in sorted(preview["counts"].items()):
+        yield f"  {source:<34}{count:>10,}{render_measured(preview['by_source'].get(source, {}))}"
+    total = preview["all"]
+    yield f"  {'all':<34}{preview['rows']:>10,}{render_measured(total)}"
+    if total["rows"]:
+        kinds = ", ".join(f"{number:,} {name}" for name, number in sorted(total["modalities"].items()))
+        yield f"measured {total['rows']:,} rows with {total['images']:,} images ({kinds}):"
+        tokens, text, images = (total[name]["total"] for name in ("tokens", "text_tokens", "image_tokens"))
+        yield f"  {tokens:,} tokens = {text:,} of text + {images:,} of images"
+    if "too_long" in total:
+        yield f"  {total['too_long']:,} rows have more than {max_length:,} tokens"
+    if preview["unreadable"]:
+        yield f"  {preview['unreadable']:,} row(s) have an image that cannot be read"
 
 
-def render_source(part: dict[str, Any]) -> Iterator[str]:
+def render_source(report: dict[str, Any]) -> Iterator[str]:
     """Yields the lines about one source's records."""
-    report = part["report"]
-    share = f"weight {part['weight']:.4g}" if part["weight"] is not None else f"{part['samples']:,} samples"
+    share = f"weight {report['weight']:.4g}" if report["weight"] is not None else f"{report['samples']:,} samples"
     yield f"  {report['source']} ({report['format']}): {report['records']:,} records, {report['rows']:,} rows, {share}"
     for title, name in (("rejected", "rejected"), ("left out", "skipped"), ("taken, though unusual", "notes")):
         reasons = report[name]
@@ -143,12 +138,12 @@ def render_source(part: dict[str, Any]) -> Iterator[str]:
             yield f"    {title}: {listed}"
 
 
-def render_measured(measured: "Measured | None") -> str:
+def render_measured(measured: dict[str, Any]) -> str:
     """Returns the columns about the length of rows, blank where none was measured."""
-    if measured is None or measured.tokens is None or measured.tiles is None:
+    if not measured.get("rows"):
         return ""
-    tokens = measured.tokens
-    return f"{tokens.mean:>10,.1f}{tokens.p95:>8,.0f}{tokens.largest:>8,}{measured.tiles.mean:>8.2f}"
+    tokens = measured["tokens"]
+    return f"{tokens['mean']:>10,.1f}{tokens['p95']:>8,.0f}{tokens['max']:>8,}{measured['tiles']['mean']:>8.2f}"
 
 
 def print_rows(rows: Any, processor: "XGenMMProcessor", output: str | None) -> None:
@@ -157,12 +152,12 @@ def print_rows(rows: Any, processor: "XGenMMProcessor", output: str | None) -> N
     from rich.text import Text
 
     from xgenmm_hf.data.encoding import row_name
-    from xgenmm_hf.data.showing import describe_images, draw_row, show_row
+    from xgenmm_hf.data.showing import draw_row, image_lines, show_row
 
     console = Console(soft_wrap=True)
     for index, row in enumerate(rows):
         console.rule(Text(row_name(row)))
-        for line in describe_images(row):
+        for line in image_lines(row):
             console.print(Text(f"image: {line}", style="dim"))
         for shown in show_row(row, processor):
             if shown.title:

@@ -31,11 +31,7 @@ SEVERAL = ""
 
 
 class AddressTable:
-    """Finds downloaded images.
-
-    Args:
-        index: File that `index_addresses` returned.
-    """
+    """Finds downloaded images in an index that `index_addresses` made."""
 
     def __init__(self, index: str):
         self.index = index

@@ -31,12 +31,7 @@ WRITTEN_PARTS = {"image": IMAGE_TOKEN, "end_of_chunk": END_OF_CHUNK_TOKEN}
 
 
 class RenderedChat(NamedTuple):
-    """A conversation as the tokenizer reads it.
-
-    Attributes:
-        text: The rendered conversation; each image is one `<image>`.
-        spans: What the assistant says, as spans of characters, one a turn.
-    """
+    """A conversation as the tokenizer reads it, each image one `<image>`; `spans` of characters are the answers."""
 
     text: str
     spans: list[tuple[int, int]]
@@ -44,13 +39,9 @@ class RenderedChat(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """A row's tokens.
+    """A row's tokens and where they are targets (`IGNORE_INDEX` elsewhere) and images' tokens, each of shape (L,).
 
-    Args:
-        input_ids: Token ids, (L,).
-        labels: The ids that are targets, `IGNORE_INDEX` elsewhere, (L,).
-        image_lengths: Tokens of each image, in order.
-        is_image: Where an image's tokens stand, (L,).
+    `image_lengths` are the tokens of each image, in order.
     """
 
     input_ids: np.ndarray

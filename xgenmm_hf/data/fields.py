@@ -17,12 +17,7 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class RecordProblem(Exception):
-    """A record that gives no row.
-
-    Args:
-        kind: Short name that equal problems share, for counting.
-        reason: What exactly is wrong with this record.
-    """
+    """A record that gives no row; equal problems share a short `kind` to be counted by."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)

@@ -9,14 +9,7 @@ from xgenmm_hf.data.fields import Record, RejectedRecord
 
 
 class HubSet(NamedTuple):
-    """A data set of the Hub.
-
-    Args:
-        name: Its id (`org/name`), or a folder laid out like its repository.
-        config: Its configuration; None: the default one.
-        split: Which split.
-        revision: A commit, a branch or a tag; None: the newest.
-    """
+    """A data set of the Hub by its id, or a folder laid out like its repository; None: the default, the newest."""
 
     name: str
     config: str | None = None

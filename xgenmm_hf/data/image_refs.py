@@ -115,11 +115,9 @@ def tar_members(archive: str) -> dict[str, tuple[int, int]]:
 class Roots:
     """Turns the paths that a data file states into files on this machine.
 
-    Args:
-        table: First components of a path -> the folder or archive (.zip, .tar) that they stand for; the longest match
-            wins. The empty prefix covers every other relative path. Prefixes may be absolute, for data files that
-            state absolute paths.
-        default: Folder for relative paths where the table has no empty prefix; None: those paths are refused.
+    The table maps first components of a path to the folder or archive (.zip, .tar) that they stand for; the longest
+    match wins, the empty prefix covers every other relative path, and prefixes may be absolute. Without an empty
+    prefix relative paths lie in the `default` folder; None: they are refused.
     """
 
     def __init__(

@@ -18,14 +18,7 @@ LARGE, MOST_PROCESSES = 20_000, 8
 
 
 class RowLength(NamedTuple):
-    """What a row takes.
-
-    Attributes:
-        num_text_tokens: Tokens of its text.
-        num_image_tokens: Tokens of its images.
-        num_tiles: Tiles of its images.
-        modality: `"text"`, `"image"` (one image) or `"images"` (several).
-    """
+    """What a row takes; the modality is "text", "image" (one image) or "images" (several)."""
 
     num_text_tokens: int
     num_image_tokens: int
@@ -60,11 +53,6 @@ def measure_rows(
         text, tiles = longest - len(taken), sum(tiles for tiles, _ in taken)
         measured.append(RowLength(text, sum(tokens for _, tokens in taken), tiles, modality))
     return measured
-
-
-def measure_row(row: Mapping[str, Any], processor: Any, image_aspect_ratio: str | None = None) -> RowLength:
-    """Measures one row; see `measure_rows`."""
-    return measure_rows([row], processor, image_aspect_ratio)[0]
 
 
 def add_lengths(

@@ -34,12 +34,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass
 class LoadedRows:
-    """Rows of one source.
-
-    Args:
-        dataset: A `datasets.Dataset`, or while streaming an `IterableDataset`.
-        report: What became of the source's records.
-    """
+    """Rows of one source, a `datasets.Dataset` or while streaming an `IterableDataset`, and their report."""
 
     dataset: "Dataset | IterableDataset"
     report: SourceReport

@@ -49,17 +49,9 @@ SOURCE_KEYS = {"path", "dataset", *HUB_KEYS, "format", "name", "options", "roots
 
 @dataclass(frozen=True)
 class Source:
-    """One data set of a mixture.
+    """One data set of a mixture, its files or the Hub's; the share is a number of samples, "all", or a weight.
 
-    Args:
-        path: Its files, as patterns relative to the mixture's folder; the id alone for a data set of the Hub.
-        share: Number of samples or "all"; in the form by weights the weight.
-        hub: The data set of the Hub, or None.
-        format: Name of the format, or "auto".
-        name: Name, unique within the mixture.
-        options: Options of the format.
-        roots: Its own table of image roots; None: the mixture's.
-        images: Tables of downloaded images.
+    Paths are patterns relative to the mixture's folder. Without `roots` of its own it has the mixture's.
     """
 
     path: tuple[str, ...]
@@ -76,16 +68,8 @@ class Source:
 class MixtureConfig:
     """A mixture as its file describes it.
 
-    Args:
-        file: The YAML file.
-        sources: Its data sets.
-        by_weight: Whether shares are weights.
-        roots: First components of images' paths -> folders; None: images are beside their data file.
-        seed: Seed of sampling, mixing and shuffling.
-        max_rejected: Largest share of malformed records of a source.
-        stopping: When a mixture by weights ends: with the first data set that is used up, or once all are (those used
-            up earlier start again).
-        shuffle_buffer: Rows of each stream that are shuffled together; 0: none.
+    One by weights ends, by `stopping`, with the first data set that is used up, or once all are (those used up earlier
+    start again). So many rows of each stream as `shuffle_buffer` says are shuffled together; 0: none.
     """
 
     file: Path
@@ -99,35 +83,14 @@ class MixtureConfig:
 
 
 @dataclass
-class MixedSource:
-    """A data set's part in a mixture: what became of its records, and the rows it gives or its probability."""
+class Mixture:
+    """A `datasets.Dataset`, while streaming an `IterableDataset`, of rows of one kind, and what it is made of."""
 
-    report: SourceReport
-    samples: int | None = None
-    weight: float | None = None
-
-
-@dataclass
-class MixtureReport:
-    """What a mixture is made of: its file, the kind of its rows, the seed it was made with, its data sets."""
-
+    dataset: "Dataset | IterableDataset"
     file: str
     kind: str
     seed: int
-    sources: list[MixedSource]
-
-
-@dataclass
-class Mixture:
-    """A mixture ready for training.
-
-    Args:
-        dataset: A `datasets.Dataset`, or an `IterableDataset` while streaming; rows of one kind.
-        report: What it is made of.
-    """
-
-    dataset: "Dataset | IterableDataset"
-    report: MixtureReport
+    sources: list[SourceReport]
 
 
 def load_mixture(
@@ -180,14 +143,14 @@ def load_mixture(
                 num_shards=num_shards,
             )
         )
-    kind = _one_kind([item.report for item in loaded], config.file)
+    reports = [item.report for item in loaded]
+    kind = _one_kind(reports, config.file)
     sets: list[Any] = [item.dataset if prepare is None else prepare(item.dataset) for item in loaded]
-    mixed = [MixedSource(item.report) for item in loaded]
     if config.by_weight:
-        dataset = _interleave(sets, mixed, config, seed, streaming)
+        dataset = _interleave(sets, reports, config, seed, streaming)
     else:
-        dataset = _sample(sets, mixed, config, seed)
-    return Mixture(dataset, MixtureReport(str(path), kind, seed, mixed))
+        dataset = _sample(sets, reports, config, seed)
+    return Mixture(dataset, str(path), kind, seed, reports)
 
 
 def _one_kind(reports: Sequence[SourceReport], file: Path) -> str:
@@ -209,12 +172,12 @@ def sample_indices(size: int, samples: int, seed: int, name: str) -> "np.ndarray
     return np.concatenate([np.tile(np.arange(size), passes), chosen]).astype(np.int64)
 
 
-def _sample(sets: Sequence[Any], mixed: list[MixedSource], config: MixtureConfig, seed: int) -> "Dataset":
+def _sample(sets: Sequence[Any], reports: Sequence[SourceReport], config: MixtureConfig, seed: int) -> "Dataset":
     """Puts the chosen rows of each data set one after another."""
     from datasets import concatenate_datasets
 
     parts = []
-    for rows, part, source in zip(sets, mixed, config.sources, strict=True):
+    for rows, part, source in zip(sets, reports, config.sources, strict=True):
         part.samples = len(rows) if source.share == ALL else int(source.share)
         if part.samples == len(rows):
             parts.append(rows)
@@ -224,13 +187,13 @@ def _sample(sets: Sequence[Any], mixed: list[MixedSource], config: MixtureConfig
 
 
 def _interleave(
-    sets: Sequence[Any], mixed: list[MixedSource], config: MixtureConfig, seed: int, streaming: bool
+    sets: Sequence[Any], reports: Sequence[SourceReport], config: MixtureConfig, seed: int, streaming: bool
 ) -> "Dataset | IterableDataset":
     """Draws from the data sets by their weights."""
     from datasets import interleave_datasets
 
     total = sum(float(source.share) for source in config.sources)
-    for part, source in zip(mixed, config.sources, strict=True):
+    for part, source in zip(reports, config.sources, strict=True):
         part.weight = float(source.share) / total
     if config.shuffle_buffer and streaming:
         sets = [shuffle_stream(rows, seed, config.shuffle_buffer) for rows in sets]
@@ -238,7 +201,7 @@ def _interleave(
         sets = [rows.shuffle(seed=seed) for rows in sets]
     if len(sets) == 1:
         return sets[0]
-    weights = [part.weight for part in mixed]
+    weights = [report.weight for report in reports]
     return interleave_datasets(sets, probabilities=weights, seed=seed, stopping_strategy=config.stopping)
 
 
@@ -250,7 +213,7 @@ def read_mixture(path: str | os.PathLike[str]) -> MixtureConfig:
     if not file.is_file():
         raise ValueError(f"There is no mixture file at {file}: check the path.")
     if file.suffix.lower() in SUFFIXES:
-        return MixtureConfig(file, (Source((file.name,), ALL, name=file.stem),), by_weight=False)
+        return MixtureConfig(file, (Source((file.name,), 1.0, name=file.stem),), by_weight=True, shuffle_buffer=0)
     try:
         fields = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

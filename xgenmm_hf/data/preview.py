@@ -4,89 +4,25 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.data.image_refs import UnreadableImage, image_size
 from xgenmm_hf.data.mixture import Mixture, sample_indices
-from xgenmm_hf.data.rows import Row
 
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REPORT, PROBLEMS, HISTOGRAM = "report.json", "problems.jsonl", "lengths.png"
 NEEDED = {"datasets": "datasets", "yaml": "pyyaml", "matplotlib": "matplotlib"}
+MEASURES = ("text_tokens", "image_tokens", "tokens", "tiles")
 BATCH_ROWS = 64
 BINS = 40
-
-Progress = Callable[[int, int], None]
-# (text tokens, image tokens, tiles, modality, images) of a row.
-Measure = tuple[int, int, int, str, int]
-
-
-@dataclass
-class Spread:
-    """How a number is spread over rows: `p95` is what 95 % of the rows have at most."""
-
-    total: int
-    mean: float
-    median: float
-    p95: float
-    largest: int
-
-
-@dataclass
-class Measured:
-    """What the measured rows of one source, or of all, take.
-
-    Args:
-        rows: Rows measured.
-        images: Their images.
-        text_tokens: Text tokens per row.
-        image_tokens: Image tokens per row.
-        tokens: All tokens per row.
-        tiles: Tiles per row.
-        modalities: Rows by modality: text, image (one image), images (several).
-        too_long: Rows with more tokens than the limit; None without one.
-    """
-
-    rows: int = 0
-    images: int = 0
-    text_tokens: Spread | None = None
-    image_tokens: Spread | None = None
-    tokens: Spread | None = None
-    tiles: Spread | None = None
-    modalities: dict[str, int] = field(default_factory=dict)
-    too_long: int | None = None
-
-
-@dataclass
-class Preview:
-    """The result of a dry run.
-
-    Args:
-        mixture: The YAML file.
-        kind: Kind of its rows.
-        seed: Seed it was sampled with.
-        rows: Rows of the mixture, counting repeats.
-        counts: Rows by source; a source may be tagged (VLGuard's example kinds).
-        sources: What became of each file's records, and how many samples it gives.
-        unreadable: Measured rows with an image whose header cannot be read, repeats counted once.
-        all: What the measured rows take.
-        by_source: The same for each source.
-    """
-
-    mixture: str
-    kind: str
-    seed: int
-    rows: int
-    counts: dict[str, int]
-    sources: list[dict[str, Any]]
-    unreadable: int
-    all: Measured
-    by_source: dict[str, Measured]
 
 
 def require_libraries() -> None:
@@ -104,30 +40,33 @@ def preview_mixture(
     limit: int | None = None,
     max_length: int | None = None,
     image_aspect_ratio: str | None = None,
-    progress: Progress | None = None,
-) -> Preview:
-    """Counts and measures the rows of a mixture."""
-    if image_aspect_ratio is None and mixture.report.kind == "pretraining":
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Counts the rows of a mixture and measures some or all of them; returns what `report.json` holds.
+
+    `counts` are rows by source (a source may be tagged, such as VLGuard's kinds), `unreadable` measured rows with an
+    image whose header cannot be read, repeats counted once, `all` and `by_source` what the other measured rows take.
+    """
+    if image_aspect_ratio is None and mixture.kind == "pretraining":
         image_aspect_ratio = "none"
     rows: Any = mixture.dataset
     chosen = some_rows(mixture, len(rows) if limit is None else limit)
-    measures, unreadable = _measure(chosen, processor, image_aspect_ratio, progress)
-    everything = list(chain.from_iterable(measures.values()))
-    preview = Preview(
-        mixture=mixture.report.file,
-        kind=mixture.report.kind,
-        seed=mixture.report.seed,
-        rows=len(rows),
-        counts=dict(Counter(rows["source"])),
-        sources=[asdict(source) for source in mixture.report.sources],
-        unreadable=len(unreadable),
-        all=_summarise(everything, max_length),
-        by_source={source: _summarise(values, max_length) for source, values in sorted(measures.items())},
-    )
+    frame, unreadable = _measure(chosen, processor, image_aspect_ratio, progress)
+    report = {
+        "mixture": mixture.file,
+        "kind": mixture.kind,
+        "seed": mixture.seed,
+        "rows": len(rows),
+        "counts": dict(Counter(rows["source"])),
+        "sources": [asdict(source) for source in mixture.sources],
+        "unreadable": len(unreadable),
+        "all": _summarise(frame, max_length),
+        "by_source": {str(source): _summarise(part, max_length) for source, part in frame.groupby("source")},
+    }
     if output is not None:
-        problems = chain.from_iterable([*(part.report.problems() for part in mixture.report.sources), unreadable])
-        _write(preview, problems, [text + image for text, image, *_ in everything], Path(output))
-    return preview
+        problems = chain.from_iterable([*(part.problems() for part in mixture.sources), unreadable])
+        _write(report, problems, frame["tokens"], Path(output))
+    return report
 
 
 def some_rows(mixture: Mixture, number: int) -> Any:
@@ -135,90 +74,75 @@ def some_rows(mixture: Mixture, number: int) -> Any:
     rows: Any = mixture.dataset
     if number >= len(rows):
         return rows
-    return rows.select(sample_indices(len(rows), number, mixture.report.seed, "preview"))
-
-
-def spread(numbers: Sequence[int]) -> Spread:
-    """Returns how numbers are spread; there must be at least one."""
-    import numpy as np
-
-    median, p95 = np.percentile(numbers, [50, 95])
-    return Spread(sum(numbers), round(sum(numbers) / len(numbers), 2), float(median), float(p95), max(numbers))
+    return rows.select(sample_indices(len(rows), number, mixture.seed, "preview"))
 
 
 def _measure(
-    rows: Any, processor: Any, image_aspect_ratio: str | None, progress: Progress | None
-) -> tuple[dict[str, list[Measure]], list[dict[str, str]]]:
-    """Measures rows by source; those with an unreadable image are set apart."""
+    rows: Any, processor: Any, image_aspect_ratio: str | None, progress: Callable[[int, int], None]
+) -> "tuple[pd.DataFrame, list[dict[str, str]]]":
+    """Measures rows; those with an unreadable image are set apart."""
+    import pandas as pd
+
     from xgenmm_hf.data.lengths import measure_rows
 
-    measures: dict[str, list[Measure]] = {}
+    measures = []
     # Keyed, as over-sampling repeats rows.
     unreadable: dict[tuple[str, str], dict[str, str]] = {}
     for start in range(0, len(rows), BATCH_ROWS):
-        batch = [rows[index] for index in range(start, min(start + BATCH_ROWS, len(rows)))]
-        problems = [_first_unreadable(row) for row in batch]
-        readable = [row for row, problem in zip(batch, problems, strict=True) if problem is None]
-        for row, length in zip(readable, measure_rows(readable, processor, image_aspect_ratio), strict=True):
-            measures.setdefault(row["source"], []).append((*length, len(row["images"])))
-        for row, problem in zip(batch, problems, strict=True):
-            if problem is not None:
+        readable = []
+        for row in rows.select(range(start, min(start + BATCH_ROWS, len(rows)))):
+            try:
+                for image in row["images"]:
+                    image_size(image)
+                readable.append(row)
+            except UnreadableImage as error:
                 entry = {"source": row["source"], "file": "", "id": row["id"], "outcome": "unreadable"}
-                unreadable[row["source"], row["id"]] = {**entry, "kind": "image", "reason": problem}
-        if progress is not None:
-            progress(start + len(batch), len(rows))
-    return measures, list(unreadable.values())
+                unreadable[row["source"], row["id"]] = {**entry, "kind": "image", "reason": str(error)}
+        lengths = measure_rows(readable, processor, image_aspect_ratio)
+        measures += [(row["source"], len(row["images"]), *one) for row, one in zip(readable, lengths, strict=True)]
+        progress(min(start + BATCH_ROWS, len(rows)), len(rows))
+    frame = pd.DataFrame(measures, columns=["source", "images", "text_tokens", "image_tokens", "tiles", "modality"])
+    frame["tokens"] = frame["text_tokens"] + frame["image_tokens"]
+    return frame, list(unreadable.values())
 
 
-def _first_unreadable(row: Row) -> str | None:
-    """Returns why the first unreadable image of a row is so, or None; only headers are read."""
-    for image in row["images"]:
-        try:
-            image_size(image)
-        except UnreadableImage as error:
-            return str(error)
-    return None
+def _summarise(frame: "pd.DataFrame", max_length: int | None) -> dict[str, Any]:
+    """Summarises the measures of some rows; without rows there are no figures."""
+    counts = {"rows": len(frame), "images": int(frame["images"].sum()), "modalities": Counter(frame["modality"])}
+    too_long = {} if max_length is None else {"too_long": int((frame["tokens"] > max_length).sum())}
+    if frame.empty:
+        return {**counts, **too_long}
+    return {
+        **counts,
+        **too_long,
+        **{
+            name: {
+                "total": int(frame[name].sum()),
+                "mean": round(float(frame[name].mean()), 2),
+                "median": float(frame[name].median()),
+                "p95": float(frame[name].quantile(0.95)),
+                "max": int(frame[name].max()),
+            }
+            for name in MEASURES
+        },
+    }
 
 
-def _summarise(values: Sequence[Measure], max_length: int | None) -> Measured:
-    """Summarises the measures of some rows, without spreads if there are no rows."""
-    if not values:
-        return Measured()
-    text, image, tiles, modalities, images = zip(*values, strict=True)
-    tokens = [one + other for one, other in zip(text, image, strict=True)]
-    return Measured(
-        rows=len(values),
-        images=sum(images),
-        text_tokens=spread(text),
-        image_tokens=spread(image),
-        tokens=spread(tokens),
-        tiles=spread(tiles),
-        modalities=dict(Counter(modalities)),
-        too_long=None if max_length is None else sum(number > max_length for number in tokens),
-    )
-
-
-def _write(preview: Preview, problems: Iterable[dict[str, Any]], lengths: Sequence[int], folder: Path) -> None:
+def _write(report: dict[str, Any], problems: Iterable[dict[str, Any]], lengths: "pd.Series", folder: Path) -> None:
     """Writes the files of a dry run; each appears whole or not at all."""
+    from matplotlib.figure import Figure
+
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".preview-", dir=folder) as name:
         part = Path(name)
-        (part / REPORT).write_text(json.dumps(asdict(preview), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (part / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         with (part / PROBLEMS).open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(problem, ensure_ascii=False) + "\n" for problem in problems)
-        _draw_lengths(lengths, part / HISTOGRAM, f"{Path(preview.mixture).name}: tokens per row")
+        figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+        axes = figure.add_subplot()
+        axes.hist(lengths, bins=min(BINS, max(1, lengths.nunique())), color="#3b6ea5")
+        title = f"{Path(report['mixture']).name}: tokens per row"
+        axes.set(title=title, xlabel="tokens (text and images)", ylabel="rows")
+        figure.savefig(part / HISTOGRAM)
         for file_name in (REPORT, PROBLEMS, HISTOGRAM):
             os.replace(part / file_name, folder / file_name)
-
-
-def _draw_lengths(lengths: Sequence[int], file: Path, title: str) -> None:
-    """Draws a histogram of row lengths."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError("The histogram needs matplotlib: install it with pip install 'xgenmm-hf[train]'.") from None
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    axes.hist(lengths, bins=min(BINS, max(1, len(set(lengths)))), color="#3b6ea5")
-    axes.set(title=title, xlabel="tokens (text and images)", ylabel="rows")
-    figure.savefig(file)

@@ -64,23 +64,11 @@ class Tab(csv.excel_tab):
 
 
 class Found(NamedTuple):
-    """A record, or why it could not be read.
-
-    Args:
-        file: Path of its file, or the name of a data set on the Hub.
-        place: Where it stands there: an index of a JSON array, a line, a row, or a sample's name.
-        record: Its fields, or the problem.
-    """
+    """A record of a file, or why it could not be read; its place is an index, a line, a row, or a sample's name."""
 
     file: str
     place: str
     record: Record | RejectedRecord
-
-
-def read_records(files: Files) -> Iterator[Found]:
-    """Reads data files record by record."""
-    for shard in make_shards(find_files(files)):
-        yield from read_shard(shard)
 
 
 def find_files(files: Files) -> list[Path]:

@@ -21,19 +21,11 @@ SMALLEST_SAMPLE = 100
 
 @dataclass
 class SourceReport:
-    """What became of the records of one source.
+    """What became of the records of one source, counted by kind of problem.
 
-    Args:
-        source: Name of the data set.
-        format: Its format.
-        kind: Kind of its rows.
-        files: Its files, or its id on the Hub.
-        records: Records read; None while streaming, as is the number of rows.
-        rows: Rows they became.
-        rejected: Malformed records by kind of problem.
-        skipped: Well-formed records that the recipe leaves out, by kind.
-        notes: What was taken although it is out of the ordinary, by kind, such as a question without an answer.
-        problems_file: JSON lines with every rejected and skipped record; None while streaming.
+    `skipped` are well-formed records that the recipe leaves out, `notes` what was taken although it is out of the
+    ordinary. Numbers of records and rows and the file of problems (JSON lines) are None while streaming. In a mixture
+    a source gives so many samples, or rows with the probability `weight`.
     """
 
     source: str
@@ -46,6 +38,8 @@ class SourceReport:
     skipped: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     problems_file: str | None = None
+    samples: int | None = None
+    weight: float | None = None
 
     def problems(self) -> Iterator[dict[str, Any]]:
         """Yields every problem as `{"source", "file", "id", "outcome", "kind", "reason"}`."""
@@ -99,10 +93,7 @@ class SourceReport:
 class Tally:
     """Counts what becomes of a shard's records, and writes problems down at once, so that none are kept in memory.
 
-    Args:
-        source: Name of the data set.
-        folder: Where `problems.jsonl` and `counts.jsonl` grow; None: problems are logged, and judged on the way.
-        max_rejected: Largest share of rejected records, judged here only without a folder.
+    `problems.jsonl` and `counts.jsonl` grow in a folder; without one problems are logged, and judged on the way.
     """
 
     def __init__(self, source: str, folder: str | None, max_rejected: float):

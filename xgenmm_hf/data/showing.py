@@ -18,12 +18,7 @@ COLORS = {True: "#0a7d32", False: "#555555"}
 
 
 class ShownText(NamedTuple):
-    """A rendered text of a row.
-
-    Attributes:
-        title: Which one, where a row has several ("chosen", "rejected").
-        pieces: (text, whether it is trained on), in order.
-    """
+    """A rendered text of a row: its title where a row has several, and (text, whether it is trained on) in order."""
 
     title: str
     pieces: list[tuple[str, bool]]
@@ -50,7 +45,7 @@ def _pieces(chat: RenderedChat) -> list[tuple[str, bool]]:
     return [(text, trained) for text, trained in [*pieces, (chat.text[place:], False)] if text]
 
 
-def describe_images(row: Row) -> Iterator[str]:
+def image_lines(row: Row) -> Iterator[str]:
     """Yields a line for each image of a row: its name and its size, or why it cannot be read."""
     for image in row["images"]:
         try:

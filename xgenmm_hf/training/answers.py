@@ -1,8 +1,7 @@
 """Answers during training: prompts answered in one batch, and rows answered and logged at each evaluation."""
 
 import json
-import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +10,33 @@ from accelerate.utils import gather_object
 from PIL import Image
 
 from xgenmm_hf.conversion.files import write_text
+from xgenmm_hf.inference.batches import encode_batch
+from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.training.batches import read_images
 
-
-logger = logging.getLogger(__name__)
 
 METRIC = "eval_exact_match"
 # Room behind the longest reference answer, and the most tokens of an answer.
 SPARE_TOKENS, MOST_TOKENS = 8, 256
 
 
-def answer_prompts(
+def generate_answers(
     model: Any,
     processor: Any,
     prompts: Sequence[str],
     images: Sequence[Image.Image],
     max_new_tokens: int,
-    change: Callable[[Any], Any] | None = None,
     **options: Any,
 ) -> list[str]:
     """Answers prompts greedily; the model is in the mode afterwards that it was in before."""
-    options_of_batch = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-    inputs = processor(text=list(prompts), images=list(images) or None, **options_of_batch)
-    inputs = change(inputs) if change else inputs
-    inputs = inputs.to(model.device, model.dtype)
+    inputs = encode_batch(Loaded(model, processor), prompts, images)
     length = inputs["input_ids"].shape[1]
     room = model.config.text_config.max_position_embeddings - length
     limits = {"max_new_tokens": min(max_new_tokens, room), "do_sample": False, "num_beams": 1}
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad():  # inference mode would leave buffers that training cannot use
             output = model.generate(**inputs, **limits, **options)
     finally:
         model.train(training)
@@ -49,7 +44,7 @@ def answer_prompts(
     return [text.strip() for text in texts]
 
 
-def text_of(messages: Sequence[Mapping[str, Any]]) -> str:
+def joined_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """Returns the texts of messages, joined."""
     contents = [message["content"] for message in messages]
     return "".join(
@@ -68,16 +63,7 @@ class EvaluationAnswers:
 
     A row asks its last turn: everything before the last answer is the prompt, that answer the reference. The table
     goes to `eval_answers/step-N.jsonl` in the output folder, and with its images to TensorBoard, Weights and Biases
-    or Trackio where the run reports to them.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        rows: Evaluation rows with `messages`, or with `prompt` and `completion`.
-        number: How many of them are answered; the first ones.
-        batch_size: Prompts answered together.
-
-    Raises:
-        ValueError: If no row has a question and an answer.
+    or Trackio where the run reports to them. Answered are the first `number` rows, `batch_size` at a time.
     """
 
     def __init__(self, processor: Any, rows: Any, number: int, batch_size: int):
@@ -104,19 +90,14 @@ class EvaluationAnswers:
             prompts = [self.processor.apply_chat_template(row["prompt"], add_generation_prompt=True) for row in batch]
             images = [image for row in batch for image in row["images"]]
             with accelerator.autocast():
-                answers += answer_prompts(
+                answers += generate_answers(
                     model, self.processor, prompts, images, self.max_new_tokens, synced_gpus=sharded
                 )
         found = [(index, text) for (index, _), text in zip(rows, answers, strict=True)]
         found = found if sharded else gather_object(found)
-        table = [
-            {
-                **self.rows[index],
-                "answer": text,
-                "right": normalised(text) == normalised(self.rows[index]["reference"]),
-            }
-            for index, text in sorted(found)
-        ]
+        table = [{**self.rows[index], "answer": text} for index, text in sorted(found)]
+        for row in table:
+            row["right"] = normalised(row["answer"]) == normalised(row["reference"])
         if trainer.is_world_process_zero():
             log_table(trainer, table)
         return {METRIC: sum(row["right"] for row in table) / len(table)}
@@ -131,14 +112,8 @@ def question_of(row: Mapping[str, Any]) -> dict[str, Any] | None:
     prompt = messages[: places[-1]]
     parts = [part for message in prompt for part in message["content"] if isinstance(part, Mapping)]
     images = row["images"][: sum(part.get("type") == "image" for part in parts)]
-    reference, question = text_of([messages[places[-1]]]), text_of(prompt[-1:])
-    return {
-        "id": str(row.get("id", "?")),
-        "prompt": prompt,
-        "images": images,
-        "question": question,
-        "reference": reference,
-    }
+    texts = {"question": joined_text(prompt[-1:]), "reference": joined_text([messages[places[-1]]])}
+    return {"id": str(row.get("id", "?")), "prompt": prompt, "images": images, **texts}
 
 
 def log_table(trainer: Any, table: Sequence[Mapping[str, Any]]) -> None:

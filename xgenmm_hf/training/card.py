@@ -26,7 +26,9 @@ TITLES = {
 }
 
 
-def write_card(trainer: Any, recipe: Recipe, counts: dict[str, int], metrics: dict[str, float], notes: str) -> None:
+def write_run_card(
+    trainer: Any, recipe: Recipe, counts: dict[str, int], metrics: dict[str, float], notes: str
+) -> None:
     """Writes `README.md` into a run's folder, on the main process."""
     if not trainer.is_world_process_zero():
         return

@@ -25,7 +25,8 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import hash_module
 
 from xgenmm_hf.training.guards import GuardedTrainerMixin, take_notes, with_prompt_mask
-from xgenmm_hf.training.preference import REFERENCE_LOG_PROBS, PreferenceCollator, with_blank_image
+from xgenmm_hf.training.preference import REFERENCE_LOG_PROBS, SIDES, PreferenceCollator
+from xgenmm_hf.training.sharding import add_blank_image
 
 
 IMAGES = ("pixel_values", "image_sizes", "image_num_tiles")
@@ -104,7 +105,7 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
             return True, True
         policy, reference = (self.accelerator.unwrap_model(model) for model in (self.model, self.ref_model))
         parts = ("vision_tower", "resampler")
-        tower, resampler = (same_weights(part_of(policy, name), part_of(reference, name)) for name in parts)
+        tower, resampler = (same_weights(image_part(policy, name), image_part(reference, name)) for name in parts)
         return tower, resampler
 
     def _precompute_with_images(self, model_hash: str, keep: bool) -> None:
@@ -133,7 +134,7 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         self._signature_columns += [name for name in more if name not in self._signature_columns]
 
     def _add_blank_image(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return with_blank_image(inputs, self._plain_config()) if self._is_vision_dataset else inputs
+        return add_blank_image(inputs, self._plain_config(), len(SIDES)) if self._is_vision_dataset else inputs
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """Computes TRL's loss from images that are encoded once; called by `compute_loss`."""
@@ -149,11 +150,11 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
     def _share_images(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Replaces a batch's images by what policy and reference have in common of them."""
         root = self.accelerator.unwrap_model(model)
-        if inputs.get("pixel_values") is None or not (self._same_tower and is_fixed(part_of(root, "vision_tower"))):
+        if inputs.get("pixel_values") is None or not (self._same_tower and is_fixed(image_part(root, "vision_tower"))):
             return inputs
         # the first release samples each prompt's image with embeddings of its text
         text_conditioned = self._plain_config().resampler_config.text_conditioned
-        sampled = not text_conditioned and self._same_resampler and is_fixed(part_of(root, "resampler"))
+        sampled = not text_conditioned and self._same_resampler and is_fixed(image_part(root, "resampler"))
         images = {name: inputs[name] for name in IMAGES if inputs.get(name) is not None}
         with torch.no_grad(), self.accelerator.autocast():
             if sampled:
@@ -205,7 +206,7 @@ def has_images(dataset: Any) -> bool:
     return "image" in row or "images" in row
 
 
-def part_of(model: Any, name: str) -> nn.Module:
+def image_part(model: Any, name: str) -> nn.Module:
     """Returns the vision tower or the resampler of a model."""
     base = model.get_base_model() if is_peft_model(model) else model
     return getattr(base.model, name)

@@ -65,14 +65,8 @@ def with_prompt_mask(inputs: dict[str, Any], config: Any) -> dict[str, Any]:
 class GuardedTrainerMixin:
     """Guards of a trainer; put it before TRL's class.
 
-    Args:
-        *args: Passed on.
-        max_dropped: Share of dropped rows, for an unreadable image or a prompt without room for an answer, above
-            which the run stops; judged after the first 100 rows.
-        run_facts: What decides the run's rows and losses; kept in each checkpoint's marker.
-        learning_rates: Learning rates of parts, by their names in `modules.PARTS`; the others have `learning_rate`.
-        answers: Answers evaluation rows, see `xgenmm_hf.training.answers`.
-        **kwargs: Passed on.
+    `max_dropped` is judged after the first 100 rows; `run_facts` go into each checkpoint's marker; `learning_rates`
+    are those of parts, by their names in `modules.PARTS`; `answers` is an `EvaluationAnswers` or None.
     """
 
     def __init__(

@@ -12,14 +12,10 @@ Values = Mapping[str, Any]
 
 
 class Rule(NamedTuple):
-    """When an option does nothing.
+    """When an option does nothing, and what to do instead.
 
-    Attributes:
-        remedy: What to do instead.
-        harmless: Values that ask for what happens anyway.
-        counts: Tells from all options whether this one counts; None: it never does.
-        needs: An option beside which this one counts; where a run switches that off by name, this one may stay.
-        stages: The stages that the rule is about; empty: all.
+    `harmless` values ask for what happens anyway; `counts` tells from all options whether this one counts (None: it
+    never does); where a run switches off the option that it `needs` by name, this one may stay; no `stages`: all.
     """
 
     remedy: str

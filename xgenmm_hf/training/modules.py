@@ -11,8 +11,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -180,15 +178,8 @@ def number_of_values(parameter: torch.Tensor) -> int:
 
 def counts_table(counts: dict[str, tuple[int, int]]) -> str:
     """Lays counts out as a table."""
-    table = Table("part", title="Parameters", title_justify="left")
-    for column in ("total", "trained", "share"):
-        table.add_column(column, justify="right")
     totals = tuple(sum(column) for column in zip(*counts.values(), strict=True))
+    lines = [f"{'parameters of':<16}{'total':>16}{'trained':>16}{'share':>10}"]
     for part, (total, trained) in [*counts.items(), ("all", totals)]:
-        table.add_row(
-            part, f"{total:,}", f"{trained:,}", f"{trained / total:.2%}", end_section=part == list(counts)[-1]
-        )
-    console = Console(width=80, no_color=True)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()
+        lines.append(f"{part:<16}{total:>16,}{trained:>16,}{trained / total:>10.2%}")
+    return "\n".join(lines)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """The size of a run: `num_rows` and `num_epochs` are None for a stream, `save_steps` without saving by steps."""
 
     num_rows: int | None
@@ -45,7 +45,7 @@ class Plan:
         return found
 
 
-def plan_of(trainer: Any) -> Plan:
+def plan_of(trainer: Any) -> RunPlan:
     """Reads the plan off a trainer, as the Trainer itself counts."""
     args, rows = trainer.args, trainer.train_dataset
     num_rows = len(rows) if hasattr(rows, "__len__") else None
@@ -60,4 +60,4 @@ def plan_of(trainer: Any) -> Plan:
     if args.save_strategy == "steps":
         save_steps = math.ceil(args.save_steps if args.save_steps >= 1 else args.save_steps * num_steps)
     batch_size = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-    return Plan(num_rows, batch_size, num_steps, num_epochs, args.get_warmup_steps(num_steps), save_steps)
+    return RunPlan(num_rows, batch_size, num_steps, num_epochs, args.get_warmup_steps(num_steps), save_steps)

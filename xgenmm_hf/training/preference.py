@@ -21,12 +21,7 @@ SIDES = ("chosen", "rejected")
 
 
 class Tokens(NamedTuple):
-    """A prompt and one of its answers.
-
-    Attributes:
-        input_ids: Their ids.
-        start: Where the answer begins.
-    """
+    """The ids of a prompt with one of its answers, and where the answer begins."""
 
     input_ids: list[int]
     start: int
@@ -166,25 +161,3 @@ def render_pair(processor: Any, row: Mapping[str, Any]) -> tuple[str, str, str]:
 def common_length(first: list[int], second: list[int]) -> int:
     """Counts the ids that two sequences begin with together."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
-
-
-def with_blank_image(batch: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """Shows a blank tile after the first pair of a batch without images, where it changes no loss.
-
-    Where ranks hold pieces of the parameters, each must run the tower and the resampler as often as the others.
-    """
-    device, half = batch["input_ids"].device, batch["input_ids"].shape[0] // len(SIDES)
-    shape = (batch["input_ids"].shape[0], config.resampler_config.num_latents)
-    shown = torch.zeros(shape, dtype=torch.long, device=device)
-    shown[::half] = 1
-    ids = torch.where(shown.bool(), config.image_token_id, config.text_config.pad_token_id or 0)
-    added = {"input_ids": ids, "attention_mask": shown, "completion_mask": torch.zeros_like(shown)}
-    side = config.tile_size
-    return {
-        **batch,
-        **{name: torch.cat([batch[name], columns], dim=1) for name, columns in added.items()},
-        # without a size it is one tile in every mode
-        "pixel_values": torch.zeros(1, config.vision_config.num_channels, side, side, device=device),
-        "image_num_tiles": torch.ones(1, dtype=torch.long, device=device),
-        "image_repeats": len(SIDES),
-    }

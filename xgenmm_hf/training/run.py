@@ -6,8 +6,7 @@ There is no training loop here: TRL's trainers run the steps, accelerate places 
 import copy
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from xgenmm_hf.inference.adapters import merge_adapter
 from xgenmm_hf.inference.prompt_form import FILE, read_prompt_form
 from xgenmm_hf.training.answers import EvaluationAnswers
 from xgenmm_hf.training.arguments import FRESH, Recipe, parse_recipe, resume_choice
-from xgenmm_hf.training.card import write_card, write_merged_card
+from xgenmm_hf.training.card import write_merged_card, write_run_card
 from xgenmm_hf.training.checkpoints import check_not_finished, checkpoint_to_resume, run_facts, what_was_kept
 from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
 from xgenmm_hf.training.guards import TrainingStopped
@@ -24,7 +23,7 @@ from xgenmm_hf.training.loading import checked_source, load_for_training, with_m
 from xgenmm_hf.training.modules import choose_trained, count_parameters, counts_table, lora_config
 from xgenmm_hf.training.plan import plan_of
 from xgenmm_hf.training.sft import XGenMMSFTTrainer
-from xgenmm_hf.training.stage_rows import count_sources, load_rows, prompt_form_of
+from xgenmm_hf.training.stage_rows import count_sources, load_stage_rows, prompt_form_of
 
 
 logger = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ def run_stage(stage: str, arguments: Sequence[str], make_optimizer: MakeOptimize
     resumed = checkpoint_to_resume(recipe)
     recipe = with_merged_base(recipe)
     model, processor = load_for_training(recipe)
-    train_rows, eval_rows = load_rows(recipe, processor)
+    train_rows, eval_rows = load_stage_rows(recipe, processor)
     trainer = build_trainer(recipe, model, processor, train_rows, eval_rows, make_optimizer)
     output, plan = Path(recipe.training.output_dir), plan_of(trainer)
     fresh = resume_choice(recipe.training.resume_from_checkpoint) == FRESH
@@ -144,7 +143,7 @@ def save_run(trainer: Any, recipe: Recipe, train_rows: Any, metrics: dict[str, f
         form = prompt_form_of(train_rows) if recipe.stage == "sft" else read_prompt_form(recipe.base)
         if form is not None:
             write_json(output / FILE, form._asdict())
-    write_card(trainer, recipe, count_sources(train_rows), metrics, trainer.describe_dropped())
+    write_run_card(trainer, recipe, count_sources(train_rows), metrics, trainer.describe_dropped())
     if recipe.model.use_peft and recipe.modules.merge_adapter and trainer.is_world_process_zero():
         save_merged(recipe, output / "merged")
     # Last: a run whose state is in its folder has finished.
@@ -160,25 +159,14 @@ def save_merged(recipe: Recipe, folder: Path) -> None:
     The base is loaded again: weights that were quantised for training are merged in full precision.
     """
     base, processor = load_for_training(recipe, quantised=False)
-    with replacing_folder(folder) as draft:
+    beside = folder.with_name(f".{folder.name}-replaced")
+    shutil.rmtree(beside, ignore_errors=True)
+    with output_folder(beside) as draft:
         merge_adapter(base, recipe.training.output_dir).save_pretrained(draft)
         processor.save_pretrained(draft)
         form = Path(recipe.training.output_dir) / FILE
         if form.is_file():
             shutil.copyfile(form, draft / FILE)
         write_merged_card(recipe, folder, draft, base.config)
-
-
-@contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Gives a hidden folder beside `folder` that takes its place at the end; if anything fails, `folder` stays."""
-    if not folder.exists():
-        with output_folder(folder) as draft:
-            yield draft
-        return
-    beside = folder.with_name(f".{folder.name}-replaced")
-    shutil.rmtree(beside, ignore_errors=True)
-    with output_folder(beside) as draft:
-        yield draft
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)

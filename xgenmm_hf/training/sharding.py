@@ -1,5 +1,6 @@
 """What sharded training needs beyond accelerate: a head that all ranks train alike, and steps that all ranks share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,35 +36,26 @@ def is_sharded_module(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-def add_blank_image(inputs: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
-    """Adds a row with one blank tile and no target to a batch without images.
+def add_blank_image(batch: Mapping[str, Any], config: Any, halves: int = 1) -> dict[str, Any]:
+    """Shows a blank tile behind the first row of a batch without images (of each half), where it changes no loss.
 
     Where ranks hold pieces of the parameters, each must run the tower and the resampler as often as the others, or
     they wait for one another for ever.
     """
-    length = max(inputs["input_ids"].shape[1], config.resampler_config.num_latents + 1)
-    pad = config.text_config.pad_token_id or 0
-    blank = torch.full((1, length), pad, dtype=inputs["input_ids"].dtype)
-    blank[:, : config.resampler_config.num_latents] = config.image_token_id
-    rows = {
-        "input_ids": (pad, blank),
-        "attention_mask": (0, torch.ones_like(blank)),
-        "labels": (-100, torch.full_like(blank, -100)),
-    }
-    side = config.tile_size
-    batch = {
-        name: torch.cat([pad_right(inputs[name], length, filler), row.to(inputs[name])])
-        for name, (filler, row) in rows.items()
+    ids, side = batch["input_ids"], config.tile_size
+    shown = torch.zeros((len(ids), config.resampler_config.num_latents), dtype=torch.long, device=ids.device)
+    shown[:: len(ids) // halves] = 1
+    added = {
+        "input_ids": torch.where(shown.bool(), config.image_token_id, config.text_config.pad_token_id or 0),
+        "attention_mask": shown,
+        "labels": torch.full_like(shown, -100),
+        "completion_mask": torch.zeros_like(shown),
     }
     return {
-        **inputs,
         **batch,
+        **{name: torch.cat([batch[name], columns], dim=1) for name, columns in added.items() if name in batch},
         # Without a size it is one tile in every mode.
-        "pixel_values": torch.zeros(1, config.vision_config.num_channels, side, side),
-        "image_num_tiles": torch.tensor([1]),
+        "pixel_values": torch.zeros(1, config.vision_config.num_channels, side, side, device=ids.device),
+        "image_num_tiles": torch.ones(1, dtype=torch.long, device=ids.device),
+        **({"image_repeats": halves} if halves > 1 else {}),
     }
-
-
-def pad_right(rows: torch.Tensor, length: int, filler: int) -> torch.Tensor:
-    """Pads rows on the right to a length."""
-    return torch.nn.functional.pad(rows, (0, length - rows.shape[1]), value=filler)

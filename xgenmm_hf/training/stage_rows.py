@@ -7,77 +7,54 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from datasets import load_from_disk
+
 from xgenmm_hf import recipes
 from xgenmm_hf.data.lengths import add_lengths
+from xgenmm_hf.data.mixture import load_mixture
 from xgenmm_hf.data.rows import row_kind
 from xgenmm_hf.inference.prompt_form import PromptForm
-from xgenmm_hf.training.answers import text_of
+from xgenmm_hf.training.answers import joined_text
 from xgenmm_hf.training.arguments import Recipe
 
 
 Prepare = Callable[[Any], Any]
 
-DATA_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".tar")
 NO_DATA = "No data is named: set mixture in the recipe or --mixture."
 # A prompt form is what so large a share of the first rows have in common.
 SHARED_BY, ROWS_LOOKED_AT = 0.9, 1000
 KIND_OF_STAGE = {"pretrain": "pretraining", "sft": "chat", "safety": "chat", "dpo": "preference"}
 
 
-def load_rows(recipe: Recipe, processor: Any) -> tuple[Any, Any]:
-    """Loads the rows that a run trains and is evaluated on.
-
-    Args:
-        recipe: Its options.
-        processor: The processor, which measures rows that are to be grouped by length.
-
-    Returns:
-        The training rows, a `datasets.Dataset` or `IterableDataset`, and the evaluation rows or None.
-
-    Raises:
-        ValueError: If no data is named, or its rows are of a kind that the stage does not train on.
-    """
-    if recipe.data.mixture is None:
+def load_stage_rows(recipe: Recipe, processor: Any) -> tuple[Any, Any]:
+    """Loads the rows that a run trains on, measured where they are grouped, and those it is evaluated on or None."""
+    data = recipe.data
+    if data.mixture is None:
         raise ValueError(NO_DATA)
-    if recipe.data.streaming and recipe.training.max_steps < 1:
+    if data.streaming and recipe.training.max_steps < 1:
         raise ValueError("A stream has no length: set max_steps, or leave streaming out.")
     # Preference pairs keep the trainer's own order.
-    grouped = recipe.data.group_by_modality_length and not recipe.data.streaming and recipe.stage != "dpo"
-    prepare = partial(measure_rows, recipe, processor) if grouped else None
-    train = open_rows(recipe, recipe.data.mixture, recipe.data.streaming, prepare)
-    evaluated = None
-    if recipe.data.eval_mixture is not None:
-        evaluated = open_rows(recipe, recipe.data.eval_mixture, streaming=False)
-    return train, evaluated
+    grouped = data.group_by_modality_length and not data.streaming and recipe.stage != "dpo"
+    prepare = partial(measure_source, recipe, processor) if grouped else None
+    train = open_rows(recipe, data.mixture, data.streaming, prepare)
+    return train, None if data.eval_mixture is None else open_rows(recipe, data.eval_mixture)
 
 
-def measure_rows(recipe: Recipe, processor: Any, rows: Any) -> Any:
+def measure_source(recipe: Recipe, processor: Any, rows: Any) -> Any:
     """Adds the lengths of a source's rows."""
     check_kind(recipe, recipe.data.mixture, rows)
     workers = recipe.training.dataset_num_proc
     return add_lengths(rows, processor, num_proc=workers, image_aspect_ratio=recipe.data.image_aspect_ratio)
 
 
-def open_rows(recipe: Recipe, name: str, streaming: bool, prepare: Prepare | None = None) -> Any:
-    """Opens one mixture or saved folder."""
-    import datasets
-
-    from xgenmm_hf.data.loading import load_rows as load_rows_of
-    from xgenmm_hf.data.mixture import load_mixture
-
+def open_rows(recipe: Recipe, name: str, streaming: bool = False, prepare: Prepare | None = None) -> Any:
+    """Opens one mixture, data file or saved folder."""
     folder = Path(name).expanduser()
-    if not (folder / "dataset_info.json").is_file():
-        path = mixture_path(recipe, name)
-        if path.suffix in DATA_FILES:
-            rows = load_rows_of("auto", path, streaming=streaming).dataset
-            rows = rows if prepare is None or streaming else prepare(rows)
-        else:
-            rows = load_mixture(path, streaming=streaming, prepare=prepare).dataset
-    elif streaming:
-        rows = datasets.load_from_disk(str(folder)).to_iterable_dataset()
+    if (folder / "dataset_info.json").is_file():
+        rows: Any = load_from_disk(str(folder))
+        rows = rows.to_iterable_dataset() if streaming else rows if prepare is None else prepare(rows)
     else:
-        rows = datasets.load_from_disk(str(folder))
-        rows = rows if prepare is None else prepare(rows)
+        rows = load_mixture(mixture_path(recipe, name), streaming=streaming, prepare=prepare).dataset
     check_kind(recipe, name, rows)
     return rows
 
@@ -113,10 +90,10 @@ def prompt_form_of(rows: Any) -> PromptForm:
     for row in islice(rows, ROWS_LOOKED_AT):
         messages = row.get("messages") or row.get("prompt") or []
         questions = [message for message in messages if message["role"] == "user"]
-        _, break_, last = text_of(questions[:1]).strip("\n").rpartition("\n")
+        _, break_, last = joined_text(questions[:1]).strip("\n").rpartition("\n")
         suffixes[break_ + last if break_ else ""] += 1
         found = [message for message in messages if message["role"] == "system"]
-        systems[text_of(found[:1]) if found else None] += 1
+        systems[joined_text(found[:1]) if found else None] += 1
     return PromptForm(_most_shared(suffixes) or "", _most_shared(systems))
 
 

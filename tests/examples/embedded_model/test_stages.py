@@ -19,7 +19,7 @@ def test_every_data_file_is_read_whole_by_its_adapter(stage, tmp_path):
 
     mixture = load_mixture(write_mixture(stage, tmp_path, scale=0.0005), cache_dir=tmp_path / "cache")
     assert len(mixture.dataset) >= 16
-    assert not any(source.report.rejected for source in mixture.report.sources)
+    assert not any(source.rejected for source in mixture.sources)
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def test_text_files_and_json(mixture, tmp_path):
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "problems.jsonl", "lengths.png"}
     facts = json.loads(run(mixture, "--json", *options).stdout)
     assert facts["by_source"]["b"]["rows"] == 1
-    assert facts["sources"][0]["report"]["rejected"] == {"fields": 1}
+    assert facts["sources"][0]["rejected"] == {"fields": 1}
 
 
 def test_a_data_file_is_shown_with_its_targets(mixture, tmp_path):

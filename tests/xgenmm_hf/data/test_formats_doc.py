@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from xgenmm_hf.data.adapters import load_rows
+from xgenmm_hf import load_rows
 from xgenmm_hf.data.mixture import load_mixture
 
 
@@ -97,6 +97,6 @@ def test_the_mixtures(tmp_path, name, rows):
     mixture = load_mixture(tmp_path / name, cache_dir=tmp_path / "cache")
     assert len(mixture.dataset) == rows or rows is None
     if rows is None:
-        assert [round(source.weight, 3) for source in mixture.report.sources] == [0.667, 0.333]
+        assert [round(source.weight, 3) for source in mixture.sources] == [0.667, 0.333]
     else:
         assert mixture.dataset[0]["images"][0]["path"] == "/data/coco/1.jpg"

@@ -4,7 +4,7 @@ import pytest
 from conversation_rows import conversations, image, small_processor
 from hypothesis import HealthCheck, given, settings
 
-from xgenmm_hf.data.lengths import RowLength, add_lengths, describe_processor, measure_row
+from xgenmm_hf.data.lengths import RowLength, add_lengths, describe_processor, measure_rows
 from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
 
 
@@ -22,6 +22,10 @@ def test_a_row_is_as_long_as_its_batch(row):
 def caption_row(*images) -> dict:
     content = [part for _ in images for part in ({"type": "image"}, {"type": "text", "text": "a red square"})]
     return {"id": "1", "source": "captions", "images": list(images), "content": content or [{"type": "end_of_chunk"}]}
+
+
+def measure_row(row, processor, mode=None):
+    return measure_rows([row], processor, mode)[0]
 
 
 @pytest.mark.parametrize("mode", ["none", "anyres"])

@@ -45,7 +45,7 @@ def test_numbers_of_samples(folder):
     text = "data: {a.jsonl: 3, b.jsonl: 9}\nroots: {coco: images}\n"
     mixture = load(folder, text)
     counts = Counter(ids(mixture.dataset))
-    assert [source.samples for source in mixture.report.sources] == [3, 9]
+    assert [source.samples for source in mixture.sources] == [3, 9]
     assert sum(counts[f"a{index}"] for index in range(10)) == 3
     assert all(counts[f"b{index}"] >= 2 for index in range(4))
     assert mixture.dataset[0]["images"] == [{"bytes": None, "path": str(folder / "images" / "1.jpg")}]
@@ -68,7 +68,7 @@ WEIGHTS = "datasets:\n  - {path: a.jsonl, weight: 3}\n  - {path: [b.jsonl], weig
 @pytest.mark.parametrize("streaming", [False, True])
 def test_weights(folder, streaming):
     mixture = load(folder, WEIGHTS, streaming=streaming)
-    assert [source.weight for source in mixture.report.sources] == [0.75, 0.25]
+    assert [source.weight for source in mixture.sources] == [0.75, 0.25]
     drawn = ids(mixture.dataset)
     assert set(drawn) == {f"a{index}" for index in range(10)} | {f"b{index}" for index in range(4)}
     assert drawn == ids(load(folder, WEIGHTS, streaming=streaming).dataset)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from xgenmm_hf import TINY_MODEL, XGenMMProcessor
 from xgenmm_hf.data.mixture import load_mixture
-from xgenmm_hf.data.preview import preview_mixture, spread
+from xgenmm_hf.data.preview import MEASURES, preview_mixture
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +37,22 @@ def test_counts_and_measures(mixture, processor, tmp_path):
     found = preview_mixture(
         loaded, processor, tmp_path / "out", max_length=100, progress=lambda *numbers: done.append(numbers)
     )
-    assert (found.rows, found.kind, found.counts, found.unreadable) == (14, "chat", {"a": 12, "b": 2}, 1)
-    assert (found.all.rows, found.all.images, found.all.modalities) == (12, 10, {"image": 10, "text": 2})
-    assert found.all.tokens.total == found.all.text_tokens.total + found.all.image_tokens.total
+    assert tuple(found[name] for name in ("rows", "kind", "counts", "unreadable")) == (
+        14,
+        "chat",
+        {"a": 12, "b": 2},
+        1,
+    )
+    assert tuple(found["all"][name] for name in ("rows", "images", "modalities")) == (12, 10, {"image": 10, "text": 2})
+    total = {name: found["all"][name]["total"] for name in MEASURES}
+    assert total["tokens"] == total["text_tokens"] + total["image_tokens"]
     tiles = processor.image_processor.get_number_of_image_patches(100, 300, {})
-    assert found.by_source["a"].tiles.mean == tiles
-    assert found.by_source["a"].image_tokens.largest == tiles * processor.num_latents
-    assert found.by_source["b"].too_long == 1
+    assert found["by_source"]["a"]["tiles"]["mean"] == tiles
+    assert found["by_source"]["a"]["image_tokens"]["max"] == tiles * processor.num_latents
+    assert found["by_source"]["b"]["too_long"] == 1
     assert done[-1] == (14, 14)
+    lengths = [found["by_source"]["b"]["tokens"][name] for name in ("total", "mean", "median", "max")]
+    assert lengths[1] == lengths[2] == lengths[0] / 2 < lengths[3]
     problems = [json.loads(line) for line in (tmp_path / "out" / "problems.jsonl").read_text().splitlines()]
     assert [(item["outcome"], item["id"]) for item in problems] == [("rejected", "6"), ("unreadable", "a3@3")]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["rows"] == 14
@@ -56,10 +64,10 @@ def test_counts_and_measures(mixture, processor, tmp_path):
 def test_a_limit_measures_a_part_and_counts_all(mixture, processor, tmp_path):
     loaded = load_mixture(mixture, max_rejected=1.0, cache_dir=tmp_path / "cache")
     found = preview_mixture(loaded, processor, limit=5)
-    assert (found.rows, found.counts) == (14, {"a": 12, "b": 2})
-    assert 1 <= found.all.rows <= 5
+    assert (found["rows"], found["counts"]) == (14, {"a": 12, "b": 2})
+    assert 1 <= found["all"]["rows"] <= 5
     one_tile = preview_mixture(loaded, processor, image_aspect_ratio="none")
-    assert one_tile.by_source["a"].tiles.mean == 1
+    assert one_tile["by_source"]["a"]["tiles"]["mean"] == 1
 
 
 @pytest.mark.parametrize(
@@ -74,10 +82,7 @@ def test_other_kinds(tmp_path, processor, record, kind, tiles):
     (tmp_path / "a.jsonl").write_text(json.dumps(record))
     (tmp_path / "mixture.yaml").write_text("data: {a.jsonl: all}\n")
     found = preview_mixture(load_mixture(tmp_path / "mixture.yaml", cache_dir=tmp_path / "cache"), processor)
-    assert (found.kind, found.all.rows) == (kind, 1)
-    assert found.all.tiles.largest == (tiles or processor.image_processor.get_number_of_image_patches(100, 300, {}))
-
-
-def test_spreads():
-    found = spread([1, 2, 3, 10])
-    assert (found.total, found.mean, found.median, found.largest) == (16, 4.0, 2.5, 10)
+    assert (found["kind"], found["all"]["rows"]) == (kind, 1)
+    assert found["all"]["tiles"]["max"] == (
+        tiles or processor.image_processor.get_number_of_image_patches(100, 300, {})
+    )

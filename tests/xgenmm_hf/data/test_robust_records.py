@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from xgenmm_hf.data.adapters import ADAPTERS, load_rows
+from xgenmm_hf import load_rows
+from xgenmm_hf.data.adapters import ADAPTERS
 from xgenmm_hf.data.adapters.base import Context, image_refs
 from xgenmm_hf.data.fields import RecordProblem
 from xgenmm_hf.data.image_refs import PathRefused, Roots, UnreadableImage, image_ref, image_size, open_image
 from xgenmm_hf.data.mixture import load_mixture
-from xgenmm_hf.data.records import read_records
+from xgenmm_hf.data.records import make_shards, read_shard
 from xgenmm_hf.data.rows import InvalidRow, validate_row
 
 
@@ -64,7 +65,7 @@ def test_a_row_of_parquet_that_is_not_unicode(tmp_path):
     offsets = pa.array(["ab", "cd", "ef"]).buffers()[:2]
     values = pa.Array.from_buffers(pa.string(), 3, [*offsets, pa.py_buffer(b"ab\xff\xfeef")])
     pq.write_table(pa.table({"question": values}), tmp_path / "set.parquet")
-    found = [item.record for item in read_records(tmp_path / "set.parquet")]
+    found = [item.record for item in read_shard(*make_shards([tmp_path / "set.parquet"]))]
     assert [found[0], found[2]] == [{"question": "ab"}, {"question": "ef"}]
     assert found[1].kind == "text"
 
@@ -75,7 +76,8 @@ def test_a_member_named_like_a_key(tmp_path):
             info = tarfile.TarInfo(name)
             info.size = 3
             archive.addfile(info, io.BytesIO(b"abc"))
-    places = [(found.place, getattr(found.record, "kind", "read")) for found in read_records(tmp_path / "set.tar")]
+    (shard,) = make_shards([tmp_path / "set.tar"])
+    places = [(found.place, getattr(found.record, "kind", "read")) for found in read_shard(shard)]
     assert places == [("1", "read"), ("__key__", "read"), ("?", "text")]
 
 
@@ -111,7 +113,7 @@ def test_sources_with_one_file_name_keep_apart(tmp_path):
         (tmp_path / folder / "00000.jsonl").write_text(json.dumps({"conversations": turns}) + "\n")
     (tmp_path / "m.yaml").write_text("data: {html/00000.jsonl: all, pdf/00000.jsonl: all}\n")
     mixture = load_mixture(tmp_path / "m.yaml", cache_dir=tmp_path / "cache")
-    assert [part.report.source for part in mixture.report.sources] == ["00000", "pdf/00000"]
+    assert [report.source for report in mixture.sources] == ["00000", "pdf/00000"]
     assert len({(row["source"], row["id"]) for row in mixture.dataset}) == 2
     (tmp_path / "m.yaml").write_text("datasets: [{path: a, name: x, weight: 1}, {path: b, name: x, weight: 1}]\n")
     with pytest.raises(ValueError, match="two sources have the name x"):
@@ -122,7 +124,7 @@ FULL_DISK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-from xgenmm_hf.data.adapters import load_rows
+from xgenmm_hf import load_rows
 try:
     load_rows("hub", sys.argv[1], cache_dir=sys.argv[2])
 except ValueError as error:
@@ -173,9 +175,9 @@ def test_wrong_answers_of_a_result_file_are_preference_rows(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"format": "xgenmm-eval-1", "samples": samples, "problems": []}))
     mixture = load_mixture(tmp_path / "results.json", cache_dir=tmp_path / "cache")
     (row,) = mixture.dataset
-    assert (mixture.report.kind, row["rejected"][0]["content"][0]["text"]) == ("preference", "Blue")
+    assert (mixture.kind, row["rejected"][0]["content"][0]["text"]) == ("preference", "Blue")
     assert row["chosen"][0]["content"][0]["text"] == "Red"
-    assert mixture.report.sources[0].report.skipped == {"right answer": 1, "no score": 1}
+    assert mixture.sources[0].skipped == {"right answer": 1, "no score": 1}
 
 
 values = st.recursive(

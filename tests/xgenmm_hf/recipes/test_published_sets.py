@@ -251,7 +251,7 @@ def root(tmp_path_factory):
 
 def sources_of(root, name, **options):
     mixture = load_mixture(root / f"{name}.yaml", cache_dir=root / "cache", **options)
-    return mixture, {part.report.source: part.report for part in mixture.report.sources}
+    return mixture, {report.source: report for report in mixture.sources}
 
 
 @pytest.mark.parametrize("name", [name.removeprefix("mixtures/") for name in MIXTURES])

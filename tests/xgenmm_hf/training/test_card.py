@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from xgenmm_hf import TINY_MODEL, load
-from xgenmm_hf.training.card import write_card
+from xgenmm_hf.training.card import write_run_card
 
 
 def written(tmp_path, stage="sft", use_peft=False, hub_model_id=None, base=TINY_MODEL) -> ModelCard:
@@ -23,7 +23,7 @@ def written(tmp_path, stage="sft", use_peft=False, hub_model_id=None, base=TINY_
         training=SimpleNamespace(output_dir=str(tmp_path / "run"), hub_model_id=hub_model_id),
     )
     (tmp_path / "run").mkdir()
-    write_card(trainer, recipe, {"rows": 3}, {"loss": 0.5}, "No row was left out.")
+    write_run_card(trainer, recipe, {"rows": 3}, {"loss": 0.5}, "No row was left out.")
     return ModelCard.load(tmp_path / "run" / "README.md")
 
 

@@ -13,8 +13,9 @@ from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.training import dpo
-from xgenmm_hf.training.dpo import XGenMMDPOTrainer, is_fixed, part_of, same_weights
-from xgenmm_hf.training.preference import PreferenceCollator, with_blank_image
+from xgenmm_hf.training.dpo import XGenMMDPOTrainer, image_part, is_fixed, same_weights
+from xgenmm_hf.training.preference import PreferenceCollator
+from xgenmm_hf.training.sharding import add_blank_image
 
 
 # What trains beside the language model, and how often the tower may then run in a step for policy and reference.
@@ -66,7 +67,7 @@ def make_model(kind: str):
     model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32)
     if kind in TRAINED:
         for name in ("resampler", "vision_tower"):
-            part_of(model, name).requires_grad_(name in TRAINED[kind])
+            image_part(model, name).requires_grad_(name in TRAINED[kind])
     return model
 
 
@@ -125,7 +126,7 @@ class Calls:
         self.tiles: list[int] = []
         for model in models:
             if model is not None:
-                part_of(model, "vision_tower").register_forward_pre_hook(self.count, with_kwargs=True)
+                image_part(model, "vision_tower").register_forward_pre_hook(self.count, with_kwargs=True)
 
     def count(self, module, args, kwargs) -> None:
         self.tiles.append((args[0] if args else kwargs["pixel_values"]).shape[0])
@@ -223,7 +224,7 @@ def test_precomputing_depends_on_the_collator(rows, processor, tmp_path):
 def test_a_reference_with_another_tower_is_shown_the_images_itself(rows, processor, tmp_path):
     reference = make_model("all")
     with torch.no_grad():
-        next(part_of(reference, "vision_tower").parameters()).mul_(1.5)
+        next(image_part(reference, "vision_tower").parameters()).mul_(1.5)
     batch, losses = stock_batch(processor, rows), []
     for cls in (DPOTrainer, XGenMMDPOTrainer):
         args = DPOConfig(str(tmp_path), report_to="none", bf16=False, use_cpu=True, gradient_checkpointing=False)
@@ -268,7 +269,7 @@ def test_a_blank_image_changes_nothing(rows, processor, tmp_path):
     expected, gradients = loss_and_gradients(trainer, batch)
     assert calls.tiles == []
     trainer.model.zero_grad()
-    loss, filled = loss_and_gradients(trainer, with_blank_image(batch, trainer.model.config))
+    loss, filled = loss_and_gradients(trainer, add_blank_image(batch, trainer.model.config, 2))
     assert calls.tiles == [1]
     assert torch.allclose(loss, expected, atol=1e-6)
     resampler = {name: value for name, value in filled.items() if "resampler" in name}
@@ -281,12 +282,12 @@ def test_a_frozen_part_with_an_adapter_is_not_shared(processor):
     from peft import LoraConfig, get_peft_model
 
     model = make_model("language")
-    assert is_fixed(part_of(model, "vision_tower")) and same_weights(model, make_model("all"))
+    assert is_fixed(image_part(model, "vision_tower")) and same_weights(model, make_model("all"))
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=r".*vision_tower.*(q_proj|v_proj)"))
-    assert not is_fixed(part_of(adapted, "vision_tower"))
+    assert not is_fixed(image_part(adapted, "vision_tower"))
     adapted.requires_grad_(False)
-    assert not is_fixed(part_of(adapted, "vision_tower"))
-    assert is_fixed(part_of(adapted, "resampler"))
+    assert not is_fixed(image_part(adapted, "vision_tower"))
+    assert is_fixed(image_part(adapted, "resampler"))
 
 
 def test_options_that_exclude_each_other_are_refused(rows, processor, tmp_path):

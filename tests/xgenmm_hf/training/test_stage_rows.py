@@ -9,7 +9,7 @@ from xgenmm_hf import TINY_MODEL, XGenMMProcessor
 from xgenmm_hf.data.lengths import COLUMNS, add_lengths
 from xgenmm_hf.data.mixture import load_mixture
 from xgenmm_hf.training.arguments import parse_recipe
-from xgenmm_hf.training.stage_rows import load_rows
+from xgenmm_hf.training.stage_rows import load_stage_rows
 
 
 MIXTURES = {
@@ -48,7 +48,7 @@ def test_lengths_change_neither_rows_nor_their_order(folder, processor, form, mo
     expected = add_lengths(load_mixture(mixture).dataset, processor)
     # Lengths that come too late make the library write the chosen rows anew.
     monkeypatch.setattr("datasets.Dataset.flatten_indices", lambda *_, **__: pytest.fail("rows were written anew"))
-    rows, _ = load_rows(recipe_of(mixture), processor)
+    rows, _ = load_stage_rows(recipe_of(mixture), processor)
     assert rows.to_list() == expected.to_list()
     assert rows.column_names == expected.column_names
     assert rows.features == expected.features
@@ -57,7 +57,7 @@ def test_lengths_change_neither_rows_nor_their_order(folder, processor, form, mo
 
 def test_pairs_are_not_measured(tmp_path, processor):
     saved = save_rows(preference_rows(3), tmp_path / "rows", "preference")
-    rows, _ = load_rows(recipe_of(saved, "dpo"), processor)
+    rows, _ = load_stage_rows(recipe_of(saved, "dpo"), processor)
     assert not set(COLUMNS) & set(rows.column_names)
     assert rows["id"][:] == ["0", "1", "2"]
 
@@ -66,4 +66,4 @@ def test_rows_of_another_kind_are_refused_before_they_are_measured(folder, proce
     (folder / "mixture.yaml").write_text(MIXTURES["numbers"])
     monkeypatch.setattr("xgenmm_hf.training.stage_rows.add_lengths", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(ValueError, match="rows of kind chat; xgenmm train pretrain takes rows of kind pretraining"):
-        load_rows(recipe_of(folder / "mixture.yaml", "pretrain"), processor)
+        load_stage_rows(recipe_of(folder / "mixture.yaml", "pretrain"), processor)

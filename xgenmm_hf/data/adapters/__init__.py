@@ -1,32 +1,16 @@
-"""Public data formats -> training rows.
-
-`load_rows` reads files or a data set of the Hub into a `datasets.Dataset` or, streaming, an `IterableDataset`;
-`ADAPTERS` has the formats by name.
-"""
+"""Public data formats -> training rows; `ADAPTERS` has the formats by name."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from xgenmm_hf.data.adapters import conversations, preferences, pretraining
 from xgenmm_hf.data.adapters.base import Adapter
 from xgenmm_hf.data.fields import Record
 
 
-__all__ = ["ADAPTERS", "load_rows"]
-
 ADAPTERS = {
     adapter.name: adapter for adapter in (*conversations.ADAPTERS, *pretraining.ADAPTERS, *preferences.ADAPTERS)
 }
 AUTO = "auto"
-
-
-def __getattr__(name: str) -> Any:
-    """Loads `load_rows` on first use, as it needs heavier modules."""
-    if name != "load_rows":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from xgenmm_hf.data.loading import load_rows
-
-    return load_rows
 
 
 def adapter_of(name: str) -> Adapter:

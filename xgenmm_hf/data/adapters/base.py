@@ -23,14 +23,10 @@ BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 
 @dataclass(frozen=True)
 class Context:
-    """Where a record comes from.
+    """Where a record comes from, and what its adapter may use.
 
-    Args:
-        source: Name of the data set.
-        roots: Resolves the paths of images.
-        options: Options of the adapter.
-        addresses: Finds images by address; None: addresses are refused.
-        notes: Counts what was taken although it is out of the ordinary, by kind.
+    `roots` resolve paths, `addresses` find images by address (None: those are refused), `notes` count what was taken
+    although it is out of the ordinary.
     """
 
     source: str
@@ -44,13 +40,8 @@ class Context:
 class Adapter:
     """One public format.
 
-    Args:
-        name: Name of the format.
-        convert: Called with (record, id, context), the id unique within the source; yields rows, or raises a
-            `RecordProblem`.
-        matches: Tells from a record whether it is of this format.
-        kind: Kind of the rows, or how to tell it from a record.
-        options: Names of the options it knows.
+    `convert` is called with (record, id, context), the id unique within the source; it yields rows, or raises a
+    `RecordProblem`. `matches` tells from a record whether it is of this format.
     """
 
     name: str

@@ -3,21 +3,12 @@
 Sources of the published columns: docs/data-formats.md.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from xgenmm_hf.data.adapters.base import Adapter, Context, image_refs, images_of
-from xgenmm_hf.data.boxes import (
-    FORMS,
-    GRANULARITIES,
-    Box,
-    checked_box,
-    drop_fillers,
-    form_of,
-    grounding_caption,
-    ocr_caption,
-)
 from xgenmm_hf.data.fields import (
     ADDRESS_FIELDS,
     CAPTION_FIELDS,
@@ -28,13 +19,21 @@ from xgenmm_hf.data.fields import (
     first_field,
     list_of,
     mappings_of,
-    text_of,
 )
 from xgenmm_hf.data.rows import ImageRef, Part, Row, end_of_chunk_part, image_part, pretraining_row, text_part
 
 
 MAX_IMAGES = 8
 PARAGRAPH = "\n\n"
+GRANULARITIES = range(1, 7)
+FORMS = ("place", "tags", "extent")
+# Quotations are matched first, so that what they hold is never taken for a filler.
+FILLERS = re.compile(
+    r"""(?P<quoted>"[^"]*"|<ocr>.*?</ocr>)"""
+    r"""|^\s*(?:the|this)\s+image\s+(?:contains|shows)\s+(?=the\s+text\s|text\s|"|<ocr>)"""
+    r"""|\b(?:the\s+)?text\s+(?="|<ocr>)""",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def _caption_row(id: str, context: Context, caption: str, images: list[ImageRef]) -> Row:
@@ -59,7 +58,7 @@ def _captions(record: Record, id: str, context: Context) -> Iterator[Row]:
 
 
 def _ocr(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns an image with the texts that stand in it into a pre-training row, or a document into one per page.
+    """Turns an image with captions of the texts in it into a pre-training row, or a document into one per page.
 
     Options: `granularity` (1-6, default 1: text without boxes) and `fillers` (default false: phrases such as
     "the text" are dropped).
@@ -72,28 +71,34 @@ def _ocr(record: Record, id: str, context: Context) -> Iterator[Row]:
             raise ValueError(f"The option granularity is {granularity}; the boxes of pages are not read, use 1.")
         yield from _page_rows(record, id, context, fillers)
         return
-    if record.get("captions") is not None:
-        caption = _ocr_caption_of(record, granularity)
-        caption = caption if fillers else drop_fillers(caption)
-    else:
-        caption = ocr_caption(_boxes(list_of(record, "texts"), "text"), granularity, fillers)
+    caption = _ocr_caption_of(record, granularity)
+    caption = caption if fillers else drop_fillers(caption)
     if not caption.strip():
         raise SkippedRecord("no text", "the image holds no text")
     yield _caption_row(id, context, caption, images_of(record, context))
 
 
+def drop_fillers(caption: str) -> str:
+    """Removes the fillers of a published OCR caption; the quoted texts and their places stay as they are."""
+    return FILLERS.sub(lambda match: match["quoted"] or "", caption).strip()
+
+
 def _grounding(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a captioned image with the boxes of its objects into a pre-training row.
+    """Turns an image with grounded captions into a pre-training row.
 
     Option: `form` ("place", "tags" or "extent"; default "place").
     """
-    form = context.options.get("form", FORMS[0])
-    if record.get("captions") is not None:
-        caption = _grounded_caption_of(record, form)
-    else:
-        objects = _boxes(record.get("objects"), "name")
-        caption = grounding_caption(text_of(record, "caption").strip(), objects, form)
+    caption = _grounded_caption_of(record, context.options.get("form", FORMS[0]))
     yield _caption_row(id, context, caption, images_of(record, context))
+
+
+def form_of(caption: str) -> str | None:
+    """Tells in which form a caption says where its objects are; None: in none."""
+    if "<bbox>" in caption:
+        return "tags"
+    if re.search(r"\(starts at [(\[]", caption, re.IGNORECASE):
+        return "extent"
+    return "place" if re.search(r"\([^)]*\b(?:center|corner|left|right|top|bottom)\b[^)]*\)", caption) else None
 
 
 @dataclass
@@ -182,27 +187,15 @@ def _page_rows(record: Record, id: str, context: Context, fillers: bool) -> Iter
             context.notes["page without text"] += 1
             continue
         found = True
-        whole = (0.0, 0.0, 1.0, 1.0)
-        yield _caption_row(
-            f"{id}/{number}", context, ocr_caption([(text, whole) for text in texts], 1, fillers), [image]
-        )
+        caption = ", ".join(f'the text "{text}"' for text in texts)
+        caption = f"The image contains {caption}"
+        yield _caption_row(f"{id}/{number}", context, caption if fillers else drop_fillers(caption), [image])
     if not found:
         raise SkippedRecord("no text", "no page of the document holds text")
 
 
-def _boxes(value: Any, name: str) -> list[tuple[str, Box]]:
-    """Reads texts or names with their boxes."""
-    found = []
-    for item in mappings_of(value, "boxes"):
-        try:
-            found.append((text_of(item, name), checked_box(item.get("bbox") or ())))
-        except ValueError as error:
-            raise RejectedRecord("box", str(error)) from None
-    return found
-
-
 def _captions_of(record: Record) -> list:
-    return [] if record["captions"] == "" else list_of(record, "captions")
+    return [] if record.get("captions") == "" else list_of(record, "captions")
 
 
 def _ocr_caption_of(record: Record, granularity: int) -> str:
@@ -243,16 +236,14 @@ def _matches_captions(record: Record) -> bool:
 
 
 def _matches_ocr(record: Record) -> bool:
-    captions, texts, pages = record.get("captions"), record.get("texts"), record.get("pages")
+    captions, pages = record.get("captions"), record.get("pages")
     if isinstance(captions, str) and '"granularity"' in captions and "cogvlm_caption" not in record:
         return True
-    if isinstance(pages, list) and pages and isinstance(pages[0], Mapping):
-        return isinstance(pages[0].get("text"), list)
-    return isinstance(texts, list) and bool(texts) and isinstance(texts[0], Mapping) and "bbox" in texts[0]
+    return isinstance(pages, list) and bool(pages) and isinstance(pages[0], Mapping) and "text" in pages[0]
 
 
 def _matches_grounding(record: Record) -> bool:
-    return {"objects", "caption"} <= record.keys() or {"captions", "cogvlm_caption"} <= record.keys()
+    return {"captions", "cogvlm_caption"} <= record.keys()
 
 
 def _matches_document(record: Record) -> bool:

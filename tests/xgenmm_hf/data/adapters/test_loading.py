@@ -13,7 +13,7 @@ from datasets.distributed import split_dataset_by_node
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xgenmm_hf.data.adapters import load_rows
+from xgenmm_hf import load_rows
 from xgenmm_hf.data.records import find_files, first_record, make_shards, name_columns, read_shard
 
 

@@ -1,4 +1,14 @@
-"""Captions that say what stands where in an image: those of BLIP3-OCR and of BLIP3-GROUNDING.
+"""Write the captions of BLIP3-OCR and BLIP3-GROUNDING for images of your own: what stands where in an image.
+
+python examples/box_captions.py boxes.jsonl captions.jsonl --granularity 6
+python examples/box_captions.py          # two images as an example, printed
+
+A line of boxes.jsonl holds an image and either texts (what an OCR engine read) or a caption and its objects:
+
+    {"image": "1.jpg", "texts": [{"text": "MACK SHOP", "bbox": [0.192, 0.037, 0.817, 0.203]}]}
+    {"image": "1.jpg", "caption": "A bus in the rain.", "objects": [{"name": "bus", "bbox": [0.6, 0.4, 0.9, 0.6]}]}
+
+What it writes is a source of pre-training rows in the format `captions`. The published sets need no script.
 
 A box is (x0, y0, x1, y1), its upper left and lower right corner as fractions of the image's width and height.
 Source: the xGen-MM (BLIP-3) report, v4, figure 4. For a box with the text MACK SHOP the six OCR captions are
@@ -10,16 +20,20 @@ Source: the xGen-MM (BLIP-3) report, v4, figure 4. For a box with the text MACK 
 5. "MACK SHOP" starts at [0.192, 0.037] and extends up to [0.817, 0.203]
 6. <ocr>MACK SHOP</ocr><bbox>[0.192, 0.037][0.817, 0.203]</bbox>
 
-(the data set puts fillers such as "the text" before each quotation; pre-training drops them), and those of an object
+(the published set puts fillers such as "the text" before each quotation; pre-training drops them), and those of an
+object
 
 - place: football player (in the center)
 - tags: <object>football player</object><bbox>[0.015, 0.005][0.845, 0.993]</bbox>
 - extent: football player (starts at (0.015, 0.005) and extends up to (0.845, 0.993))
 """
 
+import argparse
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 
@@ -28,13 +42,6 @@ Box = tuple[float, float, float, float]
 GRANULARITIES = range(1, 7)
 FORMS = ("place", "tags", "extent")
 LARGEST_DENOMINATOR = 20
-# Quotations are matched first, so that what they hold is never taken for a filler.
-FILLERS = re.compile(
-    r"""(?P<quoted>"[^"]*"|<ocr>.*?</ocr>)"""
-    r"""|^\s*(?:the|this)\s+image\s+(?:contains|shows)\s+(?=the\s+text\s|text\s|"|<ocr>)"""
-    r"""|\b(?:the\s+)?text\s+(?="|<ocr>)""",
-    re.IGNORECASE | re.DOTALL,
-)
 _ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 _MIDDLE = {"top": "above the center", "": "in the center", "bottom": "below the center"}
 _SIDE = {"left": "to the left of the center", "right": "to the right of the center"}
@@ -89,14 +96,6 @@ def ocr_caption(texts: Iterable[tuple[str, Box]], granularity: int = 1, fillers:
     return "The image contains " + ", ".join(f"the text {phrase}" for phrase in phrases)
 
 
-def drop_fillers(caption: str) -> str:
-    """Removes the fillers of a caption and leaves the quoted texts and their places as they are.
-
-    Source: the xGen-MM report: OCR captions lose filler phrases like "the text" in the data loader.
-    """
-    return FILLERS.sub(lambda match: match["quoted"] or "", caption).strip()
-
-
 def grounded(name: str, box: Box, form: str) -> str:
     """Says an object, as the caption has it, and where it is; raises ValueError for an unknown form."""
     if form == "place":
@@ -107,15 +106,6 @@ def grounded(name: str, box: Box, form: str) -> str:
         start, end = _corners(box, 3, "()")
         return f"{name} (starts at {start} and extends up to {end})"
     raise ValueError(f"There is no grounding form {form!r}; use {', '.join(FORMS)}.")
-
-
-def form_of(caption: str) -> str | None:
-    """Tells in which form a caption says where its objects are; None: in none."""
-    if "<bbox>" in caption:
-        return "tags"
-    if re.search(r"\(starts at [(\[]", caption, re.IGNORECASE):
-        return "extent"
-    return "place" if re.search(r"\([^)]*\b(?:center|corner|left|right|top|bottom)\b[^)]*\)", caption) else None
 
 
 def grounding_caption(caption: str, objects: Sequence[tuple[str, Box]], form: str) -> str:
@@ -146,3 +136,39 @@ def _corners(box: Box, decimals: int, brackets: str = "[]") -> tuple[str, str]:
     """Writes the two corners of a box as "[x, y]"."""
     numbers = [f"{number:.{decimals}f}" for number in box]
     return tuple(f"{brackets[0]}{', '.join(pair)}{brackets[1]}" for pair in (numbers[:2], numbers[2:]))  # type: ignore[return-value]
+
+
+def caption_of(record: Mapping[str, Any], granularity: int, form: str) -> str:
+    """Writes the caption of one line of boxes."""
+    name, items = ("text", record["texts"]) if "texts" in record else ("name", record["objects"])
+    boxes = [(item[name], checked_box(item["bbox"])) for item in items]
+    return ocr_caption(boxes, granularity) if name == "text" else grounding_caption(record["caption"], boxes, form)
+
+
+EXAMPLES = (
+    {"image": "1.jpg", "texts": [{"text": "MACK SHOP", "bbox": [0.192, 0.037, 0.817, 0.203]}]},
+    {"image": "2.jpg", "caption": "A bus in the rain.", "objects": [{"name": "bus", "bbox": [0.6, 0.4, 0.9, 0.6]}]},
+)
+
+
+def main() -> None:
+    """Reads the arguments, and writes or prints the captions."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("boxes", type=Path, nargs="?", help="JSON lines as above; default: two examples")
+    parser.add_argument("captions", type=Path, nargs="?", help="file to write; default: standard output")
+    parser.add_argument("--granularity", type=int, choices=GRANULARITIES, default=1, help="1 to 6 as above")
+    parser.add_argument("--form", choices=FORMS, default=FORMS[0], help="how places of objects are said")
+    args = parser.parse_args()
+    records = map(json.loads, args.boxes.read_text(encoding="utf-8").splitlines()) if args.boxes else EXAMPLES
+    lines = []
+    for record in records:
+        caption = caption_of(record, args.granularity, args.form)
+        lines.append(json.dumps({"image": record["image"], "caption": caption}, ensure_ascii=False))
+    if args.captions:
+        args.captions.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    else:
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
