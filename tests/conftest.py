@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 
@@ -24,6 +25,9 @@ TRANSFORMERS_MARKS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How long an example takes depends on what else the machine does.
+    hypothesis.settings.register_profile("suite", deadline=None)
+    hypothesis.settings.load_profile("suite")
     for mark in TRANSFORMERS_MARKS:
         config.addinivalue_line("markers", f"{mark}: set by Transformers' own tests")
     # Every process of the tests has a cache of remote code of its own, in one place from its start to its end: Python

@@ -13,6 +13,7 @@ from xgenmm_hf.compat import (
     has_no_video_processor,
     keep_sizes_with_tiles,
     keep_vision2seq,
+    leave_out_image_targets,
     publish,
 )
 from xgenmm_hf.modeling.compat_xgenmm import IMAGE_TEXT_AUTO_CLASSES, AutoModelForVision2Seq
@@ -38,6 +39,7 @@ def register() -> None:
     keep_vision2seq(AutoModelForVision2Seq)
     allow_adapters_of("xgenmm_hf")
     fix_when_imported("trl.trainer.utils", keep_sizes_with_tiles)
+    fix_when_imported("trl.trainer.sft_trainer", leave_out_image_targets)
 
 
 register()

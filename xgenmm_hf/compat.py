@@ -17,6 +17,8 @@ import transformers
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
+from xgenmm_hf.modeling.targets_xgenmm import count_without_images, without_image_targets
+
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -131,3 +133,33 @@ def keep_sizes_with_tiles(module: ModuleType) -> None:
         if vars(loaded).get(name) is split:  # trainers that were imported before hold it, too
             setattr(loaded, name, split_sizes_too)
     setattr(module, name, split_sizes_too)
+
+
+def leave_out_image_targets(module: ModuleType) -> None:
+    """Makes TRL's `SFTTrainer` leave image tokens out of the targets of a collator that counts them.
+
+    Its fused loss reads the labels itself (seen with TRL 1.16); the model, whose loss leaves them out, is not asked.
+    """
+    trainer = getattr(module, "SFTTrainer", None)
+    compute = getattr(trainer, "compute_loss", None)
+    if compute is None or hasattr(compute, "__wrapped__"):
+        return
+
+    @wraps(compute)
+    def compute_without_images(
+        self: Any,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+        **options: Any,
+    ) -> Any:
+        config, labels = getattr(self.model, "config", None), inputs.get("labels")
+        if labels is not None and getattr(config, "model_type", None) == "xgenmm":
+            targets = without_image_targets(labels, config.image_token_id)  # type: ignore[union-attr]
+            if num_items_in_batch is not None:
+                num_items_in_batch = count_without_images(num_items_in_batch, labels, targets)
+            inputs = {**inputs, "labels": targets}
+        return compute(self, model, inputs, return_outputs, num_items_in_batch, **options)
+
+    trainer.compute_loss = compute_without_images  # type: ignore[union-attr]

@@ -143,7 +143,7 @@ def render_measured(measured: dict[str, Any]) -> str:
     if not measured.get("rows"):
         return ""
     tokens = measured["tokens"]
-    return f"{tokens['mean']:>10,.1f}{tokens['p95']:>8,.0f}{tokens['max']:>8,}{measured['tiles']['mean']:>8.2f}"
+    return f"{tokens['mean']:>10,.1f}{tokens['p95']:>8,.0f}{tokens['largest']:>8,}{measured['tiles']['mean']:>8.2f}"
 
 
 def print_rows(rows: Any, processor: "XGenMMProcessor", output: str | None) -> None:

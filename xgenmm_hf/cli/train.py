@@ -3,6 +3,7 @@
 import logging
 import warnings
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -73,7 +74,10 @@ def preview(stage: str, given: list[str], output: str | None = None) -> None:
     require_libraries()
     # a dry run computes nothing, so it needs no accelerator
     recipe = parse_recipe(stage, [*given, "--use_cpu", "true"])
-    mixture = str(mixture_path(recipe, recipe.data.mixture))
+    name = recipe.data.mixture
+    if name and (Path(name).expanduser() / "dataset_info.json").is_file():
+        raise ValueError(f"{name} holds saved rows, which were checked when they were made: name a mixture or a file.")
+    mixture = str(mixture_path(recipe, name))
     source = resolve_model(recipe.base)
     where = hub_options(recipe, source)
     config = config_of(recipe, source, where)

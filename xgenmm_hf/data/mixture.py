@@ -22,7 +22,7 @@ is a mixture of itself.
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -41,10 +41,11 @@ if TYPE_CHECKING:
 ALL = "all"
 STOPPING = ("all_exhausted", "first_exhausted")
 SHUFFLE_BUFFER = 256
+OPTIONS = ("seed", "max_rejected", "stopping", "shuffle_buffer")
 COMMON_KEYS = {"roots", "seed", "max_rejected"}
 FORM_KEYS = {"data": COMMON_KEYS | {"data"}, "datasets": COMMON_KEYS | {"datasets", "stopping", "shuffle_buffer"}}
 HUB_KEYS = ("config", "split", "revision")
-SOURCE_KEYS = {"path", "dataset", *HUB_KEYS, "format", "name", "options", "roots", "images", "weight", "samples"}
+SOURCE_KEYS = {"path", "dataset", *HUB_KEYS, "format", "name", "options", "roots", "images"}
 
 
 @dataclass(frozen=True)
@@ -222,71 +223,44 @@ def read_mixture(path: str | os.PathLike[str]) -> MixtureConfig:
     if len(forms) != 1:
         raise ValueError(f"{file} must hold either `data` (files -> numbers of samples) or `datasets` (with weights).")
     form = forms[0]
-    _check_keys(fields, FORM_KEYS[form], str(file))
-    options = {name: fields[name] for name in ("seed", "max_rejected", "stopping", "shuffle_buffer") if name in fields}
-    _check_options(options, file)
-    sources = _counted(fields[form], file) if form == "data" else _weighted(fields[form], file)
-    named = _with_names(sources, file)
-    return MixtureConfig(file, named, form == "datasets", _roots(fields.get("roots"), file), **options)
+    _check(fields, FORM_KEYS[form], str(file))
+    if form == "data":
+        sources = [_source(entry, "samples", file) for entry in _counted(fields[form])]
+    else:
+        sources = [_source(entry, "weight", file) for entry in fields[form]]
+    named = _with_names([source for source in sources if source.share != 0], file)
+    if not named:
+        raise ValueError(f"{file}: every file of `data` has 0 samples.")
+    options = {name: fields[name] for name in OPTIONS if name in fields}
+    return MixtureConfig(file, named, form == "datasets", _roots(fields, file), **options)
 
 
-def _counted(data: Any, file: Path) -> list[Source]:
-    """Reads the form by number of samples; files with zero samples are left out."""
-    if not isinstance(data, dict) or not data:
-        raise ValueError(f"{file}: `data` must map files to numbers of samples.")
-    sources = []
+def _counted(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the sources of the form by number of samples as mappings, as the other form has them."""
     for pattern, value in data.items():
         fields = value if isinstance(value, dict) else {"samples": value}
-        samples = fields.get("samples", ALL)
-        if samples != ALL and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 0):
-            raise ValueError(f"{file}: {pattern} has {samples!r} samples; give a whole number or `all`.")
-        if samples != 0:
-            # Beside a path or a set of the Hub, the key is only a name.
-            named = "dataset" in fields or "path" in fields
-            fields = {"name" if named else "path": str(pattern), **fields}
-            sources.append(_source(fields, samples, file, {"weight"}))
-    if not sources:
-        raise ValueError(f"{file}: every file of `data` has 0 samples.")
-    return sources
+        # Beside a path or a set of the Hub, the key is only a name.
+        named = "dataset" in fields or "path" in fields
+        yield {"name" if named else "path": str(pattern), "samples": ALL, **fields}
 
 
-def _weighted(entries: Any, file: Path) -> list[Source]:
-    """Reads the form by weights."""
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError(f"{file}: `datasets` must be a list of mappings with path and weight.")
-    sources = []
-    for entry in entries:
-        weight = entry.get("weight")
-        if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not 0 < weight < float("inf"):
-            what = entry.get("path") or entry.get("dataset")
-            raise ValueError(f"{file}: {what} has the weight {weight!r}; give a positive number.")
-        sources.append(_source(entry, weight, file, {"samples"}))
-    return sources
-
-
-def _source(fields: dict[str, Any], share: float | str, file: Path, without: set[str]) -> Source:
-    """Builds a source from its fields."""
-    patterns = _strings(fields.get("path"))
-    hub = _hub(fields, file)
-    if (patterns is None) == (hub is None):
+def _source(fields: dict[str, Any], share: str, file: Path) -> Source:
+    """Builds a source from its fields; `share` names the one that says how much of it there is."""
+    patterns, hub = _listed(fields.get("path")), _hub(fields, file)
+    if bool(patterns) == (hub is not None):
         held = f"the path {fields.get('path')!r}" + (f" and the dataset {hub.name}" if hub else "")
         raise ValueError(f"{file}: a source has {held}; give either path (files) or dataset (an id of the Hub).")
-    where = (patterns or [hub.name])[0]  # type: ignore[union-attr]
-    _check_keys(fields, SOURCE_KEYS - without, f"{file}: {where}")
-    options, images = fields.get("options") or {}, _strings(fields.get("images") or [])
-    if not isinstance(options, dict):
-        raise ValueError(f"{file}: the options of {where} must be a mapping.")
-    if images is None and fields.get("images"):
-        raise ValueError(f"{file}: images of {where} must be a folder that img2dataset wrote, a table, or a list.")
+    patterns = patterns or [hub.name]  # type: ignore[union-attr]
+    _check({share: None, **fields}, SOURCE_KEYS | {share}, f"{file}: {patterns[0]}")
     return Source(
-        tuple(patterns or [hub.name]),  # type: ignore[union-attr]
-        share,
+        tuple(patterns),
+        fields[share],
         hub,
         fields.get("format", "auto"),
         fields.get("name") or "",
-        options,
-        _roots(fields.get("roots"), file),
-        tuple(os.path.join(file.parent, folder) for folder in images or ()),
+        fields.get("options") or {},
+        _roots(fields, file),
+        tuple(os.path.join(file.parent, folder) for folder in _listed(fields.get("images"))),
     )
 
 
@@ -307,53 +281,79 @@ def _with_names(sources: Sequence[Source], file: Path) -> tuple[Source, ...]:
     double = next((name for name, number in stated.items() if number > 1), None)
     if double is not None:
         raise ValueError(f"{file}: two sources have the name {double}; give each its own.")
-    named: list[Any] = []
+    taken = {*stated}
+    named = []
     for source in sources:
-        parts = (source.hub.name if source.hub else str(PurePath(source.path[0]).with_suffix(""))).split("/")
-        parts = [part for part in parts if part and "*" not in part] or ["data"]
-        if source.hub is not None:
-            parts = ["/".join(parts[-2:]), *([source.hub.config] if source.hub.config else [])]
-        names = ["/".join(parts[-size:]) for size in range(len(parts) if source.hub else 1, len(parts) + 1)]
-        names += [f"{names[-1]}-{number}" for number in range(2, len(sources) + 2)]
-        taken = stated.keys() | {other.name for other in named}
-        named.append(
-            source if source.name else replace(source, name=next(name for name in names if name not in taken))
-        )
+        if not source.name:
+            names = [
+                *_names_of(source),
+                *(f"{_names_of(source)[-1]}-{number}" for number in range(2, len(sources) + 2)),
+            ]
+            source = replace(source, name=next(name for name in names if name not in taken))
+        taken.add(source.name)
+        named.append(source)
     return tuple(named)
 
 
-def _strings(value: Any) -> list[str] | None:
-    """Returns one string or several as a list; None for anything else, and for an empty list."""
+def _names_of(source: Source) -> list[str]:
+    """Returns what a source may be called, from short to long."""
+    if source.hub is not None:
+        name = "/".join(source.hub.name.split("/")[-2:])
+        return [f"{name}/{source.hub.config}" if source.hub.config else name]
+    path = str(PurePath(source.path[0]).with_suffix(""))
+    parts = [part for part in path.split("/") if part and "*" not in part] or ["data"]
+    return ["/".join(parts[-size:]) for size in range(1, len(parts) + 1)]
+
+
+def _listed(value: Any) -> list[str]:
+    """Returns one string or several as a list; an empty one for anything else."""
     several = [value] if isinstance(value, str) else value
-    fits = isinstance(several, list) and bool(several) and all(isinstance(item, str) for item in several)
-    return several if fits else None
+    return several if isinstance(several, list) and all(isinstance(item, str) for item in several) else []
 
 
-def _roots(table: Any, file: Path) -> dict[str, str] | None:
+def _roots(fields: Mapping[str, Any], file: Path) -> dict[str, str] | None:
     """Reads a table of roots; its folders are relative to the mixture's."""
+    table = fields.get("roots")
     if table is None:
         return None
-    if not isinstance(table, dict) or not all(isinstance(folder, str) for folder in table.values()):
-        raise ValueError(f"{file}: `roots` must map first components of images' paths to folders.")
     return {str(prefix or ""): os.path.join(file.parent, folder) for prefix, folder in table.items()}
 
 
-def _check_options(options: dict[str, Any], file: Path) -> None:
-    """Checks the numbers and names of a mixture's own options."""
-    wanted = {
-        "seed": ("a whole number", lambda value: isinstance(value, int) and value >= 0),
-        "max_rejected": ("a share from 0 to 1", lambda value: isinstance(value, (int, float)) and 0 <= value <= 1),
-        "stopping": (" or ".join(STOPPING), lambda value: value in STOPPING),
-        "shuffle_buffer": ("a whole number", lambda value: isinstance(value, int) and value >= 0),
-    }
-    for name, value in options.items():
-        what, fits = wanted[name]
-        if isinstance(value, bool) or not fits(value):
-            raise ValueError(f"{file}: {name} is {value!r}; it must be {what}.")
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _check_keys(fields: Mapping[str, Any], known: set[str], where: str) -> None:
-    """Refuses keys that mean nothing here: most are misspelt."""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "data": ("a mapping of files to numbers of samples", lambda value: isinstance(value, dict) and bool(value)),
+    "datasets": (
+        "a list of mappings with path and weight",
+        lambda value: isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value),
+    ),
+    "samples": ("a whole number or `all`", lambda value: value == ALL or _is_count(value)),
+    "weight": ("a positive number", lambda value: _is_number(value) and 0 < value < float("inf")),
+    "options": ("a mapping", lambda value: value is None or isinstance(value, dict)),
+    "images": ("a folder that img2dataset wrote, a table, or a list", lambda value: not value or bool(_listed(value))),
+    "roots": (
+        "a mapping of first components of images' paths to folders",
+        lambda value: value is None or isinstance(value, dict) and all(isinstance(one, str) for one in value.values()),
+    ),
+    "seed": ("a whole number", _is_count),
+    "shuffle_buffer": ("a whole number", _is_count),
+    "max_rejected": ("a share from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "stopping": (" or ".join(STOPPING), lambda value: value in STOPPING),
+}
+"""What the values of keys must be, in words and as a function."""
+
+
+def _check(fields: Mapping[str, Any], known: set[str], where: str) -> None:
+    """Refuses keys that mean nothing here, as most are misspelt, and values that fit no key."""
     unknown = sorted(str(key) for key in fields if key not in known)
     if unknown:
         raise ValueError(f"{where} has the unknown key {unknown[0]!r}; it may have {', '.join(sorted(known))}.")
+    for name, (what, fits) in CHECKS.items():
+        if name in fields and not fits(fields[name]):
+            raise ValueError(f"{where}: {name} is {fields[name]!r:.200}; it must be {what}.")

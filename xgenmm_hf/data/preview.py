@@ -121,7 +121,7 @@ def _summarise(frame: "pd.DataFrame", max_length: int | None) -> dict[str, Any]:
                 "mean": round(float(frame[name].mean()), 2),
                 "median": float(frame[name].median()),
                 "p95": float(frame[name].quantile(0.95)),
-                "max": int(frame[name].max()),
+                "largest": int(frame[name].max()),
             }
             for name in MEASURES
         },

@@ -47,20 +47,13 @@ SUFFIXES = {
 LISTS = ("data", "questions", "annotations", "samples")
 BATCH_ROWS = 64
 LONGEST_CELL = 1 << 30
+SPACE = re.compile(r"\s*")
+# In TSV quotation marks mean nothing; in CSV a quotation that its line does not close is an error.
+TABLES: dict[str, dict[str, Any]] = {
+    "csv": {"strict": True},
+    "tsv": {"strict": True, "delimiter": "\t", "quoting": csv.QUOTE_NONE},
+}
 NAMES_OF_COLUMNS = {name.lower() for name in (*IMAGE_FIELDS, *ADDRESS_FIELDS, *CAPTION_FIELDS)}
-
-
-class Comma(csv.excel):
-    """CSV; a quotation that its line does not close is an error."""
-
-    strict = True
-
-
-class Tab(csv.excel_tab):
-    """TSV: quotation marks mean nothing."""
-
-    quoting = csv.QUOTE_NONE
-    strict = True
 
 
 class Found(NamedTuple):
@@ -211,7 +204,7 @@ def _read_json(path: Path, shard: Shard) -> Placed:
 
 
 def _past_space(text: str, place: int) -> int:
-    return re.compile(r"\s*").match(text, place).end()  # type: ignore[union-attr]
+    return SPACE.match(text, place).end()  # type: ignore[union-attr]
 
 
 def _past_value(text: str, place: int) -> int:
@@ -256,15 +249,15 @@ def _lines(path: Path, shard: Shard) -> Iterator[tuple[int, bytes]]:
 
 def _read_table(path: Path, shard: Shard) -> Placed:
     """Reads CSV or TSV, one record per line; without a header the columns are named by `name_columns`."""
-    dialect = Comma if shard["layout"] == "csv" else Tab
+    form = TABLES[shard["layout"]]
     csv.field_size_limit(LONGEST_CELL)  # a cell may hold an image in base64
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        names, has_header = name_columns(next(csv.reader(file, dialect), []))
+        names, has_header = name_columns(next(csv.reader(file, **form), []))
     for number, line in _lines(path, shard):
         if (number == 1 and has_header) or not line.strip():
             continue
         try:
-            values = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")], dialect))
+            values = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")], **form))
             if len(values) != len(names):
                 raise csv.Error(f"it has {len(values)} columns instead of {len(names)}")
             yield str(number), dict(zip(names, values, strict=True))

@@ -76,6 +76,19 @@ def test_a_dry_run_measures_the_tiles_of_the_training(captions, tmp_path, option
     assert report["all"]["tokens"]["largest"] == batch["input_ids"].shape[1]
 
 
+def test_a_dry_run_takes_a_data_file_and_no_saved_rows(tmp_path):
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A bus."}]
+    (tmp_path / "chats.json").write_text(json.dumps([{"conversations": turns}] * 3))
+    given = ["--model_name_or_path", TINY_MODEL, *ON_CPU, "--dry-run"]
+    result = invoke("sft", *given, "--mixture", tmp_path / "chats.json")
+    assert result.exit_code == 0, result.output
+    assert "3 chat rows from 1 source(s)" in result.stdout
+    (tmp_path / "dataset_info.json").write_text("{}")
+    result = invoke("sft", *given, "--mixture", tmp_path)
+    assert result.exit_code == 1
+    assert "holds saved rows, which were checked when they were made" in result.stderr
+
+
 def test_the_output_of_a_dry_run_is_not_a_trainings(tmp_path):
     result = invoke("sft", "--output", tmp_path)
     assert result.exit_code == 1

@@ -48,10 +48,10 @@ def test_counts_and_measures(mixture, processor, tmp_path):
     assert total["tokens"] == total["text_tokens"] + total["image_tokens"]
     tiles = processor.image_processor.get_number_of_image_patches(100, 300, {})
     assert found["by_source"]["a"]["tiles"]["mean"] == tiles
-    assert found["by_source"]["a"]["image_tokens"]["max"] == tiles * processor.num_latents
+    assert found["by_source"]["a"]["image_tokens"]["largest"] == tiles * processor.num_latents
     assert found["by_source"]["b"]["too_long"] == 1
     assert done[-1] == (14, 14)
-    lengths = [found["by_source"]["b"]["tokens"][name] for name in ("total", "mean", "median", "max")]
+    lengths = [found["by_source"]["b"]["tokens"][name] for name in ("total", "mean", "median", "largest")]
     assert lengths[1] == lengths[2] == lengths[0] / 2 < lengths[3]
     problems = [json.loads(line) for line in (tmp_path / "out" / "problems.jsonl").read_text().splitlines()]
     assert [(item["outcome"], item["id"]) for item in problems] == [("rejected", "6"), ("unreadable", "a3@3")]
@@ -83,6 +83,6 @@ def test_other_kinds(tmp_path, processor, record, kind, tiles):
     (tmp_path / "mixture.yaml").write_text("data: {a.jsonl: all}\n")
     found = preview_mixture(load_mixture(tmp_path / "mixture.yaml", cache_dir=tmp_path / "cache"), processor)
     assert (found["kind"], found["all"]["rows"]) == (kind, 1)
-    assert found["all"]["tiles"]["max"] == (
+    assert found["all"]["tiles"]["largest"] == (
         tiles or processor.image_processor.get_number_of_image_patches(100, 300, {})
     )

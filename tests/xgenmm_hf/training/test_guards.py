@@ -12,7 +12,7 @@ from xgenmm_hf.training.guards import TrainingStopped, take_notes
 from xgenmm_hf.training.loading import load_for_training
 from xgenmm_hf.training.run import build_trainer
 from xgenmm_hf.training.sharding import add_blank_image
-from xgenmm_hf.training.stage_rows import load_rows
+from xgenmm_hf.training.stage_rows import load_stage_rows
 
 
 def make_trainer(rows, tmp_path, *options):
@@ -21,7 +21,7 @@ def make_trainer(rows, tmp_path, *options):
     given = ["--model_name_or_path", TINY_MODEL, "--mixture", str(folder), "--output_dir", str(tmp_path / "out")]
     recipe = parse_recipe("sft", [*given, *size, *ON_CPU, *options])
     model, processor = load_for_training(recipe)
-    return build_trainer(recipe, model, processor, *load_rows(recipe, processor))
+    return build_trainer(recipe, model, processor, *load_stage_rows(recipe, processor))
 
 
 def break_images(rows, indices):

@@ -1,5 +1,6 @@
 """TRL's trainers, commands and scripts run on our checkpoints as they are."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 import trl
 from datasets import Dataset
 from PIL import Image
-from trl import GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer, RLOOConfig, RLOOTrainer
+from trl import GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer, RLOOConfig, RLOOTrainer, SFTConfig, SFTTrainer
 from trl_scripts import run_script
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
@@ -129,3 +130,27 @@ def test_command_of_trl(name, dataset, tmp_path, monkeypatch):
 def test_script_of_trl(name, tmp_path, monkeypatch):
     script = CHECKOUT / "examples" / "scripts" / f"{name}.py"
     launch(monkeypatch, script, *SCRIPTS[name], output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("counts_images", [True, False])
+def test_image_tokens_of_a_foreign_collator_are_no_targets(load, tmp_path, caplog, counts_images):
+    """A collator that returns a plain dict, whose labels TRL's fused loss reads without asking the model."""
+    model, processor = load("none")
+    inputs = dict(processor(images=image(0), text="<image>\nA red card.", return_tensors="pt"))
+    shown = inputs["input_ids"] == processor.image_token_id
+    text_only = inputs["input_ids"].masked_fill(shown, -100)
+    labels = inputs["input_ids"].clone() if counts_images else text_only
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(tmp_path, use_cpu=True, bf16=False, report_to="none", max_length=None),
+        train_dataset=Dataset.from_list([{"messages": [{"role": "user", "content": "Hi"}]}] * 2),
+        processing_class=processor,
+        data_collator=lambda rows: {**inputs, "labels": labels},
+    )
+    model.eval()
+    logging.Logger.warning_once.cache_clear()
+    with torch.no_grad():
+        seen = trainer.compute_loss(model, {**inputs, "labels": labels}, num_items_in_batch=(labels != -100).sum())
+        wanted = model(**inputs, labels=text_only).loss
+    assert seen.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert ("Labels hold image tokens" in caplog.text) == counts_images
