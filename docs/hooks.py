@@ -14,6 +14,8 @@ from mkdocs.structure.files import File, Files
 
 
 ROOT = Path(__file__).resolve().parents[1]
+# What tests read behind a fence's language; a file's name becomes the block's title.
+FENCE = re.compile(r"^```(\w+) (?:(?:file|parquet|tar)=(\S+))?[^\n]*$", re.M)
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?:\.\./)+([^)#]+)(#[^)]*)?\)")
 
 
@@ -54,4 +56,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
             return f"{image}[{text}]({inside}{found[4] or ''})"
         return text
 
-    return LINK.sub(replace, markdown)
+    def as_title(found: re.Match[str]) -> str:
+        return f"```{found[1]}" + (f' title="{found[2]}"' if found[2] else "")
+
+    return FENCE.sub(as_title, LINK.sub(replace, markdown))
