@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from xgenmm_hf.evaluation.prompting import AskedSample, AskSettings
 from xgenmm_hf.evaluation.results import Result, build_result
-from xgenmm_hf.evaluation.runner import Run, SampleAnswer
+from xgenmm_hf.evaluation.runner import Run
 from xgenmm_hf.evaluation.samples import Problem, Sample, Scores, Task
-from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.inference.provenance import provenance
 
 
@@ -27,7 +27,7 @@ def make_result(
         ]
     answers = answers or [f"answer {number}" for number in range(len(scores))]
     answered = [
-        SampleAnswer(sample, f"prompt of {sample.id}", (), answer)
+        AskedSample(sample, f"prompt of {sample.id}", answer=answer)
         for sample, answer in zip(samples, answers, strict=True)
     ]
     by_category = {}

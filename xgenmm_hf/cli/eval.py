@@ -19,8 +19,8 @@ from xgenmm_hf.cli.errors import friendly_errors
 
 
 if TYPE_CHECKING:
+    from xgenmm_hf.evaluation.prompting import AskSettings
     from xgenmm_hf.evaluation.samples import Task
-    from xgenmm_hf.evaluation.settings import AskSettings
 
 # As many problems as fit a screen; the report has all.
 SHOWN_PROBLEMS = 5
@@ -115,7 +115,7 @@ def evaluate(
 
     Several devices share the work with: accelerate launch -m xgenmm_hf.cli.eval KIND FILE... -o DIR
     """
-    from xgenmm_hf.evaluation.settings import AskSettings
+    from xgenmm_hf.evaluation.prompting import AskSettings
     from xgenmm_hf.inference.prompts import system_turn
     from xgenmm_hf.inference.source import resolve_checkpoint
 
@@ -244,18 +244,18 @@ def as_object(result: Mapping[str, Any], output: str) -> str:
 
 def render(result: Mapping[str, Any], output: str) -> Iterator[str]:
     """Yields the lines a person reads."""
-    from xgenmm_hf.evaluation.results import show
-
     counts, problems = result["counts"], result["problems"]
     resumed = f", {counts['resumed']:,} of them answered before" if counts["resumed"] else ""
     yield f"{result['task']['name']}: {counts['evaluated']:,} samples{resumed}; {counts['problems']:,} problems"
-    for measure_name, value in result["scores"].items():
-        yield f"  {measure_name:<24}{show(value):>10}"
+    for category, scores in {"": result["scores"], **result["by_category"]}.items():
+        for name, value in scores.items():
+            shown = "-" if value is None else f"{value:.4f}"
+            yield f"  {f'{category} {name}'.strip():<24}{shown:>10}"
     if problems:
         yield f"rows that do not count{' (the first ones)' if len(problems) > SHOWN_PROBLEMS else ''}:"
     for problem in problems[:SHOWN_PROBLEMS]:
         yield f"  {problem['source']}, {problem['where']}: {problem['reason']}"
-    yield f"results.json and results.md are in {output}"
+    yield f"results.json, with every prompt and answer, is in {output}"
 
 
 def main() -> None:

@@ -24,29 +24,17 @@ from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a base model is shown examples and asked, and where its answer ends; mappings go by prompt style.
+    """How a base model is shown examples and asked, and where its answer ends; mappings go by prompt style."""
 
-    Args:
-        texts: Text of a query; `{}` is the question. Others are put as they stand.
-        space: What stands between that text and the answer of an example.
-        behind: What stands behind an example's `<|endofchunk|>`.
-        ends: Pattern at which an answer is cut.
-        dropped: Signs removed from answers.
-        blind_examples: Examples without their images where no shots are asked for.
-        first_answer: Whether an example shows the first annotator's answer, not the most frequent one.
-        answer_tokens: Longest answer.
-        generation: Options of `generate`.
-    """
-
-    texts: Mapping[str, str]
-    space: str
-    behind: str
-    ends: Mapping[str, str]
-    dropped: Mapping[str, str] = field(default_factory=dict)
-    blind_examples: int = 0
-    first_answer: bool = False
-    answer_tokens: Mapping[str, int] = field(default_factory=dict)
-    generation: Mapping[str, Any] = field(default_factory=dict)
+    texts: Mapping[str, str]  # of a query; {} is the question
+    space: str  # between that text and the answer of an example
+    behind: str  # an example's <|endofchunk|>
+    ends: Mapping[str, str]  # patterns at which an answer is cut
+    dropped: Mapping[str, str] = field(default_factory=dict)  # signs removed from answers
+    blind_examples: int = 0  # without their images, where no shots are asked for
+    first_answer: bool = False  # an example shows the first annotator's answer, not the most frequent one
+    answer_tokens: Mapping[str, int] = field(default_factory=dict)  # of the longest answer
+    generation: Mapping[str, Any] = field(default_factory=dict)  # options of generate
 
 
 PROTOCOLS = {
@@ -139,15 +127,7 @@ class Examples:
     The examples of fewer shots are the first of those of more. A sample is never an example of itself: those with its
     id or with one of its images are passed over, and so are those whose image cannot be read, which are reported.
 
-    Args:
-        support: What to choose from; samples without a reference are left out.
-        count: Examples per query.
-        style: The task's prompt style.
-        seed: Seed of the random choice.
-        blind: Whether examples are shown without their images.
-
-    Raises:
-        ValueError: If the support is too small.
+    `blind` examples are shown without their images; samples without a reference are left out of the support.
     """
 
     def __init__(self, support: Sequence[Sample], count: int, style: str, *, seed: int = 0, blind: bool = False):

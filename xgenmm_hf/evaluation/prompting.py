@@ -1,4 +1,4 @@
-"""Samples -> prompts with their images and lengths, and the prompt that is in force in words.
+"""How a task is asked: settings, samples -> prompts with their lengths, and the prompt that is in force in words.
 
 Two forms: "chat" is the instruct models' (the checkpoint's chat template), "base" that of the base models, with or
 without examples (see `few_shot`).
@@ -7,31 +7,93 @@ without examples (see `few_shot`).
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from xgenmm_hf.data.encoding import count_tiles_and_tokens, render_content
 from xgenmm_hf.data.image_refs import image_size
-from xgenmm_hf.evaluation.few_shot import base_content, pieces_of
+from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Protocol, base_content, pieces_of
 from xgenmm_hf.evaluation.samples import Sample, Task, image_key
-from xgenmm_hf.evaluation.settings import AskSettings
+from xgenmm_hf.inference.prompt_form import PromptForm
 
 
 # What the harnesses of the field put behind a question.
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 CHOOSE = "\nAnswer with the option's letter from the given choices directly."
 CHAT_TEXTS = {"caption": "Describe the image in one short sentence."}
+FORMS = ("chat", "base")
+ANSWER_TOKENS = {"vqa": 32, "caption": 64}
+DEFAULT_ANSWER_TOKENS = 256
+_LOWEST = {"batch_size": 1, "max_new_tokens": 1, "limit": 1, "shots": 0, "kept_mib": 0}
+
+
+@dataclass(frozen=True)
+class AskSettings:
+    """How a task is asked; settings that contradict each other are a ValueError."""
+
+    batch_size: int = 8  # prompts computed together; it changes no answer
+    max_new_tokens: int | None = None  # None: what the protocol, or else the prompt style, needs
+    form: str | None = None  # one of FORMS; None: base where there are shots or another protocol
+    protocol: str = "xgenmm"  # how base models are asked and answers cut
+    system: str | None = None  # text of the system turn in chats; None: what the checkpoint's chat template has
+    suffix: str | None = None  # text behind each question in chats; None: the prompt style's
+    tuned_suffix: str | None = None  # what the model's training rows had in place of the prompt style's
+    instruction: str | None = None  # for samples without a text (captions); None: the prompt style's
+    shots: int = 0  # examples in the prompt
+    seed: int = 0  # of the choice of examples
+    limit: int | None = None  # ask the first samples only
+    image_mode: str | None = None  # of the image processor; None: the checkpoint's
+    kept_mib: int = 0  # of images' tokens that are kept, for tasks that ask about an image more than once
+
+    def __post_init__(self):
+        for name, known in (("form", (None, *FORMS)), ("protocol", PROTOCOLS)):
+            if getattr(self, name) not in known:
+                listed = ", ".join(one for one in known if one)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {listed}.")
+        if self.form == "chat" and (self.shots or self.protocol != "xgenmm"):
+            raise ValueError("Examples and other protocols belong to the base form: leave out form='chat'.")
+        if self.prompt_form == "base" and not (self.system is None and self.suffix is None):
+            raise ValueError("The base form has no system turn and no suffix: leave them out, or set form='chat'.")
+        for name, least in _LOWEST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; it must be {least} or more.")
+
+    def in_form(self, form: PromptForm | None) -> "AskSettings":
+        """Returns the settings for a model that was tuned on prompts of a form; what was asked for stays."""
+        if form is None or self.prompt_form == "base":
+            return self
+        return replace(self, tuned_suffix=form.suffix, system=form.system if self.system is None else self.system)
+
+    @property
+    def prompt_form(self) -> str:
+        """The form of the prompts, "chat" or "base"."""
+        return self.form or ("base" if self.shots or self.protocol != "xgenmm" else "chat")
+
+    @property
+    def rules(self) -> Protocol:
+        """The protocol that the name stands for."""
+        return PROTOCOLS[self.protocol]
+
+    def answer_tokens(self, style: str) -> int:
+        """Returns the longest answer in tokens for a prompt style."""
+        usual = {**ANSWER_TOKENS, **self.rules.answer_tokens}
+        return self.max_new_tokens or usual.get(style, DEFAULT_ANSWER_TOKENS)
 
 
 class AskedSample(NamedTuple):
-    """A sample as it is put to the model; the key is a digest of everything that decides the answer."""
+    """A sample as it is put to the model, with its examples' ids, and what the model said once it was asked.
+
+    The key is a digest of everything that decides the answer.
+    """
 
     sample: Sample
-    text: str
-    images: tuple[Any, ...]
-    shots: tuple[str, ...]
-    num_tokens: int
-    key: str
+    prompt: str
+    shots: tuple[str, ...] = ()
+    images: tuple[Any, ...] = ()
+    num_tokens: int = 0
+    key: str = ""
+    answer: str = ""
 
 
 def chat_messages(sample: Sample, style: str, settings: AskSettings) -> list[dict[str, Any]]:
@@ -82,7 +144,7 @@ def prepare(
     num_tokens = prompt_length(processor, text, [image_size(image) for image in images], image_mode)
     decisive = json.dumps([dict(identity), sample.id, text, [image_key(image) for image in images]], sort_keys=True)
     key = hashlib.sha256(decisive.encode()).hexdigest()[:32]
-    return AskedSample(sample, text, images, tuple(shot.id for shot in shots), num_tokens, key)
+    return AskedSample(sample, text, tuple(shot.id for shot in shots), images, num_tokens, key)
 
 
 def describe_prompt(processor: Any, task: Task, settings: AskSettings) -> dict[str, Any]:

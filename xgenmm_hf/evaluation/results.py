@@ -1,11 +1,9 @@
-"""What an evaluation leaves: a JSON file that says everything, and a Markdown report for people."""
+"""What an evaluation leaves: a JSON file that says everything."""
 
 import json
 import math
 import os
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.files import read_json, write_text
 from xgenmm_hf.data.image_refs import image_name
+from xgenmm_hf.evaluation.prompting import AskSettings
 from xgenmm_hf.evaluation.samples import Scores, Task
-from xgenmm_hf.evaluation.settings import AskSettings
-from xgenmm_hf.inference.provenance import provenance_rows
 
 
 if TYPE_CHECKING:
     from xgenmm_hf.evaluation.runner import Run
 
 FORMAT = "xgenmm-eval-1"
-RESULT, REPORT = "results.json", "results.md"
+RESULT = "results.json"
 
 Result = dict[str, Any]
 
@@ -73,9 +70,7 @@ def other_prompt(folder: Path, prompt: Mapping[str, Any]) -> str:
     except ValueError:
         return ""
     parts = differing_parts(prompt, before.get("prompt", {}))
-    if not parts:
-        return ""
-    return (
+    return parts and (
         f"The results of {before['date']} in {folder} were asked with another prompt ({parts}); they are replaced, "
         "and their numbers do not compare with the new ones."
     )
@@ -89,9 +84,8 @@ def finite(score: Any) -> Any:
 
 
 def write_result(result: Result, folder: Path) -> None:
-    """Writes the JSON file and the Markdown report; each appears whole or not at all."""
+    """Writes the result file; it appears whole or not at all."""
     document = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(folder / REPORT, markdown_report(result))
     write_text(folder / RESULT, document)
 
 
@@ -106,56 +100,3 @@ def read_result(file: str | os.PathLike[str]) -> Result:
             f"{path} is no result of `xgenmm eval`: its format is {result.get('format')!r}, not {FORMAT}."
         )
     return result
-
-
-def markdown_report(result: Result) -> str:
-    """Writes the report: scores, categories, the prompt in force, settings, problems."""
-    task, counts = result["task"], result["counts"]
-    settings = {
-        **provenance_rows(result["provenance"]),
-        **{name: "-" if value is None else value for name, value in result["config"].items()},
-        "rule": task.get("rule", "-"),
-        "files": ", ".join(result["files"]),
-    }
-    blocks = [
-        f"# {escape(task['name'])}",
-        f"{counts['evaluated']:,} samples evaluated, {counts['problems']:,} problems; "
-        f"{escape(result['checkpoint']['model'])}, {result['date']}.",
-        markdown_table(["measure", "this run"], [[name, show(value)] for name, value in result["scores"].items()]),
-        *(["## By category", category_table(result)] if result["by_category"] else []),
-        f"## Prompt\n\n```text\n{result['prompt']['rendered']}\n```",
-        "## How",
-        markdown_table(["setting", "value"], list(settings.items())),
-    ]
-    if result["problems"]:
-        lines = [f"- {escape('{source}, {where}: {reason}'.format(**one))}" for one in result["problems"]]
-        blocks += [f"## Problems ({counts['problems']:,} rows that do not count)", "\n".join(lines)]
-    return "\n\n".join(blocks) + "\n"
-
-
-def category_table(result: Result) -> str:
-    """Returns the table of the measures of each category, with its number of samples."""
-    names = list(dict.fromkeys(name for scores in result["by_category"].values() for name in scores))
-    sizes = Counter(sample["category"] for sample in result["samples"])
-    rows = [
-        [category or "(none)", f"{sizes[category]:,}", *(show(scores.get(name)) for name in names)]
-        for category, scores in result["by_category"].items()
-    ]
-    return markdown_table(["category", "samples", *names], rows)
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Returns a Markdown table; what would break it is escaped."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(escape(cell) for cell in line)} |" for line in lines)
-
-
-def escape(text: Any) -> str:
-    """Returns a text on one line, as plain text to Markdown."""
-    # An underscore inside a word is plain text already.
-    return re.sub(r"[\\`*<>\[\]|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(str(text).split()))
-
-
-def show(value: float | None) -> str:
-    """Returns a number as it is printed."""
-    return "-" if value is None else f"{value:.4f}"

@@ -12,24 +12,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, stem_answer, trim_continuation
-from xgenmm_hf.evaluation.journal import Journal
 from xgenmm_hf.evaluation.metrics import score
-from xgenmm_hf.evaluation.prompting import AskedSample, describe_prompt, prepare, render_prompt
+from xgenmm_hf.evaluation.prompting import AskedSample, AskSettings, describe_prompt, prepare, render_prompt
 from xgenmm_hf.evaluation.results import Result, build_result, other_prompt, write_result
 from xgenmm_hf.evaluation.samples import Problem, Sample, Task
-from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.inference.batches import answer_texts
+from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompt_form import read_prompt_form
 from xgenmm_hf.inference.prompts import is_base
 from xgenmm_hf.inference.provenance import describe_checkpoint, provenance
 
-
-if TYPE_CHECKING:
-    from xgenmm_hf.inference.loading import Loaded
 
 Progress = Callable[[int, int], None]
 # Processes finish at different times; none gives up on the others before this.
@@ -57,25 +53,54 @@ def current_share(device: str = "auto") -> Share:
     return Share(state.process_index, state.num_processes, state.wait_for_everyone, own)
 
 
-class SampleAnswer(NamedTuple):
-    """A sample with its rendered prompt, the ids of its examples, and what the model said."""
+class Journal:
+    """The answers of one evaluation in one folder; each process writes a file of its own and reads all.
 
-    sample: Sample
-    prompt: str
-    shots: tuple[str, ...]
-    answer: str
+    A line is `{"id", "key", "answer"}`, or `{"id", "key", "problem"}` for a sample whose image turned out unreadable.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0):
+        self.folder = folder
+        self.file = folder / ("answers.jsonl" if rank == 0 else f"answers-{rank}.jsonl")
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Returns key -> line of all processes; a half-written last line is left out."""
+        found: dict[str, dict[str, Any]] = {}
+        for file in sorted(self.folder.glob("answers*.jsonl")):
+            *whole, _half = file.read_bytes().split(b"\n")
+            for number, text in enumerate(whole, 1):
+                try:
+                    line = json.loads(text)
+                    key, _ = line["key"], line["id"]
+                except (ValueError, KeyError, TypeError):
+                    raise ValueError(
+                        f"{file}, line {number} is damaged: delete that line, and its sample will be asked again."
+                    ) from None
+                if "answer" in line or "answer" not in found.get(key, {}):
+                    found[key] = line
+        return found
+
+    def append(self, lines: list[Mapping[str, Any]]) -> None:
+        """Writes lines at the end of this process's file, after a half-written one was cut off."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.file.open("ab+") as file:
+            end = file.seek(0, 2)
+            while end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+                end -= 1
+            file.truncate(end)
+            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
 
 
 class Run(NamedTuple):
     """What asking a task gave: answers in the task's order, problems of rows and samples, answers found on disk."""
 
-    answered: list[SampleAnswer]
+    answered: list[AskedSample]
     problems: list[Problem]
     resumed: int
 
 
 def evaluate_task(
-    loaded: "Loaded",
+    loaded: Loaded,
     task: Task,
     output: Path,
     settings: AskSettings,
@@ -119,7 +144,7 @@ def evaluate_task(
 
 
 def run_task(
-    loaded: "Loaded",
+    loaded: Loaded,
     task: Task,
     output: Path,
     settings: AskSettings,
@@ -132,8 +157,7 @@ def run_task(
 ) -> Run:
     """Asks every sample of a task; `support` is where examples come from, None: the task itself."""
     share = share or Share()
-    samples = checked_samples(task, settings.limit)
-    asked, problems = _prepare_all(loaded, task, samples, settings, (support or task).samples, checkpoint)
+    asked, problems = _prepare_all(loaded, task, (support or task).samples, settings, checkpoint)
     if started is not None:
         started()
     journal = Journal(output, share.rank)
@@ -149,7 +173,15 @@ def run_task(
         if progress is not None:
             progress(min(start + settings.batch_size, len(own)), len(own))
     share.wait()
-    return _collect(asked, journal.read(), [*task.problems, *problems], task.name, len(asked) - len(pending))
+    lines, answered = journal.read(), []
+    for one in asked:
+        line = lines.get(one.key, {})
+        if "answer" in line:
+            answered.append(one._replace(answer=line["answer"]))
+        else:
+            reason = line.get("problem", "it was not answered: another process stopped early; run the command again")
+            problems.append(Problem(task.name, f"sample {one.sample.id}", reason))
+    return Run(answered, problems, len(asked) - len(pending))
 
 
 def checked_samples(task: Task, limit: int | None) -> list[Sample]:
@@ -164,25 +196,21 @@ def checked_samples(task: Task, limit: int | None) -> list[Sample]:
 
 
 def _prepare_all(
-    loaded: "Loaded",
-    task: Task,
-    samples: Sequence[Sample],
-    settings: AskSettings,
-    pool: Sequence[Sample],
-    checkpoint: str,
+    loaded: Loaded, task: Task, pool: Sequence[Sample], settings: AskSettings, checkpoint: str
 ) -> tuple[list[AskedSample], list[Problem]]:
     """Renders and measures every prompt; those that cannot be asked become problems."""
     style, count = task.prompt_style, settings.shots or settings.rules.blind_examples
+    samples = checked_samples(task, settings.limit)
     examples = Examples(pool, count, style, seed=settings.seed, blind=not settings.shots) if count else None
-    longest = settings.answer_tokens(style)
+    longest, processor = settings.answer_tokens(style), loaded.processor
     context = loaded.model.config.text_config.max_position_embeddings
     identity = _identity(loaded, checkpoint, longest, settings)
     asked, problems = [], []
     for sample in samples:
         try:
             shots = examples.choose(sample) if examples else []
-            text = render_prompt(loaded.processor, sample, shots, style, settings)
-            one = prepare(loaded.processor, sample, shots, text, identity, settings.image_mode)
+            text = render_prompt(processor, sample, shots, style, settings)
+            one = prepare(processor, sample, shots, text, identity, settings.image_mode)
             if one.num_tokens + longest > context:
                 raise ValueError(
                     f"the prompt takes {one.num_tokens} tokens and the answer up to {longest}, but the context holds "
@@ -191,14 +219,14 @@ def _prepare_all(
             asked.append(one)
         except ValueError as error:
             problems.append(Problem(task.name, f"sample {sample.id}", _reason(error)))
-    return asked, [*(examples.problems if examples else []), *problems]
+    return asked, [*task.problems, *(examples.problems if examples else []), *problems]
 
 
 def _reason(error: ValueError) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-def _identity(loaded: "Loaded", checkpoint: str, longest: int, settings: AskSettings) -> dict[str, Any]:
+def _identity(loaded: Loaded, checkpoint: str, longest: int, settings: AskSettings) -> dict[str, Any]:
     """Returns what decides the answers of a run beside each sample's prompt and images, as JSON-ready values."""
     from xgenmm_hf.data.lengths import describe_processor
     from xgenmm_hf.inference.asking import end_tokens
@@ -216,7 +244,7 @@ def _identity(loaded: "Loaded", checkpoint: str, longest: int, settings: AskSett
 
 
 def _answerer(
-    loaded: "Loaded", task: Task, settings: AskSettings
+    loaded: Loaded, task: Task, settings: AskSettings
 ) -> Callable[[Sequence[AskedSample]], list[Mapping[str, Any]]]:
     """Makes what answers a batch of prompts with lines of the journal."""
     from xgenmm_hf.inference.feature_cache import FeatureCache
@@ -235,7 +263,7 @@ def _answerer(
             except UnreadableImage as error:
                 lines.append({"id": one.sample.id, "key": one.key, "problem": _reason(error)})
         if readable:
-            texts = [one.text for one in readable]
+            texts = [one.prompt for one in readable]
             answers = answer_texts(loaded, texts, images, longest, settings.image_mode, cache, **rules.generation)
             if settings.prompt_form == "base":
                 answers = [trim_continuation(said, style, rules, task.kind) for said in answers]
@@ -244,22 +272,3 @@ def _answerer(
         return lines
 
     return answer
-
-
-def _collect(
-    asked: Sequence[AskedSample],
-    lines: Mapping[str, Mapping[str, Any]],
-    problems: Sequence[Problem],
-    name: str,
-    resumed: int,
-) -> Run:
-    """Puts the answers of all processes into the task's order."""
-    answered, found = [], list(problems)
-    for one in asked:
-        line = lines.get(one.key, {})
-        if "answer" in line:
-            answered.append(SampleAnswer(one.sample, one.text, one.shots, line["answer"]))
-        else:
-            reason = line.get("problem", "it was not answered: another process stopped early; run the command again")
-            found.append(Problem(name, f"sample {one.sample.id}", reason))
-    return Run(answered, found, resumed)

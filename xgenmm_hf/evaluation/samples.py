@@ -10,26 +10,17 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to ask.
+    """One thing to ask."""
 
-    Args:
-        id: Unique within the task.
-        text: The question or instruction.
-        images: Image references `{"bytes", "path"}` or PIL images; nothing is decoded before someone opens them.
-        references: Right answers: those of ten annotators for VQA, captions for CIDEr, one for exact match, ...
-        category: What tables break the scores down by; empty for none.
-        options: What a metric needs besides, such as `{"safe": True}` or `{"choices": {"A": "cat"}}`.
-        marked: Whether each `<image>` in the text is the place of an image; else images stand before the text, and
-            an `<image>` in it is plain text.
-    """
-
-    id: str
-    text: str
-    images: tuple[Any, ...] = ()
-    references: tuple[str, ...] = ()
-    category: str = ""
-    options: dict[str, Any] = field(default_factory=dict, hash=False)
-    marked: bool = False
+    id: str  # unique within the task
+    text: str  # the question or instruction
+    images: tuple[Any, ...] = ()  # references {"bytes", "path"} or PIL images; nothing is decoded before it is opened
+    references: tuple[str, ...] = ()  # right answers: of ten annotators for VQA, captions for CIDEr, ...
+    category: str = ""  # what tables break the scores down by
+    options: dict[str, Any] = field(
+        default_factory=dict, hash=False
+    )  # for the metric: {"safe": True}, {"choices": ...}
+    marked: bool = False  # each <image> in the text is the place of an image; else images stand before it
 
 
 @dataclass(frozen=True)
@@ -76,14 +67,9 @@ class Scores:
 def image_key(ref: Any) -> str:
     """Returns what two references share if they show the same image from the same place; no file is decoded."""
     if isinstance(ref, Image.Image):
-        digest = hashlib.sha256(f"{ref.mode} {ref.size} ".encode() + ref.tobytes())
-        return f"pixels:{digest.hexdigest()[:32]}"
-    if ref.get("bytes") is not None:
-        return f"bytes:{hashlib.sha256(ref['bytes']).hexdigest()[:32]}"
+        return hashlib.sha256(f"{ref.mode} {ref.size} ".encode() + ref.tobytes()).hexdigest()
     if ref.get("digest"):
-        return f"bytes:{ref['digest']}"
-    path = os.path.realpath(ref.get("path") or "")
-    if not os.path.isfile(path):
-        return f"file:missing:{path}"
-    found = os.stat(path)
-    return f"file:{found.st_size}:{found.st_mtime_ns}:{path}"
+        return ref["digest"]
+    path = os.path.realpath(ref["path"])
+    found = os.stat(path) if os.path.isfile(path) else None
+    return f"{path} {found and found.st_size} {found and found.st_mtime_ns}"

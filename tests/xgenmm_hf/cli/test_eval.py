@@ -78,8 +78,7 @@ def test_scores_problems_and_files(rows, tmp_path):
     assert found["counts"] == {"evaluated": 5, "problems": 3, "resumed": 0}
     assert len(found["problems"]) == 3
     assert set(found["by_category"]) == {"word", "shapes"}
-    report = (tmp_path / "out" / "results.md").read_text()
-    assert "Problems (3 rows that do not count)" in report
+    assert "  word exact_match" in result.stdout
     again = json.loads(ask(rows, tmp_path / "out", "--json").stdout)
     assert again["counts"] == {"evaluated": 5, "problems": 3, "resumed": 5}
     assert again["scores"] == found["scores"]

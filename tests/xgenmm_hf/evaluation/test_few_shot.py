@@ -10,10 +10,9 @@ from PIL import Image
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation import few_shot
 from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, example_answer, trim_continuation
-from xgenmm_hf.evaluation.prompting import prepare, render_prompt
+from xgenmm_hf.evaluation.prompting import AskSettings, prepare, render_prompt
 from xgenmm_hf.evaluation.runner import run_task
 from xgenmm_hf.evaluation.samples import Sample, Task, image_key
-from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.inference.loading import load
 
 
@@ -194,7 +193,7 @@ def test_a_support_that_is_too_small(support):
 def test_keys_tell_images_apart(tmp_path):
     one, other = Image.new("RGB", (2, 2)), Image.new("RGB", (2, 2), "red")
     assert image_key(one) == image_key(one.copy()) != image_key(other)
-    assert image_key({"bytes": b"a", "path": "x"}) == image_key({"bytes": b"a", "path": "y"})
+    assert image_key({"digest": "a", "path": "x"}) == image_key({"digest": "a", "path": "y"})
     file = tmp_path / "a.png"
     before = image_key({"bytes": None, "path": str(file)})
     file.write_bytes(b"a")

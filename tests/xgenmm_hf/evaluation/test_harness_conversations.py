@@ -8,10 +8,10 @@ from embedded_model.world.render import render as draw
 from embedded_model.world.scene import HELD_OUT, make_scene
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.evaluation.harness.batching import Gatherer
 from xgenmm_hf.evaluation.harness.conversations import (
     Answerer,
     Decoding,
+    Gatherer,
     cut_at,
     in_batches,
     place_images,

@@ -23,9 +23,9 @@ from embedded_model.world.render import render
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.harness import manifest
+from xgenmm_hf.evaluation.prompting import AskSettings
 from xgenmm_hf.evaluation.runner import run_task
 from xgenmm_hf.evaluation.samples import Sample, Task
-from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.inference.loading import load
 
 

@@ -1,4 +1,4 @@
-"""Result files and the Markdown report."""
+"""Result files."""
 
 import json
 
@@ -7,13 +7,10 @@ from results_of import make_result
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.results import (
-    escape,
-    markdown_report,
     other_prompt,
     read_result,
     write_result,
 )
-from xgenmm_hf.evaluation.samples import Problem
 from xgenmm_hf.inference.provenance import describe_checkpoint
 
 
@@ -21,7 +18,7 @@ def test_what_is_written_is_read_again(tmp_path):
     result = make_result([1.0, 0.0, 1.0], categories=("a", "b"), shots=4, seed=7)
     write_result(result, tmp_path / "out")
     assert read_result(tmp_path / "out") == read_result(tmp_path / "out" / "results.json") == result
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"results.json", "results.md"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"results.json"}
     assert result["config"]["form"] == "base"
     assert (result["config"]["shots"], result["config"]["seed"], result["config"]["max_new_tokens"]) == (4, 7, 256)
     assert {"python", "torch", "transformers", "xgenmm-hf"} <= result["provenance"]["versions"].keys()
@@ -46,7 +43,7 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         write_result(spoiled, tmp_path)
     assert (tmp_path / "results.json").read_text() == before
-    assert {file.name for file in tmp_path.iterdir()} == {"results.json", "results.md"}
+    assert {file.name for file in tmp_path.iterdir()} == {"results.json"}
 
 
 def test_undefined_scores_are_null(tmp_path):
@@ -55,27 +52,6 @@ def test_undefined_scores_are_null(tmp_path):
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["scores"]["accuracy"] is None
     assert [one["score"] for one in found["samples"]] == [None, 1.0]
-
-
-def test_the_report_has_scores_categories_the_prompt_and_problems():
-    problems = (
-        Problem("a.jsonl", "line 3", "the image x_1.png is missing"),
-        Problem("a.jsonl", "line 9", "no | id"),
-    )
-    result = make_result([1.0, 0.0], categories=("colour", "count"), problems=problems)
-    report = markdown_report(result)
-    assert "| accuracy | 0.5000 |" in report
-    assert "{question}<|end|>" in report
-    assert "| colour | 1 | 1.0000 |" in report
-    assert "Problems (2 rows that do not count)" in report
-    assert "- a.jsonl, line 3: the image x_1.png is missing" in report
-    assert "no \\| id" in report
-    assert "| seed | 0 |" in report
-    assert f"| checkpoint | model models/tiny, sha256 {'0' * 64} |" in report and "| versions | python " in report
-
-
-def test_escaping_keeps_a_text_in_its_cell():
-    assert escape("a|b\n<script> *x* _y_ a_b") == r"a\|b \<script\> \*x\* \_y\_ a_b"
 
 
 def test_the_checkpoint_is_named_by_its_contents(tmp_path):

@@ -9,9 +9,9 @@ from PIL import Image
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation import runner
+from xgenmm_hf.evaluation.prompting import AskSettings
 from xgenmm_hf.evaluation.runner import Share, run_task
 from xgenmm_hf.evaluation.samples import Problem, Sample, Task
-from xgenmm_hf.evaluation.settings import AskSettings
 from xgenmm_hf.inference.batches import Prompt, answer_prompts
 from xgenmm_hf.inference.loading import load
 

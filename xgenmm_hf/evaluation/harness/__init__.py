@@ -1,22 +1,12 @@
-"""Adapters for the field's evaluation harnesses: lmms-eval and VLMEvalKit.
-
-Importing this package loads neither of them. `manifest` is what lmms-eval finds in its entry point group
-`lmms_eval.models`.
-"""
+"""Adapters for the field's evaluation harnesses: lmms-eval and VLMEvalKit; importing this loads neither of them."""
 
 from typing import Any
 
 
-_MODULE = "xgenmm_hf.evaluation.harness.lmms_eval"
-
-
 def manifest() -> Any:
-    """Tells lmms-eval where the model's classes are; called when lmms-eval looks for plugins."""
+    """Tells lmms-eval where the model's classes are: what its entry point group `lmms_eval.models` finds."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    return ModelManifest(
-        model_id="xgenmm",
-        simple_class_path=f"{_MODULE}.XGenMMSimple",
-        chat_class_path=f"{_MODULE}.XGenMMChat",
-        aliases=("xgen_mm", "blip3"),
-    )
+    module = f"{__name__}.lmms_eval"
+    paths = {"simple_class_path": f"{module}.XGenMMSimple", "chat_class_path": f"{module}.XGenMMChat"}
+    return ModelManifest(model_id="xgenmm", aliases=("xgen_mm", "blip3"), **paths)

@@ -5,25 +5,26 @@ Shapes: a batch of B prompts of L tokens, padded on the left.
 
 import copy
 import logging
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from PIL import Image
 from transformers import GenerationConfig, set_seed
 
 from xgenmm_hf.data.image_refs import image_ref, open_image
 from xgenmm_hf.evaluation.few_shot import split_at_marks
 from xgenmm_hf.evaluation.prompting import prompt_length
 from xgenmm_hf.inference.batches import encode_batch, generate_rows, read_answer
+from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompt_form import read_prompt_form
 from xgenmm_hf.inference.prompts import system_turn
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN, escape_messages
 
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from xgenmm_hf.inference.loading import Loaded
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -45,7 +46,7 @@ class Conversation:
     """A rendered prompt, in which each image is one `<image>`, with its RGB images; `fits`: the context holds it."""
 
     text: str
-    images: list["Image.Image"]
+    images: list[Image.Image]
     fits: bool = True
 
 
@@ -88,7 +89,6 @@ def render(
     messages: Sequence[Any],
     system: str | None = None,
     image_end: str = "\n",
-    opened: bool = True,
 ) -> Conversation:
     """Renders messages with the chat template, up to where the answer begins.
 
@@ -98,7 +98,8 @@ def render(
     if system is not None and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": [text_item(system)]})
     shown = [item for turn in turns for item in turn["content"] if item["type"] == "image"]
-    images = [open_item(item) for item in shown] if opened else []
+    sources = [item.get("image", item.get("url")) for item in shown]
+    images = [open_image(image_ref(one) if isinstance(one, str) else one) for one in sources]
     # What users and tasks wrote is escaped first, so that the images' own token can then be written out.
     turns = escape_messages(turns, processor.tokenizer)
     image = text_item(IMAGE_TOKEN + image_end)
@@ -148,35 +149,18 @@ def place_images(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return placed
 
 
-def open_item(item: dict[str, Any]) -> "Image.Image":
-    """Opens the image of an item."""
-    source = item.get("image", item.get("url"))
-    return open_image(image_ref(source) if isinstance(source, str) else source)
-
-
 class Answerer:
     """Renders and answers a harness's conversations with one model.
 
-    Args:
-        loaded: Model and processor.
-        system: Text of the system turn; None: what the chat template has.
-        image_end: What stands behind each `<image>`.
-        image_mode: Mode of the image processor; None: the checkpoint's.
-        overlong: What becomes of a prompt that the context does not hold: "skip" answers it with an empty text and
-            counts it, "truncate" cuts its longest text from the front.
-        end_token: The only token that ends an answer; the checkpoint's own end is then shown. None: the checkpoint's
-            ends, and every control token.
-
-    Attributes:
-        skipped: Prompts that were too long.
-
-    Raises:
-        ValueError: If overlong is neither.
+    `system` is the system turn (None: the template's), `image_end` stands behind each `<image>`. A prompt that the
+    context does not hold is answered with an empty text and counted in `skipped` (`overlong` "skip"), or its longest
+    text is cut from the front ("truncate"). An `end_token` is the only one that ends an answer, and the checkpoint's
+    own end is then shown; None: the checkpoint's ends, and every control token.
     """
 
     def __init__(
         self,
-        loaded: "Loaded",
+        loaded: Loaded,
         system: str | None = None,
         image_end: str = "\n",
         image_mode: str | None = None,
@@ -197,7 +181,9 @@ class Answerer:
         turns = [{**message, "content": as_items(message["content"])} for message in messages]
         while True:
             found = render(self.loaded.processor, turns, self.system, self.image_end)
-            excess = self._excess(found, room)
+            sizes = [(image.height, image.width) for image in found.images]
+            length = prompt_length(self.loaded.processor, found.text, sizes, self.image_mode) + room
+            excess = length - self.loaded.model.config.text_config.max_position_embeddings
             if excess <= 0:
                 return found
             texts = [item for turn in turns for item in turn["content"] if item["type"] == "text"]
@@ -209,12 +195,6 @@ class Answerer:
         self.skipped += 1
         logger.warning("A prompt is %d tokens longer than the context; it is answered with an empty text.", excess)
         return Conversation(found.text, found.images, fits=False)
-
-    def _excess(self, conversation: Conversation, room: int) -> int:
-        """Returns by how many tokens prompt and answer are too long."""
-        sizes = [(image.height, image.width) for image in conversation.images]
-        length = prompt_length(self.loaded.processor, conversation.text, sizes, self.image_mode)
-        return length + room - self.loaded.model.config.text_config.max_position_embeddings
 
     def answer(self, conversations: Sequence[Conversation], decoding: Decoding | None = None) -> list[str]:
         """Answers one batch of conversations."""
@@ -256,3 +236,36 @@ def in_batches(
         groups.setdefault(group(items[index]), []).append(index)
     for members in groups.values():
         yield from (members[start : start + size] for start in range(0, len(members), size))
+
+
+class Gatherer:
+    """Answers calls of several threads together, at most `batch_size`, waiting `patience` seconds for more to come."""
+
+    def __init__(self, answer: Callable[[list[Any]], list[Any]], batch_size: int, patience: float = 0.05):
+        self.answer, self.batch_size, self.patience = answer, batch_size, patience
+        self._waiting: queue.Queue[tuple[Any, Future]] = queue.Queue()
+        threading.Thread(target=self._work, daemon=True, name="gatherer").start()
+
+    def __call__(self, item: Any) -> Any:
+        """Waits for the answer to an item; raises what `answer` raised for its batch."""
+        future: Future = Future()
+        self._waiting.put((item, future))
+        return future.result()
+
+    def _work(self) -> None:
+        while True:
+            batch = [self._waiting.get()]
+            end = time.monotonic() + self.patience
+            while len(batch) < self.batch_size:
+                try:
+                    batch.append(self._waiting.get(timeout=max(0.0, end - time.monotonic())))
+                except queue.Empty:
+                    break
+            items, futures = zip(*batch, strict=True)
+            try:
+                for future, answer in zip(futures, self.answer(list(items)), strict=True):
+                    future.set_result(answer)
+            except BaseException as error:  # it belongs to everyone who waits; the thread lives on
+                for future in futures:
+                    if not future.done():
+                        future.set_exception(error)

@@ -56,6 +56,8 @@ def _run_vlmevalkit(run: HarnessRun, announce: Callable[[str], None]) -> None:
     name = Path(run.model).name
     register(name, run.model, **run.given)
     batch_size = run.given.get("batch_size", 1)
+    if batch_size > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("Under torchrun VLMEvalKit asks one question at a time: leave the batch size at 1.")
     folder = Path(run.output or "outputs") / name
     announce(_write_prompt(folder, run, IMAGE_END))
     arguments = ["--data", *run.names, "--model", name, *(["--work-dir", run.output] if run.output else [])]
@@ -113,13 +115,15 @@ HARNESSES = {
 
 def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -> str:
     """Returns how our adapter asks, and writes it beside the harness's scores."""
+    from PIL import Image
+
     from xgenmm_hf import XGenMMProcessor
     from xgenmm_hf.conversion.files import write_json
     from xgenmm_hf.evaluation.harness.conversations import render, system_in_force, text_item
 
     processor, system = XGenMMProcessor.from_pretrained(run.model), system_in_force(run.model, run.given.get("system"))
-    messages = [{"role": "user", "content": [{"type": "image"}, text_item("{question}")]}]
-    shown = render(processor, messages, system, image_end, opened=False)
+    content = [{"type": "image", "image": Image.new("RGB", (1, 1))}, text_item("{question}")]
+    shown = render(processor, [{"role": "user", "content": content}], system, image_end)
     text = f"prompt in force (the question is the harness's own):\n{shown.text}"
     if folder is not None:
         facts = {"harness": run.harness, "names": list(run.names), "model": run.model, "prompt": shown.text}

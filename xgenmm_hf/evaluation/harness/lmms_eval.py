@@ -35,19 +35,9 @@ logger = logging.getLogger(__name__)
 class XGenMMBase(lmms):
     """Loads a model and answers in batches; the subclasses know what a request looks like.
 
-    Args:
-        pretrained: Checkpoint folder, adapter folder or Hub repository.
-        batch_size: Requests computed together.
-        device: A torch device, or None: a GPU where there is one, this process's own under `accelerate launch`.
-        dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        system: None for the checkpoint's own, "none", "released", or a system turn's text. A task's own goes first.
-        max_new_tokens: Longest answer where a task does not say.
-        image_mode: Mode of the image processor; None: the checkpoint's.
-        overlong: "skip" or "truncate": prompts that the context does not hold, see `Answerer`.
-        max_batch_size: Ignored; lmms-eval passes it to every model.
-
-    Raises:
-        ValueError: If the model cannot be loaded, or the batch size is not a number.
+    The arguments are lmms-eval's `--model_args`: `system` is None for the checkpoint's own, "none", "released" or a
+    text (a task's own goes first), `max_new_tokens` the longest answer where a task does not say, and `overlong` what
+    becomes of prompts that the context does not hold (see `Answerer`). `max_batch_size`, passed to all, is ignored.
     """
 
     def __init__(

@@ -16,12 +16,12 @@ import torch
 from vlmeval.vlm.base import BaseModel
 
 from xgenmm_hf import TINY_MODEL
-from xgenmm_hf.evaluation.harness.batching import Gatherer
 from xgenmm_hf.evaluation.harness.conversations import (
     DEFAULT_MAX_NEW_TOKENS,
     Answerer,
     Conversation,
     Decoding,
+    Gatherer,
     system_in_force,
     text_item,
 )
@@ -41,18 +41,9 @@ class XGenMMBatched(BaseModel):
     an API model: VLMEvalKit then asks from `--api-nproc` threads, and what they ask at a time is computed together.
     Such a run is one process; for several GPUs leave the batch size at one, and use torchrun as for other models.
 
-    Args:
-        model_path: Checkpoint folder, adapter folder or Hub repository.
-        batch_size: Questions computed together; `--api-nproc` must be as large.
-        max_new_tokens: Longest answer in tokens.
-        system: None for the checkpoint's own, "none", "released", or the text of a system turn.
-        dtype: `auto`, `float32`, `float16` or `bfloat16`.
-        device: A torch device, or `auto`: a GPU where there is one, this process's own under torchrun.
-        image_end, image_mode, overlong, end_token: See `Answerer`.
-        **generation: Options of `generate` such as `temperature`, `num_beams`; `until` and `seed`.
-
-    Raises:
-        ValueError: If the model cannot be loaded, an option is unknown, or the batch size is not positive.
+    `image_end`, `image_mode`, `overlong` and `end_token` are those of `Answerer`, `system` is None for the model's
+    own, "none", "released" or a text, and `generation` holds options of `generate` such as `temperature`, `until` and
+    `seed`.
     """
 
     INSTALL_REQ = False
@@ -76,8 +67,6 @@ class XGenMMBatched(BaseModel):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be 1 or more.")
-        if batch_size > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("Under torchrun VLMEvalKit asks one question at a time: leave the batch size at 1.")
         if device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
             device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
         self.decoding = Decoding.of(generation, max_new_tokens)

@@ -59,19 +59,13 @@ def tokenizer_in_use() -> str:
 
 
 def cider(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """Rates captions by CIDEr.
-
-    A caption's score depends on the references of all images, which say how telling a word is; for a single image
-    it is 0. Where Java is there, pycocoevalcap's own tokenizer splits the captions, else `caption_tokens`.
-    """
+    """Rates captions by CIDEr; the references of all images say how telling a word is (for a single image: 0)."""
     try:
         from pycocoevalcap.cider.cider import Cider
     except ImportError:
         raise ValueError("CIDEr needs the package pycocoevalcap: pip install xgenmm-hf[eval].") from None
-
-    truth = tokenize_captions(references)
     said = tokenize_captions([[answer] for answer in answers])
-    _, scores = Cider().compute_score(truth, said)
+    _, scores = Cider().compute_score(tokenize_captions(references), said)
     return [float(value) for value in scores]
 
 

@@ -38,11 +38,7 @@ _CONTRACTIONS["somebody'd"] = "somebodyd"
 
 
 def normalise_answer(text: str) -> str:
-    """Normalises a short answer.
-
-    Punctuation becomes a space between words and nothing at their ends, periods outside numbers go, letters become
-    small, number words up to ten digits, articles go, and contractions get back the apostrophe they lack.
-    """
+    """Normalises a short answer: punctuation, case, number words up to ten, articles, apostrophes of contractions."""
     stripped = _strip_punctuation(_on_one_line(text))
     words = (_AS_DIGITS.get(word, word) for word in stripped.lower().split())
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
@@ -51,9 +47,7 @@ def normalise_answer(text: str) -> str:
 def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
     """Rates an answer by those of several annotators, by the rule of VQAv2's and OK-VQA's official code.
 
-    Each annotator is left out once; with the others' answers the score is the share of three that match, at most 1;
-    the accuracy is the mean of these scores. Texts are normalised only where the annotators differ: "Yes" is wrong
-    where all said "yes".
+    Texts are normalised only where the annotators differ: "Yes" is wrong where all said "yes".
     """
     said, truth = _on_one_line(answer), [_on_one_line(reference) for reference in references]
     if len(set(truth)) > 1:
@@ -69,7 +63,7 @@ def textvqa_accuracy(answer: str, references: Sequence[str]) -> float:
 
 
 def _leave_one_out(said: str, truth: Sequence[str]) -> float:
-    """Returns the mean over annotators of what the others' answers say."""
+    """Returns the mean over annotators, each left out once, of the share of three others that match, at most 1."""
     count = len(truth)
     if count < 2:
         raise ValueError(

@@ -1,27 +1,20 @@
 """Tasks: local files of the data sets, in their own formats, as samples to ask.
 
-A row that cannot be asked (no image, a field missing or of another type, an unknown answer type, an id that was there
-before) is never asked and never dropped in silence: it is one of the task's problems. Other benchmarks are refused
+A row that cannot be asked is never dropped in silence: it is one of the task's problems. Other benchmarks are refused
 with the command that measures them.
 """
 
 import contextlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from xgenmm_hf.evaluation.harness.benchmarks import HARNESS_HINT, command_for
 from xgenmm_hf.evaluation.metrics import METRICS
-from xgenmm_hf.evaluation.samples import Problem, Sample, Task
-from xgenmm_hf.evaluation.tasks.captions import read_captions
-from xgenmm_hf.evaluation.tasks.collector import Collector, EnoughSamples, Images
+from xgenmm_hf.evaluation.samples import Task
 from xgenmm_hf.evaluation.tasks.own import read_own
-from xgenmm_hf.evaluation.tasks.safety import read_vlguard
-from xgenmm_hf.evaluation.tasks.vqa import read_textvqa, read_vqa
-
-
-__all__ = ["KINDS", "Kind", "Problem", "Sample", "Task", "load_task"]
+from xgenmm_hf.evaluation.tasks.published import read_captions, read_textvqa, read_vlguard, read_vqa
+from xgenmm_hf.evaluation.tasks.rows import Collector, EnoughSamples
 
 
 class Kind(NamedTuple):
@@ -44,9 +37,9 @@ KINDS = {
 
 def load_task(
     kind: str,
-    files: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    files: str | Path | Sequence[str | Path],
     *,
-    images: Images = None,
+    images: str | Path | None = None,
     name: str | None = None,
     metric: str | None = None,
     split: str | None = None,
@@ -61,15 +54,13 @@ def load_task(
         )
     if metric is not None and metric not in METRICS:
         raise ValueError(f"There is no metric {metric!r}; there are {', '.join(METRICS)}.")
-    paths = [Path(file) for file in ([files] if isinstance(files, str | os.PathLike) else files)]
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     if not paths:
         raise ValueError("There is no file: give the files of the task.")
     collector = Collector(images, paths, limit)
-    options: dict[str, Any] = {"split": split} if chosen.read is read_captions else {}
-    if split is not None and not options:
+    if split is not None and chosen.read is not read_captions:
         raise ValueError(f"The files of {kind} have no splits: leave out --split, and give the file of the split.")
     with contextlib.suppress(EnoughSamples):
-        chosen.read(paths, collector, **options)
-    has_choices = any("choices" in sample.options for sample in collector.samples)
-    usual = "choice" if has_choices else chosen.metric
+        chosen.read(paths, collector, **({} if split is None else {"split": split}))
+    usual = "choice" if any("choices" in sample.options for sample in collector.samples) else chosen.metric
     return Task(name or kind, kind, collector.samples, collector.problems, metric or usual, chosen.prompt_style)

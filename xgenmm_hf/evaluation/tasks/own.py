@@ -14,8 +14,7 @@ from typing import Any
 
 from xgenmm_hf.evaluation.harness.benchmarks import HARNESS_HINT
 from xgenmm_hf.evaluation.samples import Sample
-from xgenmm_hf.evaluation.tasks.collector import Collector
-from xgenmm_hf.evaluation.tasks.reading import BadRow, first_of, plain_text, read_rows, text_of, texts_of
+from xgenmm_hf.evaluation.tasks.rows import BadRow, Collector, first_of, plain_text, read_rows, text_of, texts_of
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 
 
@@ -33,13 +32,12 @@ def read_own(files: Sequence[Path], collector: Collector) -> None:
     def make(row: Mapping[str, Any]) -> Iterator[Sample]:
         if foreign := sorted(name for name in row if FOREIGN.fullmatch(name)):
             raise ValueError(
-                f"{path} has the field {foreign[0]!r}, which own rows do not have (id, question, image or images, "
+                f"A row has the field {foreign[0]!r}, which own rows do not have (id, question, image or images, "
                 f"answer or answers, options, category): rename it, or, if this is a benchmark, {HARNESS_HINT}"
             )
         yield _sample(row, str(next(numbers)), collector)
 
-    for path in files:
-        collector.collect(read_rows(path), make)
+    collector.collect(read_rows(*files), make)
 
 
 def _sample(row: Mapping[str, Any], number: str, collector: Collector) -> Sample:

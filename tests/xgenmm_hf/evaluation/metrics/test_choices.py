@@ -1,6 +1,6 @@
 import pytest
 
-from xgenmm_hf.evaluation.metrics.choices import read_choice, read_yes_no
+from xgenmm_hf.evaluation.metrics.reading import read_choice, read_yes_no
 
 
 CHOICES = {"A": "red car", "B": "blue car", "C": "a bus", "D": "none"}

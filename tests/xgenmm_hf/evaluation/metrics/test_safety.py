@@ -3,7 +3,7 @@
 import pytest
 from embedded_model.world.requests import REFUSAL
 
-from xgenmm_hf.evaluation.metrics.safety import is_refusal, safety_shares
+from xgenmm_hf.evaluation.metrics.reading import is_refusal, safety_shares
 
 
 @pytest.mark.parametrize(
