@@ -165,7 +165,8 @@ def measured_by_harness(
         raise ValueError("--data belongs to --harness vlmevalkit, --tasks to --harness lmms-eval.")
     stop = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
     given = [part for name in [*data, *tasks, *words[:stop]] for part in name.split(",") if part]
-    run_harness(HarnessRun(chosen.value, given, source, output, adapter, words[stop:]), print)
+    options = {name: value for name, value in adapter.items() if value is not None}
+    run_harness(HarnessRun(chosen.value, given, source, output, options, words[stop:]), print)
     return True
 
 

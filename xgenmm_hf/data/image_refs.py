@@ -6,6 +6,7 @@ Nothing is decoded before `open_image`; `image_size` reads the header alone. Pat
 resolved by `Roots`, which never lets them leave the folders and archives they belong to.
 """
 
+import hashlib
 import os
 import re
 import tarfile
@@ -48,6 +49,17 @@ def image_name(ref: Any) -> str:
     if isinstance(ref, Mapping):
         return ref.get("path") or f"of {len(ref.get('bytes') or b'')} bytes"
     return os.fspath(ref) if isinstance(ref, (str, os.PathLike)) else f"in memory ({type(ref).__name__})"
+
+
+def image_key(ref: Any) -> str:
+    """Returns what two references share if they show the same image from the same place; no file is decoded."""
+    if isinstance(ref, Image.Image):
+        return hashlib.sha256(f"{ref.mode} {ref.size} ".encode() + ref.tobytes()).hexdigest()
+    if ref.get("digest"):
+        return ref["digest"]
+    path = os.path.realpath(ref["path"])
+    found = os.stat(path) if os.path.isfile(path) else None
+    return f"{path} {found and found.st_size} {found and found.st_mtime_ns}"
 
 
 def open_image(ref: Any) -> Image.Image:

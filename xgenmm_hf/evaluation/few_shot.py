@@ -1,9 +1,7 @@
 """In-context prompts of the base models: examples before the query, by one of two protocols, chosen with a seed.
 
 An example is `<image>`, its text with the answer, and `<|endofchunk|>`; the query, the same without answer and end,
-comes last. "xgenmm" is the form of the published notebook of the base model; "openflamingo" is what OpenFlamingo's
-evaluation does: other texts, a line break behind each example, two examples without their images where no shots are
-asked for, three beams, short answers.
+comes last. "xgenmm" is the form of the published notebook of the base model, "openflamingo" OpenFlamingo's.
 
 Source: the base model's published notebook; OpenFlamingo's evaluation (open_flamingo/eval of its repository).
 """
@@ -16,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
-from xgenmm_hf.data.image_refs import UnreadableImage, open_image
+from xgenmm_hf.data.image_refs import UnreadableImage, image_key, open_image
 from xgenmm_hf.data.rows import end_of_chunk_part, image_part, text_part
-from xgenmm_hf.evaluation.samples import Problem, Sample, image_key
+from xgenmm_hf.evaluation.samples import Problem, Sample
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 
 
@@ -51,7 +49,6 @@ PROTOCOLS = {
         generation={"num_beams": 3, "length_penalty": 0.0},
     ),
 }
-OK_VQA_ENDS = "Question|Answer|Short"
 
 
 def example_answer(sample: Sample, style: str, first: bool = False) -> str | None:
@@ -92,7 +89,7 @@ def split_at_marks(text: str) -> list[str | None]:
 def trim_continuation(answer: str, style: str, rules: Protocol, kind: str = "") -> str:
     """Cuts an answer where a base model began to write a further example without ending its own."""
     stems = kind == "okvqa" and rules is PROTOCOLS["openflamingo"]
-    pattern = OK_VQA_ENDS if stems else rules.ends.get(style)
+    pattern = "Question|Answer|Short" if stems else rules.ends.get(style)
     answer = re.split(pattern, answer, maxsplit=1)[0] if pattern else answer
     answer = "".join(sign for sign in answer if sign not in rules.dropped.get(style, "")).strip()
     return stem_answer(answer) if stems else answer

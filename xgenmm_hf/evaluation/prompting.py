@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from xgenmm_hf.data.encoding import count_tiles_and_tokens, render_content
-from xgenmm_hf.data.image_refs import image_size
+from xgenmm_hf.data.image_refs import image_key, image_size
 from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Protocol, base_content, pieces_of
-from xgenmm_hf.evaluation.samples import Sample, Task, image_key
+from xgenmm_hf.evaluation.samples import Sample, Task
 from xgenmm_hf.inference.prompt_form import PromptForm
 
 
@@ -24,7 +24,6 @@ CHAT_TEXTS = {"caption": "Describe the image in one short sentence."}
 FORMS = ("chat", "base")
 ANSWER_TOKENS = {"vqa": 32, "caption": 64}
 DEFAULT_ANSWER_TOKENS = 256
-_LOWEST = {"batch_size": 1, "max_new_tokens": 1, "limit": 1, "shots": 0, "kept_mib": 0}
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,8 @@ class AskSettings:
             raise ValueError("Examples and other protocols belong to the base form: leave out form='chat'.")
         if self.prompt_form == "base" and not (self.system is None and self.suffix is None):
             raise ValueError("The base form has no system turn and no suffix: leave them out, or set form='chat'.")
-        for name, least in _LOWEST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}; it must be {least} or more.")
+        if self.batch_size < 1 or self.shots < 0:
+            raise ValueError(f"batch_size is {self.batch_size}, shots is {self.shots}; at least 1 and 0 are needed.")
 
     def in_form(self, form: PromptForm | None) -> "AskSettings":
         """Returns the settings for a model that was tuned on prompts of a form; what was asked for stays."""
@@ -118,11 +115,9 @@ def render_prompt(processor: Any, sample: Sample, shots: Sequence[Sample], style
     if settings.prompt_form == "chat":
         return processor.apply_chat_template(chat_messages(sample, style, settings), add_generation_prompt=True)
     content = base_content(sample, shots, style, settings.rules, settings.instruction)
-    return render_content(processor, {"content": content, "images": _images_of(sample, shots)})
-
-
-def _images_of(sample: Sample, shots: Sequence[Sample]) -> list[Any]:
-    return [image for part in (*shots, sample) for image in part.images]
+    return render_content(
+        processor, {"content": content, "images": [image for one in (*shots, sample) for image in one.images]}
+    )
 
 
 def prompt_length(processor: Any, text: str, sizes: Sequence[tuple[int, int]], image_mode: str | None = None) -> int:
@@ -140,7 +135,7 @@ def prepare(
     image_mode: str | None = None,
 ) -> AskedSample:
     """Measures a prompt and names everything that decides its answer."""
-    images = tuple(_images_of(sample, shots))
+    images = tuple(image for one in (*shots, sample) for image in one.images)
     num_tokens = prompt_length(processor, text, [image_size(image) for image in images], image_mode)
     decisive = json.dumps([dict(identity), sample.id, text, [image_key(image) for image in images]], sort_keys=True)
     key = hashlib.sha256(decisive.encode()).hexdigest()[:32]

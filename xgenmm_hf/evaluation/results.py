@@ -64,7 +64,7 @@ def differing_parts(prompt: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 
 
 def other_prompt(folder: Path, prompt: Mapping[str, Any]) -> str:
-    """Says how a prompt differs from that of the results which a folder holds."""
+    """Says how a prompt differs from that of the results in a folder; empty where it does not."""
     try:
         before = read_result(folder)
     except ValueError:

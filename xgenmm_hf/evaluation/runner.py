@@ -53,42 +53,36 @@ def current_share(device: str = "auto") -> Share:
     return Share(state.process_index, state.num_processes, state.wait_for_everyone, own)
 
 
-class Journal:
-    """The answers of one evaluation in one folder; each process writes a file of its own and reads all.
+def read_answers(folder: Path) -> dict[str, dict[str, Any]]:
+    """Reads key -> line of what all processes wrote; a half-written last line is left out.
 
     A line is `{"id", "key", "answer"}`, or `{"id", "key", "problem"}` for a sample whose image turned out unreadable.
     """
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder.glob("answers*.jsonl")):
+        *whole, _half = file.read_bytes().split(b"\n")
+        for number, text in enumerate(whole, 1):
+            try:
+                line = json.loads(text)
+                key, _ = line["key"], line["id"]
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(
+                    f"{file}, line {number} is damaged: delete that line, and its sample will be asked again."
+                ) from None
+            if "answer" in line or "answer" not in found.get(key, {}):
+                found[key] = line
+    return found
 
-    def __init__(self, folder: Path, rank: int = 0):
-        self.folder = folder
-        self.file = folder / ("answers.jsonl" if rank == 0 else f"answers-{rank}.jsonl")
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """Returns key -> line of all processes; a half-written last line is left out."""
-        found: dict[str, dict[str, Any]] = {}
-        for file in sorted(self.folder.glob("answers*.jsonl")):
-            *whole, _half = file.read_bytes().split(b"\n")
-            for number, text in enumerate(whole, 1):
-                try:
-                    line = json.loads(text)
-                    key, _ = line["key"], line["id"]
-                except (ValueError, KeyError, TypeError):
-                    raise ValueError(
-                        f"{file}, line {number} is damaged: delete that line, and its sample will be asked again."
-                    ) from None
-                if "answer" in line or "answer" not in found.get(key, {}):
-                    found[key] = line
-        return found
-
-    def append(self, lines: list[Mapping[str, Any]]) -> None:
-        """Writes lines at the end of this process's file, after a half-written one was cut off."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.file.open("ab+") as file:
-            end = file.seek(0, 2)
-            while end and (file.seek(end - 1), file.read(1))[1] != b"\n":
-                end -= 1
-            file.truncate(end)
-            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+def append_answers(file: Path, lines: list[Mapping[str, Any]]) -> None:
+    """Writes lines at the end of a process's file, after a half-written one was cut off."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab+") as out:
+        end = out.seek(0, 2)
+        while end and (out.seek(end - 1), out.read(1))[1] != b"\n":
+            end -= 1
+        out.truncate(end)
+        out.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
 
 
 class Run(NamedTuple):
@@ -160,20 +154,20 @@ def run_task(
     asked, problems = _prepare_all(loaded, task, (support or task).samples, settings, checkpoint)
     if started is not None:
         started()
-    journal = Journal(output, share.rank)
-    known = journal.read()
+    known = read_answers(output)
     # No process may write before every process has read: the rest is divided by what was found.
     share.wait()
     pending = [one for one in asked if "answer" not in known.get(one.key, {})]
     pending.sort(key=lambda one: (-one.num_tokens, one.sample.id))
     own = pending[share.rank :: share.world]
     answer = _answerer(loaded, task, settings)
+    file = output / ("answers.jsonl" if share.rank == 0 else f"answers-{share.rank}.jsonl")
     for start in range(0, len(own), settings.batch_size):
-        journal.append(answer(own[start : start + settings.batch_size]))
+        append_answers(file, answer(own[start : start + settings.batch_size]))
         if progress is not None:
             progress(min(start + settings.batch_size, len(own)), len(own))
     share.wait()
-    lines, answered = journal.read(), []
+    lines, answered = read_answers(output), []
     for one in asked:
         line = lines.get(one.key, {})
         if "answer" in line:

@@ -1,11 +1,7 @@
 """What every evaluation shares: samples to ask, problems of rows that cannot be asked, tasks and scores."""
 
-import hashlib
-import os
 from dataclasses import dataclass, field
 from typing import Any
-
-from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -37,18 +33,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Task:
-    """Samples of one data set with what is needed to ask and to score them.
-
-    `kind` names the reader, such as "vqav2", `metric` the metric; `prompt_style` is how samples are put to a model:
-    "vqa" (short answer), "caption" or "chat" (as they stand).
-    """
+    """Samples of one data set with what is needed to ask and to score them."""
 
     name: str
-    kind: str
+    kind: str  # of reader, such as "vqav2"
     samples: list[Sample]
     problems: list[Problem]
     metric: str
-    prompt_style: str
+    prompt_style: str  # "vqa" (short answer), "caption" or "chat" (as it stands)
 
 
 @dataclass(frozen=True)
@@ -62,14 +54,3 @@ class Scores:
     per_sample: list[float]
     by_category: dict[str, dict[str, float]] = field(default_factory=dict)
     rule: str = ""
-
-
-def image_key(ref: Any) -> str:
-    """Returns what two references share if they show the same image from the same place; no file is decoded."""
-    if isinstance(ref, Image.Image):
-        return hashlib.sha256(f"{ref.mode} {ref.size} ".encode() + ref.tobytes()).hexdigest()
-    if ref.get("digest"):
-        return ref["digest"]
-    path = os.path.realpath(ref["path"])
-    found = os.stat(path) if os.path.isfile(path) else None
-    return f"{path} {found and found.st_size} {found and found.st_mtime_ns}"

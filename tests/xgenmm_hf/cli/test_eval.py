@@ -161,8 +161,8 @@ def test_names_and_options_are_handed_to_the_harness(monkeypatch):
     assert [one.harness for one in given] == ["vlmevalkit", "lmms-eval"]
     assert [one.names for one in given] == [["MME", "POPE"], ["pope", "mme"]]
     assert given[0].further == ["--judge", "exact_matching"]
-    assert given[1].given["batch_size"] == 4
-    assert (given[1].given["system"], given[1].given["overlong"]) == ("none", "skip")
+    assert given[1].options["batch_size"] == 4
+    assert (given[1].options["system"], given[1].options["overlong"]) == ("none", "skip")
     assert "--tasks to --harness lmms-eval" in error_of(run("eval", "--harness", "lmms-eval", "--data", "MME"))
     monkeypatch.undo()
     monkeypatch.setattr("xgenmm_hf.evaluation.harness.launch.find_spec", lambda name: None)

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from xgenmm_hf import TINY_MODEL
+from xgenmm_hf.data.image_refs import image_key
 from xgenmm_hf.evaluation import few_shot
 from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, example_answer, trim_continuation
 from xgenmm_hf.evaluation.prompting import AskSettings, prepare, render_prompt
 from xgenmm_hf.evaluation.runner import run_task
-from xgenmm_hf.evaluation.samples import Sample, Task, image_key
+from xgenmm_hf.evaluation.samples import Sample, Task
 from xgenmm_hf.inference.loading import load
 
 

@@ -8,6 +8,8 @@ files with the columns that each task's functions read, put in by a YAML that in
 import base64
 import io
 import json
+import sys
+import types
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,15 +17,19 @@ import datasets
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
-from xgenmm_hf import TINY_MODEL
+from xgenmm_hf import TINY_MODEL, AutoModelForVision2Seq
+from xgenmm_hf.cli.app import app
 from xgenmm_hf.evaluation.harness import launch
 from xgenmm_hf.evaluation.harness.benchmarks import BENCHMARKS, Benchmark
 from xgenmm_hf.evaluation.harness.launch import HarnessRun, run_harness
+from xgenmm_hf.inference.loading import load
 
 
 IMAGES = sorted((Path(TINY_MODEL).parent / "images").glob("*.png"))[:3]
 OPTIONS = {"batch_size": 1, "max_new_tokens": 8, "device": "cpu", "dtype": "float32"}
+QUESTIONS = ("What color is the star?", "How many shapes are there?", "Is there a circle?", "What is in the image?")
 YES_NO = ("MME", "POPE", "HallusionBench")
 SEVERAL_IMAGES = ("BLINK", "MUIRBench", "MMMU_DEV_VAL", "SEEDBench2")
 needs = {
@@ -126,6 +132,49 @@ def test_batches_give_the_same_predictions_and_a_failure_is_an_error(vlmevalkit,
     pandas.DataFrame([{"index": 0, "question": "?"}]).to_csv(tmp_path / "MMStar.tsv", sep="\t", index=False)
     with pytest.raises(ValueError, match="VLMEvalKit did not score MMStar"):
         run(benchmark, tmp_path / "bad")
+
+
+@needs["vlmevalkit"]
+def test_the_shipped_wrapper_our_adapter_and_our_own_command_agree_on_textvqa(vlmevalkit, tmp_path, monkeypatch):
+    """VLMEvalKit's wrapper writes a space behind an image, the chat template a line break; our adapter does both."""
+    import pandas
+    from vlmeval.dataset import build_dataset
+    from vlmeval.vlm import xgen_mm
+
+    rows = [{**row, "question": question} for row, question in zip(rows_of("TextVQA_VAL"), QUESTIONS, strict=True)]
+    pandas.DataFrame(rows).to_csv(tmp_path / "TextVQA_VAL.tsv", sep="\t", index=False)
+    benchmark = next(one for one in BENCHMARKS if one.data == "TextVQA_VAL")
+    found = {}
+    for name, image_end in (("wrapper's", " "), ("template's", "\n")):
+        run(benchmark, tmp_path / name, "--mode", "infer", image_end=image_end)
+        (file,) = (tmp_path / name).rglob("tiny_TextVQA_VAL.tsv")
+        found[name] = [str(text) for text in pandas.read_csv(file, sep="\t")["prediction"]]
+    assert len(set(found["wrapper's"])) > 1
+
+    loaded = load(TINY_MODEL, dtype="float32")
+    loaded.model.save_pretrained(tmp_path / "model")
+    loaded.processor.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(sys.modules["transformers"], "AutoModelForVision2Seq", AutoModelForVision2Seq, raising=False)
+    code = Path(xgen_mm.__file__).read_text(encoding="utf-8").replace("'cuda'", "'cpu'")
+    module = types.ModuleType("vlmeval.vlm.xgen_mm_on_cpu")
+    module.__package__ = "vlmeval.vlm"
+    exec(compile(code, xgen_mm.__file__, "exec"), module.__dict__)
+    wrapper = module.XGenMM(str(tmp_path / "model"), max_new_tokens=OPTIONS["max_new_tokens"])
+    wrapper.model.float()
+    data = build_dataset("TextVQA_VAL")
+    prompts = [data.build_prompt(row) for row in range(len(rows))]
+    assert found["wrapper's"] == [wrapper.generate_inner(prompt, "TextVQA_VAL").strip() for prompt in prompts]
+
+    images = [next(part["value"] for part in prompt if part["type"] == "image") for prompt in prompts]
+    facts = zip(rows, images, strict=True)
+    own = [{"question_id": row["index"], "question": row["question"], "image": Path(path).name} for row, path in facts]
+    (tmp_path / "own.json").write_text(json.dumps([{**row, "answers": ["x"] * 10} for row in own]))
+    arguments = ["textvqa", tmp_path / "own.json", "--images", Path(images[0]).parent, "-o", tmp_path / "own"]
+    arguments += ["--max-new-tokens", OPTIONS["max_new_tokens"], "--device", "cpu", "--dtype", "float32"]
+    done = CliRunner().invoke(app, ["eval", *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    samples = json.loads((tmp_path / "own" / "results.json").read_text())["samples"]
+    assert found["template's"] == [sample["answer"] for sample in samples]
 
 
 COLUMNS = {

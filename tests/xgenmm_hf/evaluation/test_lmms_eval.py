@@ -248,23 +248,6 @@ def test_both_forms_ask_muirbenchs_questions_alike(adapter, rows):
     assert "Is <image>\n like <image>\n?\nA. yes" in prompt
 
 
-def test_several_rounds(model):
-    seen = []
-
-    def to_messages(doc, round_idx=None, previous_output=None, previous_round_info=None):
-        seen.append((round_idx, previous_output))
-        messages = [{"role": "user", "content": [{"type": "text", "text": "Hello?"}]}]
-        if round_idx is None:
-            return messages
-        return messages, round_idx == 2, previous_output, "note"
-
-    model.task_dict = {"task": {"test": [{}]}}
-    request = Request(("Hello?", to_messages, {"max_new_tokens": 2}, 0, "task", "test"))
-    (answers,) = model.generate_until_multi_round([request])
-    assert len(answers) == 2
-    assert seen == [(None, None), (1, answers[:1]), (2, answers)]
-
-
 def test_the_manifest_names_both_forms(adapter):
     found = manifest()
     for path, expected in (
@@ -281,6 +264,8 @@ def test_refusals(adapter, model):
         adapter.XGenMMChat(TINY_MODEL, batch_size="auto")
     with pytest.raises(NotImplementedError, match="--force_simple"):
         model.loglikelihood([])
+    with pytest.raises(NotImplementedError, match="tasks of one round"):
+        model.generate_until_multi_round([])
 
 
 @pytest.fixture(scope="module")

@@ -222,7 +222,7 @@ def test_duplicate_ids_and_empty_tasks_are_refused(loaded, tmp_path):
         ({"protocol": "poem"}, "protocol is 'poem'"),
         ({"form": "base", "suffix": "x"}, "no suffix"),
         ({"form": "poem"}, "form is 'poem'"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 0}, "batch_size is 0, shots is 0"),
         ({"shots": -1}, "shots is -1"),
     ],
 )

@@ -50,20 +50,12 @@ FURTHER = (
     Benchmark("MM-Vet", "vlmevalkit", "MMVet", "required"),
 )
 BENCHMARKS = (*SINGLE_IMAGE, *MULTI_IMAGE, *FURTHER)
-# Kinds of earlier versions, and sets of lmms-eval that people ask for by name.
-_ELSEWHERE = {
-    "docvqa": "--harness lmms-eval --tasks docvqa_val",
-    "multiimage": "--harness vlmevalkit --data BLINK",
-    "exact": "own FILE -o DIR",
-}
 HARNESS_HINT = "name its harness: xgenmm eval --harness vlmevalkit --data NAME --model MODEL (see docs/evaluation.md)."
 
 
 def command_for(name: str) -> str:
     """Returns a sentence with the command that measures a benchmark; empty where none is known."""
     plain = _plain(name)
-    if plain in _ELSEWHERE:
-        return f"Use xgenmm eval {_ELSEWHERE[plain]}."
     for one in BENCHMARKS:
         names = {_plain(one.name), _plain(one.data), _plain(one.name.split(" (")[0])}
         if plain in names or (len(plain) > 3 and any(known.startswith(plain) for known in names)):

@@ -1,7 +1,4 @@
-"""Conversations with images -> answers or ratings, batched; what the adapters of the harnesses share.
-
-Shapes: a batch of B prompts of L tokens, padded on the left.
-"""
+"""Conversations with images -> answers or ratings, batched; what the adapters of the harnesses share."""
 
 import copy
 import logging
@@ -11,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from PIL import Image
 from transformers import GenerationConfig, set_seed
@@ -27,7 +24,6 @@ from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN, escape_messages
 
 
 logger = logging.getLogger(__name__)
-Item = TypeVar("Item")
 
 DEFAULT_MAX_NEW_TOKENS = 1024
 # lmms-eval asks every task to stop here unless the task says otherwise: its delimiter between few-shot examples. An
@@ -52,14 +48,11 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are generated: their length in tokens, options of `generate` (none: greedily), ends, and a seed.
-
-    `until` holds texts that end an answer and do not belong to it.
-    """
+    """How answers are generated: their length in tokens, options of `generate` (none: greedily), ends, and a seed."""
 
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     options: tuple[tuple[str, Any], ...] = ()
-    until: tuple[str, ...] = ()
+    until: tuple[str, ...] = ()  # texts that end an answer and do not belong to it
     seed: int | None = None
 
     @classmethod
@@ -228,7 +221,7 @@ def cut_at(text: str, until: Sequence[str]) -> str:
 
 
 def in_batches(
-    items: Sequence[Item], size: int, key: Callable[[Item], Any], group: Callable[[Item], Any]
+    items: Sequence[Any], size: int, key: Callable[[Any], Any], group: Callable[[Any], Any]
 ) -> Iterator[list[int]]:
     """Splits items into batches that share their settings, the longest first; yields their indices."""
     groups: dict[Any, list[int]] = {}

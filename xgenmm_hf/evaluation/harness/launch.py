@@ -19,7 +19,7 @@ class HarnessRun(NamedTuple):
     """What a harness measures, and how our adapter answers it.
 
     `names` are data sets or tasks by the harness's names, `output` is where it writes (None: its own choice),
-    `options` are the adapter's (those that are None are left out), `further` those of the harness's own command.
+    `options` are the adapter's, `further` those of the harness's own command.
     """
 
     harness: str
@@ -28,11 +28,6 @@ class HarnessRun(NamedTuple):
     output: str | None
     options: Mapping[str, Any]
     further: Sequence[str] = ()
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The options that were given."""
-        return {name: value for name, value in self.options.items() if value is not None}
 
 
 def run_harness(run: HarnessRun, announce: Callable[[str], None] = logger.info) -> None:
@@ -54,8 +49,8 @@ def _run_vlmevalkit(run: HarnessRun, announce: Callable[[str], None]) -> None:
     from xgenmm_hf.evaluation.harness.vlmevalkit import IMAGE_END, register
 
     name = Path(run.model).name
-    register(name, run.model, **run.given)
-    batch_size = run.given.get("batch_size", 1)
+    register(name, run.model, **run.options)
+    batch_size = run.options.get("batch_size", 1)
     if batch_size > 1 and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("Under torchrun VLMEvalKit asks one question at a time: leave the batch size at 1.")
     folder = Path(run.output or "outputs") / name
@@ -87,7 +82,7 @@ def _vlmevalkit_main() -> str:
 
 
 def _run_lmms_eval(run: HarnessRun, announce: Callable[[str], None]) -> None:
-    options = dict(run.given)
+    options = dict(run.options)
     batch_size, device = options.pop("batch_size", 1), options.pop("device", "auto")
     settings = {"pretrained": run.model, **options}
     if odd := [name for name, value in settings.items() if "," in str(value) or "=" in str(value)]:
@@ -121,13 +116,16 @@ def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -
     from xgenmm_hf.conversion.files import write_json
     from xgenmm_hf.evaluation.harness.conversations import render, system_in_force, text_item
 
-    processor, system = XGenMMProcessor.from_pretrained(run.model), system_in_force(run.model, run.given.get("system"))
+    processor, system = (
+        XGenMMProcessor.from_pretrained(run.model),
+        system_in_force(run.model, run.options.get("system")),
+    )
     content = [{"type": "image", "image": Image.new("RGB", (1, 1))}, text_item("{question}")]
     shown = render(processor, [{"role": "user", "content": content}], system, image_end)
     text = f"prompt in force (the question is the harness's own):\n{shown.text}"
     if folder is not None:
         facts = {"harness": run.harness, "names": list(run.names), "model": run.model, "prompt": shown.text}
-        facts |= {"options": run.given, "further": list(run.further)}
+        facts |= {"options": run.options, "further": list(run.further)}
         file = folder / PROMPT_FILE
         before = json.loads(file.read_text(encoding="utf-8")).get("prompt") if file.is_file() else shown.text
         if before != shown.text:

@@ -1,9 +1,7 @@
 """xGen-MM as a model of lmms-eval: `lmms-eval --model xgenmm --model_args pretrained=PATH --tasks ...`.
 
-`XGenMMChat` reads a task's messages and is what lmms-eval takes by default; `XGenMMSimple` reads a text and images,
-as tasks need that rate given answers (`--force_simple`). Both ask the same, images in the places that a task's text
-marks, and answer greedily unless a task asks otherwise, so that their answers are those of `xgenmm eval` to the same
-prompts.
+`XGenMMChat` reads a task's messages, as lmms-eval asks by default, `XGenMMSimple` a text and images, as tasks need
+that rate given answers (`--force_simple`). Both ask the same, greedily unless told otherwise, as `xgenmm eval` does.
 """
 
 import logging
@@ -80,8 +78,8 @@ class XGenMMBase(lmms):
         return self.answerer.converse(messages, Decoding.of(options, 1).max_new_tokens)
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[Any]:
-        """Refuses tasks of several rounds; `XGenMMChat` answers them."""
-        raise NotImplementedError("Tasks of several rounds need the chat form of the model: leave out --force_simple.")
+        """Refuses tasks of several rounds."""
+        raise NotImplementedError("xGen-MM answers tasks of one round: leave this task out.")
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
         """Refuses to rate answers; `XGenMMSimple` does, and lmms-eval sends such tasks to no chat model."""
@@ -92,16 +90,14 @@ class XGenMMBase(lmms):
         batches = list(in_batches(arguments, self.batch_size, lambda each: len(each[0]), group))
         return tqdm(batches, disable=self.rank != 0, desc=title)
 
-    def _answer_all(
-        self, requests: Sequence[Instance], options_at: int, converse: Callable[[tuple], Conversation]
-    ) -> list[str]:
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Answers requests in batches of equal options."""
         arguments = [request.args for request in requests]
         answers = [""] * len(arguments)
-        for batch in self._batches(arguments, "answering", lambda each: self.decoding(each[options_at])):
-            conversations = [converse(arguments[index]) for index in batch]
-            decoding = self.decoding(arguments[batch[0]][options_at])
-            for index, answer in zip(batch, self.answerer.answer(conversations, decoding), strict=True):
+        for batch in self._batches(arguments, "answering", lambda each: self.decoding(each[self.options_at])):
+            options = arguments[batch[0]][self.options_at]
+            conversations = [self.converse(self.messages(*arguments[index]), options) for index in batch]
+            for index, answer in zip(batch, self.answerer.answer(conversations, self.decoding(options)), strict=True):
                 answers[index] = answer
                 self.cache_hook.add_partial("generate_until", arguments[index][:1], answer)
         if count := self.answerer.skipped:
@@ -113,53 +109,29 @@ class XGenMMChat(XGenMMBase):
     """Reads the messages that a task makes of a document (`doc_to_messages`)."""
 
     is_simple = False
+    options_at = 2
 
-    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """Answers requests (context, doc_to_messages, options, document's index, task, split)."""
-
-        def converse(arguments: tuple) -> Conversation:
-            _, to_messages, options, index, task, split = arguments
-            return self.converse(to_messages(self.document(task, split, index)), options)
-
-        return self._answer_all(requests, 2, converse)
-
-    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[list[str]]:
-        """Answers requests whose task makes each round's messages of the answers so far."""
-        return [self._answer_rounds(*request.args[1:]) for request in requests]
-
-    def _answer_rounds(
-        self, to_messages: Callable, options: dict[str, Any], index: int, task: str, split: str
-    ) -> list[str]:
-        document, decoding = self.document(task, split, index), self.decoding(options)
-        messages, information, answers = to_messages(document), None, []
-        while True:
-            answers += self.answerer.answer([self.converse(messages, options)], decoding)
-            state = {"previous_output": list(answers), "previous_round_info": information}
-            following = to_messages(document, round_idx=len(answers), **state)
-            if not isinstance(following, tuple) or following[1]:
-                return answers
-            messages, _, _, information = following
+    def messages(
+        self, context: str, to_messages: Callable, options: Any, index: int, task: str, split: str
+    ) -> Sequence[Any]:
+        """Returns a request's messages."""
+        return to_messages(self.document(task, split, index))
 
 
 class XGenMMSimple(XGenMMBase):
     """Reads a context and the images of a document (`doc_to_visual`), which come before it."""
 
     is_simple = True
+    options_at = 1
 
-    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
-        """Answers requests (context, options, doc_to_visual, document's index, task, split)."""
-
-        def converse(arguments: tuple) -> Conversation:
-            context, options, to_visual, index, task, split = arguments
-            return self.converse(one_turn(context, to_visual(self.document(task, split, index))), options)
-
-        return self._answer_all(requests, 1, converse)
+    def messages(
+        self, context: str, options: Any, to_visual: Callable, index: int, task: str, split: str
+    ) -> Sequence[Any]:
+        """Returns a request's messages."""
+        return one_turn(context, to_visual(self.document(task, split, index)))
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
-        """Rates given answers.
-
-        lmms-eval's own scoring takes the smallest number as the best answer, as its other models return losses.
-        """
+        """Rates given answers by their losses; lmms-eval's own scoring takes the smallest as the best answer."""
         arguments = [request.args for request in requests]
         ratings: list[Any] = [None] * len(arguments)
         for batch in self._batches(arguments, "rating", lambda each: None):

@@ -80,10 +80,6 @@ class XGenMMBatched(BaseModel):
         """Answers one question; several threads may ask at a time."""
         return self._ask(self.converse(message))
 
-    def generate_batch(self, messages: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
-        """Answers several questions together."""
-        return self._answer([self.converse(message) for message in messages])
-
     def converse(self, message: Sequence[dict[str, Any]]) -> Conversation:
         """Renders one message and opens its images; a bad image fails here, and no other question with it."""
         items = [

@@ -83,9 +83,8 @@ def _choice(sample: Sample, answer: str) -> str | None:
 
 
 def _rate_choice(sample: Sample, answer: str) -> float:
-    if not sample.options.get("choices"):
-        return exact_match(answer, sample.references)
-    return float(_choice(sample, answer) in sample.references)
+    chosen = _choice(sample, answer) in sample.references
+    return float(chosen) if sample.options.get("choices") else exact_match(answer, sample.references)
 
 
 def _rate_yes_no(sample: Sample, answer: str) -> float:

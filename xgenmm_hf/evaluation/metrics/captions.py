@@ -1,9 +1,8 @@
 """Captions: CIDEr through pycocoevalcap, and a tokenizer for machines without Java.
 
-The scores of pycocoevalcap's `Cider` (document frequencies from the references that are scored, CIDEr-D's clipping and
-length penalty) are those that papers report, with Stanford's PTBTokenizer, which runs in Java. `caption_tokens` does
-what that does with captions, and differs in what captions hardly hold: addresses of the web, emoticons, abbreviations
-beyond the frequent ones, and words such as "rock'n'roll".
+pycocoevalcap's `Cider` gives the scores that papers report, with Stanford's PTBTokenizer, which runs in Java.
+`caption_tokens` does what that does with captions, and differs in what captions hardly hold: addresses of the web,
+emoticons, abbreviations beyond the frequent ones, and words such as "rock'n'roll".
 """
 
 import re
@@ -71,17 +70,13 @@ def cider(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
 
 def tokenize_captions(captions: Sequence[Sequence[str]]) -> dict[int, list[str]]:
     """Splits captions into words by the tokenizer in use; each is a text with single spaces again."""
+    numbered = dict(enumerate(captions))
     if not shutil.which("java"):
-        return {number: [" ".join(caption_tokens(text)) for text in texts] for number, texts in enumerate(captions)}
+        return {number: [" ".join(caption_tokens(text)) for text in texts] for number, texts in numbered.items()}
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    rows = {number: [{"caption": " ".join(text.split())} for text in texts] for number, texts in enumerate(captions)}
-    try:
-        found = PTBTokenizer().tokenize(rows)
-    except OSError as error:
-        raise ValueError(
-            f"pycocoevalcap's tokenizer cannot run ({error}): take Java off the path to do without."
-        ) from None
+    rows = {number: [{"caption": " ".join(text.split())} for text in texts] for number, texts in numbered.items()}
+    found = PTBTokenizer().tokenize(rows)
     if [len(found.get(number, [])) for number in rows] != [len(texts) for texts in captions]:
         raise ValueError("pycocoevalcap's tokenizer returned another number of captions: look at what Java printed.")
     return found

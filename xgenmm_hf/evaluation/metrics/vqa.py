@@ -76,7 +76,7 @@ def _leave_one_out(said: str, truth: Sequence[str]) -> float:
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
-    """Tells whether an answer is one of the right ones after normalisation: 1 or 0."""
+    """Returns whether an answer is one of the right ones after normalisation: 1 or 0."""
     return float(normalise_answer(answer) in {normalise_answer(reference) for reference in references})
 
 

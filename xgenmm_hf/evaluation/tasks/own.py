@@ -68,10 +68,10 @@ def _choices(value: Any) -> dict[str, str]:
         return {}
     if not isinstance(value, list) or not value:
         raise BadRow(f"options is {value!r:.60}; it must be a list of texts")
-    texts = [plain_text(option) for option in value]
-    if len(texts) > len(string.ascii_uppercase) or any(not text for text in texts):
+    texts = [plain_text(option) or "" for option in value]
+    if len(texts) > len(string.ascii_uppercase) or not all(texts):
         raise BadRow("an option is empty or no text, or there are more than 26")
-    return dict(zip(string.ascii_uppercase, [str(text) for text in texts], strict=False))
+    return dict(zip(string.ascii_uppercase, texts, strict=False))
 
 
 def _right_letter(answers: Sequence[str], choices: Mapping[str, str]) -> str:

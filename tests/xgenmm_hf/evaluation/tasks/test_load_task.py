@@ -16,7 +16,7 @@ def test_wrong_calls_say_what_is_wrong(write_json):
         load_task("mmbench", path)
     with pytest.raises(ValueError, match="POPE is measured by: .* --data POPE"):
         load_task("pope", path)
-    with pytest.raises(ValueError, match="--harness lmms-eval --tasks docvqa_val"):
+    with pytest.raises(ValueError, match="xgenmm eval --harness vlmevalkit --data NAME"):
         load_task("docvqa", path)
     with pytest.raises(ValueError, match="no metric 'bleu'"):
         load_task("own", path, metric="bleu")
