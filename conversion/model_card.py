@@ -149,25 +149,28 @@ def model_table(config: "XGenMMConfig", shapes: Mapping[str, Shape]) -> str:
     return "\n".join(["| part | parameters |", "|---|---:|", *lines, "", f"Images: {images}."])
 
 
-def add_results(card: Any, results: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Adds what `xgenmm eval` found, for people and for the Hub."""
+def add_results(card: Any, results: Sequence[Mapping[str, Any]], name: str, note: str = "") -> None:
+    """Adds what `xgenmm eval` found and by which prompts, for people and for the Hub."""
     from huggingface_hub import EvalResult
 
-    found = [
-        (result, metric, value)
-        for result in results
-        for metric, value in result["scores"].items()
-        if isinstance(value, (int, float))
-    ]
-    card.data.model_name = name
-    card.data.eval_results = [
-        EvalResult(TASK, result["task"]["name"], result["task"]["name"], metric, value)
-        for result, metric, value in found
-    ]
-    lines = [
-        f"| {result['task']['name']} | {metric} | {value:.4f} | {result['counts']['evaluated']} | "
-        f"{result['date'][:10]} |"
-        for result, metric, value in found
-    ]
-    head = ["| task | metric | value | samples | date |", "|---|---|---:|---:|---|"]
-    set_part(card, EVALUATION, "\n".join([*head, *lines, "", "Measured with `xgenmm eval`."]))
+    card.data.model_name, card.data.eval_results = name, []
+    lines = ["| task | metric | value | samples | date | prompt |", "|---|---|---:|---:|---|---|"]
+    for result in results:
+        task, asked = result["task"]["name"], _prompt_in_words(result["prompt"])
+        facts = f"{result['counts']['evaluated']} | {result['date'][:10]} | {asked}"
+        for metric, value in result["scores"].items():
+            if isinstance(value, (int, float)):
+                found = EvalResult(TASK, task, task, metric, value, metric_args={"prompt": asked})
+                card.data.eval_results.append(found)
+                lines.append(f"| {task} | {metric} | {value:.4f} | {facts} |")
+    set_part(card, EVALUATION, "\n".join([*lines, "", " ".join(["Measured with `xgenmm eval`.", note]).strip()]))
+
+
+def _prompt_in_words(prompt: Mapping[str, Any]) -> str:
+    """Names a prompt's form, protocol and shots, and the ends of its questions."""
+    shots = f", {prompt['shots']} shots" if prompt.get("shots") else ""
+    ends = " or ".join(f'"{" ".join(text.split())}"' for text in prompt.get("suffixes", []) if text.strip())
+    how = (
+        f"{prompt['form']} form{f', {name}' if (name := prompt.get('protocol', 'xgenmm')) != 'xgenmm' else ''}{shots}"
+    )
+    return (how + (f"; ends with {ends}" if ends else "")).replace("|", "\\|")

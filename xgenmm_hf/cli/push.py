@@ -1,5 +1,7 @@
 """``xgenmm push``: a checkpoint folder to a Hub repository, in one commit."""
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,15 +38,20 @@ def push(
     as_json: options.AsJson = False,
 ) -> None:
     """Push a checkpoint to the Hub: safetensors, code, processor and a model card."""
+    from xgenmm_hf.evaluation.results import read_result
     from xgenmm_hf.hub import push as sending
 
-    facts = sending.Facts(license, base_model, tuple(dataset or ()), tuple(sending.read_results(results or [])))
+    facts = sending.Facts(license, base_model, dataset or (), [read_result(file) for file in results or []])
+    if note := sending.prompt_note(facts.results):
+        print(f"note: {note}", file=sys.stderr)
     plan = sending.plan_push(path, repo_id, facts)
     if not as_json:
         show(plan)
     commit = None if dry_run else sending.push(plan, private=private, revision=revision, message=message)
     if as_json:
-        print(sending.as_json(plan, commit))
+        record = {"repository": plan.repo_id, "bytes": plan.size, "left_out": plan.left_out, "card": plan.card}
+        sizes = {file.name: file.size for file in plan.files}
+        print(json.dumps({**record, "files": sizes, "commit": commit}, ensure_ascii=False))
     elif commit is not None:
         print(f"pushed: {commit}")
 

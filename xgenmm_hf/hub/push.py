@@ -1,13 +1,12 @@
 """Sending a checkpoint folder to a Hub repository: all of it in one commit, or nothing."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.model_card import (
     TAGS,
     TASK,
@@ -25,7 +24,6 @@ from xgenmm_hf.hub.contents import CARD, Contents, File, adapter_base, collect, 
 from xgenmm_hf.inference.source import REPO_ID
 
 
-RESULT_FORMAT = "xgenmm-eval-1"
 # What an earlier commit may have left and what would be read instead of, or together with, what is sent now.
 STALE = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*_xgenmm.py", "adapter_config.json")
 
@@ -119,7 +117,7 @@ def write_card(folder: Path, repo_id: str, facts: Facts, base: str | None = None
     data.base_model = facts.base_model or data.base_model or base
     set_part(card, USE, usage(repo_id, chat=is_tuned_on_chats(folder, config), base=base))
     if facts.results:
-        add_results(card, facts.results, name)
+        add_results(card, facts.results, name, prompt_note(facts.results))
     return str(card)
 
 
@@ -140,19 +138,19 @@ def _base_of(contents: Contents, facts: Facts) -> str:
     return base
 
 
-def read_results(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Reads what `xgenmm eval` wrote."""
-    results = []
-    for path in paths:
-        if not path.is_file():
-            raise ValueError(f"There is no file {path}: give a results.json that `xgenmm eval` wrote.")
-        result = read_json(path)
-        if result.get("format") != RESULT_FORMAT:
-            raise ValueError(
-                f"{path} has the format {result.get('format')!r}; `xgenmm eval` writes {RESULT_FORMAT!r}."
-            )
-        results.append(result)
-    return results
+def prompt_note(results: Sequence[Mapping[str, Any]]) -> str:
+    """Says in which parts prompts of results differ that stand side by side; empty where in none.
+
+    Results of one task are compared in all parts, others in those that do not depend on the task.
+    """
+    parts: set[str] = set()
+    for one, other in combinations(results, 2):
+        same = one["task"]["name"] == other["task"]["name"]
+        shared = one["prompt"].keys() if same else {"form", "protocol", "shots"}
+        parts |= {part for part in shared if one["prompt"].get(part) != other["prompt"].get(part)}
+        parts |= {"system"} if one["config"].get("system") != other["config"].get("system") else set()
+    listed = ", ".join(sorted(parts))
+    return f"The prompts differ ({listed}): compare only rows that were asked alike." if parts else ""
 
 
 def _check_results(folder: Path, results: Sequence[Any]) -> None:
@@ -224,16 +222,3 @@ def _refusal(repo_id: str, error: Any) -> str:
         )
     reason = " ".join(str(error).split())
     return f"The Hub refused {repo_id} ({reason[:300]}); nothing was committed: try again."
-
-
-def as_json(plan: Upload, commit: str | None = None) -> str:
-    """Returns a commit as JSON: names and sizes of its files, what stays, the card, and the commit if it was sent."""
-    record = {
-        "repository": plan.repo_id,
-        "bytes": plan.size,
-        "files": {file.name: file.size for file in plan.files},
-        "left_out": list(plan.left_out),
-        "card": plan.card,
-        "commit": commit,
-    }
-    return json.dumps(record, ensure_ascii=False)

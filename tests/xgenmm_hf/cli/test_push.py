@@ -36,7 +36,7 @@ def test_a_dry_run_as_json():
         ([TINY_MODEL, "someone/tiny"], "--license"),
         ([TINY_MODEL, "tiny", "--license", "mit"], "organisation/name"),
         (["nowhere", "someone/tiny", "--license", "mit"], "There is no folder nowhere"),
-        ([TINY_MODEL, "a/b", "--license", "mit", "--results", "none.json"], "There is no file none.json"),
+        ([TINY_MODEL, "a/b", "--license", "mit", "--results", "none.json"], "There is no result file at none.json"),
     ],
 )
 def test_mistakes_are_one_line(arguments, said, capsys):

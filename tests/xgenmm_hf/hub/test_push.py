@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from results_of import make_result
 
 from xgenmm_hf.hub.contents import adapter_base
-from xgenmm_hf.hub.push import Facts, plan_push, push, read_results, stale_files
+from xgenmm_hf.hub.push import Facts, plan_push, prompt_note, push, stale_files, write_card
 from xgenmm_hf.inference.provenance import describe_checkpoint
 
 
@@ -92,15 +92,25 @@ def test_results_of_other_weights_are_refused(folder):
     assert "| drawn shapes | accuracy | 1.0000 |" in plan_push(folder, "a/b", Facts("mit", results=(result,))).card
 
 
-def test_results_are_files_of_eval(tmp_path):
-    path = tmp_path / "results.json"
-    with pytest.raises(ValueError, match="no file"):
-        read_results([path])
-    path.write_text("{}")
-    with pytest.raises(ValueError, match="has the format None"):
-        read_results([path])
-    path.write_text(json.dumps(make_result([1.0])))
-    assert read_results([path])[0]["task"]["name"] == "drawn shapes"
+def test_rows_that_were_asked_otherwise_are_named_beside_each_other(folder):
+    def asked(name, **prompt):
+        result = make_result([1.0])
+        return {**result, "task": {**result["task"], "name": name}, "prompt": {**result["prompt"], **prompt}}
+
+    plain, other = asked("shapes"), asked("words", rendered="Else: {question}")
+    assert prompt_note([plain, other]) == ""
+    card = write_card(folder, "a/b", Facts("mit", results=(plain, other)))
+    assert card.count(" | chat form |") == 2 and "compare only rows" not in card
+    for changed, parts in (
+        (asked("shapes", suffixes=["\nBriefly."], rendered="{question} Briefly."), "rendered, suffixes"),
+        (asked("words", form="base", shots=4), "form, shots"),
+        ({**other, "config": {**other["config"], "system": "Be brief."}}, "system"),
+    ):
+        note = f"The prompts differ ({parts}): compare only rows that were asked alike."
+        assert prompt_note([plain, changed]) == note
+        assert note in write_card(folder, "a/b", Facts("mit", results=(plain, changed)))
+    card = write_card(folder, "a/b", Facts("mit", results=(asked("words", form="base", shots=4, suffixes=[]),)))
+    assert " | base form, 4 shots |" in card and "prompt: base form, 4 shots" in card
 
 
 def plain_text(file) -> str:
