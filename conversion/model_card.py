@@ -170,7 +170,6 @@ def _prompt_in_words(prompt: Mapping[str, Any]) -> str:
     """Names a prompt's form, protocol and shots, and the ends of its questions."""
     shots = f", {prompt['shots']} shots" if prompt.get("shots") else ""
     ends = " or ".join(f'"{" ".join(text.split())}"' for text in prompt.get("suffixes", []) if text.strip())
-    how = (
-        f"{prompt['form']} form{f', {name}' if (name := prompt.get('protocol', 'xgenmm')) != 'xgenmm' else ''}{shots}"
-    )
+    protocol = "" if prompt.get("protocol", "xgenmm") == "xgenmm" else f", {prompt['protocol']}"
+    how = f"{prompt['form']} form{protocol}{shots}"
     return (how + (f"; ends with {ends}" if ends else "")).replace("|", "\\|")
