@@ -45,7 +45,7 @@ SUFFIXES = {
 }
 # Where a JSON file that is one object keeps its records.
 LISTS = ("data", "questions", "annotations", "samples")
-BATCH_ROWS = 64
+BATCH_ROWS = 16
 LONGEST_CELL = 1 << 30
 SPACE = re.compile(r"\s*")
 # In TSV quotation marks mean nothing; in CSV a quotation that its line does not close is an error.
@@ -280,7 +280,8 @@ def _read_parquet(path: Path, shard: Shard) -> Placed:
     import pyarrow.parquet as pq
 
     row = shard["first"]
-    with pq.ParquetFile(path) as file:
+    # Pages are read as they are needed; pre-buffering would hold whole row groups, images and all.
+    with pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=range(shard["start"], shard["stop"])):
             for record in _rows_of(batch):
                 yield str(row), record
