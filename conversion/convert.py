@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from xgenmm_hf.conversion.files import check_output_folder, output_folder, read_json
 from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode
@@ -22,16 +24,14 @@ from xgenmm_hf.conversion.original_config import (
     read_original_config,
     with_model_type,
 )
+from xgenmm_hf.conversion.side_files import write_side_files
 from xgenmm_hf.conversion.sources import Weights, check_plain, locate
 from xgenmm_hf.conversion.tensors import Plan, assemble, listed, plan_conversion
 from xgenmm_hf.conversion.towers import VisionEncoder, choose_vision_config, read_vision_encoder
+from xgenmm_hf.conversion.verify import expected_tensors, verify_model_folder
 from xgenmm_hf.conversion.writer import Progress, num_bytes, split_into_shards, write_shards
+from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
-
-if TYPE_CHECKING:
-    import torch
-
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_SHARD_SIZE = "5GB"
@@ -80,7 +80,7 @@ class Original:
     encoder: VisionEncoder | None
 
 
-def convert_state_dict(tensors: "Mapping[str, torch.Tensor]", config: "XGenMMConfig") -> "dict[str, torch.Tensor]":
+def convert_state_dict(tensors: Mapping[str, torch.Tensor], config: XGenMMConfig) -> dict[str, torch.Tensor]:
     """Converts the original's tensors to ours, in memory.
 
     Args:
@@ -94,8 +94,6 @@ def convert_state_dict(tensors: "Mapping[str, torch.Tensor]", config: "XGenMMCon
     Raises:
         ValueError: If a tensor is unknown, missing or of another shape; the message lists the names.
     """
-    from xgenmm_hf.conversion.verify import expected_tensors
-
     check_plain({name: tensor for name, tensor in tensors.items() if not tensor.is_meta}, "The state dict")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     plan = plan_conversion(shapes, expected_tensors(config), first_added_id(config))
@@ -136,9 +134,6 @@ def convert_checkpoint(
         ValueError: If the checkpoint is broken, incomplete or does not fit its config.
         OSError: If something is missing or `out` cannot be written.
     """
-    from xgenmm_hf.conversion.side_files import write_side_files
-    from xgenmm_hf.conversion.verify import expected_tensors, verify_model_folder
-
     check_output_folder(out)
     if dtype not in DTYPES:
         raise ValueError(f"The dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
@@ -199,7 +194,7 @@ def open_original(
     )
 
 
-def _our_config(original: Original, asked_mode: str | None, dtype: str) -> "tuple[XGenMMConfig, ImageMode]":
+def _our_config(original: Original, asked_mode: str | None, dtype: str) -> tuple[XGenMMConfig, ImageMode]:
     shapes = original.weights.shapes
     fields = with_model_type(original.config, shapes)
     tower = choose_vision_config(shapes, fields, original.vision_config, original.encoder)
@@ -209,10 +204,8 @@ def _our_config(original: Original, asked_mode: str | None, dtype: str) -> "tupl
     return build_config(fields, tower, mode, name, shapes), mode
 
 
-def target_dtypes(plan: Plan, weights: Weights, dtype: str) -> "dict[str, torch.dtype]":
+def target_dtypes(plan: Plan, weights: Weights, dtype: str) -> dict[str, torch.dtype]:
     """Decides each target's dtype, those of the padding rows included; `"auto"` keeps and promotes the sources'."""
-    import torch
-
     targets = (*plan.targets, *plan.padding)
     sources = {piece.source for target in targets for piece in target.pieces}
     odd = [f"{name} ({dtype_name(weights.dtypes[name])})" for name in sources if not _is_float(weights.dtypes[name])]
@@ -231,14 +224,12 @@ def target_dtypes(plan: Plan, weights: Weights, dtype: str) -> "dict[str, torch.
     return chosen
 
 
-def _is_float(dtype: "torch.dtype") -> bool:
+def _is_float(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point and dtype.itemsize >= 2
 
 
-def main_dtype(weights: Weights, dtype: str) -> "torch.dtype":
+def main_dtype(weights: Weights, dtype: str) -> torch.dtype:
     """Returns the dtype that a config should state: the chosen one, or the one that most numbers have."""
-    import torch
-
     if dtype != "auto":
         return getattr(torch, dtype)
     counts: dict[torch.dtype, int] = {}
@@ -247,7 +238,7 @@ def main_dtype(weights: Weights, dtype: str) -> "torch.dtype":
     return max(counts, key=lambda found: counts[found], default=torch.float32)
 
 
-def dtype_name(dtype: "torch.dtype") -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """Returns a dtype's name without `torch.`."""
     return str(dtype).removeprefix("torch.")
 

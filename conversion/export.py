@@ -8,7 +8,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from xgenmm_hf.conversion import key_map
 from xgenmm_hf.conversion.convert import DEFAULT_SHARD_SIZE, dtype_name, leftovers_note, main_dtype, target_dtypes
@@ -26,13 +28,12 @@ from xgenmm_hf.conversion.original_config import (
 from xgenmm_hf.conversion.side_files import KEPT_FOLDER, PADDING_NAME, SENTENCEPIECE_NAME
 from xgenmm_hf.conversion.sources import WeightFile, Weights, locate
 from xgenmm_hf.conversion.tensors import Shape, assemble, one_line, plan_export
+from xgenmm_hf.conversion.tokenizer import export_tokenizer
+from xgenmm_hf.conversion.verify import compare, expected_tensors
 from xgenmm_hf.conversion.writer import Progress, num_bytes, split_into_shards, write_shards
+from xgenmm_hf.modeling.configuration_xgenmm import DFN5B_VIT_H_378, XGenMMConfig
+from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
 
-
-if TYPE_CHECKING:
-    import torch
-
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
 _TOWER_FORMATS = {"siglip_vision_model": "transformers", "clip_vision_model": "openclip"}
 _PROCESSOR_FILES = ("processor_config.json", PREPROCESSOR_NAME)
@@ -60,10 +61,10 @@ class ExportResult:
 
 
 def export_state_dict(
-    tensors: "Mapping[str, torch.Tensor]",
-    config: "XGenMMConfig",
-    padding: "Mapping[str, torch.Tensor] | None" = None,
-) -> "dict[str, torch.Tensor]":
+    tensors: Mapping[str, torch.Tensor],
+    config: XGenMMConfig,
+    padding: Mapping[str, torch.Tensor] | None = None,
+) -> dict[str, torch.Tensor]:
     """Turns our tensors back into the original's, in memory.
 
     Args:
@@ -108,8 +109,6 @@ def export_checkpoint(
         ValueError: If the model is broken or has no place in the original layout.
         OSError: If something is missing or `out` cannot be written.
     """
-    from xgenmm_hf.conversion.verify import compare, expected_tensors
-
     check_output_folder(out)
     source = locate(model)
     config = read_our_config(source)
@@ -133,10 +132,8 @@ def export_checkpoint(
     return ExportResult(Path(out), len(plan.targets), total, tuple(shards), origin, tuple(notes))
 
 
-def read_our_config(source: Path) -> "XGenMMConfig":
+def read_our_config(source: Path) -> XGenMMConfig:
     """Reads the config of a checkpoint in our layout."""
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
-
     path = source / CONFIG_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{source} holds no {CONFIG_NAME}; expected a folder in this package's layout.")
@@ -151,7 +148,7 @@ def read_our_config(source: Path) -> "XGenMMConfig":
         raise ValueError(f"{path} holds a value that no model can have: {one_line(error)}.") from error
 
 
-def zero_padding(load: Any, first: int) -> "dict[str, torch.Tensor]":
+def zero_padding(load: Any, first: int) -> dict[str, torch.Tensor]:
     """Builds unused rows of zeros for the old matrices."""
     count = original_rows(first) - first
     if count == 0:
@@ -163,7 +160,7 @@ def zero_padding(load: Any, first: int) -> "dict[str, torch.Tensor]":
     return found
 
 
-def _padding(source: Path, weights: Weights, first: int) -> "tuple[dict[str, torch.Tensor], str]":
+def _padding(source: Path, weights: Weights, first: int) -> tuple[dict[str, torch.Tensor], str]:
     """Returns the rows that conversion kept where they fit the model, else zeros."""
     path = source / KEPT_FOLDER / PADDING_NAME
     if not path.is_file():
@@ -178,15 +175,15 @@ def _padding(source: Path, weights: Weights, first: int) -> "tuple[dict[str, tor
     return rows, "kept"
 
 
-def _num_rows(rows: "Mapping[str, torch.Tensor]") -> int:
+def _num_rows(rows: Mapping[str, torch.Tensor]) -> int:
     return max((tensor.shape[0] for tensor in rows.values()), default=0)
 
 
-def _shapes(tensors: "Mapping[str, torch.Tensor]") -> dict[str, Shape]:
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shape]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _tower_format(config: "XGenMMConfig") -> str:
+def _tower_format(config: XGenMMConfig) -> str:
     kind = config.vision_config.model_type
     if kind not in _TOWER_FORMATS:
         raise ValueError(
@@ -195,7 +192,7 @@ def _tower_format(config: "XGenMMConfig") -> str:
     return _TOWER_FORMATS[kind]
 
 
-def _write_original_files(folder: Path, source: Path, config: "XGenMMConfig", rows: int, dtype: str) -> list[str]:
+def _write_original_files(folder: Path, source: Path, config: XGenMMConfig, rows: int, dtype: str) -> list[str]:
     """Writes config, tower, preprocessor, generation config and tokenizer in the original's form; returns notes."""
     kept = {
         name: read_json(source / KEPT_FOLDER / name)
@@ -213,8 +210,6 @@ def _write_original_files(folder: Path, source: Path, config: "XGenMMConfig", ro
         write_json(folder / GENERATION_NAME, generation)
     if not (source / "tokenizer.json").is_file():
         return []
-    from xgenmm_hf.conversion.tokenizer import export_tokenizer
-    from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
 
     export_tokenizer(XGenMMTokenizer.from_pretrained(source), folder)
     sentencepiece = source / KEPT_FOLDER / SENTENCEPIECE_NAME
@@ -224,10 +219,8 @@ def _write_original_files(folder: Path, source: Path, config: "XGenMMConfig", ro
     return []
 
 
-def _stated_tower(config: "XGenMMConfig") -> dict[str, Any] | None:
+def _stated_tower(config: XGenMMConfig) -> dict[str, Any] | None:
     """Returns the tower's config where it is not the release's, which the original layout means by default."""
-    from xgenmm_hf.modeling.configuration_xgenmm import DFN5B_VIT_H_378, XGenMMConfig
-
     first = config.resampler_config.text_conditioned
     released = XGenMMConfig(vision_config=DFN5B_VIT_H_378 if first else None).vision_config
     ours = config.vision_config

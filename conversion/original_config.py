@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.image_mode import ImageMode
 from xgenmm_hf.conversion.key_map import strip_wrappers
 from xgenmm_hf.conversion.tensors import Shape, one_line
+from xgenmm_hf.modeling.compat_xgenmm import write_rope_of_both_lines
+from xgenmm_hf.modeling.configuration_xgenmm import NUM_ADDED_TOKENS, XGenMMConfig
 from xgenmm_hf.modeling.tiling_xgenmm import default_grids
 
-
-if TYPE_CHECKING:
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
 CONFIG_NAME = "config.json"
 PREPROCESSOR_NAME = "preprocessor_config.json"
@@ -85,21 +84,14 @@ def with_model_type(original: dict[str, Any], shapes: Mapping[str, Shape]) -> di
     return {**original, "model_type": "blip_3"} if first and "model_type" not in original else original
 
 
-def is_first_release(original: Mapping[str, Any]) -> bool:
-    """Tells whether an original config is of the first release (r-v1)."""
-    return original.get("model_type") == "blip_3"
-
-
 def build_config(
     original: Mapping[str, Any],
     vision_config: Any,
     mode: ImageMode,
     dtype: str,
     shapes: Mapping[str, Shape] | None = None,
-) -> "XGenMMConfig":
+) -> XGenMMConfig:
     """Builds our config from the original's."""
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
-
     encoder = {**(original.get("vision_encoder_config") or {}), "image_aspect_ratio": mode.aspect_ratio}
     encoder.pop("anyres_grids", None)
     if mode.grids is not None:
@@ -144,10 +136,8 @@ def original_rows(first_added_id: int) -> int:
     return -(-first_added_id // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
 
 
-def first_added_id(config: "XGenMMConfig") -> int:
+def first_added_id(config: XGenMMConfig) -> int:
     """Returns the original's `initial_tokenizer_len` of one of our configs."""
-    from xgenmm_hf.modeling.configuration_xgenmm import NUM_ADDED_TOKENS
-
     first = config.text_config.vocab_size - NUM_ADDED_TOKENS
     ids = (config.image_token_id, config.image_placeholder_token_id, config.end_of_chunk_token_id)
     if ids != (first, first + 1, first + 2):
@@ -158,7 +148,7 @@ def first_added_id(config: "XGenMMConfig") -> int:
     return first
 
 
-def original_config(config: "XGenMMConfig", kept: Mapping[str, Any], rows: int, dtype: str) -> dict[str, Any]:
+def original_config(config: XGenMMConfig, kept: Mapping[str, Any], rows: int, dtype: str) -> dict[str, Any]:
     """Writes one of our configs in the original's schema."""
     resampler = config.resampler_config
     base = {**(_FIRST_SKELETON if resampler.text_conditioned else _SKELETON), **kept}
@@ -182,7 +172,7 @@ def original_config(config: "XGenMMConfig", kept: Mapping[str, Any], rows: int, 
     return base
 
 
-def _encoder_section(config: "XGenMMConfig", kept: Mapping[str, Any]) -> dict[str, Any]:
+def _encoder_section(config: XGenMMConfig, kept: Mapping[str, Any]) -> dict[str, Any]:
     first = config.resampler_config.text_conditioned
     section = {
         "model_type": "blip_3_vision_encoder" if first else "xgenmm_vision_encoder",
@@ -207,8 +197,7 @@ def _encoder_section(config: "XGenMMConfig", kept: Mapping[str, Any]) -> dict[st
     return section
 
 
-def _text_section(config: "XGenMMConfig", rows: int, kept: Mapping[str, Any]) -> dict[str, Any]:
-    from xgenmm_hf.modeling.compat_xgenmm import write_rope_of_both_lines
+def _text_section(config: XGenMMConfig, rows: int, kept: Mapping[str, Any]) -> dict[str, Any]:
 
     written = write_rope_of_both_lines(config.to_dict()["text_config"])
     section = {name: written[name] for name in _TEXT_FIELDS if name in written}
@@ -228,7 +217,7 @@ def _rope_scaling(ours: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str,
     return {"type": kind, **factors}
 
 
-def original_preprocessor(config: "XGenMMConfig", processor: Mapping[str, Any]) -> dict[str, Any]:
+def original_preprocessor(config: XGenMMConfig, processor: Mapping[str, Any]) -> dict[str, Any]:
     """Writes an image processor's settings in the original's schema."""
     anyres = config.image_aspect_ratio == "anyres"
     grids = {"grids": [list(grid) for grid in config.anyres_grids] if anyres else None}

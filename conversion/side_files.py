@@ -9,6 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors.torch import save_file
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
 from xgenmm_hf.conversion.files import write_json
 from xgenmm_hf.conversion.image_mode import ImageMode
 from xgenmm_hf.conversion.model_card import (
@@ -23,15 +28,16 @@ from xgenmm_hf.conversion.model_card import (
 )
 from xgenmm_hf.conversion.original_config import CONFIG_NAME, GENERATION_NAME, PREPROCESSOR_NAME, first_added_id
 from xgenmm_hf.conversion.tensors import Plan, assemble
+from xgenmm_hf.conversion.tokenizer import build_tokenizer
 from xgenmm_hf.conversion.towers import OPENCLIP_CONFIG
+from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
+from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+from xgenmm_hf.modeling.remote_code_xgenmm import copy_remote_code
 
 
 if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedTokenizerBase
-
     from xgenmm_hf.conversion.convert import Original
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
 KEPT_FOLDER = "original"
 PADDING_NAME = "padding.safetensors"
@@ -48,15 +54,13 @@ def write_side_files(
     folder: Path,
     out: Path,
     original: "Original",
-    config: "XGenMMConfig",
+    config: XGenMMConfig,
     mode: ImageMode,
     plan: Plan,
-    dtypes: "Mapping[str, torch.dtype]",
+    dtypes: Mapping[str, torch.dtype],
     tokenizer_folder: Path | None,
 ) -> list[str]:
     """Writes all files of a converted checkpoint but its weights."""
-    from xgenmm_hf.modeling.remote_code_xgenmm import copy_remote_code
-
     normalisation = _normalisation(original, config)
     for name, values in normalisation.items():
         if values != [0.5, 0.5, 0.5]:  # the default, which a config leaves out
@@ -77,7 +81,7 @@ def write_side_files(
     return [] if tokenizer is not None else [NO_TOKENIZER]
 
 
-def _write_card(folder: Path, out: Path, original: "Original", config: "XGenMMConfig", plan: Plan) -> None:
+def _write_card(folder: Path, out: Path, original: "Original", config: XGenMMConfig, plan: Plan) -> None:
     """Writes the model card; the licence is what the source's card states, else its release's."""
     stated = read_card(original.folder / "README.md")
     # A Hub snapshot lies in models--owner--name/snapshots/<revision>.
@@ -97,28 +101,24 @@ def _write_card(folder: Path, out: Path, original: "Original", config: "XGenMMCo
     card.save(folder / "README.md")
 
 
-def _tokenizer(folder: Path, config: "XGenMMConfig", asked_for: bool) -> "PreTrainedTokenizerBase | None":
+def _tokenizer(folder: Path, config: XGenMMConfig, asked_for: bool) -> PreTrainedTokenizerBase | None:
     """Builds the tokenizer from a folder's files; without files there is none, unless the user named the folder."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         if asked_for:
             raise FileNotFoundError(f"{folder} holds no tokenizer: expected {' or '.join(TOKENIZER_FILES)}.")
         return None
-    from xgenmm_hf.conversion.tokenizer import build_tokenizer
 
     return build_tokenizer(folder, first_added_id(config))
 
 
 def write_processor(
     folder: Path,
-    config: "XGenMMConfig",
+    config: XGenMMConfig,
     mode: ImageMode,
-    tokenizer: "PreTrainedTokenizerBase | None",
+    tokenizer: PreTrainedTokenizerBase | None,
     normalisation: Mapping[str, list[float]],
 ) -> None:
     """Writes the processor, or without a tokenizer the image processor alone."""
-    from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
-    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
-
     image_processor = XGenMMImageProcessor(
         image_aspect_ratio=mode.aspect_ratio,
         anyres_grids=mode.grids,
@@ -138,7 +138,7 @@ def write_processor(
     processor.save_pretrained(str(folder))
 
 
-def _normalisation(original: "Original", config: "XGenMMConfig") -> dict[str, list[float]]:
+def _normalisation(original: "Original", config: XGenMMConfig) -> dict[str, list[float]]:
     """Returns the mean and deviation that pixels are normalised with, where the source states them."""
     stated = original.side_files.get(PREPROCESSOR_NAME, {})
     found = {key: stated[key] for key in ("image_mean", "image_std") if stated.get(key)}
@@ -146,8 +146,6 @@ def _normalisation(original: "Original", config: "XGenMMConfig") -> dict[str, li
         openclip = original.encoder.openclip_config.get("preprocess_cfg") or {}
         found = {f"image_{key}": openclip[key] for key in ("mean", "std") if openclip.get(key)}
     if not found and config.resampler_config.text_conditioned:
-        from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-
         found = {"image_mean": list(OPENAI_CLIP_MEAN), "image_std": list(OPENAI_CLIP_STD)}
     for key, value in found.items():
         if not (isinstance(value, list) and len(value) == 3 and all(isinstance(v, (int, float)) for v in value)):
@@ -159,13 +157,11 @@ def _normalisation(original: "Original", config: "XGenMMConfig") -> dict[str, li
 
 def _write_generation_config(
     folder: Path,
-    config: "XGenMMConfig",
-    tokenizer: "PreTrainedTokenizerBase | None",
+    config: XGenMMConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
     kept: Mapping[str, Any],
 ) -> None:
     """Writes when generation ends: at the end of a turn and at the end of the text."""
-    from transformers import GenerationConfig
-
     text = config.text_config
     ids = {key: kept.get(key, getattr(text, key, None)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if tokenizer is not None:
@@ -179,7 +175,7 @@ def _write_generation_config(
     GenerationConfig(**ids).save_pretrained(folder)
 
 
-def keep_original(folder: Path, original: "Original", plan: Plan, dtypes: "Mapping[str, torch.dtype]") -> None:
+def keep_original(folder: Path, original: "Original", plan: Plan, dtypes: Mapping[str, torch.dtype]) -> None:
     """Keeps what the way back needs and our layout has no place for."""
     kept = folder / KEPT_FOLDER
     kept.mkdir()
@@ -188,7 +184,5 @@ def keep_original(folder: Path, original: "Original", plan: Plan, dtypes: "Mappi
         if content:
             write_json(kept / name, content)
     if plan.padding:
-        from safetensors.torch import save_file
-
         rows = {target.name: assemble(target, original.weights.load, dtypes[target.name]) for target in plan.padding}
         save_file(rows, kept / PADDING_NAME, metadata={"format": "pt"})

@@ -6,13 +6,19 @@ all n0 + 3, the normaliser that `XGenMMTokenizer` needs, and the chat template.
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tokenizers import Tokenizer
 
 from xgenmm_hf.conversion.files import read_json, write_json
+from xgenmm_hf.modeling.tokenization_xgenmm import (
+    CHAT_TEMPLATE,
+    ESCAPE_MARK,
+    MULTIMODAL_TOKENS,
+    SPACE_PIECE,
+    XGenMMTokenizer,
+)
 
-
-if TYPE_CHECKING:
-    from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -51,7 +57,7 @@ PHI3_CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(source_folder: str | Path, initial_tokenizer_len: int | None = None) -> "XGenMMTokenizer":
+def build_tokenizer(source_folder: str | Path, initial_tokenizer_len: int | None = None) -> XGenMMTokenizer:
     """Builds our tokenizer from the tokenizer files of an original checkpoint.
 
     Args:
@@ -65,8 +71,6 @@ def build_tokenizer(source_folder: str | Path, initial_tokenizer_len: int | None
     Raises:
         ValueError: If files are missing or broken, or if their token ids do not line up.
     """
-    from xgenmm_hf.modeling.tokenization_xgenmm import CHAT_TEMPLATE, MULTIMODAL_TOKENS, XGenMMTokenizer
-
     folder = Path(source_folder)
     config = _read_object(folder / "tokenizer_config.json")
     model, post_processor, listed = _read_model(folder)
@@ -91,10 +95,8 @@ def build_tokenizer(source_folder: str | Path, initial_tokenizer_len: int | None
     )
 
 
-def export_tokenizer(tokenizer: "XGenMMTokenizer", out_folder: str | Path) -> list[str]:
+def export_tokenizer(tokenizer: XGenMMTokenizer, out_folder: str | Path) -> list[str]:
     """Writes a tokenizer's files in the original layout."""
-    from xgenmm_hf.modeling.tokenization_xgenmm import CHAT_TEMPLATE, MULTIMODAL_TOKENS
-
     folder = Path(out_folder)
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     spec.update(truncation=None, padding=None, pre_tokenizer=None, normalizer=LLAMA_NORMALIZER)
@@ -234,10 +236,6 @@ def _named_tokens(folder: Path, config: dict[str, Any], known: set[str]) -> dict
 
 def _build_backend(model: dict, post_processor: dict, added: dict[int, dict], folder: Path) -> Any:
     """Builds the fast tokenizer: the original's BPE behind our normaliser."""
-    from tokenizers import Tokenizer
-
-    from xgenmm_hf.modeling.tokenization_xgenmm import ESCAPE_MARK, SPACE_PIECE
-
     steps = [(ESCAPE_MARK, ""), (" ", SPACE_PIECE)]
     spec = {
         "version": "1.0",

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from xgenmm_hf.conversion import key_map
 from xgenmm_hf.conversion.files import read_json
@@ -11,9 +13,6 @@ from xgenmm_hf.conversion.openclip import vision_config_from_openclip
 from xgenmm_hf.conversion.sources import Weights, locate, weight_files
 from xgenmm_hf.conversion.tensors import Shape
 
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 OPENCLIP_CONFIG = "open_clip_config.json"
 _COMPOSITES = {"siglip": "siglip_vision_model", "clip": "clip_vision_model"}
@@ -94,7 +93,7 @@ def choose_vision_config(
     original: Mapping[str, Any],
     stated: Mapping[str, Any] | None,
     encoder: VisionEncoder | None,
-) -> "PretrainedConfig | dict[str, Any] | None":
+) -> PretrainedConfig | dict[str, Any] | None:
     """Decides what the tower looks like.
 
     What the user or the checkpoint's `vision_config.json` states comes first, then the tower's own folder, then an
@@ -122,10 +121,8 @@ def _vision_part(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "model_type": model_type}
 
 
-def _full_config(fields: dict[str, Any]) -> "PretrainedConfig":
+def _full_config(fields: dict[str, Any]) -> PretrainedConfig:
     """Builds a config whose unstated fields are its class's defaults, as the folder that states it means them."""
-    from transformers import CONFIG_MAPPING
-
     fields = dict(fields)
     config_class = CONFIG_MAPPING[fields.pop("model_type")]
     for key in ("torch_dtype", "dtype", "architectures", "transformers_version", "_name_or_path"):

@@ -2,25 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from xgenmm_hf.conversion.sources import Weights
 from xgenmm_hf.conversion.tensors import Shape, listed, one_line
+from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
+from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 
 
-if TYPE_CHECKING:
-    import torch
-
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
-    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
-
-
-def meta_model(config: "XGenMMConfig") -> "XGenMMForConditionalGeneration":
+def meta_model(config: XGenMMConfig) -> XGenMMForConditionalGeneration:
     """Builds the model on the meta device; a config whose values make no model raises a ValueError."""
-    import torch
-
-    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
-
     try:
         with torch.device("meta"):
             return XGenMMForConditionalGeneration(config)
@@ -30,12 +22,12 @@ def meta_model(config: "XGenMMConfig") -> "XGenMMForConditionalGeneration":
         raise ValueError(f"No model can be built from this config ({one_line(error)}); check its sizes.") from error
 
 
-def expected_tensors(config: "XGenMMConfig") -> dict[str, Shape]:
+def expected_tensors(config: XGenMMConfig) -> dict[str, Shape]:
     """Returns the shapes of a model's tensors by name, in the model's order."""
     return {name: tuple(tensor.shape) for name, tensor in meta_model(config).state_dict().items()}
 
 
-def verify_model_folder(folder: Path, config: "XGenMMConfig", dtypes: Mapping[str, "torch.dtype"]) -> None:
+def verify_model_folder(folder: Path, config: XGenMMConfig, dtypes: Mapping[str, torch.dtype]) -> None:
     """Checks a written folder: every tensor there once with its shape and dtype, and a strict load.
 
     The weights stay in their memory-mapped files; nothing is copied.
@@ -50,7 +42,7 @@ def verify_model_folder(folder: Path, config: "XGenMMConfig", dtypes: Mapping[st
 
 
 def compare(
-    weights: Weights, expected: Mapping[str, Shape], dtypes: "Mapping[str, torch.dtype]", complaint: str
+    weights: Weights, expected: Mapping[str, Shape], dtypes: Mapping[str, torch.dtype], complaint: str
 ) -> None:
     """Raises a ValueError that begins with `complaint` where names, shapes or dtypes on disk are not the expected."""
     differing = set(weights.shapes) ^ set(expected)

@@ -4,14 +4,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from math import isfinite, isnan, nan, prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
 
 from xgenmm_hf.conversion.files import write_json
 from xgenmm_hf.conversion.tensors import Target, assemble, listed
 
-
-if TYPE_CHECKING:
-    import torch
 
 Progress = Callable[[str, int, int], None]
 Shards = dict[str, list[Target]]
@@ -22,11 +22,8 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]B)?\s*", re.IGNORECASE)
 _CHECKED_NUMBERS = 1 << 18
 
 
-def split_into_shards(targets: list[Target], dtypes: Mapping[str, "torch.dtype"], max_shard_size: int | str) -> Shards:
+def split_into_shards(targets: list[Target], dtypes: Mapping[str, torch.dtype], max_shard_size: int | str) -> Shards:
     """Fills shards in order; a tensor larger than the limit gets a shard of its own."""
-    import torch
-    from huggingface_hub import split_torch_state_dict_into_shards
-
     size = _SIZE.fullmatch(str(max_shard_size))
     if size is None or float(size[1]) == 0:
         raise ValueError(f"{max_shard_size!r} is no size; write for example 5GB, 500MB or a number of bytes.")
@@ -37,7 +34,7 @@ def split_into_shards(targets: list[Target], dtypes: Mapping[str, "torch.dtype"]
     return {file: [by_name[name] for name in names] for file, names in split.filename_to_tensors.items()}
 
 
-def num_bytes(targets: Iterable[Target], dtypes: Mapping[str, "torch.dtype"]) -> int:
+def num_bytes(targets: Iterable[Target], dtypes: Mapping[str, torch.dtype]) -> int:
     """Returns the size of targets in bytes."""
     return sum(prod(target.shape) * dtypes[target.name].itemsize for target in targets)
 
@@ -45,13 +42,11 @@ def num_bytes(targets: Iterable[Target], dtypes: Mapping[str, "torch.dtype"]) ->
 def write_shards(
     folder: Path,
     shards: Shards,
-    dtypes: Mapping[str, "torch.dtype"],
-    load: Callable[[str], "torch.Tensor"],
+    dtypes: Mapping[str, torch.dtype],
+    load: Callable[[str], torch.Tensor],
     progress: Progress | None = None,
 ) -> list[str]:
     """Writes shards and, where there are several, their index."""
-    from safetensors.torch import save_file
-
     total = sum(num_bytes(targets, dtypes) for targets in shards.values())
     done, odd, empty = 0, [], []
     for file, targets in shards.items():
@@ -79,7 +74,7 @@ def write_shards(
     return notes
 
 
-def _largest(tensor: "torch.Tensor") -> float:
+def _largest(tensor: torch.Tensor) -> float:
     """Returns the largest magnitude, or NaN where there is one; small blocks leave no holes in the heap."""
     largest = 0.0
     for block in tensor.view(-1).split(_CHECKED_NUMBERS):
