@@ -59,7 +59,7 @@ def test_metadata(wheel):
     metadata = HeaderParser().parsestr(read["METADATA"])
     assert metadata["Requires-Python"] == ">=3.10"
     assert set(metadata.get_all("Provides-Extra")) == {
-        "train", "openclip", "eval", "serve", "demo", "quant", "dev"
+        "train", "openclip", "eval", "serve", "demo", "quant", "research", "dev"
     }  # fmt: skip
     needed = [value for value in metadata.get_all("Requires-Dist") if "extra ==" not in value]
     assert "transformers<6,>=4.57.1" in needed
