@@ -129,6 +129,7 @@ def test_a_patch_changes_the_tokens_of_its_chunk_alone(fields):
 def test_kinds_of_chunks():
     config = make_model().config
     assert image_token_addresses([(60, 60)], config).chunk_kind == ("overview", *["strip"] * 4)
+    assert image_token_addresses([(60, 60)], config, image_num_tiles=torch.tensor([1])).chunk_kind == ("overview",)
     config.anyres_patch_sampling = False
     assert image_token_addresses([(60, 60)] * 2, config).chunk_kind == ("image",) * 2
     config.image_aspect_ratio = "pad"

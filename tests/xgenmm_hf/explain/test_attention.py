@@ -199,6 +199,18 @@ def test_attention_of_the_answer_equals_one_pass(sliding_window):
         torch.testing.assert_close(row, layer[0].double().mean(0)[15:18, :18], atol=1e-5, rtol=1e-4)
 
 
+def test_text_queries_of_the_first_release_are_rolled_out():
+    """Its prompt is queried too: latents look at text that looked at patches."""
+    looked = [torch.rand(2, 3, 4 + 3).softmax(-1) for _ in range(2)]  # 2 latents and a word over 4 patches
+    rolled = roll_out(looked, 2)
+    assert rolled.shape == (2, 2, 4)
+    torch.testing.assert_close(rolled.sum(-1), torch.ones(2, 2))
+    torch.testing.assert_close(rolled, roll_out(looked, 3)[:, :2])
+    blind = [looked[0].clone(), looked[1]]
+    blind[0][:, 2, :4] = 0  # the word saw nothing
+    assert (roll_out(blind, 2) - rolled).abs().max() > 1e-3
+
+
 def test_overlay_glows_where_it_is_hot():
     image = Image.new("RGB", (40, 20), (90, 90, 90))
     heat = np.zeros((20, 40))
