@@ -26,7 +26,7 @@ class ImageAddresses:
         token_chunk: Chunk of each image token, (num_tokens,).
         token_latent: Latent of each image token, (num_tokens,).
         token_image: Image of each image token, (num_tokens,).
-        token_position: Row and position of each image token in the prompts, (num_tokens, 2); None without prompts.
+        token_position: Row and position of each image token in the prompts, (num_tokens, 2); (0, 2) without prompts.
         chunk_image: Image of each chunk, (num_chunks,).
         chunk_kind: `"overview"`, `"strip"`, or `"image"` for a chunk that holds a whole image, for each chunk.
         chunk_patches: Patches of each chunk as indices into the flat patches, (num_chunks, patches of a chunk).
@@ -50,7 +50,7 @@ class ImageAddresses:
     token_chunk: torch.Tensor
     token_latent: torch.Tensor
     token_image: torch.Tensor
-    token_position: torch.Tensor | None
+    token_position: torch.Tensor
     chunk_image: torch.Tensor
     chunk_kind: tuple[str, ...]
     chunk_patches: torch.Tensor
@@ -119,12 +119,12 @@ def image_token_addresses(
     chunk_image = tile_image if by_tile else image
     latents = config.resampler_config.num_latents
     token_chunk = torch.arange(len(patches)).repeat_interleave(latents)
-    located = [patch_boxes(config, *size, int(count)) for size, count in zip(sizes.tolist(), num_tiles, strict=True)]
+    located = [patch_boxes(config, size, int(count)) for size, count in zip(sizes.tolist(), num_tiles, strict=True)]
     tile_cell, patch_box = (torch.cat(parts) for parts in zip(*located, strict=True))
     kinds = ["overview" if row < 0 else "strip" for row, _ in tile_cell.tolist()]
     height, width = sizes[tile_image].view(-1, 2, 1, 1).unbind(1)
     left, top, right, bottom = patch_box.unbind(-1)
-    position = None
+    position = torch.empty(0, 2, dtype=torch.long)
     if input_ids is not None:
         position = (input_ids.cpu() == config.image_token_id).nonzero()
         if len(position) != len(token_chunk):
@@ -149,9 +149,9 @@ def image_token_addresses(
     )
 
 
-def patch_boxes(config: XGenMMConfig, height: int, width: int, num_tiles: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns grid cells, (num_tiles, 2), and boxes of patches, (num_tiles, side, side, 4), of one image's tiles."""
-    size = config.tile_size
+def patch_boxes(config: XGenMMConfig, image: list[int], num_tiles: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns grid cells, (num_tiles, 2), and boxes of patches, (num_tiles, side, side, 4), of an image's tiles."""
+    (height, width), size = image, config.tile_size
     cells, places = [(-1, -1)], [(0.0, 0.0, width / size, height / size)]  # of each tile: left, top, pixels per pixel
     if config.image_aspect_ratio == "pad":
         length, top, left = centre_in_square(height, width)
