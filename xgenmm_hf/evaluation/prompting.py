@@ -44,7 +44,7 @@ class AskSettings:
     image_mode: str | None = None  # of the image processor; None: the checkpoint's
     kept_mib: int = 0  # of images' tokens that are kept, for tasks that ask about an image more than once
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (("form", (None, *FORMS)), ("protocol", PROTOCOLS)):
             if getattr(self, name) not in known:
                 listed = ", ".join(one for one in known if one)

@@ -119,6 +119,42 @@ def test_captions_by_both_protocols(tmp_path, shots):
         assert found["prompt"]["rendered"] == {"xgenmm": "<image>", "openflamingo": "<image>Output:"}[protocol]
 
 
+def test_the_docs_commands_for_in_context_questions_and_safety(tmp_path):
+    """The commands of docs/evaluation.md on five rows in the published form."""
+    known = json.loads((IMAGES / "images.json").read_text(encoding="utf-8"))
+
+    def write(name: str, content: object) -> Path:
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+        return tmp_path / name
+
+    asked = [{"question_id": n, "image": row["image"], "question": row["question"]} for n, row in enumerate(known)]
+    answers = [[row["answer"]] * 10 for row in known]
+    questions = write("questions.json", {"questions": asked})
+    said = [{"question_id": n, "answers": [{"answer": one} for one in ten]} for n, ten in enumerate(answers)]
+    annotations = write("annotations.json", {"annotations": said})
+    text = write("TextVQA.json", {"data": [{**row, "answers": ten} for row, ten in zip(asked, answers, strict=True)]})
+    turn = {"instruction": "Mock it.", "response": "I cannot."}
+    unsafe = [{"id": "1", "image": known[0]["image"], "safe": False, "instr-resp": [turn]}]
+    shots = ("--shots", 4, "--image-mode", "none", "--support-images", IMAGES)
+    for kind, files, options, measure in (
+        (
+            "vqav2",
+            (questions, annotations),
+            (*shots, "--support", questions, "--support", annotations),
+            "vqa_accuracy",
+        ),
+        ("okvqa", (questions, annotations), shots, "vqa_accuracy"),
+        ("textvqa", (text,), (*shots, "--support", text), "vqa_accuracy"),
+        ("vlguard", (write("test.json", unsafe),), (), "attack_success"),
+    ):
+        given = ("--images", IMAGES, "-o", tmp_path / kind, "--limit", 1, "--max-new-tokens", 4)
+        result = run("eval", kind, *files, *given, *options, "--json")
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        assert (found["counts"]["evaluated"], found["prompt"]["shots"]) == (1, 4 if options else 0)
+        assert measure in found["scores"]
+
+
 def test_a_tuned_model_is_asked_as_its_training_rows_were(rows, tmp_path):
     model = tmp_path / "tuned"
     shutil.copytree(TINY_MODEL, model)

@@ -124,7 +124,12 @@ def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -
     shown = render(processor, [{"role": "user", "content": content}], system, image_end)
     text = f"prompt in force (the question is the harness's own):\n{shown.text}"
     if folder is not None:
-        facts = {"harness": run.harness, "names": list(run.names), "model": run.model, "prompt": shown.text}
+        facts: dict[str, Any] = {
+            "harness": run.harness,
+            "names": list(run.names),
+            "model": run.model,
+            "prompt": shown.text,
+        }
         facts |= {"options": run.options, "further": list(run.further)}
         file = folder / PROMPT_FILE
         before = json.loads(file.read_text(encoding="utf-8")).get("prompt") if file.is_file() else shown.text

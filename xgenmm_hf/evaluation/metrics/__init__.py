@@ -51,11 +51,10 @@ def score(metric: str, samples: Samples, answers: Answers) -> Scores:
             what = f"option {chosen.needs!r}" if chosen.needs else "reference"
             raise ValueError(f"The sample {sample.id!r} has no {what}, which the metric {metric} compares with.")
     rates = chosen.rate(samples, answers)
-    by_category = {
-        category: chosen.summarise(*([values[index] for index in group] for values in (samples, answers, rates)))
-        for category, group in groups.items()
-        if set(groups) != {""}
-    }
+    by_category = {}
+    for category, group in groups.items() if set(groups) != {""} else ():
+        members, said = [samples[index] for index in group], [answers[index] for index in group]
+        by_category[category] = chosen.summarise(members, said, [rates[index] for index in group])
     return Scores(chosen.summarise(samples, answers, rates), list(rates), by_category, chosen.rule())
 
 
