@@ -124,20 +124,15 @@ def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -
     shown = render(processor, [{"role": "user", "content": content}], system, image_end)
     text = f"prompt in force (the question is the harness's own):\n{shown.text}"
     if folder is not None:
-        facts: dict[str, Any] = {
-            "harness": run.harness,
-            "names": list(run.names),
-            "model": run.model,
-            "prompt": shown.text,
-        }
-        facts |= {"options": run.options, "further": list(run.further)}
+        facts = {"harness": run.harness, "names": list(run.names), "model": run.model, "prompt": shown.text}
+        how = {"options": run.options, "further": list(run.further)}
         file = folder / PROMPT_FILE
         before = json.loads(file.read_text(encoding="utf-8")).get("prompt") if file.is_file() else shown.text
         if before != shown.text:
             text += (
                 f"\nnote: earlier scores in {folder} were asked with another prompt; they do not compare:\n{before}"
             )
-        write_json(file, facts)
+        write_json(file, {**facts, **how})
     return text
 
 
