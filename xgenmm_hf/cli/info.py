@@ -48,7 +48,7 @@ def info(
 
     resolve_model(path, ours=False)
 
-    from xgenmm_hf.inference.describing import describe
+    from xgenmm_hf.inference.info import describe
 
     facts = describe(path, size, with_provenance=provenance)
     print(json.dumps(facts) if as_json else "\n".join(render(facts)))

@@ -54,19 +54,12 @@ class File:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder gives to a repository.
-
-    Attributes:
-        folder: The folder.
-        is_adapter: Whether it holds an adapter (PEFT) instead of a whole model.
-        files: What goes along, without the card, sorted by name.
-        left_out: Names of what stays here, sorted; the folder's card is none of them.
-    """
+    """What a folder gives to a repository; the folder's own card is neither among the files nor left out."""
 
     folder: Path
-    is_adapter: bool
-    files: tuple[File, ...]
-    left_out: tuple[str, ...]
+    is_adapter: bool  # an adapter (PEFT) instead of a whole model
+    files: tuple[File, ...]  # without the card, sorted by name
+    left_out: tuple[str, ...]  # names of what stays here, sorted
 
 
 def collect(folder: Path) -> Contents:

@@ -30,30 +30,17 @@ STALE = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*_
 
 @dataclass(frozen=True)
 class Facts:
-    """What the caller says about a model; what is None or empty is taken from the folder's own card.
+    """What the caller says about a model; what is None or empty is taken from the folder's own card."""
 
-    Attributes:
-        license: The licence as the Hub names it, such as `apache-2.0`.
-        base_model: Repository of the model that this one was made from.
-        datasets: Dataset repositories that it was trained on.
-        results: What `xgenmm eval` found, the content of each results.json.
-    """
-
-    license: str | None = None
-    base_model: str | None = None
-    datasets: Sequence[str] = ()
-    results: Sequence[Mapping[str, Any]] = ()
+    license: str | None = None  # as the Hub names it, such as apache-2.0
+    base_model: str | None = None  # repository of the model that this one was made from
+    datasets: Sequence[str] = ()  # repositories of what it was trained on
+    results: Sequence[Mapping[str, Any]] = ()  # what `xgenmm eval` found, the content of each results.json
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A commit that is ready to be sent.
-
-    Attributes:
-        repo_id: The repository.
-        files: What goes along, the card among it, sorted by name.
-        left_out: Names of what stays in the folder.
-    """
+    """A commit that is ready to be sent: its files, the card among them, and the names of what stays in the folder."""
 
     repo_id: str
     files: tuple[File, ...]

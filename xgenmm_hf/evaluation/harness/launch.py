@@ -116,10 +116,8 @@ def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -
     from xgenmm_hf.conversion.files import write_json
     from xgenmm_hf.evaluation.harness.conversations import render, system_in_force, text_item
 
-    processor, system = (
-        XGenMMProcessor.from_pretrained(run.model),
-        system_in_force(run.model, run.options.get("system")),
-    )
+    system = system_in_force(run.model, run.options.get("system"))
+    processor = XGenMMProcessor.from_pretrained(run.model)
     content = [{"type": "image", "image": Image.new("RGB", (1, 1))}, text_item("{question}")]
     shown = render(processor, [{"role": "user", "content": content}], system, image_end)
     text = f"prompt in force (the question is the harness's own):\n{shown.text}"
