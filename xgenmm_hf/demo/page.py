@@ -87,6 +87,22 @@ def launch_page(page: gr.Blocks, **options: Any) -> Any:
     return page.launch(**{**settings, **options})
 
 
+def answer_options() -> list[Any]:
+    """Returns what a chat may set besides the model: system turn, length and temperature of answers."""
+    return [
+        gr.Dropdown(
+            list(SYSTEMS),
+            value=next(iter(SYSTEMS)),
+            label="system turn: choose one, or write your own text",
+            allow_custom_value=True,
+            elem_id="system",
+            render=False,
+        ),
+        gr.Slider(1, 1024, value=256, step=1, label="longest answer, in tokens", render=False),
+        gr.Slider(0, 1.5, value=0, step=0.1, label="temperature (0: the most likely answer)", render=False),
+    ]
+
+
 def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
     """Adds the tab for chats about any number of images, over any number of turns."""
 
@@ -129,19 +145,7 @@ def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
         ),
         additional_inputs_accordion=gr.Accordion("Options", open=False, render=False),
         additional_outputs=cost,
-        additional_inputs=[
-            model,
-            gr.Dropdown(
-                list(SYSTEMS),
-                value=next(iter(SYSTEMS)),
-                label="system turn: choose one, or write your own text",
-                allow_custom_value=True,
-                elem_id="system",
-                render=False,
-            ),
-            gr.Slider(1, 1024, value=256, step=1, label="longest answer, in tokens", render=False),
-            gr.Slider(0, 1.5, value=0, step=0.1, label="temperature (0: the most likely answer)", render=False),
-        ],
+        additional_inputs=[model, *answer_options()],
         examples=[[{"text": row["question"], "files": [row["file"]]}] for row in rows[:3]],
         example_labels=[row["question"] for row in rows[:3]],
         cache_examples=False,
