@@ -97,10 +97,6 @@ def image_token_addresses(
 
     Raises:
         ValueError: If the prompts hold another number of image tokens than the images give.
-
-    Example:
-        >>> addresses = image_token_addresses([(480, 640)], model.config)
-        >>> addresses.patch_box.flatten(0, 2)[addresses.chunk_patches[1]]  # what the tokens of the first strip read
     """
     sizes = torch.as_tensor(image_sizes).cpu()
     anyres, num_patches = config.image_aspect_ratio == "anyres", config.patches_per_side**2
@@ -113,12 +109,10 @@ def image_token_addresses(
     places = torch.arange(int(num_tiles.sum()) * num_patches, dtype=torch.float64).view(-1, num_patches, 1)
     chunks, visible = arrange_chunks(config, places, sizes, num_tiles)
     patches = chunks.squeeze(-1).long()
-    image = torch.arange(len(sizes))
-    tile_image = image.repeat_interleave(num_tiles)
+    tile_image = torch.arange(len(sizes)).repeat_interleave(num_tiles)
     by_tile = config.anyres_patch_sampling or not anyres
-    chunk_image = tile_image if by_tile else image
-    latents = config.resampler_config.num_latents
-    token_chunk = torch.arange(len(patches)).repeat_interleave(latents)
+    chunk_image = tile_image if by_tile else torch.arange(len(sizes))
+    token_chunk = torch.arange(len(patches)).repeat_interleave(config.resampler_config.num_latents)
     located = [patch_boxes(config, size, int(count)) for size, count in zip(sizes.tolist(), num_tiles, strict=True)]
     tile_cell, patch_box = (torch.cat(parts) for parts in zip(*located, strict=True))
     kinds = ["overview" if row < 0 else "strip" for row, _ in tile_cell.tolist()]
@@ -135,7 +129,7 @@ def image_token_addresses(
     return ImageAddresses(
         image_sizes=sizes,
         token_chunk=token_chunk,
-        token_latent=torch.arange(latents).repeat(len(patches)),
+        token_latent=torch.arange(config.resampler_config.num_latents).repeat(len(patches)),
         token_image=chunk_image[token_chunk],
         token_position=position,
         chunk_image=chunk_image,
