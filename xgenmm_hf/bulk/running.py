@@ -24,18 +24,12 @@ _END_LINE = b'{"complete": true}\n'
 
 
 class BulkRun(NamedTuple):
-    """What a run did.
+    """What a run did."""
 
-    Args:
-        output: The merged file, or this shard's part where other shards are not complete.
-        rows: Rows of this shard; `errors` counts those of this run without an answer, `resumed` an earlier run's.
-        merged: Whether all shards are complete, and `output` holds all rows.
-    """
-
-    output: Path
-    rows: int
-    errors: int
-    resumed: int
+    output: Path  # the merged file, or this shard's part where other shards are not complete
+    rows: int  # of this shard
+    errors: int  # rows of this run without an answer
+    resumed: int  # rows of an earlier run
     merged: bool
 
 

@@ -1,10 +1,11 @@
 """The page itself: four tabs over one or several models, built with Gradio.
 
-Nothing on it comes from elsewhere: no fonts, no telemetry.
+Nothing on it comes from elsewhere: no fonts, no telemetry. Errors are said where answers stand: raised, they would
+lock Gradio's chat and cover its forms.
 """
 
 import functools
-import inspect
+import html
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +38,39 @@ NO_BASE = (
 FURTHER_QUESTIONS = ("How many shapes are there?", "What color is the largest one?", "Describe this image.")
 
 
+class PlainChatbot(gr.Chatbot):
+    """A chat whose text stays text: what is said in it neither runs nor loads anything.
+
+    Gradio shows text as HTML even where it renders no Markdown, so text is escaped on its way to the browser.
+    """
+
+    is_template = True  # Gradio's own front end
+
+    def postprocess(self, value: Any) -> Any:
+        """Escapes what is said."""
+        return super().postprocess(_map_texts(value, functools.partial(html.escape, quote=False)))
+
+    def preprocess(self, payload: Any) -> Any:
+        """Takes the escapes back."""
+        return _map_texts(super().preprocess(payload), html.unescape)
+
+
+def _map_texts(messages: Any, change: Callable[[str], str]) -> Any:
+    def changed(content: Any) -> Any:
+        if isinstance(content, str):
+            return change(content)
+        if isinstance(content, list):
+            return [changed(part) for part in content]
+        if isinstance(content, dict) and isinstance(content.get("text"), str):
+            return {**content, "text": change(content["text"])}
+        return content
+
+    return messages and [
+        {**message, "content": changed(message["content"])} if isinstance(message, dict) else message
+        for message in messages
+    ]
+
+
 def build_page(
     loaded: Loaded, name: str, base: Loaded | None = None, others: Mapping[str, Loaded] | None = None
 ) -> gr.Blocks:
@@ -56,10 +90,8 @@ def build_page(
     with gr.Blocks(title="xGen-MM", analytics_enabled=False, fill_height=True) as page:
         gr.Markdown("# xGen-MM")
         model = gr.Dropdown(list(desks), value=name, label="model", visible=len(desks) > 1, elem_id="model")
-        facts = gr.Textbox(
-            f"{name}: {desks[name].facts}", container=False, interactive=False, lines=1, max_lines=4, elem_id="facts"
-        )
-        model.change(lambda chosen: f"{chosen}: {desks[chosen].facts}", model, facts, api_name="facts")
+        facts = gr.HTML(_facts(name, desks[name]), elem_id="facts")
+        model.change(lambda chosen: _facts(chosen, desks[chosen]), model, facts, api_name="facts")
         with gr.Tab("Chat"):
             add_chat(desks, model)
         with gr.Tab("Tiles"):
@@ -69,6 +101,10 @@ def build_page(
         with gr.Tab("Few-shot"):
             add_few_shot(few_shot)
     return page
+
+
+def _facts(name: str, desk: Desk) -> str:
+    return html.escape(f"{name}: {desk.facts}")
 
 
 def launch_page(page: gr.Blocks, **options: Any) -> Any:
@@ -109,7 +145,6 @@ def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
     def answer(
         message: dict, history: list, name: str, system: str, max_new_tokens: int, temperature: float
     ) -> Iterator[tuple[str, str]]:
-        # An error raised here would lock Gradio's chat: it is said in the chat instead, which then goes on.
         try:
             messages = messages_of_page(history, message, SYSTEMS.get(system, system))
             for said in desks[name].chat(messages, max_new_tokens=int(max_new_tokens), temperature=temperature):
@@ -132,8 +167,7 @@ def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
         answer,
         multimodal=True,
         textbox=question,
-        # Text stays text: an answer that holds HTML or Markdown neither runs nor loads anything.
-        chatbot=gr.Chatbot(
+        chatbot=PlainChatbot(
             height=420,
             show_label=False,
             buttons=["copy"],
@@ -165,12 +199,14 @@ def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
 def add_tiles(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
     """Adds the tab that shows how an image is cut and what it costs."""
 
-    @shown_errors
     def cut(path: str | None, name: str) -> tuple[Any, ...]:
         if path is None:
             return None, [], ""
         loaded = desks[name].loaded
-        view = view_cut(loaded.model.config, loaded.processor, open_upload(path))
+        try:
+            view = view_cut(loaded.model.config, loaded.processor, open_upload(path))
+        except ValueError as error:
+            return None, [], f"{ERROR_MARK} {error}"
         return view.drawn, [(tile, name) for name, tile in view.tiles], view.summary
 
     gr.Markdown("How the model sees an image: cut into tiles, each of which becomes the same number of tokens.")
@@ -188,14 +224,16 @@ def add_tiles(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
 def add_attention(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
     """Adds the tab that shows where an answer's attention lies."""
 
-    @shown_errors
     def look(path: str | None, prompt: str, name: str) -> tuple[Any, ...]:
         if path is None or not prompt.strip():
-            raise ValueError("Add an image and write a question first.")
+            return None, f"{ERROR_MARK} Add an image and write a question first.", []
         from xgenmm_hf.explain.overlay import draw_overlay
 
-        image = open_upload(path)
-        found = desks[name].explain(image, prompt)
+        try:
+            image = open_upload(path)
+            found = desks[name].explain(image, prompt)
+        except ValueError as error:
+            return None, f"{ERROR_MARK} {error}", []
         rows = [[tile["name"], f"{tile['share']:.1%}"] for tile in found.as_record()["tiles"]]
         summary = f"{found.answer}\n\n{found.image_share:.1%} of the answer's attention goes to the image."
         return draw_overlay(image, found.pixels, found.addresses), summary, rows
@@ -220,20 +258,22 @@ def add_attention(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
 def add_few_shot(desk: Desk) -> None:
     """Adds the tab for prompts in the base models' form: examples, then an image to go on with."""
 
-    @shown_errors
     def go_on(path: str | None, query: str, *shots: Any) -> Iterator[str]:
         given = [(shot, text) for shot, text in zip(shots[::2], shots[1::2], strict=True) if shot is not None]
-        if path is None:
-            raise ValueError("Add the image to go on with.")
-        if any(not text.strip() for _, text in given):
-            raise ValueError("Every example needs its text.")
-        yield from desk.continue_shots(given, path, query)
+        try:
+            if path is None:
+                raise ValueError("Add the image to go on with.")
+            if any(not text.strip() for _, text in given):
+                raise ValueError("Every example needs its text.")
+            yield from desk.continue_shots(given, path, query)
+        except ValueError as error:
+            yield f"{ERROR_MARK} {error}"
 
     gr.Markdown(
         "Base models go on with running text: each example is an image and its text, the last image is the one "
         "asked about. " + ("" if desk.is_base else NO_BASE)
     )
-    gr.Textbox(desk.facts, container=False, interactive=False, lines=1, max_lines=4)
+    gr.HTML(html.escape(desk.facts))
     rows = shipped_examples()
     inputs: list[Any] = []
     with gr.Row():
@@ -249,29 +289,6 @@ def add_few_shot(desk: Desk) -> None:
             go = gr.Button("Go on", variant="primary", elem_id="few-shot-go")
             text = gr.Textbox(label="continuation", lines=3, interactive=False, elem_id="few-shot-text")
     gr.on([go.click, query.submit], go_on, [image, query, *inputs], text, api_name="few_shot")
-
-
-def shown_errors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Lets a function's ValueErrors appear on the page as what they say, not as a server's failure."""
-
-    def shown(error: ValueError) -> gr.Error:
-        return gr.Error(str(error), title="That did not work", print_exception=False)
-
-    @functools.wraps(function)
-    def guarded(*args: Any) -> Any:
-        try:
-            return function(*args)
-        except ValueError as error:
-            raise shown(error) from error
-
-    @functools.wraps(function)
-    def guarded_stream(*args: Any) -> Iterator[Any]:
-        try:
-            yield from function(*args)
-        except ValueError as error:
-            raise shown(error) from error
-
-    return guarded_stream if inspect.isgeneratorfunction(function) else guarded
 
 
 def image_input(label: str, value: str | None = None, **options: Any) -> gr.Image:
