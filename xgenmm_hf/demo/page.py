@@ -38,21 +38,18 @@ NO_BASE = (
 FURTHER_QUESTIONS = ("How many shapes are there?", "What color is the largest one?", "Describe this image.")
 
 
-class PlainChatbot(gr.Chatbot):
-    """A chat whose text stays text: what is said in it neither runs nor loads anything.
+def plain_chatbot(**options: Any) -> gr.Chatbot:
+    """Makes a chat whose text stays text: what is said in it neither runs nor loads anything.
 
-    Gradio shows text as HTML even where it renders no Markdown, so text is escaped on its way to the browser.
+    Gradio shows text as HTML even where it renders no Markdown, so text is escaped on its way to the browser and back.
     """
-
-    is_template = True  # Gradio's own front end
-
-    def postprocess(self, value: Any) -> Any:
-        """Escapes what is said."""
-        return super().postprocess(_map_texts(value, functools.partial(html.escape, quote=False)))
-
-    def preprocess(self, payload: Any) -> Any:
-        """Takes the escapes back."""
-        return _map_texts(super().preprocess(payload), html.unescape)
+    chatbot = gr.Chatbot(render_markdown=False, latex_delimiters=[], sanitize_html=True, **options)
+    to_browser, from_browser = chatbot.postprocess, chatbot.preprocess
+    escape = functools.partial(html.escape, quote=False)
+    # on the object: beside a class of one's own Gradio writes a file
+    chatbot.postprocess = lambda value: to_browser(_map_texts(value, escape))  # type: ignore[method-assign]
+    chatbot.preprocess = lambda payload: _map_texts(from_browser(payload), html.unescape)  # type: ignore[method-assign]
+    return chatbot
 
 
 def _map_texts(messages: Any, change: Callable[[str], str]) -> Any:
@@ -167,15 +164,12 @@ def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
         answer,
         multimodal=True,
         textbox=question,
-        chatbot=PlainChatbot(
+        chatbot=plain_chatbot(
             height=420,
             show_label=False,
             buttons=["copy"],
             elem_id="chat",
             render=False,
-            render_markdown=False,
-            latex_delimiters=[],
-            sanitize_html=True,
         ),
         additional_inputs_accordion=gr.Accordion("Options", open=False, render=False),
         additional_outputs=cost,

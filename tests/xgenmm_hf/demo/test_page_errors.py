@@ -88,11 +88,19 @@ def say(page: Page, text: str) -> str:
 
 
 def choose(page: Page, where: str, text: str) -> None:
-    """Writes into a dropdown and takes what is written."""
+    """Writes a text of one's own into a dropdown that takes one."""
     page.run(f"document.querySelector('{where} input').focus(); document.querySelector('{where} input').select()")
     page.call("Input.insertText", text=text)
     press_enter(page)
     page.run(f"document.querySelector('{where} input').blur()")
+
+
+def pick(page: Page, where: str, text: str) -> None:
+    """Takes one of a dropdown's options."""
+    page.run(f"document.querySelector('{where} input').focus()")
+    option = f"[...document.querySelectorAll('[role=option]')].find(one => one.innerText.trim().endsWith('{text}'))"
+    wait_for(page, option)
+    page.run(f"{option}.dispatchEvent(new MouseEvent('mousedown', {{bubbles: true}}))")
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -175,7 +183,7 @@ def test_models_facts_costs_and_later_questions(page, monkeypatch):
     say(page, "Describe this image.")
     system = asked[-1][1][0]
     assert (system["role"], system["content"][0]["text"]) == ("system", "Answer in capitals.")
-    choose(page, "#model", "base")
+    pick(page, "#model", "base")
     wait_for(page, "document.querySelector('#facts').innerText.includes('base: ')")
     choose(page, "#system", "the checkpoint's own")
     say(page, "A large")
