@@ -95,7 +95,7 @@ setup(
         "huggingface_hub",
         "jinja2>=3.1",
         "numpy",
-        "pillow>=10.3",
+        "pillow>=11",
         "rich>=13.4",
         "safetensors>=0.4.3",
         "typer>=0.12",
