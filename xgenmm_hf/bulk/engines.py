@@ -2,13 +2,17 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
 from xgenmm_hf.bulk.rows import BulkRow
 from xgenmm_hf.data.image_refs import UnreadableImage, image_name, image_ref, open_image
 from xgenmm_hf.inference.provenance import provenance
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 ENGINES = ("transformers", "vllm")
@@ -137,7 +141,7 @@ def _references(value: Any) -> tuple[Any, ...]:
     return tuple(image_ref(data=one) if isinstance(one, bytes) else one for one in values)
 
 
-def _prompt_text(processor: Any, options: BulkGenerator, num_images: int) -> str:
+def _prompt_text(processor: "XGenMMProcessor", options: BulkGenerator, num_images: int) -> str:
     """Writes a row's prompt: by the chat template, or in the base models' form where there is none."""
     if not processor.chat_template:
         return "<image>" * num_images + options.prompt

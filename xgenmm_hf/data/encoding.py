@@ -10,7 +10,7 @@ Shapes: a row has L tokens; spans are (start, end) pairs, of characters in a tex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from xgenmm_hf.modeling.chat_xgenmm import (
     escape_messages,
 )
 from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 IGNORE_INDEX = -100
@@ -82,7 +86,7 @@ def row_name(row: Mapping[str, Any]) -> str:
 
 
 def count_tiles_and_tokens(
-    processor: Any, image_sizes: Sequence[tuple[int, int]], image_aspect_ratio: str | None = None
+    processor: "XGenMMProcessor", image_sizes: Sequence[tuple[int, int]], image_aspect_ratio: str | None = None
 ) -> list[tuple[int, int]]:
     """Counts what images of given sizes take, without looking at a pixel."""
     options = {"image_aspect_ratio": image_aspect_ratio}
@@ -91,7 +95,7 @@ def count_tiles_and_tokens(
     return [(count, count_image_tokens(count, *sampling)) for count in tiles]
 
 
-def render_chat(processor: Any, messages: Sequence[Mapping[str, Any]]) -> RenderedChat:
+def render_chat(processor: "XGenMMProcessor", messages: Sequence[Mapping[str, Any]]) -> RenderedChat:
     """Renders a conversation with the processor's chat template and finds what the assistant says in it.
 
     Control tokens that a content spells out are escaped, as `processor.apply_chat_template` does.
@@ -114,7 +118,7 @@ def render_chat(processor: Any, messages: Sequence[Mapping[str, Any]]) -> Render
     return RenderedChat(texts[0], [(int(start), int(end)) for start, end in spans[0]])
 
 
-def render_row(processor: Any, row: Mapping[str, Any]) -> RenderedChat:
+def render_row(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> RenderedChat:
     """Renders a conversation row: `messages`, or `prompt` and `completion`, where only the completion is a target."""
     check_parts(row)
     if row.get("messages"):
@@ -129,7 +133,7 @@ def render_row(processor: Any, row: Mapping[str, Any]) -> RenderedChat:
     return RenderedChat(chat.text, chat.spans[num_before:])
 
 
-def render_content(processor: Any, row: Mapping[str, Any]) -> str:
+def render_content(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> str:
     """Renders a pre-training row in the base models' form: texts, `<image>` and `<|endofchunk|>` in reading order."""
     check_parts(row)
     if not row.get("content"):
@@ -166,7 +170,7 @@ def _parts(row: Mapping[str, Any]) -> Any:
             yield from [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def encode_chat(processor: Any, chat: RenderedChat, image_lengths: Sequence[int]) -> EncodedRow:
+def encode_chat(processor: "XGenMMProcessor", chat: RenderedChat, image_lengths: Sequence[int]) -> EncodedRow:
     """Encodes a rendered conversation; the targets are the tokens of its spans."""
     encoding = processor.tokenizer(chat.text, return_offsets_mapping=True)
     offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
@@ -177,7 +181,7 @@ def encode_chat(processor: Any, chat: RenderedChat, image_lengths: Sequence[int]
     return _expand(processor, encoding["input_ids"], is_target, image_lengths)
 
 
-def encode_content(processor: Any, text: str, image_lengths: Sequence[int]) -> EncodedRow:
+def encode_content(processor: "XGenMMProcessor", text: str, image_lengths: Sequence[int]) -> EncodedRow:
     """Encodes a pre-training text; every token but those of images and `<|endofchunk|>` is a target.
 
     Source: BLIP-3's pre-training stage 1.
@@ -189,7 +193,7 @@ def encode_content(processor: Any, text: str, image_lengths: Sequence[int]) -> E
 
 
 def _expand(
-    processor: Any, input_ids: Sequence[int], is_target: np.ndarray, image_lengths: Sequence[int]
+    processor: "XGenMMProcessor", input_ids: Sequence[int], is_target: np.ndarray, image_lengths: Sequence[int]
 ) -> EncodedRow:
     """Puts each image's tokens where its `<image>` stands."""
     ids = np.array(input_ids, dtype=np.int64)

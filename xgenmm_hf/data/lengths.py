@@ -4,10 +4,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xgenmm_hf.data.encoding import check_parts, count_tiles_and_tokens, render_chat, render_content, render_row
 from xgenmm_hf.data.image_refs import UnreadableImage, image_size
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 MODALITIES = ("text", "image", "images")
@@ -32,7 +36,7 @@ class RowLength(NamedTuple):
 
 
 def measure_rows(
-    rows: Sequence[Mapping[str, Any]], processor: Any, image_aspect_ratio: str | None = None
+    rows: Sequence[Mapping[str, Any]], processor: "XGenMMProcessor", image_aspect_ratio: str | None = None
 ) -> list[RowLength]:
     """Measures rows of any form.
 
@@ -56,7 +60,7 @@ def measure_rows(
 
 
 def add_lengths(
-    dataset: Any, processor: Any, num_proc: int | None = None, image_aspect_ratio: str | None = None
+    dataset: Any, processor: "XGenMMProcessor", num_proc: int | None = None, image_aspect_ratio: str | None = None
 ) -> Any:
     """Adds the columns `num_tokens`, `num_tiles` and `modality` that sampling by length needs.
 
@@ -92,7 +96,7 @@ def add_lengths(
     return concatenate_datasets([rows, measured], axis=1)
 
 
-def describe_processor(processor: Any, image_aspect_ratio: str | None = None) -> str:
+def describe_processor(processor: "XGenMMProcessor", image_aspect_ratio: str | None = None) -> str:
     """Describes all of a processor that decides lengths, the same in every process and after every call."""
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     # What the last call asked for stays in the tokenizer, but changes no length.
@@ -107,14 +111,16 @@ def describe_processor(processor: Any, image_aspect_ratio: str | None = None) ->
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _columns_of(columns: Mapping[str, list], processor: Any, image_aspect_ratio: str | None) -> dict[str, list]:
+def _columns_of(
+    columns: Mapping[str, list], processor: "XGenMMProcessor", image_aspect_ratio: str | None
+) -> dict[str, list]:
     """Returns the three columns of a batch of rows."""
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     lengths = measure_rows(rows, processor, image_aspect_ratio)
     return {name: [getattr(length, name) for length in lengths] for name in COLUMNS}
 
 
-def _size(image: Any, processor: Any) -> tuple[int, int]:
+def _size(image: Any, processor: "XGenMMProcessor") -> tuple[int, int]:
     """Returns an image's (height, width); a tile's for an image that cannot be read."""
     try:
         return image_size(image)
@@ -123,7 +129,7 @@ def _size(image: Any, processor: Any) -> tuple[int, int]:
         return side, side
 
 
-def _texts(row: Mapping[str, Any], processor: Any) -> list[str]:
+def _texts(row: Mapping[str, Any], processor: "XGenMMProcessor") -> list[str]:
     """Renders a row: one text, or one for each answer of a preference row."""
     if row.get("content"):
         return [render_content(processor, row)]

@@ -18,6 +18,8 @@ from xgenmm_hf.data.mixture import Mixture, sample_indices
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+
 REPORT, PROBLEMS, HISTOGRAM = "report.json", "problems.jsonl", "lengths.png"
 NEEDED = {"datasets": "datasets", "yaml": "pyyaml", "matplotlib": "matplotlib"}
 MEASURES = ("text_tokens", "image_tokens", "tokens", "tiles")
@@ -34,7 +36,7 @@ def require_libraries() -> None:
 
 def preview_mixture(
     mixture: Mixture,
-    processor: Any,
+    processor: "XGenMMProcessor",
     output: str | os.PathLike[str] | None = None,
     *,
     limit: int | None = None,
@@ -78,7 +80,7 @@ def some_rows(mixture: Mixture, number: int) -> Any:
 
 
 def _measure(
-    rows: Any, processor: Any, image_aspect_ratio: str | None, progress: Callable[[int, int], None]
+    rows: Any, processor: "XGenMMProcessor", image_aspect_ratio: str | None, progress: Callable[[int, int], None]
 ) -> "tuple[pd.DataFrame, list[dict[str, str]]]":
     """Measures rows; those with an unreadable image are set apart."""
     import pandas as pd

@@ -4,13 +4,17 @@ import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
 from xgenmm_hf.data.encoding import WRITTEN_PARTS, RenderedChat, render_chat, render_content, render_row, row_name
 from xgenmm_hf.data.image_refs import UnreadableImage, image_name, open_image
 from xgenmm_hf.data.rows import Row
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 WIDTH, IMAGE_SIDE, MARGIN, FONT = 900, 260, 12, 15
@@ -24,7 +28,7 @@ class ShownText(NamedTuple):
     pieces: list[tuple[str, bool]]
 
 
-def show_row(row: Row, processor: Any) -> list[ShownText]:
+def show_row(row: Row, processor: "XGenMMProcessor") -> list[ShownText]:
     """Renders a row and marks its targets."""
     if row.get("content"):
         never = "|".join(map(re.escape, WRITTEN_PARTS.values()))
@@ -55,7 +59,7 @@ def image_lines(row: Row) -> Iterator[str]:
             yield str(error)
 
 
-def draw_row(row: Row, processor: Any, file: Path) -> None:
+def draw_row(row: Row, processor: "XGenMMProcessor", file: Path) -> None:
     """Draws a row as a PNG file: its images, then its text with the targets in green."""
     font: Any = ImageFont.load_default(FONT)
     lines: list[tuple[str, str]] = [(row_name(row), "black")]

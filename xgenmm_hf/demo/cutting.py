@@ -4,7 +4,7 @@ Shapes: an image of height x width pixels in num_tiles tiles of S x S pixels; ti
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +12,10 @@ from PIL import Image, ImageDraw
 
 from xgenmm_hf.explain.addresses import image_token_addresses
 from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 _LINE = (255, 196, 0)
@@ -30,7 +34,7 @@ class CutView:
     summary: str
 
 
-def view_cut(config: Any, processor: Any, image: Image.Image) -> CutView:
+def view_cut(config: Any, processor: "XGenMMProcessor", image: Image.Image) -> CutView:
     """Cuts an image as the model does and shows it."""
     prepared = processor.image_processor([image], return_tensors="np")
     tiles = [tile_as_image(values, processor.image_processor) for values in prepared["pixel_values"]]

@@ -8,13 +8,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xgenmm_hf.data.encoding import count_tiles_and_tokens, render_content
 from xgenmm_hf.data.image_refs import image_key, image_size
 from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Protocol, base_content, pieces_of
 from xgenmm_hf.evaluation.samples import Sample, Task
 from xgenmm_hf.inference.prompt_form import PromptForm
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 # What the harnesses of the field put behind a question.
@@ -110,7 +114,9 @@ def suffix_of(sample: Sample, style: str, settings: AskSettings) -> str:
     return usual if settings.suffix is None else settings.suffix
 
 
-def render_prompt(processor: Any, sample: Sample, shots: Sequence[Sample], style: str, settings: AskSettings) -> str:
+def render_prompt(
+    processor: "XGenMMProcessor", sample: Sample, shots: Sequence[Sample], style: str, settings: AskSettings
+) -> str:
     """Renders a sample's prompt; control tokens that its texts spell out stay plain text."""
     if settings.prompt_form == "chat":
         return processor.apply_chat_template(chat_messages(sample, style, settings), add_generation_prompt=True)
@@ -120,14 +126,16 @@ def render_prompt(processor: Any, sample: Sample, shots: Sequence[Sample], style
     )
 
 
-def prompt_length(processor: Any, text: str, sizes: Sequence[tuple[int, int]], image_mode: str | None = None) -> int:
+def prompt_length(
+    processor: "XGenMMProcessor", text: str, sizes: Sequence[tuple[int, int]], image_mode: str | None = None
+) -> int:
     """Counts the tokens of a prompt without looking at a pixel."""
     counts = count_tiles_and_tokens(processor, list(sizes), image_mode)
     return len(processor.tokenizer(text)["input_ids"]) - len(sizes) + sum(tokens for _, tokens in counts)
 
 
 def prepare(
-    processor: Any,
+    processor: "XGenMMProcessor",
     sample: Sample,
     shots: Sequence[Sample],
     text: str,
@@ -142,7 +150,7 @@ def prepare(
     return AskedSample(sample, text, tuple(shot.id for shot in shots), images, num_tokens, key)
 
 
-def describe_prompt(processor: Any, task: Task, settings: AskSettings) -> dict[str, Any]:
+def describe_prompt(processor: "XGenMMProcessor", task: Task, settings: AskSettings) -> dict[str, Any]:
     """Says which prompt is in force, for the start of a run and for its result."""
     style, chat = task.prompt_style, settings.prompt_form == "chat"
     first = task.samples[0]

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from xgenmm_hf.inference.loading import Loaded
+    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,9 @@ def encode_answer(loaded: "Loaded", inputs: Any, image: "Image.Image", text: str
     return ids[len(prompt) :]
 
 
-def read_attention(model: Any, inputs: Any, answer_ids: list[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def read_attention(
+    model: "XGenMMForConditionalGeneration", inputs: Any, answer_ids: list[int]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Runs the model over prompt and answer and takes down the attention.
 
     The prompt is read first, into a cache, so that only the answer's rows of the language model's attention are made.
@@ -155,7 +158,7 @@ def read_attention(model: Any, inputs: Any, answer_ids: list[int]) -> tuple[list
     model.model(ids[:, :read], attention_mask=mask[:, :read], mm_encoder_outputs={"image": encoded}, **cached)
     with eager_attention(model.model.language_model):
         outputs = model.model(ids[:, read:end], attention_mask=mask[:, :end], output_attentions=True, **cached)
-    looked = [weights.double().mean(1) for weights in encoded.resampler_attentions]
+    looked = [weights.double().mean(1) for weights in encoded.resampler_attentions or ()]
     return [weights[0].double().mean(0) for weights in outputs.attentions], looked
 
 

@@ -2,9 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.files import read_json
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 
 
 CONFIG = "adapter_config.json"
@@ -22,7 +26,7 @@ def adapter_base(folder: str | os.PathLike[str]) -> str | None:
     return str(beside) if beside.is_dir() else str(base)
 
 
-def merge_adapter(model: Any, folder: str | os.PathLike[str]) -> Any:
+def merge_adapter(model: "XGenMMForConditionalGeneration", folder: str | os.PathLike[str]) -> Any:
     """Adds an adapter to its base model."""
     try:
         from peft import PeftModel

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -10,6 +10,10 @@ from transformers import TextStreamer
 
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompts import build_messages, is_base, render_prompt, render_shots, trim_continuation
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def room_for_answer(config: Any, length: int) -> int:
     return context - length
 
 
-def end_tokens(model: Any) -> torch.Tensor:
+def end_tokens(model: "XGenMMForConditionalGeneration") -> torch.Tensor:
     """Returns the ids at which generation ends, on the model's device: the model's own and `<|endofchunk|>`."""
     ids = model.generation_config.eos_token_id
     own = [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -22,6 +22,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from xgenmm_hf.modeling.images_xgenmm import flatten, read_image
 from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows, pad_left
 from xgenmm_hf.modeling.processing_xgenmm import checked_prompts
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 DEFAULT_BYTES = 2**30
@@ -47,7 +52,9 @@ class FeatureCache:
         ValueError: If max_bytes is negative.
     """
 
-    def __init__(self, model: Any, processor: Any, max_bytes: int = DEFAULT_BYTES):
+    def __init__(
+        self, model: "XGenMMForConditionalGeneration", processor: "XGenMMProcessor", max_bytes: int = DEFAULT_BYTES
+    ):
         if max_bytes < 0:
             raise ValueError(f"max_bytes is {max_bytes}; give the number of bytes to keep, or 0 to keep nothing.")
         self.model, self.processor, self.max_bytes = model, processor, max_bytes

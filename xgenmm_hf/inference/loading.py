@@ -31,8 +31,8 @@ class Loaded:
         dtype: The dtype it computes in and why, as part of a sentence.
     """
 
-    model: Any
-    processor: Any
+    model: XGenMMForConditionalGeneration
+    processor: XGenMMProcessor
     dtype: str = ""
 
 

@@ -25,6 +25,8 @@ from xgenmm_hf.modeling.images_xgenmm import read_image
 if TYPE_CHECKING:
     from PIL import Image
 
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+
 
 def system_turn(name: str | None) -> str | None:
     """Returns the text of the system turn that a command line names."""
@@ -41,12 +43,12 @@ def build_messages(images: Sequence[Any], prompt: str, system: str | None = None
     return [*messages, {"role": "user", "content": content}]
 
 
-def is_base(processor: Any) -> bool:
+def is_base(processor: "XGenMMProcessor") -> bool:
     """Tells whether a processor belongs to a base model: one without a chat template."""
     return processor.chat_template is None
 
 
-def render_prompt(processor: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+def render_prompt(processor: "XGenMMProcessor", messages: Sequence[Mapping[str, Any]]) -> str:
     """Renders a chat up to where the answer begins, in the form that its model was trained on."""
     if not is_base(processor):
         return str(processor.apply_chat_template(list(messages), add_generation_prompt=True))

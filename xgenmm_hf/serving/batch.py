@@ -5,7 +5,7 @@ so that padding changes nothing about an answer.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.functional import pad
@@ -14,6 +14,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from xgenmm_hf.modeling.compat_xgenmm import CACHE_NAME
 from xgenmm_hf.serving.rows import RowsLayer
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 
 
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
@@ -25,7 +29,7 @@ class Batch:
     A language model that has layers without such a cache, which cannot be padded, is refused.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: "XGenMMForConditionalGeneration"):
         text = model.config.text_config
         kinds = set(getattr(text, "layer_types", None) or ())
         if not kinds <= ATTENTION_KINDS:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather_object
@@ -15,6 +15,10 @@ from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.training.batches import read_images
 
 
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+
+
 METRIC = "eval_exact_match"
 # Room behind the longest reference answer, and the most tokens of an answer.
 SPARE_TOKENS, MOST_TOKENS = 8, 256
@@ -22,7 +26,7 @@ SPARE_TOKENS, MOST_TOKENS = 8, 256
 
 def generate_answers(
     model: Any,
-    processor: Any,
+    processor: "XGenMMProcessor",
     prompts: Sequence[str],
     images: Sequence[Image.Image],
     max_new_tokens: int,
@@ -66,7 +70,7 @@ class EvaluationAnswers:
     or Trackio where the run reports to them. Answered are the first `number` rows, `batch_size` at a time.
     """
 
-    def __init__(self, processor: Any, rows: Any, number: int, batch_size: int):
+    def __init__(self, processor: "XGenMMProcessor", rows: Any, number: int, batch_size: int):
         self.processor = processor
         self.batch_size = batch_size
         chosen = [rows[index] for index in range(min(number, len(rows)))]

@@ -6,7 +6,7 @@ take out before the model sees the batch: `row_ids` and `unreadable`, lists of s
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from xgenmm_hf.data.encoding import IGNORE_INDEX, count_tiles_and_tokens, row_name
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.modeling.tiling_xgenmm import ASPECT_RATIO_MODES
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 # An empty batch is long enough for a next token, so that the model and its loss run as on any other batch.
@@ -80,7 +84,7 @@ class BatchMaker:
 
     def __init__(
         self,
-        processor: Any,
+        processor: "XGenMMProcessor",
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         image_aspect_ratio: str | None = None,

@@ -5,10 +5,14 @@ images cannot be read.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.data.encoding import EncodedRow, encode_chat, encode_content, render_content, render_row, row_name
 from xgenmm_hf.training.batches import BatchMaker, empty_batch, pad_rows, read_images
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 class RowCollator(BatchMaker):
@@ -97,7 +101,7 @@ class PretrainingCollator(RowCollator):
 
     def __init__(
         self,
-        processor: Any,
+        processor: "XGenMMProcessor",
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         image_aspect_ratio: str | None = "none",

@@ -6,7 +6,7 @@ of the B prompts, in num_tiles tiles, are not repeated.
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,10 @@ import torch
 from xgenmm_hf.data.encoding import row_name
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 from xgenmm_hf.training.batches import EMPTY_LENGTH, BatchMaker, Unreadable, pad_right, read_images
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 REFERENCE_LOG_PROBS = ("ref_chosen_logps", "ref_rejected_logps")
@@ -137,7 +141,7 @@ def with_image_list(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "images": list(images)}
 
 
-def render_pair(processor: Any, row: Mapping[str, Any]) -> tuple[str, str, str]:
+def render_pair(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> tuple[str, str, str]:
     """Renders a preference row as TRL does; control tokens that its texts spell out are escaped."""
     from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.conversion.files import output_folder, write_json
 from xgenmm_hf.inference.adapters import merge_adapter
@@ -24,6 +24,10 @@ from xgenmm_hf.training.modules import choose_trained, count_parameters, counts_
 from xgenmm_hf.training.plan import plan_of
 from xgenmm_hf.training.sft import XGenMMSFTTrainer
 from xgenmm_hf.training.stage_rows import count_sources, load_stage_rows, prompt_form_of
+
+
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 logger = logging.getLogger(__name__)
@@ -79,7 +83,7 @@ def run_stage(stage: str, arguments: Sequence[str], make_optimizer: MakeOptimize
 def build_trainer(
     recipe: Recipe,
     model: Any,
-    processor: Any,
+    processor: "XGenMMProcessor",
     train_rows: Any,
     eval_rows: Any = None,
     make_optimizer: MakeOptimizer | None = None,
@@ -114,7 +118,7 @@ def build_trainer(
     return XGenMMSFTTrainer(group_by_modality_length=recipe.data.group_by_modality_length, **shared)
 
 
-def make_collator(recipe: Recipe, processor: Any) -> Any:
+def make_collator(recipe: Recipe, processor: "XGenMMProcessor") -> Any:
     """Makes the collator of a stage: all text of a document, the assistant's turns, or two answers to compare."""
     options = {
         "max_length": recipe.training.max_length,

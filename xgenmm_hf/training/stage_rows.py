@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets import load_from_disk
 
@@ -18,6 +18,10 @@ from xgenmm_hf.training.answers import joined_text
 from xgenmm_hf.training.arguments import Recipe
 
 
+if TYPE_CHECKING:
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+
+
 Prepare = Callable[[Any], Any]
 
 NO_DATA = "No data is named: set mixture in the recipe or --mixture."
@@ -26,7 +30,7 @@ SHARED_BY, ROWS_LOOKED_AT = 0.9, 1000
 KIND_OF_STAGE = {"pretrain": "pretraining", "sft": "chat", "safety": "chat", "dpo": "preference"}
 
 
-def load_stage_rows(recipe: Recipe, processor: Any) -> tuple[Any, Any]:
+def load_stage_rows(recipe: Recipe, processor: "XGenMMProcessor") -> tuple[Any, Any]:
     """Loads the rows that a run trains on, measured where they are grouped, and those it is evaluated on or None."""
     data = recipe.data
     if data.mixture is None:
@@ -40,7 +44,7 @@ def load_stage_rows(recipe: Recipe, processor: Any) -> tuple[Any, Any]:
     return train, None if data.eval_mixture is None else open_rows(recipe, data.eval_mixture)
 
 
-def measure_source(recipe: Recipe, processor: Any, rows: Any) -> Any:
+def measure_source(recipe: Recipe, processor: "XGenMMProcessor", rows: Any) -> Any:
     """Adds the lengths of a source's rows."""
     check_kind(recipe, recipe.data.mixture, rows)
     workers = recipe.training.dataset_num_proc
