@@ -48,29 +48,36 @@ class WeightFile:
 
     def entries(self) -> dict[str, tuple[Shape, "torch.dtype"]]:
         """Returns shape and dtype by tensor name."""
-        return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self._mapped().items()}
+        tensors = _read_safetensors(self.path) if self._is_safetensors else self._mapped()
+        return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
     def load(self, name: str) -> "torch.Tensor":
         """Returns one tensor, a view of the mapped file."""
+        if self._is_safetensors:  # opened again for each tensor, so that only that tensor's pages are held
+            return _read_safetensors(self.path, name)[name]
         if self._handed_out > _REMAP_BYTES and not self._in_memory:
             self._tensors, self._handed_out = None, 0
         tensor = self._mapped()[name]
         self._handed_out += tensor.nbytes
         return tensor
 
+    @property
+    def _is_safetensors(self) -> bool:
+        return self.path.suffix == SAFETENSORS and not self._in_memory
+
     def _mapped(self) -> "dict[str, torch.Tensor]":
         if self._tensors is None:
-            read = _read_safetensors if self.path.suffix == SAFETENSORS else _read_pickle
-            self._tensors = read(self.path)
+            self._tensors = _read_pickle(self.path)
         return self._tensors
 
 
-def _read_safetensors(path: Path) -> "dict[str, torch.Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _read_safetensors(path: Path, *names: str) -> "dict[str, torch.Tensor]":
+    """Returns views of some tensors of a mapped file, by default of all."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as handle:
+            return {name: handle.get_tensor(name) for name in names or handle.keys()}
     except (SafetensorError, KeyError) as error:
         raise ValueError(
             f"{path} is truncated or not a safetensors file ({one_line(error)}); fetch it again."
