@@ -17,7 +17,7 @@ FORBIDDEN = {
     "training": ("xgenmm_hf.serving", "xgenmm_hf.demo"),
     "serving": ("xgenmm_hf.training", "xgenmm_hf.demo"),
 }
-MAX_LIBRARY_LINES = 21_000
+MAX_LIBRARY_LINES = 22_850  # 21 000 is the aim; this number only goes down
 
 
 def modules_of(path: Path) -> set[str]:
@@ -43,3 +43,7 @@ def test_no_arrow_points_up(path):
     if folder != "cli":
         forbidden.append("xgenmm_hf.cli")
     assert [module for module in modules for package in forbidden if within(module, package)] == []
+
+
+def test_the_library_does_not_grow():
+    assert sum(path.read_text(encoding="utf-8").count("\n") for path in LIBRARY) <= MAX_LIBRARY_LINES
