@@ -121,9 +121,8 @@ def render_prompt(
     if settings.prompt_form == "chat":
         return processor.apply_chat_template(chat_messages(sample, style, settings), add_generation_prompt=True)
     content = base_content(sample, shots, style, settings.rules, settings.instruction)
-    return render_content(
-        processor, {"content": content, "images": [image for one in (*shots, sample) for image in one.images]}
-    )
+    images = [image for one in (*shots, sample) for image in one.images]
+    return render_content(processor, {"content": content, "images": images})
 
 
 def prompt_length(
@@ -152,8 +151,7 @@ def prepare(
 
 def describe_prompt(processor: "XGenMMProcessor", task: Task, settings: AskSettings) -> dict[str, Any]:
     """Says which prompt is in force, for the start of a run and for its result."""
-    style, chat = task.prompt_style, settings.prompt_form == "chat"
-    first = task.samples[0]
+    style, chat, first = task.prompt_style, settings.prompt_form == "chat", task.samples[0]
     marks = "".join("<image>" for _ in first.images) if first.marked else ""
     plain = replace(first, text=f"{marks}{{question}}" if first.text else "")
     written = CHAT_TEXTS.get(style, "") if chat else ""

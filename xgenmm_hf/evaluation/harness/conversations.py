@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 from transformers import GenerationConfig, set_seed
@@ -21,10 +21,7 @@ from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompt_form import read_prompt_form
 from xgenmm_hf.inference.prompts import system_turn
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN, escape_messages
-
-
-if TYPE_CHECKING:
-    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 logger = logging.getLogger(__name__)
@@ -82,7 +79,7 @@ class Decoding:
 
 
 def render(
-    processor: "XGenMMProcessor",
+    processor: XGenMMProcessor,
     messages: Sequence[Any],
     system: str | None = None,
     image_end: str = "\n",

@@ -127,9 +127,7 @@ def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -
         file = folder / PROMPT_FILE
         before = json.loads(file.read_text(encoding="utf-8")).get("prompt") if file.is_file() else shown.text
         if before != shown.text:
-            text += (
-                f"\nnote: earlier scores in {folder} were asked with another prompt; they do not compare:\n{before}"
-            )
+            text += f"\nnote: earlier scores in {folder} had another prompt; they do not compare:\n{before}"
         write_json(file, {**facts, **how})
     return text
 

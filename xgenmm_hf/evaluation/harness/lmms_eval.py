@@ -144,7 +144,6 @@ class XGenMMSimple(XGenMMBase):
         return ratings
 
     def _pair(self, context: str, answer: Any, to_visual: Callable | None = None, *place: Any) -> tuple:
-        """Returns a request's conversation and answer."""
         document = None if to_visual is None else self.document(place[1], place[2], place[0])
         text = answer if isinstance(answer, str) else answer(document)
         return self.converse(one_turn(context, to_visual(document) if to_visual is not None else None), {}), text
