@@ -4,8 +4,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 
-import hypothesis
 import pytest
 import torch
 
@@ -25,9 +25,12 @@ TRANSFORMERS_MARKS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # How long an example takes depends on what else the machine does.
-    hypothesis.settings.register_profile("suite", deadline=None)
-    hypothesis.settings.load_profile("suite")
+    with suppress(ImportError):  # environments of engines and harnesses have none
+        from hypothesis import settings
+
+        # How long an example takes depends on what else the machine does.
+        settings.register_profile("suite", deadline=None)
+        settings.load_profile("suite")
     for mark in TRANSFORMERS_MARKS:
         config.addinivalue_line("markers", f"{mark}: set by Transformers' own tests")
     # Every process of the tests has a cache of remote code of its own, in one place from its start to its end: Python
