@@ -1,6 +1,5 @@
 """Noised images follow the diffusion formula; a model's answers to them become second rejected answers."""
 
-import io
 import runpy
 import sys
 from argparse import Namespace
@@ -12,6 +11,7 @@ import pytest
 import torch
 from datasets import Dataset, load_from_disk
 from PIL import Image
+from preference_parts import png, turn
 
 from xgenmm_hf import TINY_MODEL, PreferenceCollator, load
 
@@ -21,19 +21,13 @@ OPTIONS = Namespace(step=900, schedule="sigmoid", batch_size=2, max_new_tokens=5
 made = runpy.run_path(str(SCRIPT))
 
 
-def png(color: str, width: int = 90, height: int = 60) -> dict:
-    data = io.BytesIO()
-    Image.new("RGB", (width, height), color).save(data, "png")
-    return {"bytes": data.getvalue(), "path": None}
-
-
-def turn(role: str, *parts: str | None) -> dict:
-    items = [{"type": "image" if part is None else "text", "text": part} for part in parts]
-    return {"role": role, "content": items}
-
-
 def make_rows() -> list[dict]:
-    images = [[png("red")], [png("blue", 40), png("green")], [], [{"bytes": b"broken", "path": "x.png"}]]
+    images = [
+        [png(90, 60, "red")],
+        [png(40, 60, "blue"), png(90, 60, "green")],
+        [],
+        [{"bytes": b"broken", "path": "x.png"}],
+    ]
     return [
         {
             "id": str(index),

@@ -4,11 +4,9 @@ Prompts of any lengths are padded on the left and computed together; the answers
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf.inference.asking import end_tokens
-from xgenmm_hf.inference.prompts import build_messages, render_prompt
 from xgenmm_hf.modeling.chat_xgenmm import escape_special_tokens
 
 
@@ -17,20 +15,6 @@ if TYPE_CHECKING:
 
     from xgenmm_hf.inference.feature_cache import FeatureCache
     from xgenmm_hf.inference.loading import Loaded
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a model is asked: a text, and the images it is about (PIL images)."""
-
-    text: str
-    images: list["Image.Image"] = field(default_factory=list)
-
-
-def answer_prompts(loaded: "Loaded", prompts: Sequence[Prompt], max_new_tokens: int = 112) -> list[str]:
-    """Answers one batch of prompts greedily, each as a chat."""
-    texts = [render_prompt(loaded.processor, build_messages(prompt.images, prompt.text)) for prompt in prompts]
-    return answer_texts(loaded, texts, [image for prompt in prompts for image in prompt.images], max_new_tokens)
 
 
 def answer_texts(

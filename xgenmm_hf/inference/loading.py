@@ -1,6 +1,5 @@
 """Loading a model and its processor, ready to answer."""
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from xgenmm_hf.conversion.sources import weight_files
 from xgenmm_hf.conversion.tensors import listed
 from xgenmm_hf.inference.adapters import adapter_base, merge_adapter
 from xgenmm_hf.inference.precision import choose_dtype
+from xgenmm_hf.inference.quantisation import check_installed, check_quantised, keep_whole
 from xgenmm_hf.inference.source import is_local, resolve_model
 from xgenmm_hf.modeling.compat_xgenmm import names_of_mismatched
 
@@ -78,6 +78,7 @@ def load(
         loaded.config.image_aspect_ratio = processor.image_processor.image_aspect_ratio
         loaded.config.anyres_grids = [list(grid) for grid in processor.image_processor.anyres_grids]
     if load_in is not None:
+        check_quantised(loaded)
         return Loaded(loaded.eval(), processor, f"{reason}, the decoder's weights in {load_in}")
     return Loaded(loaded.to(place).eval(), processor, reason)
 
@@ -88,18 +89,15 @@ def check_quantisation(load_in: str, adapter: bool) -> None:
         raise ValueError(f"load_in is {load_in!r}; it must be 4bit or 8bit.")
     if adapter:
         raise ValueError(f"An adapter cannot be merged into weights in {load_in}: merge it first, or load it whole.")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(f"Loading in {load_in} needs bitsandbytes: pip install 'xgenmm-hf[quant]'.")
+    check_installed(f"Loading in {load_in}")
 
 
 def quantised(load_in: str, dtype: torch.dtype, place: torch.device) -> dict[str, Any]:
-    """Returns the options of `from_pretrained` for a decoder in fewer bits; tower, resampler and head stay whole."""
-    kept = ["model.vision_tower", "model.resampler", "lm_head"]
-    config: Any = BitsAndBytesConfig(
+    """Returns the options of `from_pretrained` for a decoder in fewer bits."""
+    config = BitsAndBytesConfig(
         **{f"load_in_{load_in}": True}, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
     )
-    config.llm_int8_skip_modules = kept
-    return {"quantization_config": config, "device_map": {"": place}}
+    return {"quantization_config": keep_whole(config), "device_map": {"": place}}
 
 
 def _config_of(source: str) -> XGenMMConfig:

@@ -12,11 +12,12 @@ from xgenmm_hf.conversion.files import output_folder
 from xgenmm_hf.conversion.tensors import listed
 from xgenmm_hf.inference.adapters import adapter_base, merge_adapter
 from xgenmm_hf.inference.loading import check_files
+from xgenmm_hf.inference.quantisation import check_quantised
 from xgenmm_hf.inference.source import is_local, resolve_model
 from xgenmm_hf.modeling.chat_xgenmm import CHAT_TEMPLATE
 from xgenmm_hf.modeling.compat_xgenmm import names_of_mismatched
 from xgenmm_hf.training.arguments import Recipe
-from xgenmm_hf.training.modules import check_quantised, quantization_config
+from xgenmm_hf.training.modules import quantization_config
 
 
 def load_for_training(recipe: Recipe, quantised: bool = True) -> tuple[Any, Any]:

@@ -14,6 +14,15 @@ import torch
 from torch import nn
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from xgenmm_hf.inference.quantisation import (
+    DECODER_LAYERS,
+    KEPT_WHOLE,
+    RESAMPLER,
+    TOWER,
+    check_installed,
+    keep_whole,
+    linear_layers,
+)
 from xgenmm_hf.training.arguments import ModuleArguments
 
 
@@ -27,11 +36,6 @@ PARTS = {
     "head": "lm_head.",
 }
 OTHER = "other"
-TOWER, RESAMPLER, HEAD = "model.vision_tower", "model.resampler", "lm_head"
-KEPT_WHOLE = (TOWER, RESAMPLER, HEAD)
-"""Modules that quantised loading keeps whole: `BitsAndBytesConfig(..., llm_int8_skip_modules=[*KEPT_WHOLE])`."""
-
-DECODER_LAYERS = r"model\.language_model\.layers\.\d+\."
 TOWER_LAYERS = r"model\.vision_tower\..*\.layers\.\d+\."
 
 
@@ -116,37 +120,14 @@ def lora_targets(model: nn.Module, wanted: str | Sequence[str] | None = None, vi
     return rf"(?:.*\.)?(?:{'|'.join(re.escape(path) for path in paths)})".replace(r"\#", r"\d+")
 
 
-def linear_layers(model: nn.Module, within: str) -> list[str]:
-    """Returns the full names of the linear layers whose name begins with an expression."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and re.match(within, name)]
-
-
 def quantization_config(model_args: ModelConfig) -> Any:
     """Builds the config of a quantised language model; tower, resampler and head stay as they are."""
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
         return None
     if not model_args.use_peft:
         raise ValueError("Quantised weights cannot train by themselves: add use_peft: true (QLoRA).")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError("QLoRA needs bitsandbytes: pip install 'xgenmm-hf[quant]'.")
-    config: Any = get_quantization_config(model_args)
-    config.llm_int8_skip_modules = list(KEPT_WHOLE)
-    return config
-
-
-def check_quantised(model: nn.Module) -> None:
-    """Checks that quantised loading replaced the linear layers of the decoder's layers, all of them and no others."""
-    from bitsandbytes import nn as quantised
-
-    kinds = (quantised.Linear4bit, quantised.Linear8bitLt)
-    found = {name for name, module in model.named_modules() if isinstance(module, kinds)}
-    expected = set(linear_layers(model, DECODER_LAYERS))
-    if found != expected:
-        odd = sorted(found ^ expected)
-        raise ValueError(
-            f"Quantised loading left out or took {len(odd)} layers too many, such as {odd[0]}: report the versions of "
-            "transformers and bitsandbytes, and train without load_in_4bit and load_in_8bit."
-        )
+    check_installed("QLoRA")
+    return keep_whole(get_quantization_config(model_args))
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from chat_answers import answer_chats
 from embedded_model.world.render import render as draw
 from embedded_model.world.scene import HELD_OUT, make_scene
 
@@ -17,7 +18,7 @@ from xgenmm_hf.evaluation.harness.conversations import (
     place_images,
     render,
 )
-from xgenmm_hf.inference.batches import Prompt, answer_prompts, rate_answers
+from xgenmm_hf.inference.batches import rate_answers
 from xgenmm_hf.inference.loading import load
 from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM
 
@@ -53,9 +54,9 @@ QUESTIONS = ["How many shapes are there?", "What is in the image?", "Is there a 
 
 
 def test_answers_are_those_of_our_own_evaluation(loaded, images):
-    prompts = [Prompt(text, [image]) for text, image in zip(QUESTIONS, images, strict=True)]
-    conversations = [converse(loaded, prompt.images[0], prompt.text) for prompt in prompts]
-    expected = answer_prompts(loaded, prompts, 24)
+    prompts = [(text, [image]) for text, image in zip(QUESTIONS, images, strict=True)]
+    conversations = [converse(loaded, image, text) for text, [image] in prompts]
+    expected = answer_chats(loaded, prompts, 24)
     assert Answerer(loaded).answer(conversations, Decoding(24)) == expected
     assert [Answerer(loaded).answer([each], Decoding(24))[0] for each in conversations] == expected
     assert all(expected)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from chat_answers import answer_chats
 from PIL import Image
 
 from xgenmm_hf import TINY_MODEL
@@ -12,7 +13,6 @@ from xgenmm_hf.evaluation import runner
 from xgenmm_hf.evaluation.prompting import AskSettings
 from xgenmm_hf.evaluation.runner import Share, run_task
 from xgenmm_hf.evaluation.samples import Problem, Sample, Task
-from xgenmm_hf.inference.batches import Prompt, answer_prompts
 from xgenmm_hf.inference.loading import load
 
 
@@ -73,10 +73,10 @@ def test_kept_images_change_no_answer_and_are_read_once(loaded, one_by_one, tmp_
     assert sum(read) == len(set(shown)) < len(shown)
 
 
-def test_the_chat_form_is_the_one_of_answer_prompts(loaded, one_by_one):
+def test_the_chat_form_is_the_one_of_a_chat(loaded, one_by_one):
     samples = make_samples(2)
-    prompts = [Prompt(one.text, [Image.open(ref["path"]).convert("RGB") for ref in one.images]) for one in samples]
-    assert answer_prompts(loaded, prompts, 12) == [one_by_one[one.id] for one in samples]
+    prompts = [(one.text, [Image.open(ref["path"]).convert("RGB") for ref in one.images]) for one in samples]
+    assert answer_chats(loaded, prompts, 12) == [one_by_one[one.id] for one in samples]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from preference_parts import png, turn
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
@@ -21,18 +22,6 @@ from xgenmm_hf.training.sharding import add_blank_image
 # What trains beside the language model, and how often the tower may then run in a step for policy and reference.
 KINDS = {"lora": 1, "lora and resampler": 1, "language": 1, "language and resampler": 1, "all": 2}
 TRAINED = {"language": (), "language and resampler": ("resampler",), "all": ("resampler", "vision_tower")}
-
-
-def png(width: int, height: int, color: str) -> dict:
-    data = io.BytesIO()
-    Image.new("RGB", (width, height), color).save(data, "png")
-    return {"bytes": data.getvalue(), "path": None}
-
-
-def turn(role: str, *parts: str | None) -> dict:
-    """A message of parts; None stands for an image."""
-    items = [{"type": "image" if part is None else "text", "text": part} for part in parts]
-    return {"role": role, "content": items}
 
 
 def make_rows() -> list[dict]:

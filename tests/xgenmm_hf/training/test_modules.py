@@ -8,10 +8,10 @@ from peft import get_peft_model
 from trl import ModelConfig
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration
+from xgenmm_hf.inference.quantisation import check_quantised
 from xgenmm_hf.training.arguments import ModuleArguments
 from xgenmm_hf.training.guards import split_groups
 from xgenmm_hf.training.modules import (
-    check_quantised,
     choose_trained,
     count_parameters,
     counts_table,
