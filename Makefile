@@ -17,6 +17,9 @@ HARNESS_VENV ?= .venv-harness
 # Each Gradio goes with one line of huggingface_hub.
 GRADIO := $(if $(filter 4.%,$(TRANSFORMERS)),gradio==6.17.3 gradio_client==2.5.0,gradio==6.31.0 gradio_client==2.7.2)
 
+# A file's tests run in one process, which makes its fixtures once; tests/conftest.py puts the long files first.
+SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 # vLLM brings a Transformers of its own.
 VLLM := .venv-vllm
 
@@ -37,7 +40,7 @@ demo: $(READY)
 
 test: $(READY_DEV) $(COMMON_TESTS)/test_modeling_common.py
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 XGENMM_TRANSFORMERS_TESTS=$(COMMON_TESTS) \
-	    $(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	    $(BIN)/pytest $(SPREAD) $(PYTEST_ARGS)
 
 test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/python -m pytest tests/vllm $(PYTEST_ARGS)
@@ -51,8 +54,8 @@ $(VLLM)/.ready: setup.py constraints.txt tests/vllm/requirements.txt
 
 # The fast tests with the lower bounds of setup.py, and with the newest release of everything but PyTorch.
 FAST := tests/modeling tests/parity tests/conversion tests/packaging tests/xgenmm_hf/inference tests/xgenmm_hf/cli
-FAST_TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(1)/bin/pytest -n $(WORKERS) \
-    --dist loadfile -m "not slow" $(FAST) $(PYTEST_ARGS)
+FAST_TEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 $(1)/bin/pytest $(SPREAD) \
+    -m "not slow" $(FAST) $(PYTEST_ARGS)
 
 test-oldest:
 	$(PYTHON) tests/support/bounds.py oldest .venv-oldest

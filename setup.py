@@ -40,7 +40,7 @@ TRAIN = [
     "matplotlib>=3.9",
     "pyarrow>=21",
     "pyyaml>=6.0.2",
-    "tensorboard>=2.16",
+    "tensorboard>=2.16.2",  # 2.16.0 brings a nightly TensorFlow
 ]
 OPENCLIP = ["open_clip_torch>=2.24"]
 EVAL = ["datasets>=4.7", "matplotlib>=3.9", "pyarrow>=21", "pycocoevalcap>=1.2", "pyyaml>=6.0.2"]

@@ -38,6 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="xgenmm-modules-")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Gives workers the files with slow tests first, so that none of them is left to one worker at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 

@@ -33,7 +33,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args(arguments)
     dtype = getattr(torch, options.dtype)
-    session = Session(options.preset, options.device, dtype, measure_limits(options.device, dtype), options.rounds)
+    limits = measure_limits(options.device, dtype, 2 * options.rounds + 1)
+    session = Session(options.preset, options.device, dtype, limits, options.rounds)
     rows = []
     with torch.no_grad():
         for name in options.only or PARTS:

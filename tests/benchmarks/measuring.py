@@ -16,6 +16,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 
+SIDES = {"cpu": (1024, 2048, 3072), "cuda": (4096, 8192, 12288)}
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -77,7 +78,7 @@ def count_flops(run: Callable[[], Any]) -> int:
 def measure_limits(device: torch.device, dtype: torch.dtype, rounds: int = 7) -> Limits:
     """Measures what the device can do; the best run counts, because this is the limit."""
     rates = []
-    for side in (1024, 2048, 3072) if device.type == "cpu" else (4096, 8192, 12288):
+    for side in SIDES[device.type]:
         left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         out = torch.empty_like(left)
 

@@ -10,7 +10,8 @@ import torch
 from parts import PARTS
 
 
-def test_every_part_gives_figures(tmp_path, capsys):
+def test_every_part_gives_figures(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(measuring.SIDES, "cpu", (256,))
     file = tmp_path / "figures.json"
     bench.main(["--preset", "tiny", "--rounds", "1", "--json", str(file)])
     record = json.loads(file.read_text())

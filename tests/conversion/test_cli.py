@@ -1,10 +1,11 @@
 """`xgenmm convert` and `xgenmm export` as a user types them."""
 
 import json
-import subprocess
-import sys
+import os
+import signal
 from pathlib import Path
 
+import forked
 import pytest
 from typer.testing import CliRunner
 
@@ -40,11 +41,10 @@ app(["convert", *sys.argv[1:]])
 
 
 def test_sigterm_leaves_nothing(source: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", CONVERT_SLOWLY, source, tmp_path / "out"], stdout=-1, stderr=-1)
-    assert process.stdout.readline() == b"writing\n"
-    process.terminate()
-    _, said = process.communicate()
-    assert process.returncode == 143, said
+    with forked.Program(["-c", CONVERT_SLOWLY, source, tmp_path / "out"]) as program:
+        assert program.wait_for_line() == "writing"
+        os.kill(program.pid, signal.SIGTERM)
+        assert program.wait() == 143, program.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"source"}
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from run_rows import ON_CPU, chat_rows, save_rows
 
@@ -72,10 +73,8 @@ def train_on_two(rows: Path, output: Path) -> dict:
 
 
 def launch(program: list[str], rows: Path, output: Path) -> None:
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-    command = [*start, *program, "sft", *options(2, rows, output)]
-    done = subprocess.run(command, env=environment(), capture_output=True, check=False, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    for rank in forked.run_ranks([*program, "sft", *options(2, rows, output)], 2, free_port()):
+        assert rank.returncode == 0, rank.stderr[-3000:]
 
 
 @pytest.mark.slow

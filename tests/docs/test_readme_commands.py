@@ -9,6 +9,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import forked
 import pytest
 from PIL import Image, ImageDraw
 
@@ -32,13 +33,10 @@ def commands():
 
 
 def open_the_page(command):
-    with subprocess.Popen(shlex.split(command), stdout=subprocess.PIPE, text=True) as server:
-        try:
-            address = ADDRESS.search(server.stdout.readline())[0]
-            with urllib.request.urlopen(address, timeout=60) as answer:
-                return answer.read().decode()
-        finally:
-            server.terminate()  # not SIGINT, which a shell's background jobs ignore
+    with forked.Program(command) as server:
+        address = ADDRESS.search(server.wait_for_line())[0]
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            return answer.read().decode()
 
 
 @pytest.mark.slow
@@ -56,11 +54,17 @@ def test_the_commands_lead_where_the_readme_says(tmp_path, monkeypatch):
 
     said = {}
     for command in commands():
-        if command.split()[1] == "demo":
-            said[command] = open_the_page(command)
+        program, *arguments = shlex.split(command)
+        assert program == "xgenmm"
+        entry = ["-c", "from xgenmm_hf.cli.app import main; main()", *arguments]
+        if arguments[0] == "demo":
+            said[command] = open_the_page(entry)
             continue
-        turns = "What color is the circle?\n/exit\n" if command.split()[1] == "chat" else ""
-        done = subprocess.run(shlex.split(command), input=turns, capture_output=True, text=True, check=False)
+        turns = "What color is the circle?\n/exit\n" if arguments[0] == "chat" else ""
+        if not said:  # the first one as the shell starts it
+            done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+        else:
+            done = forked.run(entry, stdin=turns)
         assert done.returncode == 0, (command, done.stderr)
         said[command] = done.stdout
     describe, chat, page, _, _, tuned = said.values()

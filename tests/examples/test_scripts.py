@@ -5,6 +5,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from PIL import Image
 
@@ -14,7 +15,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TRAINING = ("sft.py", "sft_interleaved.py", "dpo.py")
 ELSEWHERE = ("bulk_ray.py",)  # needs Ray; its tests are in tests/xgenmm_hf/bulk
 GRADIENTS = ("pixel_gradients.py",)
-ASKING = [path for path in EXAMPLES if path.name not in (*TRAINING, *GRADIENTS, *ELSEWHERE)]
+ASKING = [path for path in EXAMPLES if path.name not in (*TRAINING, *GRADIENTS, *ELSEWHERE, "demo.py")]
 
 
 @pytest.fixture
@@ -42,12 +43,24 @@ def images(tmp_path_factory) -> list[str]:
     return [str(path) for path in paths]
 
 
-TRAINING = ("sft.py", "sft_interleaved.py", "dpo.py")
-
-
 @pytest.mark.parametrize("script", ASKING, ids=lambda path: path.name)
 def test_with_nothing_but_defaults(run, script):
     assert run(script.name).strip()
+
+
+def test_the_demo_says_what_is_expected(run, monkeypatch):
+    """What `make demo` runs; its commands in processes that have the libraries imported."""
+
+    def xgenmm(command, *, stdout, text, check):
+        program, *arguments = command
+        assert program == Path(sys.executable).parent / "xgenmm" and program.exists()
+        done = forked.run(["-c", "from xgenmm_hf.cli.app import main; main()", *arguments])
+        assert done.returncode == 0, done.stderr
+        return done
+
+    monkeypatch.setattr("subprocess.run", xgenmm)
+    said = re.findall(r"^(.+)   \(expected: (.+)\)$", run("demo.py"), flags=re.MULTILINE)
+    assert len(said) == 3 and all(answer == expected for answer, expected in said)
 
 
 @pytest.mark.slow

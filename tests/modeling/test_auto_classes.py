@@ -35,30 +35,43 @@ from xgenmm_hf.modeling.remote_code_xgenmm import AUTO_MAP, copy_remote_code
 
 
 WITHOUT_THE_PACKAGE = """
-import sys
+import builtins, sys
 sys.modules["xgenmm_hf"] = None  # importing it fails
+builtins.input = lambda *message: sys.exit("asked: " + str(message))
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
+)
 
-folder = sys.argv[1]
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-assert type(AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)) is type(processor.image_processor)
-for use_fast in (True, False):
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True, use_fast=use_fast)
-    assert type(tokenizer).__name__ == "XGenMMTokenizer", type(tokenizer)
-model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
-assert "transformers_modules" in type(model).__module__, type(model).__module__
-base = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
-image = Image.linear_gradient("L").resize((90, 60))
-inputs = processor(images=image, text="<image>What?", return_tensors="pt")
-with torch.no_grad():
-    logits = model(**inputs).logits
-    assert torch.equal(model.lm_head(base(**inputs).last_hidden_state), logits)
-torch.save(logits, sys.argv[2])
-if len(sys.argv) > 3:
-    model.save_pretrained(sys.argv[3])
-    processor.save_pretrained(sys.argv[3])
+def load(folder):
+    assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "xgenmm"
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    assert type(AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)) is type(processor.image_processor)
+    for use_fast in (True, False):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True, use_fast=use_fast)
+        assert type(tokenizer).__name__ == "XGenMMTokenizer", type(tokenizer)
+    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    assert "transformers_modules" in type(model).__module__, type(model).__module__
+    return processor, model
+
+def logits_of(folder):
+    processor, model = load(folder)
+    base = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    image = Image.linear_gradient("L").resize((90, 60))
+    inputs = processor(images=image, text="<image>What?", return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        assert torch.equal(model.lm_head(base(**inputs).last_hidden_state), logits)
+    return logits
+
+saved, again, file = sys.argv[1:]
+first = logits_of(saved)
+pipe = pipeline("image-text-to-text", model=saved, trust_remote_code=True)
+assert "transformers_modules" in type(pipe.model).__module__, type(pipe.model)
+for part in reversed(load(saved)):
+    part.save_pretrained(again)
+torch.save([first, logits_of(again)], file)
 """
 
 
@@ -78,17 +91,6 @@ def expected_logits(saved):
     inputs = XGenMMProcessor.from_pretrained(saved)(images=image, text="<image>What?", return_tensors="pt")
     with torch.no_grad():
         return model(**inputs).logits
-
-
-def run_without_the_package(tmp_path, *arguments) -> torch.Tensor:
-    logits = tmp_path / "logits.pt"
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, arguments[0], logits, *arguments[1:]]
-    run = subprocess.run(
-        [str(part) for part in command], env=environment, capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return torch.load(logits, weights_only=True)
 
 
 def test_the_name_of_the_model_cards_snippet():
@@ -146,10 +148,15 @@ def test_saved_folder_has_the_one_layout(saved):
 @pytest.mark.slow
 def test_without_the_package_bit_identical_and_again(saved, expected_logits, tmp_path):
     """The folder loads as remote code, and what that code saves loads again, without the package and with it."""
-    again = tmp_path / "again"
-    assert torch.equal(run_without_the_package(tmp_path, saved, again), expected_logits)
+    again, logits = tmp_path / "again", tmp_path / "logits.pt"
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, *map(str, (saved, again, logits))]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, check=False, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
     assert {path.name for path in again.iterdir()} == {path.name for path in saved.iterdir()}
-    assert torch.equal(run_without_the_package(tmp_path, again), expected_logits)
+    assert all(torch.equal(each, expected_logits) for each in torch.load(logits, weights_only=True))
     model = XGenMMForConditionalGeneration.from_pretrained(again, dtype=torch.float32).eval()
     image = Image.linear_gradient("L").resize((90, 60))
     inputs = XGenMMProcessor.from_pretrained(again)(images=image, text="<image>What?", return_tensors="pt")

@@ -2,9 +2,6 @@
 
 import builtins
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import peft
@@ -17,18 +14,6 @@ from transformers.models.auto import modeling_auto
 
 from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration
 from xgenmm_hf.modeling.compat_xgenmm import IS_V5
-
-
-WITHOUT_THE_PACKAGE = """
-import builtins, sys
-sys.modules["xgenmm_hf"] = None  # importing it fails
-builtins.input = lambda *message: sys.exit("asked: " + str(message))
-from transformers import AutoConfig, pipeline
-
-assert AutoConfig.from_pretrained(sys.argv[1], trust_remote_code=True).model_type == "xgenmm"
-pipe = pipeline("image-text-to-text", model=sys.argv[1], trust_remote_code=True)
-assert "transformers_modules" in type(pipe.model).__module__, type(pipe.model)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -81,13 +66,3 @@ def test_the_library_s_own_names():
     tables = ["MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", *(["MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"] * IS_V5)]
     for table in tables:
         assert getattr(modeling_auto, table)["xgenmm"] == "XGenMMForConditionalGeneration"
-
-
-@pytest.mark.slow
-def test_a_saved_folder_without_the_package(saved, tmp_path):
-    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(saved)]
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path)}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, check=False, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,13 +1,27 @@
 """The whole recipe at a few rows and steps per stage, through the real command line."""
 
 import json
+from types import SimpleNamespace
 
+import forked
 import pytest
 import typer
 from embedded_model import __main__ as recipe
 from embedded_model.stages import BASE, BASE_FOLLOWS, STAGES, run_stage, write_mixture
 
 from xgenmm_hf import TINY_MODEL, load
+
+
+@pytest.fixture
+def forked_stages(monkeypatch):
+    """Stages run in processes that have the libraries imported."""
+
+    def run(command, *, env, check):
+        done = forked.run(command[1:], env=env)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    monkeypatch.setattr("embedded_model.stages.subprocess", SimpleNamespace(run=run))
 
 
 FEW = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--logging_steps", "1")
@@ -23,6 +37,7 @@ def test_every_data_file_is_read_whole_by_its_adapter(stage, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_stages")
 def test_stages_follow_one_another_and_are_not_run_twice(tmp_path):
     checkpoint = TINY_MODEL
     kinds = {(stage.verb, stage.adapter): stage for stage in STAGES}  # one stage of each kind, the last one
@@ -39,6 +54,7 @@ def test_stages_follow_one_another_and_are_not_run_twice(tmp_path):
     assert load(str(checkpoint)).model.config.image_aspect_ratio == "anyres"
 
 
+@pytest.mark.usefixtures("forked_stages")
 def test_a_half_written_checkpoint_is_no_finished_stage(tmp_path):
     for stage in STAGES:
         merged = tmp_path / stage.name / ("merged" if stage.adapter else "")
@@ -76,6 +92,7 @@ def test_a_run_may_start_with_a_later_stage(tmp_path, monkeypatch):
     assert run == ["safety", "finish"]
 
 
+@pytest.mark.usefixtures("forked_stages")
 def test_a_failing_stage_says_which(tmp_path):
     with pytest.raises(RuntimeError, match="stage pretrain-1 failed .exit code 1"):
         run_stage(STAGES[0], tmp_path / "nothing", tmp_path, scale=0.0005)

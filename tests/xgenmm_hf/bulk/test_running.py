@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from PIL import Image
 
@@ -141,7 +142,7 @@ def test_the_model_killed_resumed_and_in_shards_answers_as_it_does_alone(drawn, 
     from xgenmm_hf.inference.asking import ask
     from xgenmm_hf.modeling.images_xgenmm import read_image
 
-    killed = subprocess.run([sys.executable, "-c", KILLED, drawn, tmp_path / "a.jsonl", TINY_MODEL, "8"], check=False)
+    killed = forked.run(["-c", KILLED, drawn, tmp_path / "a.jsonl", TINY_MODEL, "8"])
     assert killed.returncode == -9
     generator = BulkGenerator(TINY_MODEL, "What is shown?", max_new_tokens=6, dtype="float32", device="cpu")
     assert generate(drawn, tmp_path / "a.jsonl", generator, batch_size=4).resumed == 8

@@ -4,10 +4,10 @@ import json
 import os
 import pty
 import select
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 
 
@@ -15,11 +15,9 @@ class Terminal:
     """A program in a pseudo-terminal; each `read_until` goes on behind what the one before it found."""
 
     def __init__(self, *command: str):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.environ.update(TERM="dumb", HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
-            os.execv(command[0], command)
-        self.text, self.place = "", 0
+        self.fd, terminal = pty.openpty()
+        self.program = forked.Program(command, env={**os.environ, "TERM": "dumb"}, terminal=os.ttyname(terminal))
+        self.text, self.place, self.terminal = "", 0, terminal
 
     def read_until(self, wanted: str, seconds: float = 300) -> str:
         end, start = time.monotonic() + seconds, self.place
@@ -35,7 +33,7 @@ class Terminal:
 
     def interrupt(self) -> None:
         """Sends Ctrl-C once the program waits for a key: Python misses one between its prompt and that wait."""
-        stat, asleep = Path(f"/proc/{self.pid}/stat"), 0
+        stat, asleep = Path(f"/proc/{self.program.pid}/stat"), 0
         while asleep < 5:
             asleep = asleep + 1 if stat.read_text().rpartition(")")[2].split()[0] == "S" else 0
             time.sleep(0.1)
@@ -45,13 +43,8 @@ class Terminal:
         os.write(self.fd, text.encode())
 
     def wait(self) -> int:
-        while True:
-            try:
-                if not os.read(self.fd, 4096):
-                    break
-            except OSError:
-                break
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        with self.program:
+            return self.program.wait()
 
 
 @pytest.mark.slow
@@ -64,7 +57,7 @@ def test_a_chat_survives_ctrl_c_and_pastes_and_asks_before_it_replaces_a_file(tm
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from xgenmm_hf.cli import app, chat; chat.LEAVE_SECONDS, chat.PASTE_SECONDS = {}, 1; app.main()"
     )
-    terminal = Terminal(sys.executable, "-c", start.format(-1), "chat", "--max-new-tokens", "3")
+    terminal = Terminal("-c", start.format(-1), "chat", "--max-new-tokens", "3")
     terminal.read_until("> ")
     for _ in range(2):  # the second one comes too late to leave
         terminal.send("half a line")
@@ -89,7 +82,7 @@ def test_a_chat_survives_ctrl_c_and_pastes_and_asks_before_it_replaces_a_file(tm
     terminal.read_until("\n> ")
     terminal.send("/quit\n")
     assert terminal.wait() == 0
-    terminal = Terminal(sys.executable, "-c", start.format(1000), "chat")
+    terminal = Terminal("-c", start.format(1000), "chat")
     terminal.read_until("> ")
     terminal.interrupt()
     terminal.read_until("Ctrl-C again leaves; /save FILE keeps the chat.")

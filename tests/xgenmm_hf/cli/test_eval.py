@@ -1,14 +1,12 @@
 """`xgenmm eval` on the embedded model, alone and shared between processes."""
 
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import typer
 from PIL import Image
@@ -276,13 +274,12 @@ def test_the_help_names_every_kind_of_task():
 @pytest.mark.slow
 def test_a_killed_run_goes_on(rows, tmp_path):
     given = ["own", rows, "--images", IMAGES, "-o", tmp_path / "out", "--batch-size", 1]
-    command = [str(part) for part in [sys.executable, "-m", "xgenmm_hf.cli.eval", *given, "--device", "cpu"]]
+    command = ["-m", "xgenmm_hf.cli.eval", *given, "--device", "cpu"]
     answers = tmp_path / "out" / "answers.jsonl"
     # Long answers of the base form leave time to kill it between two of them.
-    with subprocess.Popen([*command, "--form", "base", "--max-new-tokens", "1500"]) as process:
+    with forked.Program([*command, "--form", "base", "--max-new-tokens", "1500"]) as process:
         while process.poll() is None and (not answers.is_file() or answers.read_text().count("\n") < 2):
             time.sleep(0.01)
-        process.kill()
     before = answers.read_text().count("\n")
     assert 2 <= before < 5
     assert not (tmp_path / "out" / "results.json").exists()
@@ -297,13 +294,10 @@ def test_a_killed_run_goes_on(rows, tmp_path):
 def test_two_processes_share_the_work(rows, tmp_path):
     assert ask(rows, tmp_path / "one").exit_code == 0
     # What `accelerate launch` starts on several GPUs; on CPUs it would start one process.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
     given = ["own", rows, "--images", IMAGES, "-o", tmp_path / "two", "--suffix", "", "--max-new-tokens", "24"]
-    command = [str(part) for part in [*launch, "-m", "xgenmm_hf.cli.eval", *given, "--device", "cpu"]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("5 samples; 3 problems") == 1
+    done = forked.run_ranks(["-m", "xgenmm_hf.cli.eval", *given, "--device", "cpu"], 2, free_port())
+    assert [rank.returncode for rank in done] == [0, 0], done
+    assert "".join(rank.stdout for rank in done).count("5 samples; 3 problems") == 1
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     assert two["config"]["processes"] == 2
     assert two["samples"] == one["samples"]

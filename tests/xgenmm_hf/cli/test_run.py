@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 
+import forked
 import pytest
 
 from xgenmm_hf.cli.run import find_command
@@ -19,11 +20,7 @@ if "fail" in sys.argv:
 """
 
 
-def run(*arguments, module="xgenmm_hf.cli.app"):
-    start = f"import sys; sys.argv = ['xgenmm', *sys.argv[1:]]; from {module} import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", start, *arguments], capture_output=True, check=False, text=True, timeout=300
-    )
+START = "import sys; sys.argv = ['xgenmm', *sys.argv[1:]]; from xgenmm_hf.cli.app import main; main()"
 
 
 @pytest.fixture
@@ -35,13 +32,15 @@ def script(tmp_path):
 
 
 def test_a_script_finds_the_family_and_what_lies_beside_it(script):
-    done = run("run", script, "--model", "x", "--help")
+    # a new interpreter: nothing but `xgenmm run` has imported the family
+    command = [sys.executable, "-c", START, "run", script, "--model", "x", "--help"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "argv ['--model', 'x', '--help'] xgenmm beside_xgenmm_run\n"
 
 
 def test_a_failure_of_the_command_is_shown_whole(script):
-    done = run(script, "fail", module="xgenmm_hf.cli.run")
+    done = forked.run(["-m", "xgenmm_hf.cli.run", script, "fail"])
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "RuntimeError: the script's own failure" in done.stderr
@@ -66,6 +65,6 @@ def test_what_is_nothing_is_refused(name):
 
 
 def test_a_command_must_be_named():
-    done = run(module="xgenmm_hf.cli.run")
+    done = forked.run(["-m", "xgenmm_hf.cli.run"])
     assert done.returncode == 1
     assert done.stderr.startswith("error: Name a command first")

@@ -2,12 +2,13 @@
 
 import http.client
 import json
+import os
 import re
 import signal
-import subprocess
 import sys
 from importlib.util import find_spec
 
+import forked
 import pytest
 from typer.testing import CliRunner
 
@@ -41,32 +42,24 @@ def test_wrong_from_the_start(tmp_path):
 @needs_server
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_a_running_answer_is_finished_when_the_server_is_told_to_stop():
-    command = [sys.executable, "-c", "from xgenmm_hf.cli.app import main; main()", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            line = process.stdout.readline()
-            port = int(
-                re.fullmatch(r"Serving tiny at http://127\.0\.0\.1:(\d+)/v1 in float32 \(.+\); Ctrl-C stops\n", line)[
-                    1
-                ]
-            )
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            body = {
-                "model": "tiny",
-                "messages": [{"role": "user", "content": "Describe this image."}],
-                "max_tokens": 1500,
-                "temperature": 2,
-                "seed": 3,
-                "stream": True,
-            }
-            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            first = response.readline()
-            process.send_signal(signal.SIGTERM)
-            rest = response.read().decode()
-            assert first.startswith(b"data: ")
-            assert rest.endswith("data: [DONE]\n\n")
-            process.wait(60)
-            assert process.stderr.read() == ""
-        finally:
-            process.kill()
+    with forked.Program(["-c", "from xgenmm_hf.cli.app import main; main()", "serve", "--port", "0"]) as program:
+        ready = r"Serving tiny at http://127\.0\.0\.1:(\d+)/v1 in float32 \(.+\); Ctrl-C stops"
+        port = int(re.fullmatch(ready, program.wait_for_line())[1])
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        body = {
+            "model": "tiny",
+            "messages": [{"role": "user", "content": "Describe this image."}],
+            "max_tokens": 1500,
+            "temperature": 2,
+            "seed": 3,
+            "stream": True,
+        }
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        first = response.readline()
+        os.kill(program.pid, signal.SIGTERM)
+        rest = response.read().decode()
+        assert first.startswith(b"data: ")
+        assert rest.endswith("data: [DONE]\n\n")
+        program.wait(60)
+        assert program.stderr == ""

@@ -1,9 +1,8 @@
 """`xgenmm train` and `xgenmm recipes` as a user sees them."""
 
 import json
-import subprocess
-import sys
 
+import forked
 import pytest
 from PIL import Image
 from run_rows import ON_CPU, chat_rows, save_rows
@@ -100,8 +99,7 @@ def test_unknown_stage_is_a_usage_error():
 
 
 def test_module_form_gives_one_line_too():
-    command = [sys.executable, "-m", "xgenmm_hf.training", "rl"]
-    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=60)
+    done = forked.run(["-m", "xgenmm_hf.training", "rl"])
     assert (done.returncode, done.stderr) == (1, "error: Name a stage first: pretrain, sft, dpo, safety.\n")
 
 

@@ -3,11 +3,10 @@
 import base64
 import io
 import json
-import subprocess
-import sys
 import tarfile
 import zipfile
 
+import forked
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -135,8 +134,7 @@ except ValueError as error:
 def test_a_full_disk_names_the_folder(tmp_path):
     record = {"messages": [GOOD["messages"][0], {"role": "assistant", "content": "x" * 10_000}]}
     (tmp_path / "set.jsonl").write_text("".join(json.dumps(record) + "\n" for _ in range(300)))
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "set.jsonl"), str(tmp_path / "cache")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    said = forked.run(["-c", FULL_DISK, tmp_path / "set.jsonl", tmp_path / "cache"])
     assert f"There is no space for the rows of set in {tmp_path / 'cache'}" in said.stdout, said.stderr[-2000:]
     assert [path for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
 

@@ -1,16 +1,12 @@
 """`xgenmm run transformers serve`, asked by OpenAI's client."""
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
+import forked
 import openai
 import pytest
 from PIL import Image
@@ -25,37 +21,23 @@ STARTING_SECONDS = 600
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory) -> Iterator[openai.OpenAI]:
+def client() -> Iterator[openai.OpenAI]:
     """A client of a server that this starts and stops."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "xgenmm_hf.cli.run", "transformers", "serve", "--host", "127.0.0.1"]
-    log = tmp_path_factory.mktemp("server") / "log"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [*command, "--device", "cpu", "--port", str(port)],
-            env=environment,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
+    command = ["-m", "xgenmm_hf.cli.run", "transformers", "serve", "--host", "127.0.0.1"]
     given_up = time.monotonic() + STARTING_SECONDS
     asking = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=300)
-    try:
+    with forked.Program([*command, "--device", "cpu", "--port", port]) as server:
         while True:
-            assert process.poll() is None and time.monotonic() < given_up, log.read_text()[-3000:]
+            assert server.poll() is None and time.monotonic() < given_up, server.stderr[-3000:]
             try:
                 asking.models.list()
                 break
             except openai.APIConnectionError:
-                time.sleep(1)
+                time.sleep(0.2)
         yield asking
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def streamed(client: openai.OpenAI, question: str, *urls: str) -> str:

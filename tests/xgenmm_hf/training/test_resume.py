@@ -1,12 +1,10 @@
 """A run that is killed and started again goes on as if nothing had happened."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from run_rows import ON_CPU, chat_rows, save_rows
 
@@ -21,12 +19,10 @@ LORA = ["--use_peft", "true", "--lora_dropout", "0.1", "--lora_resampler", "true
 
 
 def start(moment: str, step: int, rows: Path, output: Path, *options: str) -> int:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     run = ["sft", "--model_name_or_path", TINY_MODEL, "--mixture", str(rows), "--output_dir", str(output)]
     # Seven steps over four a pass: the run is killed in one pass and ends in the next.
     size = ["--max_steps", str(STEPS), "--per_device_train_batch_size", "2", "--save_steps", "2"]
-    command = [sys.executable, str(SCRIPT), moment, str(step), *run, *size, *ON_CPU, *options]
-    return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=300).returncode
+    return forked.run([SCRIPT, moment, step, *run, *size, *ON_CPU, *options]).returncode
 
 
 def losses(output: Path) -> dict[int, tuple[float, list[str]]]:

@@ -1,9 +1,8 @@
 """The order of rows: every row once, batches of one modality and length, the same on every rank and after a stop."""
 
 import random
-import subprocess
-import sys
 
+import forked
 import pytest
 from accelerate.data_loader import BatchSamplerShard, DataLoaderShard, SkipBatchSampler, skip_first_batches
 from hypothesis import given, settings
@@ -79,7 +78,7 @@ def test_another_process_finds_the_same_order():
     )
     sampler = ModalityLengthSampler(lengths, modalities, 8, seed=5)
     sampler.set_epoch(2)
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = forked.run(["-c", code])
     assert found.stdout.strip() == str(list(sampler))
 
 

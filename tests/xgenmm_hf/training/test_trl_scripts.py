@@ -1,9 +1,8 @@
 """TRL's commands, which know only TRL and the Auto classes, run on our checkpoints through `xgenmm run`."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from run_rows import ON_CPU, preference_rows
@@ -39,8 +38,7 @@ def test_command_of_trl_runs_unchanged(verb, columns, options, tmp_path):
     out = tmp_path / "out"
     given = ["--dataset_name", str(save_parquet(tmp_path / "data", columns)), "--model_name_or_path", TINY_MODEL]
     given += ["--output_dir", str(out), "--max_steps", "2", "--per_device_train_batch_size", "2", *ON_CPU, *options]
-    command = [sys.executable, "-m", "xgenmm_hf.cli.run", "trl", verb, *given]
-    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=300)
+    done = forked.run(["-m", "xgenmm_hf.cli.run", "trl", verb, *given])
     assert done.returncode == 0, done.stderr[-3000:]
     adapter = "--use_peft" in options
     assert (out / ("adapter_model.safetensors" if adapter else "model.safetensors")).is_file()

@@ -1,0 +1,147 @@
+"""Programs in processes of their own that find torch, Transformers, TRL and the package imported.
+
+A new interpreter takes seconds to import them. These processes are forked from one server, which imported them once
+for all tests of a worker; otherwise they are like those of `subprocess`: arguments, environment, folder, standard
+streams, signals and exit code. What a program imports by itself, and in which order, needs a new interpreter.
+"""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+
+SETTINGS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["xgenmm_hf.auto", "xgenmm_hf.cli.app", "xgenmm_hf.training.run"])
+
+
+class Program:
+    """A running program.
+
+    Args:
+        command: what stands behind `python`: `-m MODULE`, `-c CODE` or a script, and the arguments.
+        env: its environment; None: that of this process.
+        cwd: its folder; None: that of this process.
+        stdin: what it can read.
+        terminal: a terminal that takes the place of the three standard streams.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[Any],
+        *,
+        env: dict[str, str] | None = None,
+        cwd: Any = None,
+        stdin: str = "",
+        terminal: str | None = None,
+    ):
+        self._folder = tempfile.TemporaryDirectory(prefix="xgenmm-forked-")
+        self._files = [Path(self._folder.name) / name for name in ("stdin", "stdout", "stderr")]
+        for file, text in zip(self._files, (stdin, "", ""), strict=True):
+            file.write_text(text)
+        self._command = [str(part) for part in command]
+        streams = [str(file) for file in self._files] if terminal is None else [terminal] * 3
+        with mock.patch.dict(os.environ, SETTINGS):
+            forkserver.ensure_running()
+        environment, folder = dict(os.environ if env is None else env), str(cwd or Path.cwd())
+        self._process = context.Process(target=_become, args=(self._command, environment, folder, streams))
+        self._process.start()
+        self.pid = self._process.pid
+
+    def __enter__(self) -> "Program":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._process.kill()
+        self.wait(60)
+        self._folder.cleanup()
+
+    @property
+    def stdout(self) -> str:
+        """What it wrote so far."""
+        return self._files[1].read_text()
+
+    @property
+    def stderr(self) -> str:
+        """What it wrote so far."""
+        return self._files[2].read_text()
+
+    def poll(self) -> int | None:
+        """Returns the exit code; None while it runs. A signal that killed it is a negative number."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float = 600) -> int:
+        """Waits for the end; returns the exit code."""
+        self._process.join(seconds)
+        if self.poll() is None:
+            self._process.kill()
+            raise TimeoutError(f"{self._command} took more than {seconds} s: {self.stdout}{self.stderr}")
+        return self.poll()
+
+    def wait_for_line(self, seconds: float = 600) -> str:
+        """Waits for the first line of output and returns it."""
+        end = time.monotonic() + seconds
+        while "\n" not in self.stdout:
+            assert self.poll() is None and time.monotonic() < end, self.stderr
+            time.sleep(0.02)
+        return self.stdout.partition("\n")[0]
+
+    def kill(self) -> None:
+        """Kills it."""
+        self._process.kill()
+
+
+def run(command: Sequence[Any], seconds: float = 600, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a program to its end, like `subprocess.run(..., capture_output=True, text=True)`."""
+    with Program(command, **options) as program:
+        code = program.wait(seconds)
+        return subprocess.CompletedProcess(program._command, code, program.stdout, program.stderr)
+
+
+def run_ranks(command: Sequence[Any], count: int, port: int, **options: Any) -> list[subprocess.CompletedProcess[str]]:
+    """Runs a program as `torchrun` does on one machine, once for each rank; returns them in order."""
+    base = {**os.environ, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    base |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        Program(command, env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options) for rank in range(count)
+    ]
+    done = []
+    for program in ranks:
+        with program:
+            done.append(subprocess.CompletedProcess(program._command, program.wait(), program.stdout, program.stderr))
+    return done
+
+
+def _become(command: list[str], environment: dict[str, str], folder: str, streams: list[str]) -> None:
+    """Is the new process: takes over streams, environment and folder, and runs the program."""
+    os.setsid()  # a terminal that is opened now is the process's own
+    for number, stream in enumerate(streams):
+        os.dup2(os.open(stream, os.O_RDWR | os.O_APPEND * (number > 0)), number)
+    sys.stdin, sys.stdout, sys.stderr = (
+        os.fdopen(number, mode, 1 if number == 2 or os.isatty(number) else -1, closefd=False)
+        for number, mode in enumerate("rww")
+    )
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        sys.modules.pop(command[1], None)
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    elif command[0] == "-c":
+        sys.argv = ["-c", *command[2:]]
+        exec(compile(command[1], "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        sys.argv = command
+        sys.path.insert(0, str(Path(command[0]).parent))
+        runpy.run_path(command[0], run_name="__main__")
