@@ -233,6 +233,13 @@ def test_links(page):
     assert not set(re.findall(r"\]\(#([^)]+)\)", text)) - headings
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page):
+    trees = "modeling|conversion|xgenmm_hf|examples|tests|docs"
+    named = re.findall(rf"`((?:{trees})/[\w./-]*\w)`", page.read_text(encoding="utf-8"))
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     assert not [page.name for page in PAGES[1:] if page.name != "index.md" and f"({page.name})" not in index]

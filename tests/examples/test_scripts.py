@@ -64,15 +64,17 @@ def test_the_demo_says_what_is_expected(run, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["sft.py", "sft_interleaved.py"])
-def test_training_scripts_learn_their_sample(run, script):
-    first, last = map(float, re.search(r"Loss: ([\d.]+) at the first step, ([\d.]+) at", run(script)).groups())
+@pytest.mark.parametrize(("script", "epochs"), [("sft.py", "2"), ("sft_interleaved.py", "3")])
+def test_training_scripts_learn_their_sample(run, script, epochs):
+    said = run(script, "--epochs", epochs)
+    first, last = map(float, re.search(r"Loss: ([\d.]+) at the first step, ([\d.]+) at", said).groups())
     assert last < 0.6 * first
 
 
 @pytest.mark.slow
 def test_dpo_widens_the_margin_on_its_sample(run):
-    first, last = map(float, re.search(r"answers: (-?[\d.]+) at the first step, (-?[\d.]+)", run("dpo.py")).groups())
+    said = run("dpo.py", "--epochs", "3")
+    first, last = map(float, re.search(r"answers: (-?[\d.]+) at the first step, (-?[\d.]+)", said).groups())
     assert last > first + 0.2
 
 
