@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-import torch
 
 
 TRANSFORMERS_MARKS = (
@@ -58,6 +57,8 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
+    import torch  # here, so that the process that only hands out tests starts at once
+
     torch.manual_seed(0)
 
 
