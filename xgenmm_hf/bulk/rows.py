@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xgenmm_hf.data.fields import IMAGE_FIELDS, Record, RejectedRecord, first_field
-from xgenmm_hf.data.hub_sets import HubSet, hub_shards
+from xgenmm_hf.data.hub_sets import HubSet, hub_shards, keep_encoded
 from xgenmm_hf.data.image_refs import PathRefused, Roots, image_ref
 from xgenmm_hf.data.records import SUFFIXES, make_shards, read_shard
 from xgenmm_hf.inference.source import REPO_ID
@@ -95,31 +95,31 @@ def _archive_rows(archive: Path) -> Iterator[BulkRow]:
 
 
 def _saved_rows(folder: Path) -> Iterator[BulkRow]:
-    from datasets import Image, load_from_disk
+    from datasets import load_from_disk
 
-    rows = load_from_disk(str(folder))
-    for name, feature in rows.features.items():
-        if isinstance(feature, Image):
-            rows = rows.cast_column(name, Image(decode=False))
+    rows = keep_encoded(load_from_disk(str(folder)))
     yield from (_row(str(index), record, None) for index, record in enumerate(rows))
 
 
 def _row(place: str, record: Record | RejectedRecord, roots: Roots | None) -> BulkRow:
-    """Turns a record into a row; paths are taken as they are where `roots` is None."""
     if isinstance(record, RejectedRecord):
         return BulkRow(place, problem=record.reason)
     field = first_field(record, IMAGE_FIELDS)
     name = str(record["id"]) if record.get("id") is not None else place
     if field is None:
         return BulkRow(name, problem=f"the row has no image: none of the fields {', '.join(IMAGE_FIELDS)}")
-    values = record[field] if isinstance(record[field], (list, tuple)) else [record[field]]
     try:
-        images = tuple(
-            image_ref(roots.resolve(value) if roots is not None else value) if isinstance(value, str)
-            else image_ref(data=value) if isinstance(value, bytes)
-            else value
-            for value in values
-        )  # fmt: skip
+        return BulkRow(name, references(record[field], roots))
     except PathRefused as problem:
         return BulkRow(name, problem=str(problem))
-    return BulkRow(name, images)
+
+
+def references(value: Any, roots: Roots | None = None) -> tuple[Any, ...]:
+    """Turns an image or a list of images into references; paths are taken as they are where `roots` is None."""
+
+    def reference(one: Any) -> Any:
+        if isinstance(one, str):
+            return image_ref(one if roots is None else roots.resolve(one))
+        return image_ref(data=one) if isinstance(one, bytes) else one
+
+    return tuple(map(reference, value if isinstance(value, (list, tuple)) else [value]))

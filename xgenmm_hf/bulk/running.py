@@ -10,7 +10,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from xgenmm_hf.conversion.files import replacing, write_text
 
 
 _END_LINE = b'{"complete": true}\n'
+_Batch = list[tuple[int, BulkRow]]
 
 
 class BulkRun(NamedTuple):
@@ -96,7 +96,7 @@ def _header(source: Any, generator: BulkGenerator, batch_size: int, count: int) 
     return json.dumps({"source": str(source), **chosen, "batch_size": batch_size, "shards": count}).encode() + b"\n"
 
 
-def _batches(rows: Iterable[BulkRow], size: int) -> Iterator[list[tuple[int, BulkRow]]]:
+def _batches(rows: Iterable[BulkRow], size: int) -> Iterator[_Batch]:
     numbered = enumerate(rows)
     while batch := list(islice(numbered, size)):
         yield batch
@@ -126,7 +126,7 @@ def _recover(part: Path, header: bytes, batch_size: int) -> tuple[int, bool]:
 def _append(
     part: Path,
     generator: BulkGenerator,
-    batches: Iterable[list[tuple[int, BulkRow]]],
+    batches: Iterable[_Batch],
     workers: int,
     on_rows: Callable[[int], None] | None,
 ) -> int:
@@ -134,7 +134,7 @@ def _append(
     errors = 0
     with part.open("a", encoding="utf-8") as file:
         for batch, prepared in _ahead(batches, generator, workers):
-            answers = generator.answer(prepared)
+            answers = generator.answer(prepared.result())
             file.writelines(_line(index, row, one) for (index, row), one in zip(batch, answers, strict=True))
             file.flush()
             errors += sum(one.error is not None for one in answers)
@@ -144,21 +144,20 @@ def _append(
     return errors
 
 
-def _ahead(batches: Iterable[list[tuple[int, BulkRow]]], generator: BulkGenerator, workers: int) -> Iterator[Any]:
+def _ahead(batches: Iterable[_Batch], generator: BulkGenerator, workers: int) -> Iterator[tuple[_Batch, Future]]:
     """Prepares batches in threads, in order; never more than `workers` + 1 of them wait."""
     generator.loaded  # noqa: B018  (here, and not in several threads at once)
-    waiting: deque[tuple[list[tuple[int, BulkRow]], Future]] = deque()
-    with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(workers))
-        stack.callback(lambda: [future.cancel() for _, future in waiting])
+    waiting: deque[tuple[_Batch, Future]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
         for batch in batches:
             waiting.append((batch, pool.submit(generator.prepare, [row for _, row in batch])))
             if len(waiting) > workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
+                yield waiting.popleft()
         while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _line(index: int, row: BulkRow, answer: BulkAnswer) -> str:

@@ -11,6 +11,7 @@ import typer
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli import options
 from xgenmm_hf.cli.console import hide_loading_bars
+from xgenmm_hf.cli.errors import debugging
 
 
 Engine = Enum("Engine", {"transformers": "transformers", "vllm": "vllm"}, type=str)
@@ -54,6 +55,8 @@ def generate(
         import torch
 
         device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "auto"
+    if not debugging():
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     generator = BulkGenerator(
         model,
         prompt,

@@ -55,10 +55,10 @@ def _load(source: HubSet, streaming: bool) -> Any:
         reason = " ".join(str(error).split()).rstrip(".")
         what = ", ".join(str(part) for part in source if part is not None)
         raise ValueError(f"The data set {what} cannot be loaded: {reason:.400}.") from error
-    return _keep_encoded(rows)
+    return keep_encoded(rows)
 
 
-def _keep_encoded(rows: Any) -> Any:
+def keep_encoded(rows: Any) -> Any:
     """Leaves images as bytes and paths, as a decoder would run for every row that is only counted."""
     for name, feature in (rows.features or {}).items():
         kept = _undecoded(feature)

@@ -57,19 +57,10 @@ def load(
         FileNotFoundError: If weights are missing.
     """
     base = adapter_base(model)
-    source = resolve_model(base or model)
-    place = pick_device(device)
-    if dtype not in ("auto", *DTYPES):
-        raise ValueError(f"dtype is {dtype!r}; it must be auto, {', '.join(DTYPES)}.")
     if load_in is not None:
         check_quantisation(load_in, base is not None)
-    if is_local(source):
-        check_files(Path(source))
-    if dtype == "auto":
-        config = _config_of(source)
-        chosen, reason = choose_dtype(config.dtype or torch.float32, config.text_config, place)
-    else:
-        chosen, reason = DTYPES[dtype], f"{dtype} (as asked)"
+    place = pick_device(device)
+    source, chosen, reason = check_source(base or model, dtype, place)
     loaded, processor = _load_parts(source, chosen, {} if load_in is None else quantised(load_in, chosen, place))
     if base is not None:
         loaded = merge_adapter(loaded, model)
@@ -81,6 +72,22 @@ def load(
         check_quantised(loaded)
         return Loaded(loaded.eval(), processor, f"{reason}, the decoder's weights in {load_in}")
     return Loaded(loaded.to(place).eval(), processor, reason)
+
+
+def check_source(model: str | os.PathLike[str], dtype: str, place: torch.device) -> tuple[str, torch.dtype, str]:
+    """Checks a checkpoint before it is loaded; returns its folder or repository, the dtype to compute in, and why."""
+    source = resolve_model(model)
+    if dtype not in ("auto", *DTYPES):
+        raise ValueError(f"dtype is {dtype!r}; it must be auto, {', '.join(DTYPES)}.")
+    if is_local(source):
+        check_files(Path(source))
+    if dtype != "auto":
+        return source, DTYPES[dtype], f"{dtype} (as asked)"
+    try:
+        config = XGenMMConfig.from_pretrained(source)
+    except Exception as error:
+        raise ValueError(f"{source} could not be loaded: {error}") from error
+    return source, *choose_dtype(config.dtype or torch.float32, config.text_config, place)
 
 
 def check_quantisation(load_in: str, adapter: bool) -> None:
@@ -98,13 +105,6 @@ def quantised(load_in: str, dtype: torch.dtype, place: torch.device) -> dict[str
         **{f"load_in_{load_in}": True}, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
     )
     return {"quantization_config": keep_whole(config), "device_map": {"": place}}
-
-
-def _config_of(source: str) -> XGenMMConfig:
-    try:
-        return XGenMMConfig.from_pretrained(source)
-    except Exception as error:
-        raise ValueError(f"{source} could not be loaded: {error}") from error
 
 
 def _load_parts(source: str, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, Any]:

