@@ -115,10 +115,11 @@ class BulkGenerator:
 
         Rows whose images cannot be read, or whose prompt is too long, become errors.
         """
-        errors = {number: row.problem for number, row in enumerate(rows) if row.problem is not None}
+        errors: dict[int, str] = {}
         opened: dict[int, list[Image.Image]] = {}
         for number, row in enumerate(rows):
-            if number in errors:
+            if row.problem or not row.images:
+                errors[number] = row.problem or "the row has no image"
                 continue
             try:
                 opened[number] = [open_image(ref) for ref in row.images]
@@ -158,7 +159,7 @@ class _TransformersEngine:
         if not rows:
             return None
         inputs = self.parts.processor(
-            images=[image for row in rows for image in row] or None,
+            images=[image for row in rows for image in row],
             text=_prompts(self.parts.processor, self.options, rows),
             return_tensors="pt",
             padding=True,

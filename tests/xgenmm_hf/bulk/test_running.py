@@ -84,6 +84,11 @@ def test_one_row_that_the_engine_refuses_costs_its_batch_nothing(naming, drawn, 
     assert sum("text" in line for line in others) == 16
 
 
+def test_a_row_without_images_is_an_error(naming, drawn):
+    found = naming({"image": [[], str(drawn / "0" / "000.png")]})
+    assert found["error"] == ["the row has no image", None] and found["text"][0] is None and found["text"][1]
+
+
 def test_shards_give_the_file_of_one_process_with_the_same_batches(naming, drawn, tmp_path):
     generate(drawn, tmp_path / "one.jsonl", naming, batch_size=4)
     batches, naming._loaded.batches = naming._loaded.batches, []
