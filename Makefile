@@ -40,7 +40,7 @@ demo: $(READY)
 
 test: $(READY_DEV) $(COMMON_TESTS)/test_modeling_common.py
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 XGENMM_TRANSFORMERS_TESTS=$(COMMON_TESTS) \
-	    $(BIN)/pytest $(SPREAD) $(PYTEST_ARGS)
+	    $(BIN)/pytest $(SPREAD) --durations 25 $(PYTEST_ARGS)
 
 test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/python -m pytest tests/vllm $(PYTEST_ARGS)
