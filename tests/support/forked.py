@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,12 @@ class Program:
     @property
     def stdout(self) -> str:
         """What it wrote so far."""
-        return self._files[1].read_text()
+        return self._files[1].read_text(errors="replace")
 
     @property
     def stderr(self) -> str:
         """What it wrote so far."""
-        return self._files[2].read_text()
+        return self._files[2].read_text(errors="replace")
 
     def poll(self) -> int | None:
         """Returns the exit code; None while it runs. A signal that killed it is a negative number."""
@@ -87,6 +88,10 @@ class Program:
             raise TimeoutError(f"{self._command} took more than {seconds} s: {self.stdout}{self.stderr}")
         return self.poll()
 
+    def completed(self, seconds: float = 600) -> subprocess.CompletedProcess[str]:
+        """Waits for the end; returns exit code and output."""
+        return subprocess.CompletedProcess(self._command, self.wait(seconds), self.stdout, self.stderr)
+
     def wait_for_line(self, seconds: float = 600) -> str:
         """Waits for the first line of output and returns it."""
         end = time.monotonic() + seconds
@@ -95,30 +100,25 @@ class Program:
             time.sleep(0.02)
         return self.stdout.partition("\n")[0]
 
-    def kill(self) -> None:
-        """Kills it."""
-        self._process.kill()
-
 
 def run(command: Sequence[Any], seconds: float = 600, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end, like `subprocess.run(..., capture_output=True, text=True)`."""
     with Program(command, **options) as program:
-        code = program.wait(seconds)
-        return subprocess.CompletedProcess(program._command, code, program.stdout, program.stderr)
+        return program.completed(seconds)
 
 
 def run_ranks(command: Sequence[Any], count: int, port: int, **options: Any) -> list[subprocess.CompletedProcess[str]]:
     """Runs a program as `torchrun` does on one machine, once for each rank; returns them in order."""
     base = {**os.environ, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     base |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
-        Program(command, env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options) for rank in range(count)
-    ]
-    done = []
-    for program in ranks:
-        with program:
-            done.append(subprocess.CompletedProcess(program._command, program.wait(), program.stdout, program.stderr))
-    return done
+    with ExitStack() as running:
+        ranks = [
+            running.enter_context(
+                Program(command, env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}, **options)
+            )
+            for rank in range(count)
+        ]
+        return [program.completed() for program in ranks]
 
 
 def _become(command: list[str], environment: dict[str, str], folder: str, streams: list[str]) -> None:
