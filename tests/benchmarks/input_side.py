@@ -1,64 +1,56 @@
-"""Measures the input side of training: rows per second of measuring and of collating, before and after, in one run.
+"""Measures the input side of training in rows per second, with and without the tokens that measured rows keep.
 
-"before" counts offsets with Python calls for every token, measures row by row and collates in the training process;
-"after" is the library as it is. Rows are drawn: a JPEG of 640 x 480 and an answer of about 150 words. Run it with
+"before" takes the kept tokens away, so that collators make them again. Rows are drawn: an answer of about 150 words,
+without an image and with a JPEG of 640 x 480. Both sides run in turn, and each figure is a median. Run it with
 
-    python tests/benchmarks/input_side.py [--rows 400] [--workers 2]
+    python tests/benchmarks/input_side.py [--rows 400] [--workers 2] [--repeats 3]
 """
 
 import argparse
 import io
+import os
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
+import datasets
 import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from xgenmm_hf import TINY_MODEL, XGenMMProcessor
-from xgenmm_hf.data.lengths import measure_rows
-from xgenmm_hf.modeling.tokenization_xgenmm import PrefixedEncoding
+from xgenmm_hf.data.lengths import TEXT_COLUMNS, add_lengths
+from xgenmm_hf.data.rows import features_of
 from xgenmm_hf.training.collators import SupervisedCollator
 
 
 WORDS = ("a", "red", "bus", "waits", "in", "the", "rain", "beside", "two", "people", "under", "one", "umbrella")
 
 
-def draw_rows(number: int) -> list[dict[str, Any]]:
-    """Draws conversations about one image each."""
+def draw_rows(number: int, with_image: bool) -> datasets.Dataset:
+    """Draws conversations about one image each, or about none."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(number):
-        file = io.BytesIO()
-        noise = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize((640, 480)).save(file, "JPEG", quality=90)
-        answer = " ".join(rng.choice(WORDS, 150))
-        messages = [
-            {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What is it?"}]},
-            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
-        ]
-        images = [{"bytes": file.getvalue(), "path": None}]
+        images, parts = [], [{"type": "text", "text": "What is it?"}]
+        if with_image:
+            file = io.BytesIO()
+            noise = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((640, 480)).save(file, "JPEG", quality=90)
+            images = [{"bytes": file.getvalue(), "path": None}]
+            parts = [{"type": "image", "text": None}, *parts]
+        answer = [{"type": "text", "text": " ".join(rng.choice(WORDS, 150))}]
+        messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
         rows.append({"id": str(index), "source": "drawn", "images": images, "messages": messages})
-    return rows
+    return datasets.Dataset.from_list(rows, features=features_of("chat"))
 
 
-def old_offsets(self: Any) -> list:
-    """Counts the spans token by token, as the tokenizer did."""
-    encoding = self._encoding
-    places = zip(encoding.offsets, encoding.sequence_ids, encoding.word_ids, strict=True)
-    return [self._move(span, self._shift_of(sequence, word)) for span, sequence, word in places]
-
-
-def rows_per_second(rows: list, work: Callable[[], Any]) -> float:
-    """Returns the best of three runs."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return len(rows) / min(times)
+def seconds(work: Callable[..., Any], *args: Any) -> float:
+    """Returns what one call takes."""
+    start = time.perf_counter()
+    work(*args)
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -66,33 +58,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    datasets.disable_progress_bars()
     processor = XGenMMProcessor.from_pretrained(TINY_MODEL)
-    rows = draw_rows(options.rows)
     collator = SupervisedCollator(processor)
-    texts = [row["messages"][1]["content"][0]["text"] for row in rows]
 
-    def tokenize() -> None:
-        for text in texts:
-            processor.tokenizer(text, return_offsets_mapping=True)
-
-    def load(workers: int) -> None:
-        for _ in DataLoader(rows, batch_size=8, collate_fn=collator, num_workers=workers):
+    def load(rows: datasets.Dataset, workers: int) -> None:
+        for _ in DataLoader(rows, batch_size=8, collate_fn=collator, num_workers=workers):  # type: ignore[arg-type]
             pass
 
-    old = mock.patch.object(PrefixedEncoding, "offsets", property(old_offsets))
-    with old:
-        before = [
-            rows_per_second(rows, tokenize),
-            rows_per_second(rows, lambda: [measure_rows([r], processor) for r in rows]),
-        ]
-        before.append(rows_per_second(rows, lambda: load(0)))
-    after = [rows_per_second(rows, tokenize), rows_per_second(rows, lambda: measure_rows(rows, processor))]
-    after.append(rows_per_second(rows, lambda: load(options.workers)))
-    print(f"{'rows per second':<48}{'before':>10}{'after':>10}{'ratio':>8}")
-    names = ("tokens with their offsets", "lengths, in one process", f"batches, by 0 and by {options.workers} workers")
-    for name, one, other in zip(names, before, after, strict=True):
-        print(f"{name:<48}{one:>10.0f}{other:>10.0f}{other / one:>8.2f}")
+    def measure(rows: datasets.Dataset) -> datasets.Dataset:
+        return add_lengths(rows, processor)
+
+    print(f"load average {os.getloadavg()[0]:.1f}; rows per second:")
+    print(f"{'':<44}{'before':>10}{'after':>10}{'ratio':>8}")
+    for name, with_image in (("text alone", False), ("with a JPEG of 640 x 480", True)):
+        rows = draw_rows(options.rows, with_image)
+        after = measure(rows)
+        before = after.remove_columns(list(TEXT_COLUMNS))
+        print(f"{name + ', measuring':<54}{len(rows) / seconds(measure, rows):>10.0f}")
+        for workers in sorted({0, options.workers}):
+            pairs = [(seconds(load, before, workers), seconds(load, after, workers)) for _ in range(options.repeats)]
+            rates = [len(rows) / statistics.median(column) for column in zip(*pairs, strict=True)]
+            ratio = statistics.median(one / other for one, other in pairs)
+            print(f"{name + f', {workers} workers':<44}{rates[0]:>10.0f}{rates[1]:>10.0f}{ratio:>8.2f}")
 
 
 if __name__ == "__main__":

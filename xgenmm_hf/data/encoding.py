@@ -10,6 +10,7 @@ Shapes: a row has L tokens; spans are (start, end) pairs, of characters in a tex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -32,13 +33,24 @@ if TYPE_CHECKING:
 IGNORE_INDEX = -100
 # How a part of a pre-training row that is no text is written.
 WRITTEN_PARTS = {"image": IMAGE_TOKEN, "end_of_chunk": END_OF_CHUNK_TOKEN}
+TURNS = ("messages", "prompt", "completion", "chosen", "rejected")
 
 
-class RenderedChat(NamedTuple):
-    """A conversation as the tokenizer reads it, each image one `<image>`; `spans` of characters are the answers."""
+class RenderedText(NamedTuple):
+    """A row as the tokenizer reads it, each image one `<image>`; `spans` of characters are its targets.
+
+    None as spans: every token is a target but those of images, `<|endofchunk|>` and padding.
+    """
 
     text: str
-    spans: list[tuple[int, int]]
+    spans: list[tuple[int, int]] | None
+
+
+class EncodedText(NamedTuple):
+    """The tokens of a rendered text, an image still its one `<image>`, and which are targets, each of length L."""
+
+    input_ids: Sequence[int]
+    is_target: Sequence[bool]
 
 
 @dataclass(frozen=True)
@@ -95,8 +107,8 @@ def count_tiles_and_tokens(
     return [(count, count_image_tokens(count, *sampling)) for count in tiles]
 
 
-def render_chat(processor: "XGenMMProcessor", messages: Sequence[Mapping[str, Any]]) -> RenderedChat:
-    """Renders a conversation with the processor's chat template and finds what the assistant says in it.
+def render_chat(processor: "XGenMMProcessor", messages: Sequence[Mapping[str, Any]]) -> RenderedText:
+    """Renders a conversation with the processor's chat template; the targets are what the assistant says in it.
 
     Control tokens that a content spells out are escaped, as `processor.apply_chat_template` does.
     """
@@ -115,10 +127,21 @@ def render_chat(processor: "XGenMMProcessor", messages: Sequence[Mapping[str, An
             "The chat template marks no assistant turn; put {% generation %} and {% endgeneration %} around the "
             "answer and its end token, or use the template of xgenmm_hf.modeling.chat_xgenmm."
         )
-    return RenderedChat(texts[0], [(int(start), int(end)) for start, end in spans[0]])
+    return RenderedText(texts[0], [(int(start), int(end)) for start, end in spans[0]])
 
 
-def render_row(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> RenderedChat:
+def render_texts(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> list[RenderedText]:
+    """Renders a row of any kind: one text, or two for a preference pair, which end with its answers."""
+    if row.get("content"):
+        return [RenderedText(render_content(processor, row), None)]
+    if not row.get("chosen"):
+        return [render_row(processor, row)]
+    check_parts(row)
+    prompt = list(row.get("prompt") or [])
+    return [last_answers(render_chat(processor, [*prompt, *row[name]]), 1) for name in ("chosen", "rejected")]
+
+
+def render_row(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> RenderedText:
     """Renders a conversation row: `messages`, or `prompt` and `completion`, where only the completion is a target."""
     check_parts(row)
     if row.get("messages"):
@@ -128,9 +151,14 @@ def render_row(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> Rendered
             f"Row {row_name(row)} holds no conversation; give it `messages`, or `prompt` and `completion` messages."
         )
     prompt = list(row.get("prompt") or [])
-    chat = render_chat(processor, [*prompt, *row["completion"]])
-    num_before = len(render_chat(processor, prompt).spans) if prompt else 0
-    return RenderedChat(chat.text, chat.spans[num_before:])
+    answers = sum(message["role"] == "assistant" for message in row["completion"])
+    return last_answers(render_chat(processor, [*prompt, *row["completion"]]), answers)
+
+
+def last_answers(chat: RenderedText, number: int) -> RenderedText:
+    """Leaves only so many of a conversation's last answers as targets."""
+    spans = chat.spans or []
+    return RenderedText(chat.text, spans[len(spans) - number :])
 
 
 def render_content(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> str:
@@ -144,7 +172,9 @@ def render_content(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> str:
 
 def check_parts(row: Mapping[str, Any]) -> None:
     """Checks that a row's parts are of known types and its images as many as the parts that show them."""
-    parts = list(_parts(row))
+    turns = [turn for name in TURNS for turn in row.get(name) or ()]
+    contents = [row.get("content") or (), *(turn["content"] for turn in turns)]
+    parts = [part for content in contents if not isinstance(content, str) for part in content]
     known = {"text", "image", *(WRITTEN_PARTS if row.get("content") else ())}
     for part in parts:
         if part.get("type") not in known:
@@ -161,42 +191,31 @@ def check_parts(row: Mapping[str, Any]) -> None:
         )
 
 
-def _parts(row: Mapping[str, Any]) -> Any:
-    """Yields the parts of all contents of a row; a content that is a string is one text part."""
-    yield from row.get("content") or ()
-    for name in ("messages", "prompt", "completion"):
-        for message in row.get(name) or ():
-            content = message["content"]
-            yield from [{"type": "text", "text": content}] if isinstance(content, str) else content
+def encode_texts(processor: "XGenMMProcessor", texts: Sequence[RenderedText]) -> list[EncodedText]:
+    """Encodes rendered texts; a token is a target where a span holds any of its characters."""
+    if not texts:
+        return []
+    tokenizer = processor.tokenizer
+    encoding = tokenizer([text for text, _ in texts], return_attention_mask=False, return_offsets_mapping=True)
+    never = [*map(tokenizer.convert_tokens_to_ids, MULTIMODAL_TOKENS), tokenizer.pad_token_id]
+    never = [token_id for token_id in never if token_id is not None]
+    encoded = []
+    for (_, spans), ids, offsets in zip(texts, encoding["input_ids"], encoding["offset_mapping"], strict=True):
+        if spans is None:
+            is_target = ~np.isin(ids, never)
+        else:
+            starts, ends = np.fromiter(chain.from_iterable(offsets), np.int64).reshape(-1, 2).T
+            is_target = np.zeros(len(ids), dtype=bool)
+            for start, end in spans:
+                # A token without width (the space before the whole text) belongs to no span.
+                is_target |= (starts < end) & (ends > start)
+        encoded.append(EncodedText(ids, is_target.tolist()))
+    return encoded
 
 
-def encode_chat(processor: "XGenMMProcessor", chat: RenderedChat, image_lengths: Sequence[int]) -> EncodedRow:
-    """Encodes a rendered conversation; the targets are the tokens of its spans."""
-    encoding = processor.tokenizer(chat.text, return_offsets_mapping=True)
-    offsets = np.array(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-    is_target = np.zeros(len(offsets), dtype=bool)
-    for start, end in chat.spans:
-        # A token without width (the space before the whole text) belongs to no span.
-        is_target |= (offsets[:, 0] < end) & (offsets[:, 1] > start)
-    return _expand(processor, encoding["input_ids"], is_target, image_lengths)
-
-
-def encode_content(processor: "XGenMMProcessor", text: str, image_lengths: Sequence[int]) -> EncodedRow:
-    """Encodes a pre-training text; every token but those of images and `<|endofchunk|>` is a target.
-
-    Source: BLIP-3's pre-training stage 1.
-    """
-    input_ids = processor.tokenizer(text)["input_ids"]
-    never = [processor.tokenizer.convert_tokens_to_ids(token) for token in MULTIMODAL_TOKENS]
-    never.append(processor.tokenizer.pad_token_id)
-    return _expand(processor, input_ids, ~np.isin(input_ids, [i for i in never if i is not None]), image_lengths)
-
-
-def _expand(
-    processor: "XGenMMProcessor", input_ids: Sequence[int], is_target: np.ndarray, image_lengths: Sequence[int]
-) -> EncodedRow:
+def show_images(processor: "XGenMMProcessor", text: EncodedText, image_lengths: Sequence[int]) -> EncodedRow:
     """Puts each image's tokens where its `<image>` stands."""
-    ids = np.array(input_ids, dtype=np.int64)
+    ids = np.array(text.input_ids, dtype=np.int64)
     is_image = ids == processor.image_token_id
     if is_image.sum() != len(image_lengths):
         raise ValueError(
@@ -205,5 +224,5 @@ def _expand(
         )
     counts = np.ones(len(ids), dtype=np.int64)
     counts[is_image] = image_lengths
-    labels = np.where(is_target & ~is_image, ids, IGNORE_INDEX)
+    labels = np.where(np.array(text.is_target, dtype=bool) & ~is_image, ids, IGNORE_INDEX)
     return EncodedRow(ids.repeat(counts), labels.repeat(counts), list(image_lengths), is_image.repeat(counts))

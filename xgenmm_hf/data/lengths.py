@@ -1,4 +1,7 @@
-"""How many tokens and tiles a training row takes, without decoding an image: sizes come from the files' headers."""
+"""How many tokens and tiles a training row takes, without decoding an image: sizes come from the files' headers.
+
+The tokens that are counted are kept in the row's columns, so that collators need not make them again.
+"""
 
 import hashlib
 import json
@@ -6,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xgenmm_hf.data.encoding import check_parts, count_tiles_and_tokens, render_chat, render_content, render_row
+from xgenmm_hf.data.encoding import TURNS, EncodedText, count_tiles_and_tokens, encode_texts, render_texts
 from xgenmm_hf.data.image_refs import UnreadableImage, image_size
 
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 MODALITIES = ("text", "image", "images")
 COLUMNS = ("num_tokens", "num_tiles", "modality")
+# The row's `EncodedText` (None for a preference pair), and the key of what it was made from.
+TEXT_COLUMNS = ("text_ids", "text_targets", "text_key")
 BATCH_ROWS = 256
 # Starting processes takes seconds: it pays from so many rows on.
 LARGE, MOST_PROCESSES = 20_000, 8
@@ -35,38 +40,46 @@ class RowLength(NamedTuple):
         return self.num_text_tokens + self.num_image_tokens
 
 
+def encode_rows(rows: Sequence[Mapping[str, Any]], processor: "XGenMMProcessor") -> list[list[EncodedText]]:
+    """Encodes the texts of rows of any kind, see `render_texts`."""
+    texts = [render_texts(processor, row) for row in rows]
+    encoded = iter(encode_texts(processor, [text for of_row in texts for text in of_row]))
+    return [[next(encoded) for _ in of_row] for of_row in texts]
+
+
 def measure_rows(
-    rows: Sequence[Mapping[str, Any]], processor: "XGenMMProcessor", image_aspect_ratio: str | None = None
+    rows: Sequence[Mapping[str, Any]],
+    processor: "XGenMMProcessor",
+    image_aspect_ratio: str | None = None,
+    encoded: Sequence[Sequence[EncodedText]] | None = None,
 ) -> list[RowLength]:
-    """Measures rows of any form.
+    """Measures rows of any kind, by their longest text; `encoded` are their texts where those are made already.
 
     An image whose header cannot be read counts as one tile: the collator will leave the row out and report it.
     """
     sizes = [[_size(image, processor) for image in row.get("images") or ()] for row in rows]
     distinct = list({size for of_row in sizes for size in of_row})
     counts = dict(zip(distinct, count_tiles_and_tokens(processor, distinct, image_aspect_ratio), strict=True))
-    texts = [_texts(row, processor) for row in rows]
-    flat = [text for of_row in texts for text in of_row]
-    encoded = iter(processor.tokenizer(flat, return_attention_mask=False)["input_ids"] if flat else ())
     measured = []
-    for of_row, sizes_of_row in zip(texts, sizes, strict=True):
-        longest = max(len(next(encoded)) for _ in of_row)
+    for texts, sizes_of_row in zip(encoded or encode_rows(rows, processor), sizes, strict=True):
         taken = [counts[size] for size in sizes_of_row]
-        modality = MODALITIES[min(len(taken), 2)]
         # An image's one `<image>` is counted with its tokens.
-        text, tiles = longest - len(taken), sum(tiles for tiles, _ in taken)
-        measured.append(RowLength(text, sum(tokens for _, tokens in taken), tiles, modality))
+        num_text_tokens = max(len(text.input_ids) for text in texts) - len(taken)
+        num_tiles, num_image_tokens = (sum(column) for column in zip((0, 0), *taken, strict=True))
+        measured.append(RowLength(num_text_tokens, num_image_tokens, num_tiles, MODALITIES[min(len(taken), 2)]))
     return measured
 
 
 def add_lengths(
     dataset: Any, processor: "XGenMMProcessor", num_proc: int | None = None, image_aspect_ratio: str | None = None
 ) -> Any:
-    """Adds the columns `num_tokens`, `num_tiles` and `modality` that sampling by length needs.
+    """Adds the columns `num_tokens`, `num_tiles` and `modality` that sampling by length needs, and the rows' tokens.
 
-    The measured columns are cached by the library under a fingerprint of the rows, the tokenizer, the chat template
-    and the grids; the rows themselves are not copied. Measure a source before its rows are selected or shuffled:
-    joining columns to rows behind an index makes the library write those rows anew.
+    Collators with the same tokenizer and chat template take the tokens from the columns `text_ids` and
+    `text_targets` (about as much disk as the texts) instead of making them again. The measured columns are cached by
+    the library under a fingerprint of the rows, the tokenizer, the chat template and the grids; the rows themselves
+    are not copied. Measure a source before its rows are selected or shuffled: joining columns to rows behind an index
+    makes the library write those rows anew.
 
     Args:
         dataset: A `datasets.Dataset` of training rows.
@@ -75,20 +88,24 @@ def add_lengths(
         image_aspect_ratio: Mode of the image processor; default: its own.
 
     Returns:
-        The dataset with the three columns.
+        The dataset with the columns.
     """
-    from datasets import concatenate_datasets
+    from datasets import Features, List, Value, concatenate_datasets
 
-    rows = dataset.remove_columns([name for name in COLUMNS if name in dataset.column_names])
-    key = f"{rows._fingerprint}/{describe_processor(processor, image_aspect_ratio)}"
+    columns = (*COLUMNS, *TEXT_COLUMNS)
+    rows = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    key = f"{rows._fingerprint}/{columns}/{describe_processor(processor, image_aspect_ratio)}"
     if num_proc is None and len(rows) >= LARGE:
         num_proc = min(MOST_PROCESSES, os.cpu_count() or 1)
+    types = dict.fromkeys(columns, Value("string")) | dict.fromkeys(COLUMNS[:2], Value("int64"))
+    types |= {"text_ids": List(Value("int32")), "text_targets": List(Value("bool"))}
     measured = rows.map(
         _columns_of,
         batched=True,
         batch_size=BATCH_ROWS,
-        fn_kwargs={"processor": processor, "image_aspect_ratio": image_aspect_ratio},
+        fn_kwargs={"processor": processor, "mode": image_aspect_ratio, "described": describe_texts(processor)},
         remove_columns=rows.column_names,
+        features=Features(types),
         num_proc=num_proc,
         new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16],
         desc="Measuring rows",
@@ -96,28 +113,42 @@ def add_lengths(
     return concatenate_datasets([rows, measured], axis=1)
 
 
-def describe_processor(processor: "XGenMMProcessor", image_aspect_ratio: str | None = None) -> str:
-    """Describes all of a processor that decides lengths, the same in every process and after every call."""
+def describe_texts(processor: "XGenMMProcessor") -> str:
+    """Describes what decides the tokens of texts in a processor, the same in every process and after every call."""
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
-    # What the last call asked for stays in the tokenizer, but changes no length.
+    # What the last call asked for stays in the tokenizer, but changes no token.
     state = {name: value for name, value in tokenizer.items() if name not in ("padding", "truncation")}
+    described = json.dumps([state, processor.chat_template], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
+
+
+def describe_processor(processor: "XGenMMProcessor", image_aspect_ratio: str | None = None) -> str:
+    """Describes all of a processor that decides lengths."""
     images = processor.image_processor
-    described = [
-        state,
-        processor.chat_template,
-        [processor.num_latents, processor.anyres_patch_sampling],
-        [image_aspect_ratio or images.image_aspect_ratio, images.anyres_grids, images.size["height"]],
-    ]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    sampling = [processor.num_latents, processor.anyres_patch_sampling, images.anyres_grids, images.size["height"]]
+    return f"{describe_texts(processor)}/{image_aspect_ratio or images.image_aspect_ratio}/{sampling}"
+
+
+def text_key(row: Mapping[str, Any], described: str) -> str:
+    """Returns what rows of one text share; `described` is `describe_texts` of their processor."""
+    texts = repr([described, *(row.get(name) for name in ("content", *TURNS))])
+    return hashlib.sha256(texts.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _columns_of(
-    columns: Mapping[str, list], processor: "XGenMMProcessor", image_aspect_ratio: str | None
+    columns: Mapping[str, list], processor: "XGenMMProcessor", mode: str | None, described: str
 ) -> dict[str, list]:
-    """Returns the three columns of a batch of rows."""
+    """Returns the measured columns of a batch of rows."""
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    lengths = measure_rows(rows, processor, image_aspect_ratio)
-    return {name: [getattr(length, name) for length in lengths] for name in COLUMNS}
+    encoded = encode_rows(rows, processor)
+    lengths = measure_rows(rows, processor, mode, encoded)
+    kept = [texts[0] if len(texts) == 1 else None for texts in encoded]
+    return {
+        **{name: [getattr(length, name) for length in lengths] for name in COLUMNS},
+        "text_ids": [text and text.input_ids for text in kept],
+        "text_targets": [text and text.is_target for text in kept],
+        "text_key": [text_key(row, described) for row in rows],
+    }
 
 
 def _size(image: Any, processor: "XGenMMProcessor") -> tuple[int, int]:
@@ -127,14 +158,3 @@ def _size(image: Any, processor: "XGenMMProcessor") -> tuple[int, int]:
     except UnreadableImage:
         side = processor.image_processor.size["height"]
         return side, side
-
-
-def _texts(row: Mapping[str, Any], processor: "XGenMMProcessor") -> list[str]:
-    """Renders a row: one text, or one for each answer of a preference row."""
-    if row.get("content"):
-        return [render_content(processor, row)]
-    if row.get("chosen"):
-        check_parts({**row, "messages": [*row["chosen"], *row["rejected"]]})
-        prompt = list(row.get("prompt") or [])
-        return [render_chat(processor, [*prompt, *row[name]]).text for name in ("chosen", "rejected")]
-    return [render_row(processor, row).text]

@@ -3,12 +3,13 @@
 import re
 import textwrap
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from xgenmm_hf.data.encoding import WRITTEN_PARTS, RenderedChat, render_chat, render_content, render_row, row_name
+from xgenmm_hf.data.encoding import WRITTEN_PARTS, RenderedText, render_texts, row_name
 from xgenmm_hf.data.image_refs import UnreadableImage, image_name, open_image
 from xgenmm_hf.data.rows import Row
 
@@ -30,23 +31,19 @@ class ShownText(NamedTuple):
 
 def show_row(row: Row, processor: "XGenMMProcessor") -> list[ShownText]:
     """Renders a row and marks its targets."""
-    if row.get("content"):
+    titles = ("chosen", "rejected") if row.get("chosen") else ("",)
+    return [ShownText(title, _pieces(text)) for title, text in zip(titles, render_texts(processor, row), strict=True)]
+
+
+def _pieces(rendered: RenderedText) -> list[tuple[str, bool]]:
+    text, spans = rendered
+    if spans is None:
         never = "|".join(map(re.escape, WRITTEN_PARTS.values()))
-        parts = re.split(f"({never})", render_content(processor, row))
-        return [ShownText("", [(part, index % 2 == 0) for index, part in enumerate(parts) if part])]
-    if row.get("chosen"):
-        prompt = list(row["prompt"])
-        chats = {name: render_chat(processor, [*prompt, *row[name]]) for name in ("chosen", "rejected")}
-        return [ShownText(name, _pieces(chat._replace(spans=chat.spans[-1:]))) for name, chat in chats.items()]
-    return [ShownText("", _pieces(render_row(processor, row)))]
-
-
-def _pieces(chat: RenderedChat) -> list[tuple[str, bool]]:
-    pieces, place = [], 0
-    for start, end in chat.spans:
-        pieces += [(chat.text[place:start], False), (chat.text[start:end], True)]
-        place = end
-    return [(text, trained) for text, trained in [*pieces, (chat.text[place:], False)] if text]
+        pieces = [(part, index % 2 == 0) for index, part in enumerate(re.split(f"({never})", text))]
+    else:
+        bounds = [0, *(place for span in spans for place in span), len(text)]
+        pieces = [(text[start:end], index % 2 == 1) for index, (start, end) in enumerate(pairwise(bounds))]
+    return [(piece, trained) for piece, trained in pieces if piece]
 
 
 def image_lines(row: Row) -> Iterator[str]:

@@ -5,9 +5,19 @@ images cannot be read.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from xgenmm_hf.data.encoding import EncodedRow, encode_chat, encode_content, render_content, render_row, row_name
+from xgenmm_hf.data.encoding import (
+    EncodedText,
+    RenderedText,
+    encode_texts,
+    render_content,
+    render_row,
+    row_name,
+    show_images,
+)
+from xgenmm_hf.data.lengths import describe_texts, text_key
 from xgenmm_hf.training.batches import BatchMaker, empty_batch, pad_rows, read_images
 
 
@@ -16,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class RowCollator(BatchMaker):
-    """Reads, encodes, cuts and pads rows; a subclass says how a row is encoded.
+    """Reads, encodes, cuts and pads rows; a subclass says of which kind.
+
+    Rows that `add_lengths` measured with the same tokenizer and chat template bring their tokens with them, unless
+    their texts have changed since.
 
     Args:
         processor: An `XGenMMProcessor`.
@@ -29,22 +42,44 @@ class RowCollator(BatchMaker):
         ValueError: If an option is out of range, or the tokenizer has no padding token.
     """
 
+    takes_documents = False
+
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Makes a batch."""
         readable, unreadable = read_images(rows)
         notes = {"row_ids": [row_name(row) for row in readable], "unreadable": [str(row) for row in unreadable]}
         if not readable:
             return {**empty_batch(self.pad_token_id, self.pad_to_multiple_of), **notes}
-        encoded = [self.encode(row, self.image_lengths(row)).cut(self.max_length) for row in readable]
+        texts = zip(readable, self.encode(readable), strict=True)
+        encoded = [
+            show_images(self.processor, text, self.image_lengths(row)).cut(self.max_length) for row, text in texts
+        ]
         kept = zip(readable, encoded, strict=True)
         images = [image for row, cut in kept for image in row["images"][: len(cut.image_lengths)]]
         ids, labels = [row.input_ids for row in encoded], [row.labels for row in encoded]
         padded = pad_rows(ids, labels, self.pad_token_id, self.pad_to_multiple_of)
         return {**padded, **self.image_inputs(images), **notes}
 
-    def encode(self, row: Mapping[str, Any], lengths: list[int]) -> EncodedRow:
-        """Encodes a row whole."""
-        raise NotImplementedError
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedText]:
+        """Returns the tokens of rows: those that they bring, else new ones."""
+        if all(self.brings_tokens(row) for row in rows):
+            return [EncodedText(row["text_ids"], row["text_targets"]) for row in rows]
+        return encode_texts(self.processor, [self.render(row) for row in rows])
+
+    def render(self, row: Mapping[str, Any]) -> RenderedText:
+        """Renders a row of the collator's kind."""
+        if self.takes_documents:
+            return RenderedText(render_content(self.processor, row), None)
+        return render_row(self.processor, row)
+
+    def brings_tokens(self, row: Mapping[str, Any]) -> bool:
+        """Tells whether a row holds the tokens that this collator would make of it."""
+        measured = row.get("text_ids") is not None and bool(row.get("content")) == self.takes_documents
+        return measured and row["text_key"] == text_key(row, self._texts)
+
+    @cached_property
+    def _texts(self) -> str:
+        return describe_texts(self.processor)
 
 
 class SupervisedCollator(RowCollator):
@@ -69,10 +104,6 @@ class SupervisedCollator(RowCollator):
         'Hi <|end|>'
         ```
     """
-
-    def encode(self, row: Mapping[str, Any], lengths: list[int]) -> EncodedRow:
-        """Encodes a conversation; see `RowCollator.encode`."""
-        return encode_chat(self.processor, render_row(self.processor, row), lengths)
 
 
 class PretrainingCollator(RowCollator):
@@ -99,6 +130,8 @@ class PretrainingCollator(RowCollator):
         ```
     """
 
+    takes_documents = True
+
     def __init__(
         self,
         processor: "XGenMMProcessor",
@@ -107,7 +140,3 @@ class PretrainingCollator(RowCollator):
         image_aspect_ratio: str | None = "none",
     ):
         super().__init__(processor, max_length, pad_to_multiple_of, image_aspect_ratio)
-
-    def encode(self, row: Mapping[str, Any], lengths: list[int]) -> EncodedRow:
-        """Encodes a document; see `RowCollator.encode`."""
-        return encode_content(self.processor, render_content(self.processor, row), lengths)

@@ -5,7 +5,7 @@ from typing import Any
 from torch.utils.data import Sampler
 from trl import SFTTrainer
 
-from xgenmm_hf.data.lengths import COLUMNS
+from xgenmm_hf.data.lengths import COLUMNS, TEXT_COLUMNS
 from xgenmm_hf.data.rows import KINDS
 from xgenmm_hf.training.guards import GuardedTrainerMixin
 from xgenmm_hf.training.sampler import EpochOfSampler, ModalityLengthSampler
@@ -47,7 +47,7 @@ class XGenMMSFTTrainer(GuardedTrainerMixin, SFTTrainer):
         super().__init__(*args, **kwargs)
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = [*ROW_COLUMNS, *COLUMNS]
+        self._signature_columns = [*ROW_COLUMNS, *COLUMNS, *TEXT_COLUMNS]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         rows, args = self.train_dataset if train_dataset is None else train_dataset, self.args

@@ -1,5 +1,7 @@
 """Lengths of rows against the batches that the collators make of them."""
 
+import copy
+
 import pytest
 from conversation_rows import conversations, image, small_processor
 from hypothesis import HealthCheck, given, settings
@@ -81,6 +83,45 @@ def test_columns_are_added_and_cached(tmp_path):
     assert sorted(file.name for file in (tmp_path / "rows").iterdir()) == before
     assert again["num_tokens"][:] == measured["num_tokens"][:]
     assert add_lengths(measured, small_processor(), image_aspect_ratio="none")["num_tiles"][:] == [0, 1, 2]
+
+
+def test_collators_take_the_tokens_of_measured_rows(tmp_path, monkeypatch):
+    from datasets import Dataset
+
+    image(0).save(tmp_path / "0.png")
+    reference = {"bytes": None, "path": str(tmp_path / "0.png")}
+    question = {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "what?"}]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "a red square"}]}
+    chat = {"id": "1", "source": "chats", "images": [reference], "messages": [question, answer]}
+    for kind, row in ((SupervisedCollator, chat), (PretrainingCollator, caption_row(reference, reference))):
+        collator = kind(small_processor())
+        fresh = collator([row])
+        measured = add_lengths(Dataset.from_list([row]), small_processor())[0]
+        monkeypatch.setattr(collator, "render", lambda row: pytest.fail("encoded again"))
+        kept = collator([measured])
+        assert fresh.keys() == kept.keys() and fresh["row_ids"] == kept["row_ids"]
+        assert all(fresh[name].tolist() == kept[name].tolist() for name in ("input_ids", "labels", "pixel_values"))
+
+
+def test_tokens_of_other_texts_templates_and_kinds_are_not_taken():
+    from datasets import Dataset
+
+    processor = copy.deepcopy(small_processor())
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "what?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "a red square"}]},
+    ]
+    row = {"id": "1", "source": "chats", "images": [], "messages": messages}
+    measured = add_lengths(Dataset.from_list([row]), processor)[0]
+    changed = copy.deepcopy(measured)
+    changed["messages"][1]["content"][0]["text"] = "a circle"
+    told = SupervisedCollator(processor)([changed])["labels"]
+    assert "circle" in processor.decode(told[told >= 0])
+    with pytest.raises(ValueError, match="holds no `content`"):
+        PretrainingCollator(processor)([measured])
+    before = SupervisedCollator(processor)([measured])["input_ids"].shape[1]
+    processor.chat_template = processor.chat_template.replace("<|user|>", "<|user|><|user|>")
+    assert SupervisedCollator(processor)([measured])["input_ids"].shape[1] == before + 1
 
 
 def test_the_description_names_what_decides_lengths():
