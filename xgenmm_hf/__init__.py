@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
     from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids, tile_layout
     from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
-    from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
+    from xgenmm_hf.training.collators import PreferenceCollator, PretrainingCollator, SupervisedCollator
     from xgenmm_hf.training.dpo import XGenMMDPOTrainer
     from xgenmm_hf.training.modules import lora_targets
-    from xgenmm_hf.training.preference import PreferenceCollator
     from xgenmm_hf.training.run import run_stage
     from xgenmm_hf.training.sft import XGenMMSFTTrainer
 
@@ -48,7 +47,7 @@ _HOME_OF = {
     "AutoModelForVision2Seq": "modeling.compat_xgenmm",
     "BulkGenerator": "bulk.engines",
     "ImageAddresses": "explain.addresses",
-    "PreferenceCollator": "training.preference",
+    "PreferenceCollator": "training.collators",
     "PretrainingCollator": "training.collators",
     "SupervisedCollator": "training.collators",
     "XGenMMConfig": "modeling.configuration_xgenmm",

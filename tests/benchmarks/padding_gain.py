@@ -16,7 +16,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from xgenmm_hf.data.lengths import RowLength
 from xgenmm_hf.modeling.tiling_xgenmm import count_tiles, default_grids
-from xgenmm_hf.training.sampler import ModalityLengthSampler
+from xgenmm_hf.training.sft import ModalityLengthSampler
 
 
 TILE, LATENTS, MAX_TEXT = 384, 128, 2048

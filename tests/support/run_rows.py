@@ -8,16 +8,7 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from xgenmm_hf.data.rows import (
-    chat_row,
-    end_of_chunk_part,
-    features_of,
-    image_part,
-    message,
-    preference_row,
-    pretraining_row,
-    text_part,
-)
+from xgenmm_hf.data.rows import end_of_chunk_part, features_of, image_part, make_row, message, text_part
 
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 30), "blue": (30, 30, 200)}
@@ -54,13 +45,13 @@ def chat_rows(count: int, text_only_every: int = 4) -> list[dict]:
                 message("user", "Say a colour " * choice.randint(1, 4)),
                 message("assistant", f"It is {name}."),
             ]
-            rows.append(chat_row(str(index), "texts", messages))
+            rows.append(make_row(str(index), "texts", messages=messages))
             continue
         messages = [
             message("user", image_part(), "Which colour?"),
             message("assistant", f"It is {name}." * (index % 3 + 1)),
         ]
-        rows.append(chat_row(str(index), "colours", messages, [png(COLOURS[name], (30 + index, 64))]))
+        rows.append(make_row(str(index), "colours", [png(COLOURS[name], (30 + index, 64))], messages=messages))
     return rows
 
 
@@ -68,11 +59,11 @@ def pretraining_rows(count: int) -> list[dict]:
     """Returns captions of one-coloured images."""
     names = list(COLOURS)
     return [
-        pretraining_row(
+        make_row(
             str(index),
             "captions",
-            [image_part(), text_part(f"A {names[index % 3]} wall."), end_of_chunk_part()],
             [png(COLOURS[names[index % 3]])],
+            content=[image_part(), text_part(f"A {names[index % 3]} wall."), end_of_chunk_part()],
         )
         for index in range(count)
     ]
@@ -82,13 +73,13 @@ def preference_rows(count: int) -> list[dict]:
     """Returns preferences between colours."""
     names = list(COLOURS)
     return [
-        preference_row(
+        make_row(
             str(index),
             "preferences",
-            [message("user", image_part(), "Which colour?")],
-            f"It is {names[index % 3]}.",
-            f"It is {names[(index + 1) % 3]}.",
             [png(COLOURS[names[index % 3]])],
+            prompt=[message("user", image_part(), "Which colour?")],
+            chosen=[message("assistant", f"It is {names[index % 3]}.")],
+            rejected=[message("assistant", f"It is {names[(index + 1) % 3]}.")],
         )
         for index in range(count)
     ]

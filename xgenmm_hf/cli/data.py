@@ -152,7 +152,7 @@ def print_rows(rows: Any, processor: "XGenMMProcessor", output: str | None) -> N
     from rich.text import Text
 
     from xgenmm_hf.data.encoding import row_name
-    from xgenmm_hf.data.showing import draw_row, image_lines, show_row
+    from xgenmm_hf.data.preview import draw_row, image_lines, show_row
 
     console = Console(soft_wrap=True)
     for index, row in enumerate(rows):

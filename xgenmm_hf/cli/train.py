@@ -68,8 +68,7 @@ def preview(stage: str, given: list[str], output: str | None = None) -> None:
     from xgenmm_hf.data.preview import require_libraries
     from xgenmm_hf.inference.source import resolve_model
     from xgenmm_hf.training.arguments import parse_recipe
-    from xgenmm_hf.training.loading import config_of, hub_options, load_processor
-    from xgenmm_hf.training.stage_rows import mixture_path
+    from xgenmm_hf.training.loading import config_of, hub_options, load_processor, mixture_path
 
     require_libraries()
     # a dry run computes nothing, so it needs no accelerator

@@ -1,20 +1,18 @@
 """Training rows -> token ids with their targets, exact at the token level.
 
 A conversation is rendered with the processor's chat template, whose `{% generation %}` blocks mark what the assistant
-says; the rendered text is tokenised whole, as the processor does it, and the marked characters become targets through
-the tokens' offsets. Only then does every `<image>` become its image's tokens, which are never targets.
-
-Shapes: a row has L tokens; spans are (start, end) pairs, of characters in a text or of tokens in a row.
+says; the text is tokenised whole, and the marked characters, spans of (start, end), become targets through the tokens'
+offsets. Only then does every `<image>` become its image's tokens, which are never targets. A row has L tokens.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from xgenmm_hf.data.rows import DOCUMENT_PARTS, InvalidRow, count_images
 from xgenmm_hf.modeling.chat_xgenmm import (
     END_OF_CHUNK_TOKEN,
     IMAGE_PLACEHOLDER_TOKEN,
@@ -23,11 +21,8 @@ from xgenmm_hf.modeling.chat_xgenmm import (
     content_as_items,
     escape_messages,
 )
+from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens
-
-
-if TYPE_CHECKING:
-    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 IGNORE_INDEX = -100
@@ -65,31 +60,15 @@ class EncodedRow:
     image_lengths: list[int]
     is_image: np.ndarray
 
-    @cached_property
-    def image_spans(self) -> list[tuple[int, int]]:
-        """Where each image's tokens stand; images that stand side by side have spans of their own."""
-        ends = np.cumsum(self.image_lengths, dtype=np.int64)
-        places = np.flatnonzero(self.is_image)
-        return [
-            (int(places[end - length]), int(places[end - 1]) + 1)
-            for length, end in zip(self.image_lengths, ends, strict=True)
-        ]
-
     def cut(self, max_length: int | None) -> "EncodedRow":
-        """Cuts the row to a length without cutting an image.
-
-        The end of the text goes first. Where the cut would fall inside an image, it is made before that image:
-        it, all later images and everything after it are left out.
-        """
+        """Cuts the end of the row; a cut that would fall inside an image is made before that image."""
         if max_length is None or len(self.input_ids) <= max_length:
             return self
-        kept = [span for span in self.image_spans if span[1] <= max_length]
-        end = max_length
-        if len(kept) < len(self.image_spans):
-            end = min(max_length, self.image_spans[len(kept)][0])
-        return EncodedRow(
-            self.input_ids[:end], self.labels[:end], self.image_lengths[: len(kept)], self.is_image[:end]
-        )
+        lengths = np.array(self.image_lengths, dtype=np.int64)
+        places, ends = np.flatnonzero(self.is_image), np.cumsum(lengths)
+        kept = int((places[ends - 1] < max_length).sum())
+        end = min([max_length, *places[(ends - lengths)[kept:]]])
+        return EncodedRow(self.input_ids[:end], self.labels[:end], self.image_lengths[:kept], self.is_image[:end])
 
 
 def row_name(row: Mapping[str, Any]) -> str:
@@ -98,7 +77,7 @@ def row_name(row: Mapping[str, Any]) -> str:
 
 
 def count_tiles_and_tokens(
-    processor: "XGenMMProcessor", image_sizes: Sequence[tuple[int, int]], image_aspect_ratio: str | None = None
+    processor: XGenMMProcessor, image_sizes: Sequence[tuple[int, int]], image_aspect_ratio: str | None = None
 ) -> list[tuple[int, int]]:
     """Counts what images of given sizes take, without looking at a pixel."""
     options = {"image_aspect_ratio": image_aspect_ratio}
@@ -107,8 +86,10 @@ def count_tiles_and_tokens(
     return [(count, count_image_tokens(count, *sampling)) for count in tiles]
 
 
-def render_chat(processor: "XGenMMProcessor", messages: Sequence[Mapping[str, Any]]) -> RenderedText:
-    """Renders a conversation with the processor's chat template; the targets are what the assistant says in it.
+def render_chat(
+    processor: XGenMMProcessor, messages: Sequence[Mapping[str, Any]], answers: int | None = None
+) -> RenderedText:
+    """Renders a conversation with the chat template; targets are its last `answers`, by default all.
 
     Control tokens that a content spells out are escaped, as `processor.apply_chat_template` does.
     """
@@ -127,10 +108,11 @@ def render_chat(processor: "XGenMMProcessor", messages: Sequence[Mapping[str, An
             "The chat template marks no assistant turn; put {% generation %} and {% endgeneration %} around the "
             "answer and its end token, or use the template of xgenmm_hf.modeling.chat_xgenmm."
         )
-    return RenderedText(texts[0], [(int(start), int(end)) for start, end in spans[0]])
+    targets = [(int(start), int(end)) for start, end in spans[0]]
+    return RenderedText(texts[0], targets if answers is None else targets[len(targets) - answers :])
 
 
-def render_texts(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> list[RenderedText]:
+def render_texts(processor: XGenMMProcessor, row: Mapping[str, Any]) -> list[RenderedText]:
     """Renders a row of any kind: one text, or two for a preference pair, which end with its answers."""
     if row.get("content"):
         return [RenderedText(render_content(processor, row), None)]
@@ -138,10 +120,10 @@ def render_texts(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> list[R
         return [render_row(processor, row)]
     check_parts(row)
     prompt = list(row.get("prompt") or [])
-    return [last_answers(render_chat(processor, [*prompt, *row[name]]), 1) for name in ("chosen", "rejected")]
+    return [render_chat(processor, [*prompt, *row[name]], answers=1) for name in ("chosen", "rejected")]
 
 
-def render_row(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> RenderedText:
+def render_row(processor: XGenMMProcessor, row: Mapping[str, Any]) -> RenderedText:
     """Renders a conversation row: `messages`, or `prompt` and `completion`, where only the completion is a target."""
     check_parts(row)
     if row.get("messages"):
@@ -150,18 +132,11 @@ def render_row(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> Rendered
         raise ValueError(
             f"Row {row_name(row)} holds no conversation; give it `messages`, or `prompt` and `completion` messages."
         )
-    prompt = list(row.get("prompt") or [])
     answers = sum(message["role"] == "assistant" for message in row["completion"])
-    return last_answers(render_chat(processor, [*prompt, *row["completion"]]), answers)
+    return render_chat(processor, [*(row.get("prompt") or []), *row["completion"]], answers)
 
 
-def last_answers(chat: RenderedText, number: int) -> RenderedText:
-    """Leaves only so many of a conversation's last answers as targets."""
-    spans = chat.spans or []
-    return RenderedText(chat.text, spans[len(spans) - number :])
-
-
-def render_content(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> str:
+def render_content(processor: XGenMMProcessor, row: Mapping[str, Any]) -> str:
     """Renders a pre-training row in the base models' form: texts, `<image>` and `<|endofchunk|>` in reading order."""
     check_parts(row)
     if not row.get("content"):
@@ -172,18 +147,14 @@ def render_content(processor: "XGenMMProcessor", row: Mapping[str, Any]) -> str:
 
 def check_parts(row: Mapping[str, Any]) -> None:
     """Checks that a row's parts are of known types and its images as many as the parts that show them."""
-    turns = [turn for name in TURNS for turn in row.get(name) or ()]
-    contents = [row.get("content") or (), *(turn["content"] for turn in turns)]
-    parts = [part for content in contents if not isinstance(content, str) for part in content]
-    known = {"text", "image", *(WRITTEN_PARTS if row.get("content") else ())}
-    for part in parts:
-        if part.get("type") not in known:
-            raise ValueError(
-                f"Row {row_name(row)} holds a part of type {part.get('type')!r}; use {', '.join(sorted(known))}."
-            )
-        if part["type"] == "text" and not isinstance(part.get("text"), str):
-            raise ValueError(f"Row {row_name(row)} holds a text part without a text; give it a string.")
-    shown, given = sum(part["type"] == "image" for part in parts), len(row.get("images") or ())
+    try:
+        shown = count_images(row["content"], "content", DOCUMENT_PARTS) if row.get("content") else 0
+        for name in TURNS:
+            contents = [turn["content"] for turn in row.get(name) or ()]
+            shown += sum(count_images(it, name) for it in contents if not isinstance(it, str))
+    except InvalidRow as error:
+        raise ValueError(f"Row {row_name(row)}: {error}.") from None
+    given = len(row.get("images") or ())
     if shown != given:
         raise ValueError(
             f"Row {row_name(row)} shows {shown} images in its parts and brings {given}; "
@@ -191,7 +162,7 @@ def check_parts(row: Mapping[str, Any]) -> None:
         )
 
 
-def encode_texts(processor: "XGenMMProcessor", texts: Sequence[RenderedText]) -> list[EncodedText]:
+def encode_texts(processor: XGenMMProcessor, texts: Sequence[RenderedText]) -> list[EncodedText]:
     """Encodes rendered texts; a token is a target where a span holds any of its characters."""
     if not texts:
         return []
@@ -213,7 +184,7 @@ def encode_texts(processor: "XGenMMProcessor", texts: Sequence[RenderedText]) ->
     return encoded
 
 
-def show_images(processor: "XGenMMProcessor", text: EncodedText, image_lengths: Sequence[int]) -> EncodedRow:
+def show_images(processor: XGenMMProcessor, text: EncodedText, image_lengths: Sequence[int]) -> EncodedRow:
     """Puts each image's tokens where its `<image>` stands."""
     ids = np.array(text.input_ids, dtype=np.int64)
     is_image = ids == processor.image_token_id

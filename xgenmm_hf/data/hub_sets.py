@@ -61,18 +61,14 @@ def _load(source: HubSet, streaming: bool) -> Any:
 def keep_encoded(rows: Any) -> Any:
     """Leaves images as bytes and paths, as a decoder would run for every row that is only counted."""
     for name, feature in (rows.features or {}).items():
-        kept = _undecoded(feature)
-        if kept is not feature:
-            rows = rows.cast_column(name, kept)
+        rows = rows.cast_column(name, _undecoded(feature)) if _undecoded(feature) != feature else rows
     return rows
 
 
 def _undecoded(feature: Any) -> Any:
+    """Returns the type of a column whose images stay bytes and paths."""
     from datasets import Image, List
 
-    if isinstance(feature, Image):
-        return Image(decode=False)
     if isinstance(feature, List):
-        inner = _undecoded(feature.feature)
-        return feature if inner is feature.feature else List(inner)
-    return feature
+        return List(_undecoded(feature.feature), length=feature.length)
+    return Image(decode=False) if isinstance(feature, Image) else feature

@@ -2,11 +2,10 @@
 
 A reference is `{"bytes": bytes | None, "path": str | None}`; bytes win, and the path then only names the image. A path
 is a file, or a member of an archive in the form that `datasets` writes: `zip://MEMBER::ARCHIVE`, `tar://...`.
-Nothing is decoded before `open_image`; `image_size` reads the header alone. Paths that data files state are
-resolved by `Roots`, which never lets them leave the folders and archives they belong to.
 """
 
 import hashlib
+import io
 import os
 import re
 import tarfile
@@ -74,6 +73,13 @@ def image_size(ref: Any) -> tuple[int, int]:
         return read_size(_source(ref), image_name(ref))
 
 
+def png_bytes(image: Image.Image) -> bytes:
+    """Encodes an image as PNG, fast."""
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
 @contextmanager
 def reading() -> Iterator[None]:
     """Turns every failure to read an image into `UnreadableImage`."""
@@ -127,9 +133,8 @@ def tar_members(archive: str) -> dict[str, tuple[int, int]]:
 class Roots:
     """Turns the paths that a data file states into files on this machine.
 
-    The table maps first components of a path to the folder or archive (.zip, .tar) that they stand for; the longest
-    match wins, the empty prefix covers every other relative path, and prefixes may be absolute. Without an empty
-    prefix relative paths lie in the `default` folder; None: they are refused.
+    The table maps first components of a path to the folder or archive (.zip, .tar) that they stand for, the longest
+    match first; "" covers every other relative path, by default as the `default` folder (None: they are refused).
     """
 
     def __init__(

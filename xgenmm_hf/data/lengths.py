@@ -1,20 +1,14 @@
-"""How many tokens and tiles a training row takes, without decoding an image: sizes come from the files' headers.
-
-The tokens that are counted are kept in the row's columns, so that collators need not make them again.
-"""
+"""How many tokens and tiles a training row takes, from its text and its images' headers, and its text's tokens."""
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from xgenmm_hf.data.encoding import TURNS, EncodedText, count_tiles_and_tokens, encode_texts, render_texts
 from xgenmm_hf.data.image_refs import UnreadableImage, image_size
-
-
-if TYPE_CHECKING:
-    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 MODALITIES = ("text", "image", "images")
@@ -40,7 +34,7 @@ class RowLength(NamedTuple):
         return self.num_text_tokens + self.num_image_tokens
 
 
-def encode_rows(rows: Sequence[Mapping[str, Any]], processor: "XGenMMProcessor") -> list[list[EncodedText]]:
+def encode_rows(rows: Sequence[Mapping[str, Any]], processor: XGenMMProcessor) -> list[list[EncodedText]]:
     """Encodes the texts of rows of any kind, see `render_texts`."""
     texts = [render_texts(processor, row) for row in rows]
     encoded = iter(encode_texts(processor, [text for of_row in texts for text in of_row]))
@@ -49,7 +43,7 @@ def encode_rows(rows: Sequence[Mapping[str, Any]], processor: "XGenMMProcessor")
 
 def measure_rows(
     rows: Sequence[Mapping[str, Any]],
-    processor: "XGenMMProcessor",
+    processor: XGenMMProcessor,
     image_aspect_ratio: str | None = None,
     encoded: Sequence[Sequence[EncodedText]] | None = None,
 ) -> list[RowLength]:
@@ -71,7 +65,7 @@ def measure_rows(
 
 
 def add_lengths(
-    dataset: Any, processor: "XGenMMProcessor", num_proc: int | None = None, image_aspect_ratio: str | None = None
+    dataset: Any, processor: XGenMMProcessor, num_proc: int | None = None, image_aspect_ratio: str | None = None
 ) -> Any:
     """Adds the columns `num_tokens`, `num_tiles` and `modality` that sampling by length needs, and the rows' tokens.
 
@@ -113,7 +107,7 @@ def add_lengths(
     return concatenate_datasets([rows, measured], axis=1)
 
 
-def describe_texts(processor: "XGenMMProcessor") -> str:
+def describe_texts(processor: XGenMMProcessor) -> str:
     """Describes what decides the tokens of texts in a processor, the same in every process and after every call."""
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
     # What the last call asked for stays in the tokenizer, but changes no token.
@@ -122,7 +116,7 @@ def describe_texts(processor: "XGenMMProcessor") -> str:
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
-def describe_processor(processor: "XGenMMProcessor", image_aspect_ratio: str | None = None) -> str:
+def describe_processor(processor: XGenMMProcessor, image_aspect_ratio: str | None = None) -> str:
     """Describes all of a processor that decides lengths."""
     images = processor.image_processor
     sampling = [processor.num_latents, processor.anyres_patch_sampling, images.anyres_grids, images.size["height"]]
@@ -136,7 +130,7 @@ def text_key(row: Mapping[str, Any], described: str) -> str:
 
 
 def _columns_of(
-    columns: Mapping[str, list], processor: "XGenMMProcessor", mode: str | None, described: str
+    columns: Mapping[str, list], processor: XGenMMProcessor, mode: str | None, described: str
 ) -> dict[str, list]:
     """Returns the measured columns of a batch of rows."""
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -151,7 +145,7 @@ def _columns_of(
     }
 
 
-def _size(image: Any, processor: "XGenMMProcessor") -> tuple[int, int]:
+def _size(image: Any, processor: XGenMMProcessor) -> tuple[int, int]:
     """Returns an image's (height, width); a tile's for an image that cannot be read."""
     try:
         return image_size(image)

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xgenmm_hf import __version__
+from xgenmm_hf.conversion.files import read_json, write_json
 from xgenmm_hf.data.adapters import AUTO, adapter_of, check_options, detect
 from xgenmm_hf.data.adapters.base import Adapter, Context
 from xgenmm_hf.data.addresses import AddressTable, index_addresses
@@ -21,9 +22,6 @@ from xgenmm_hf.data.records import Files, Found, Shard, find_files, first_record
 from xgenmm_hf.data.report import SourceReport, Tally
 from xgenmm_hf.data.rows import InvalidRow, Row, features_of, validate_row
 
-
-if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
 
 CACHE_FORM = 3  # raise it when the same files give other rows than before
 MAX_REJECTED = 0.01
@@ -36,7 +34,7 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class LoadedRows:
     """Rows of one source, a `datasets.Dataset` or while streaming an `IterableDataset`, and their report."""
 
-    dataset: "Dataset | IterableDataset"
+    dataset: Any
     report: SourceReport
 
 
@@ -79,6 +77,7 @@ def load_rows(
             left, or there is no space for the cache.
     """
     import datasets
+    from datasets import IterableDataset
 
     cache = Path(cache_dir) if cache_dir is not None else Path(datasets.config.HF_DATASETS_CACHE) / "xgenmm"
     if isinstance(files, HubSet):
@@ -104,23 +103,18 @@ def load_rows(
     }
     report = SourceReport(recipe["source"], adapter.name, recipe["kind"], names)
     if streaming:
-        return LoadedRows(_stream(shards, {**recipe, "log": None, "max_rejected": max_rejected}), report)
+        arguments = {"shards": shards, "recipe": {**recipe, "log": None, "max_rejected": max_rejected}}
+        features = features_of(recipe["kind"])
+        return LoadedRows(IterableDataset.from_generator(_generate, features=features, gen_kwargs=arguments), report)
     loaded = _build(shards, recipe, report, cache)
     loaded.report.check(max_rejected)
     return loaded
 
 
-def _stream(shards: list[Shard], recipe: dict[str, Any]) -> "IterableDataset":
-    from datasets import IterableDataset
-
-    return IterableDataset.from_generator(
-        _generate, features=features_of(recipe["kind"]), gen_kwargs={"shards": shards, "recipe": recipe}
-    )
-
-
 def _build(shards: list[Shard], recipe: dict[str, Any], report: SourceReport, cache: Path) -> LoadedRows:
     """Makes a data set in memory-mapped files, or finds them again from an earlier call."""
     import datasets
+    from datasets.exceptions import DatasetGenerationError
     from filelock import FileLock
 
     versions = [CACHE_FORM, __version__, datasets.__version__]
@@ -132,44 +126,30 @@ def _build(shards: list[Shard], recipe: dict[str, Any], report: SourceReport, ca
         if not complete:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
+        arguments = {"shards": shards, "recipe": {**recipe, "log": str(folder), "max_rejected": 1.0}}
         try:
-            dataset = _from_generator(shards, {**recipe, "log": str(folder), "max_rejected": 1.0}, folder)
-        except OSError as error:
+            dataset = datasets.Dataset.from_generator(
+                _generate, features=features_of(recipe["kind"]), cache_dir=str(folder), gen_kwargs=arguments
+            )
+        except ValueError:  # what the generator raises comes wrapped; this says that nothing was generated
+            dataset = None
+        except (DatasetGenerationError, OSError) as error:
+            cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
             shutil.rmtree(folder, ignore_errors=True)
-            if error.errno not in NO_SPACE:
-                raise
-            reason = f"There is no space for the rows of {report.source} in {folder.parent} ({error.strerror})"
-            raise ValueError(f"{reason}: free some, or name another folder (cache_dir, HF_DATASETS_CACHE).") from error
+            if isinstance(cause, OSError) and cause.errno in NO_SPACE:
+                reason = f"There is no space for the rows of {report.source} in {folder.parent} ({cause.strerror})"
+                remedy = "free some, or name another folder (cache_dir, HF_DATASETS_CACHE)"
+                raise ValueError(f"{reason}: {remedy}.") from error
+            raise (cause if isinstance(cause, (ValueError, OSError)) else error) from None
         if complete:
-            report = SourceReport.load(folder / REPORT)
+            report = SourceReport(**read_json(folder / REPORT))
         else:
             report.sum_counts(folder)
         if dataset is None:
             report.check(max_rejected=1.0)
             raise ValueError(f"{report.source} gave rows that datasets did not keep: delete {folder} and try again.")
-        report.save(folder / REPORT)
+        write_json(folder / REPORT, asdict(report))
     return LoadedRows(dataset, report)
-
-
-def _from_generator(shards: list[Shard], recipe: dict[str, Any], folder: Path) -> "Dataset | None":
-    """Runs the generator through `datasets`, and says what failed in our own words; None: there is no row."""
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    try:
-        return Dataset.from_generator(
-            _generate,
-            features=features_of(recipe["kind"]),
-            cache_dir=str(folder),
-            gen_kwargs={"shards": shards, "recipe": recipe},
-        )
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, (ValueError, OSError)):
-            raise error.__cause__ from None
-        raise
-    except ValueError:
-        # What the generator raises comes wrapped; this one the library raises itself where nothing was generated.
-        return None
 
 
 def _generate(shards: list[Shard], recipe: dict[str, Any]) -> Iterator[Row]:
@@ -211,8 +191,6 @@ def _convert(adapter: Adapter, found: Found, file: str, context: Context, kind: 
 def _row_id(found: Found, file: str) -> str:
     """Returns an id that is unique within a source: the record's own, and where it stands."""
     place = f"{file}:{found.place}" if file else found.place
-    if isinstance(found.record, RejectedRecord):
-        return place
-    field = first_field(found.record, ("id", "uid"))
-    own = "" if field is None else str(found.record[field])
+    field = None if isinstance(found.record, RejectedRecord) else first_field(found.record, ("id", "uid"))
+    own = "" if field is None else str(found.record[field])  # type: ignore[index]
     return place if own in ("", found.place) else f"{own}@{place}"

@@ -1,42 +1,23 @@
-"""Mixtures of data sets, described by a YAML file.
-
-Two forms. By number of samples, as the recipe was published (a mapping of files; sampled with a fixed seed):
-
-    data:
-      llava.json: 10000          # fewer than the file has: a random subset; more: whole passes and a random rest
-      text.jsonl: all
-    roots:
-      coco: /data/coco           # coco/train2017/1.jpg -> /data/coco/train2017/1.jpg
-
-By weights, for map-style data sets and streams (`datasets.interleave_datasets`):
-
-    datasets:
-      - {path: mint/*.tar, format: interleaved, weight: 32.5}
-      - {dataset: Salesforce/blip3-kale, config: core, weight: 25, images: downloaded/kale}
-
-A source is files (`path`) or a data set of the Hub (`dataset`, with `config`, `split` and `revision`); images named by
-address are looked up in `images`. Relative paths are relative to the YAML file. A data file in place of the YAML file
-is a mixture of itself.
-"""
+"""Mixtures of data sets, described by a YAML file (see docs/data-formats.md); paths in it are relative to it."""
 
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from xgenmm_hf.compat import shuffle_stream
+from xgenmm_hf.data.adapters import AUTO
 from xgenmm_hf.data.hub_sets import HubSet
 from xgenmm_hf.data.loading import MAX_REJECTED, STREAM_SHARDS, load_rows
 from xgenmm_hf.data.records import SUFFIXES
 from xgenmm_hf.data.report import SourceReport
 
-
-if TYPE_CHECKING:
-    import numpy as np
-    from datasets import Dataset, IterableDataset
 
 ALL = "all"
 STOPPING = ("all_exhausted", "first_exhausted")
@@ -48,21 +29,17 @@ HUB_KEYS = ("config", "split", "revision")
 SOURCE_KEYS = {"path", "dataset", *HUB_KEYS, "format", "name", "options", "roots", "images"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Source:
-    """One data set of a mixture, its files or the Hub's; the share is a number of samples, "all", or a weight.
+    """One data set of a mixture; the share is a number of samples, "all", or a weight.
 
-    Paths are patterns relative to the mixture's folder. Without `roots` of its own it has the mixture's.
+    `called` is what the mixture calls its files, which decides the rows that are drawn; `arguments` are `load_rows`'.
     """
 
-    path: tuple[str, ...]
+    called: list[str]
     share: float | str
-    hub: HubSet | None = None
-    format: str = "auto"
-    name: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    roots: Mapping[str, str] | None = None
-    images: tuple[str, ...] = ()
+    name: str
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,9 +51,8 @@ class MixtureConfig:
     """
 
     file: Path
-    sources: tuple[Source, ...]
+    sources: list[Source]
     by_weight: bool
-    roots: Mapping[str, str] | None = None
     seed: int = 0
     max_rejected: float = MAX_REJECTED
     stopping: str = STOPPING[0]
@@ -87,7 +63,7 @@ class MixtureConfig:
 class Mixture:
     """A `datasets.Dataset`, while streaming an `IterableDataset`, of rows of one kind, and what it is made of."""
 
-    dataset: "Dataset | IterableDataset"
+    dataset: Any
     file: str
     kind: str
     seed: int
@@ -102,7 +78,7 @@ def load_mixture(
     max_rejected: float | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     num_shards: int = STREAM_SHARDS,
-    prepare: "Callable[[Dataset], Dataset] | None" = None,
+    prepare: Callable[[Any], Any] | None = None,
 ) -> Mixture:
     """Loads a mixture; the same file and seed always give the same rows in the same order.
 
@@ -127,75 +103,59 @@ def load_mixture(
     seed = config.seed if seed is None else seed
     if streaming and not config.by_weight:
         raise ValueError(f"{path} states numbers of samples, which need whole files: stream a mixture by weights.")
-    loaded = []
-    for source in config.sources:
-        roots = config.roots if source.roots is None else source.roots
-        loaded.append(
-            load_rows(
-                source.format,
-                source.hub or [os.path.join(config.file.parent, pattern) for pattern in source.path],
-                name=source.name,
-                roots=roots,
-                images=source.images,
-                streaming=streaming,
-                options=source.options,
-                max_rejected=config.max_rejected if max_rejected is None else max_rejected,
-                cache_dir=cache_dir,
-                num_shards=num_shards,
-            )
+    loaded = [
+        load_rows(
+            **source.arguments,
+            name=source.name,
+            streaming=streaming,
+            max_rejected=config.max_rejected if max_rejected is None else max_rejected,
+            cache_dir=cache_dir,
+            num_shards=num_shards,
         )
+        for source in config.sources
+    ]
     reports = [item.report for item in loaded]
-    kind = _one_kind(reports, config.file)
+    kinds = {report.kind: report for report in reports}
+    if len(kinds) > 1:
+        parts = ", ".join(f"{report.source} gives {kind} rows" for kind, report in kinds.items())
+        raise ValueError(f"{config.file} mixes kinds of rows ({parts}): train them in stages of their own.")
     sets: list[Any] = [item.dataset if prepare is None else prepare(item.dataset) for item in loaded]
     if config.by_weight:
         dataset = _interleave(sets, reports, config, seed, streaming)
     else:
         dataset = _sample(sets, reports, config, seed)
-    return Mixture(dataset, str(path), kind, seed, reports)
+    return Mixture(dataset, str(path), reports[0].kind, seed, reports)
 
 
-def _one_kind(reports: Sequence[SourceReport], file: Path) -> str:
-    """Returns the kind of rows that all sources share."""
-    kinds = {report.kind: report for report in reports}
-    if len(kinds) > 1:
-        parts = ", ".join(f"{report.source} gives {kind} rows" for kind, report in kinds.items())
-        raise ValueError(f"{file} mixes kinds of rows ({parts}): train them in stages of their own.")
-    return next(iter(kinds))
-
-
-def sample_indices(size: int, samples: int, seed: int, name: str) -> "np.ndarray":
-    """Chooses rows of a data set."""
-    import numpy as np
-
+def sample_indices(size: int, samples: int, seed: int, name: str) -> np.ndarray:
+    """Chooses rows of a data set: whole passes and a random rest."""
     passes, rest = divmod(samples, size)
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     chosen = np.sort(generator.permutation(size)[:rest])
     return np.concatenate([np.tile(np.arange(size), passes), chosen]).astype(np.int64)
 
 
-def _sample(sets: Sequence[Any], reports: Sequence[SourceReport], config: MixtureConfig, seed: int) -> "Dataset":
+def _sample(sets: Sequence[Any], reports: Sequence[SourceReport], config: MixtureConfig, seed: int) -> Any:
     """Puts the chosen rows of each data set one after another."""
     from datasets import concatenate_datasets
 
     parts = []
-    for rows, part, source in zip(sets, reports, config.sources, strict=True):
-        part.samples = len(rows) if source.share == ALL else int(source.share)
-        if part.samples == len(rows):
-            parts.append(rows)
-        else:
-            parts.append(rows.select(sample_indices(len(rows), part.samples, seed, " ".join(source.path))))
+    for rows, report, source in zip(sets, reports, config.sources, strict=True):
+        number = report.samples = len(rows) if source.share == ALL else int(source.share)
+        whole = number == len(rows)
+        parts.append(rows if whole else rows.select(sample_indices(len(rows), number, seed, " ".join(source.called))))
     return concatenate_datasets(parts)
 
 
 def _interleave(
     sets: Sequence[Any], reports: Sequence[SourceReport], config: MixtureConfig, seed: int, streaming: bool
-) -> "Dataset | IterableDataset":
+) -> Any:
     """Draws from the data sets by their weights."""
     from datasets import interleave_datasets
 
-    total = sum(float(source.share) for source in config.sources)
-    for part, source in zip(reports, config.sources, strict=True):
-        part.weight = float(source.share) / total
+    shares = [float(source.share) for source in config.sources]
+    for report, share in zip(reports, shares, strict=True):
+        report.weight = share / sum(shares)
     if config.shuffle_buffer and streaming:
         sets = [shuffle_stream(rows, seed, config.shuffle_buffer) for rows in sets]
     elif config.shuffle_buffer:
@@ -211,56 +171,56 @@ def read_mixture(path: str | os.PathLike[str]) -> MixtureConfig:
     import yaml
 
     file = Path(path)
+    fields: Any
     if not file.is_file():
         raise ValueError(f"There is no mixture file at {file}: check the path.")
     if file.suffix.lower() in SUFFIXES:
-        return MixtureConfig(file, (Source((file.name,), 1.0, name=file.stem),), by_weight=True, shuffle_buffer=0)
-    try:
-        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
+        fields = {"datasets": [{"path": file.name, "name": file.stem, "weight": 1}], "shuffle_buffer": 0}
+    else:
+        try:
+            fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}.") from error
     forms = [form for form in FORM_KEYS if isinstance(fields, dict) and form in fields]
     if len(forms) != 1:
         raise ValueError(f"{file} must hold either `data` (files -> numbers of samples) or `datasets` (with weights).")
-    form = forms[0]
-    _check(fields, FORM_KEYS[form], str(file))
-    if form == "data":
-        sources = [_source(entry, "samples", file) for entry in _counted(fields[form])]
-    else:
-        sources = [_source(entry, "weight", file) for entry in fields[form]]
-    named = _with_names([source for source in sources if source.share != 0], file)
-    if not named:
+    by_weight = forms == ["datasets"]
+    _check(fields, FORM_KEYS[forms[0]], str(file))
+    entries = fields["datasets"] if by_weight else [_entry(*item) for item in fields["data"].items()]
+    sources = [_source(entry, "weight" if by_weight else "samples", file, _roots(fields, file)) for entry in entries]
+    sources = [source for source in sources if source.share != 0]
+    if not sources:
         raise ValueError(f"{file}: every file of `data` has 0 samples.")
+    _name(sources, file)
     options = {name: fields[name] for name in OPTIONS if name in fields}
-    return MixtureConfig(file, named, form == "datasets", _roots(fields, file), **options)
+    return MixtureConfig(file, sources, by_weight, **options)
 
 
-def _counted(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the sources of the form by number of samples as mappings, as the other form has them."""
-    for pattern, value in data.items():
-        fields = value if isinstance(value, dict) else {"samples": value}
-        # Beside a path or a set of the Hub, the key is only a name.
-        named = "dataset" in fields or "path" in fields
-        yield {"name" if named else "path": str(pattern), "samples": ALL, **fields}
+def _entry(pattern: Any, value: Any) -> dict[str, Any]:
+    """Returns a source of `data` as `datasets` has them; beside a path or a set of the Hub its key is only a name."""
+    fields = value if isinstance(value, dict) else {"samples": value}
+    return {"path" if {"dataset", "path"}.isdisjoint(fields) else "name": str(pattern), "samples": ALL, **fields}
 
 
-def _source(fields: dict[str, Any], share: str, file: Path) -> Source:
+def _source(fields: dict[str, Any], share: str, file: Path, roots: Mapping[str, str] | None) -> Source:
     """Builds a source from its fields; `share` names the one that says how much of it there is."""
     patterns, hub = _listed(fields.get("path")), _hub(fields, file)
     if bool(patterns) == (hub is not None):
         held = f"the path {fields.get('path')!r}" + (f" and the dataset {hub.name}" if hub else "")
         raise ValueError(f"{file}: a source has {held}; give either path (files) or dataset (an id of the Hub).")
-    patterns = patterns or [hub.name]  # type: ignore[union-attr]
-    _check({share: None, **fields}, SOURCE_KEYS | {share}, f"{file}: {patterns[0]}")
+    called = patterns if hub is None else [hub.name]
+    _check({share: None, **fields}, SOURCE_KEYS | {share}, f"{file}: {called[0]}")
     return Source(
-        tuple(patterns),
+        called,
         fields[share],
-        hub,
-        fields.get("format", "auto"),
         fields.get("name") or "",
-        fields.get("options") or {},
-        _roots(fields, file),
-        tuple(os.path.join(file.parent, folder) for folder in _listed(fields.get("images"))),
+        {
+            "format": fields.get("format", AUTO),
+            "files": hub or [os.path.join(file.parent, pattern) for pattern in patterns],
+            "options": fields.get("options"),
+            "roots": roots if fields.get("roots") is None else _roots(fields, file),
+            "images": [os.path.join(file.parent, folder) for folder in _listed(fields.get("images"))],
+        },
     )
 
 
@@ -275,32 +235,25 @@ def _hub(fields: Mapping[str, Any], file: Path) -> HubSet | None:
     return HubSet(str(beside) if beside.is_dir() else name, **given)
 
 
-def _with_names(sources: Sequence[Source], file: Path) -> tuple[Source, ...]:
+def _name(sources: Sequence[Source], file: Path) -> None:
     """Gives every source a name of its own: its file's or folder's, and as much of the path as tells it apart."""
     stated = Counter(source.name for source in sources if source.name)
-    double = next((name for name, number in stated.items() if number > 1), None)
-    if double is not None:
-        raise ValueError(f"{file}: two sources have the name {double}; give each its own.")
+    if stated and stated.most_common(1)[0][1] > 1:
+        raise ValueError(f"{file}: two sources have the name {stated.most_common(1)[0][0]}; give each its own.")
     taken = {*stated}
-    named = []
     for source in sources:
-        if not source.name:
-            names = [
-                *_names_of(source),
-                *(f"{_names_of(source)[-1]}-{number}" for number in range(2, len(sources) + 2)),
-            ]
-            source = replace(source, name=next(name for name in names if name not in taken))
+        names = _names_of(source)
+        numbered = (f"{names[-1]}-{number}" for number in count(2))
+        source.name = source.name or next(name for name in chain(names, numbered) if name not in taken)
         taken.add(source.name)
-        named.append(source)
-    return tuple(named)
 
 
 def _names_of(source: Source) -> list[str]:
     """Returns what a source may be called, from short to long."""
-    if source.hub is not None:
-        name = "/".join(source.hub.name.split("/")[-2:])
-        return [f"{name}/{source.hub.config}" if source.hub.config else name]
-    path = str(PurePath(source.path[0]).with_suffix(""))
+    files = source.arguments["files"]
+    if isinstance(files, HubSet):
+        return ["/".join([*files.name.split("/")[-2:], *([files.config] if files.config else [])])]
+    path = str(PurePath(source.called[0]).with_suffix(""))
     parts = [part for part in path.split("/") if part and "*" not in part] or ["data"]
     return ["/".join(parts[-size:]) for size in range(1, len(parts) + 1)]
 
@@ -319,12 +272,9 @@ def _roots(fields: Mapping[str, Any], file: Path) -> dict[str, str] | None:
     return {str(prefix or ""): os.path.join(file.parent, folder) for prefix, folder in table.items()}
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_number(value: Any, kind: Any = float) -> bool:
+    """Tells whether a value is a number that is not negative, a whole one where the kind is `int`."""
+    return isinstance(value, (int, kind)) and not isinstance(value, bool) and value >= 0
 
 
 CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -333,7 +283,7 @@ CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a list of mappings with path and weight",
         lambda value: isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value),
     ),
-    "samples": ("a whole number or `all`", lambda value: value == ALL or _is_count(value)),
+    "samples": ("a whole number or `all`", lambda value: value == ALL or _is_number(value, int)),
     "weight": ("a positive number", lambda value: _is_number(value) and 0 < value < float("inf")),
     "options": ("a mapping", lambda value: value is None or isinstance(value, dict)),
     "images": ("a folder that img2dataset wrote, a table, or a list", lambda value: not value or bool(_listed(value))),
@@ -341,9 +291,9 @@ CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a mapping of first components of images' paths to folders",
         lambda value: value is None or isinstance(value, dict) and all(isinstance(one, str) for one in value.values()),
     ),
-    "seed": ("a whole number", _is_count),
-    "shuffle_buffer": ("a whole number", _is_count),
-    "max_rejected": ("a share from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),
+    "seed": ("a whole number", lambda value: _is_number(value, int)),
+    "shuffle_buffer": ("a whole number", lambda value: _is_number(value, int)),
+    "max_rejected": ("a share from 0 to 1", lambda value: _is_number(value) and value <= 1),
     "stopping": (" or ".join(STOPPING), lambda value: value in STOPPING),
 }
 """What the values of keys must be, in words and as a function."""

@@ -1,7 +1,6 @@
 """One reader for data files: JSON, JSON lines, CSV and TSV, Parquet, WebDataset shards, data sets of the Hub.
 
-A file is read in shards, so that ranks and workers can share it; a shard is a plain dict, as `datasets` hashes it.
-Files with lines are cut at line breaks, Parquet files at row groups, the others are one shard each. JSON is read
+A file is read in shards (plain dicts, as `datasets` hashes them), so that ranks and workers can share it. JSON is read
 record by record and not with `datasets`' builder: that wants one schema for the whole file (published LLaVA files have
 a path here and a list of paths there) and gives up at the first bad line, where here a bad record is one record.
 """
@@ -14,6 +13,8 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate, groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,8 @@ LISTS = ("data", "questions", "annotations", "samples")
 BATCH_ROWS = 16
 LONGEST_CELL = 1 << 30
 SPACE = re.compile(r"\s*")
+# A member of a WebDataset shard: the sample's name, and what stands behind the first dot.
+MEMBER = re.compile(r"((?:.*/)?[^/.]+)(?:\.([^/]*))?", re.DOTALL)
 # In TSV quotation marks mean nothing; in CSV a quotation that its line does not close is an error.
 TABLES: dict[str, dict[str, Any]] = {
     "csv": {"strict": True},
@@ -59,21 +62,20 @@ NAMES_OF_COLUMNS = {name.lower() for name in (*IMAGE_FIELDS, *ADDRESS_FIELDS, *C
 class Found(NamedTuple):
     """A record of a file, or why it could not be read; its place is an index, a line, a row, or a sample's name."""
 
-    file: str
     place: str
     record: Record | RejectedRecord
 
 
 def find_files(files: Files) -> list[Path]:
     """Lists the files that paths and patterns name, each once."""
-    several = [files] if isinstance(files, (str, os.PathLike)) else files
     found: dict[Path, None] = {}
-    for item in several:
-        name = os.fspath(item)
-        paths = [Path(name)] if os.path.isfile(name) else sorted(map(Path, glob.glob(name, recursive=True)))
-        if not any(path.is_file() for path in paths):
+    for file in [files] if isinstance(files, (str, os.PathLike)) else files:
+        name = os.fspath(file)
+        names = [name] if os.path.isfile(name) else sorted(glob.glob(name, recursive=True))
+        paths = [Path(one) for one in names if os.path.isfile(one)]
+        if not paths:
             raise ValueError(f"There is no data file at {name}: check the path.")
-        found.update(dict.fromkeys(path for path in paths if path.is_file()))
+        found.update(dict.fromkeys(paths))
     for path in found:
         if path.suffix.lower() not in SUFFIXES:
             raise ValueError(f"{path} has the suffix {path.suffix!r}; data files end in {', '.join(SUFFIXES)}.")
@@ -92,12 +94,11 @@ def read_shard(shard: Shard) -> Iterator[Found]:
     if shard["layout"] == "hub":
         from xgenmm_hf.data.hub_sets import read_hub_shard
 
-        yield from (Found(shard["path"], place, record) for place, record in read_hub_shard(shard))
+        yield from map(Found._make, read_hub_shard(shard))
         return
     path = Path(shard["path"])
     with _readable(path):
-        for place, record in READERS[shard["layout"]](path, shard):
-            yield Found(shard["path"], place, record)
+        yield from map(Found._make, READERS[shard["layout"]](path, shard))
 
 
 def first_record(shards: Iterable[Shard]) -> Record:
@@ -105,10 +106,10 @@ def first_record(shards: Iterable[Shard]) -> Record:
     names, problem = [], ""
     for shard in shards:
         names.append(shard["path"])
-        for found in read_shard(shard):
-            if not isinstance(found.record, RejectedRecord):
-                return found.record
-            problem = problem or f"; the first problem: {found.record.reason}"
+        for _, record in read_shard(shard):
+            if not isinstance(record, RejectedRecord):
+                return record
+            problem = problem or f"; the first problem: {record.reason}"
     raise ValueError(f"{', '.join(dict.fromkeys(names))} holds no record that can be read{problem}.")
 
 
@@ -130,25 +131,23 @@ def _shards_of(path: Path, parts: int) -> list[Shard]:
     common = {"path": str(path.absolute()), "layout": layout, "size": facts.st_size, "time": facts.st_mtime_ns}
     if layout == "parquet":
         cuts = _row_group_cuts(path, parts)
-    elif layout in ("lines", "csv", "tsv") and parts > 1:
-        cuts = _line_cuts(path, parts)
+    elif layout in ("lines", *TABLES) and parts > 1:
+        cuts = _line_cuts(path, parts, facts.st_size)
     else:
         cuts = [(0, -1, 0)]
     return [{**common, "start": start, "stop": stop, "first": first} for start, stop, first in cuts]
 
 
-def _line_cuts(path: Path, parts: int) -> list[tuple[int, int, int]]:
+def _line_cuts(path: Path, parts: int, size: int) -> list[tuple[int, int, int]]:
     """Returns (first byte, byte after the last, number of the first line) of each shard."""
-    size = path.stat().st_size
-    bounds = sorted({size * part // parts for part in range(1, parts)} - {0})
     cuts, start, first, end = [], 0, 0, 0
     with path.open("rb") as file:
         for line, text in enumerate(file, start=1):
             end += len(text)
-            if bounds and end >= bounds[0]:
+            # A shard ends with the line that passes its share of the bytes.
+            if end < size and end * parts // size > (end - len(text)) * parts // size:
                 cuts.append((start, end, first))
                 start, first = end, line
-                bounds = [bound for bound in bounds if bound > end]
     return [*cuts, (start, size, first)] if start < size else cuts
 
 
@@ -158,12 +157,10 @@ def _row_group_cuts(path: Path, parts: int) -> list[tuple[int, int, int]]:
 
     with _readable(path):
         facts = pq.ParquetFile(path).metadata
-    rows = [0]
-    for group in range(facts.num_row_groups):
-        rows.append(rows[-1] + facts.row_group(group).num_rows)
+    rows = [0, *accumulate(facts.row_group(group).num_rows for group in range(facts.num_row_groups))]
     parts = max(1, min(parts, facts.num_row_groups))
     bounds = [facts.num_row_groups * part // parts for part in range(parts + 1)]
-    return [(start, stop, rows[start]) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    return [(start, stop, rows[start]) for start, stop in pairwise(bounds)]
 
 
 @contextmanager
@@ -185,22 +182,20 @@ def _read_json(path: Path, shard: Shard) -> Placed:
     if not text.lstrip().startswith("["):
         raise ValueError(f"The data file {path} holds no list of records.")
     place, index, decoder = text.index("[") + 1, 0, json.JSONDecoder()
-    while (place := _past_space(text, place)) < len(text) and text[place] != "]":
+    while not text.startswith("]", place := _past_space(text, place)):
         record: Any
         try:
             record, end = decoder.raw_decode(text, place)
         except RecursionError:
             record, end = RejectedRecord("json", "the record is nested too deeply"), _past_value(text, place)
         except json.JSONDecodeError as error:
-            raise ValueError(f"The data file {path} is not JSON ({error}).") from error
+            raise ValueError(f"The data file {path} is not JSON ({error}): get it again.") from error
         yield str(index), _checked(record, checked)
         place, index = _past_space(text, end), index + 1
         if text[place : place + 1] == ",":
             place += 1
         elif text[place : place + 1] != "]":
-            raise ValueError(f"The data file {path} is not JSON (no comma behind record {index - 1}).")
-    if place >= len(text):
-        raise ValueError(f"The data file {path} is not JSON (its list does not end): get it again.")
+            raise ValueError(f"The data file {path} is not JSON (no comma behind record {index - 1}): get it again.")
 
 
 def _past_space(text: str, place: int) -> int:
@@ -230,11 +225,11 @@ def _read_object(path: Path, shard: Shard) -> Placed:
 def _read_lines(path: Path, shard: Shard) -> Placed:
     """Reads one JSON record per line; empty lines are left out."""
     for number, line in _lines(path, shard):
-        if line.strip():
-            try:
+        try:
+            if line.strip():
                 yield str(number), _checked(parse_json(line, "the line"), unicode=True)
-            except RejectedRecord as problem:
-                yield str(number), problem
+        except RejectedRecord as problem:
+            yield str(number), problem
 
 
 def _lines(path: Path, shard: Shard) -> Iterator[tuple[int, bytes]]:
@@ -292,54 +287,39 @@ def _rows_of(batch: Any) -> Iterator[Record | RejectedRecord]:
     """Yields the rows of a batch; where one is not UTF-8, they are read one by one."""
     try:
         yield from batch.to_pylist()
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        if len(batch) == 1:
+            yield RejectedRecord("text", f"the row holds bytes that are not UTF-8 ({error.reason})")
+            return
         for index in range(len(batch)):
-            try:
-                record = batch.slice(index, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
-                record = RejectedRecord("text", f"the row holds bytes that are not UTF-8 ({error.reason})")
-            yield record
+            yield from _rows_of(batch.slice(index, 1))
 
 
 def _read_tar(path: Path, shard: Shard) -> Placed:
     """Reads WebDataset samples: neighbouring files that share their name up to the first dot."""
     from xgenmm_hf.data.webdataset import sample_record
 
-    def finish(key: str, files: dict[str, bytes]) -> tuple[str, Record | RejectedRecord]:
-        if not is_unicode(key):
-            return key.encode(errors="replace").decode(), RejectedRecord("text", f"the sample's name {NOT_UNICODE}")
-        try:
-            return key, sample_record(key, files)
-        except RejectedRecord as problem:
-            return key, problem
-
     with tarfile.open(path, "r|*") as archive:
-        sample = ""
-        files: dict[str, bytes] = {}
-        for member in archive:
-            folder, _, base = member.name.rpartition("/")
-            stem, _, extension = base.partition(".")
-            if not member.isfile() or not stem:
+        found = ((MEMBER.fullmatch(member.name), member) for member in archive if member.isfile())
+        members: Iterator[Any] = ((*match.groups(""), archive.extractfile(member)) for match, member in found if match)
+        for key, sample in groupby(members, itemgetter(0)):
+            files = {extension.lower(): content.read() for _, extension, content in sample if content}
+            if not is_unicode(key):
+                problem = RejectedRecord("text", f"the sample's name {NOT_UNICODE}")
+                yield key.encode(errors="replace").decode(), problem
                 continue
-            key = f"{folder}/{stem}" if folder else stem
-            if files and sample != key:
-                yield finish(sample, files)
-                files = {}
-            content = archive.extractfile(member)
-            sample, files[extension.lower()] = key, b"" if content is None else content.read()
-        if files:
-            yield finish(sample, files)
+            try:
+                yield key, sample_record(key, files)
+            except RejectedRecord as problem:
+                yield key, problem
 
 
 def _checked(record: Any, unicode: bool) -> Record | RejectedRecord:
     """Returns a record if it is a mapping whose texts are Unicode, as its reader may know already."""
-    if isinstance(record, RejectedRecord):
-        return record
-    if not isinstance(record, dict):
+    if not isinstance(record, (dict, RejectedRecord)):
         return RejectedRecord("fields", f"the record is a {type(record).__name__}; it must be a mapping")
-    if unicode or is_unicode(record):
-        return record
-    return RejectedRecord("text", f"the record {NOT_UNICODE}")
+    known = unicode or isinstance(record, RejectedRecord) or is_unicode(record)
+    return record if known else RejectedRecord("text", f"the record {NOT_UNICODE}")
 
 
 READERS = {

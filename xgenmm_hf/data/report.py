@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,19 @@ LOGGED_PROBLEMS = 5
 SMALLEST_SAMPLE = 100
 
 
+def read_lines(file: str | Path | None) -> Iterator[dict[str, Any]]:
+    """Yields the lines of a JSON lines file; none where there is no file."""
+    if file is not None and Path(file).is_file():
+        with open(file, encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+
 @dataclass
 class SourceReport:
     """What became of the records of one source, counted by kind of problem.
 
-    `skipped` are well-formed records that the recipe leaves out, `notes` what was taken although it is out of the
-    ordinary. Numbers of records and rows and the file of problems (JSON lines) are None while streaming. In a mixture
-    a source gives so many samples, or rows with the probability `weight`.
+    `skipped` are well-formed records that the recipe leaves out, `notes` oddities that were taken. Numbers of records
+    and rows and the file of problems (JSON lines) are None while streaming. A mixture sets `samples` or `weight`.
     """
 
     source: str
@@ -43,9 +49,7 @@ class SourceReport:
 
     def problems(self) -> Iterator[dict[str, Any]]:
         """Yields every problem as `{"source", "file", "id", "outcome", "kind", "reason"}`."""
-        if self.problems_file is not None and Path(self.problems_file).is_file():
-            with open(self.problems_file, encoding="utf-8") as file:
-                yield from map(json.loads, file)
+        yield from read_lines(self.problems_file)
 
     def exceeds(self, max_rejected: float) -> bool:
         """Tells whether more than a share of the records are malformed, or no row is left."""
@@ -66,42 +70,27 @@ class SourceReport:
             f"all are listed in {self.problems_file}."
         )
 
-    def save(self, file: Path) -> None:
-        """Writes the report as JSON."""
-        file.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
-
-    @classmethod
-    def load(cls, file: Path) -> "SourceReport":
-        """Reads a saved report."""
-        return cls(**json.loads(file.read_text(encoding="utf-8")))
-
     def sum_counts(self, folder: Path) -> None:
         """Takes over the counts of all shards, as their tallies wrote them."""
-        totals = {name: Counter[str]() for name in COUNTED}
-        self.records = self.rows = 0
-        counts = folder / COUNTS
-        for line in counts.read_text(encoding="utf-8").splitlines() if counts.is_file() else ():
-            entry = json.loads(line)
-            self.records += entry["records"]
-            self.rows += entry["rows"]
-            for name, total in totals.items():
-                total.update(entry[name])
-        self.rejected, self.skipped, self.notes = (dict(totals[name]) for name in COUNTED)
+        entries = list(read_lines(folder / COUNTS))
+        self.records, self.rows = (sum(entry[name] for entry in entries) for name in ("records", "rows"))
+        for name in COUNTED:
+            setattr(self, name, dict(sum((Counter(entry[name]) for entry in entries), Counter())))
         self.problems_file = str(folder / PROBLEMS)
 
 
+@dataclass
 class Tally:
-    """Counts what becomes of a shard's records, and writes problems down at once, so that none are kept in memory.
+    """Counts what becomes of a shard's records; problems go to a file at once, or without a folder to the log."""
 
-    `problems.jsonl` and `counts.jsonl` grow in a folder; without one problems are logged, and judged on the way.
-    """
-
-    def __init__(self, source: str, folder: str | None, max_rejected: float):
-        self.source = source
-        self.folder = None if folder is None else Path(folder)
-        self.max_rejected = max_rejected
-        self.records = self.rows = self.logged = 0
-        self.rejected, self.skipped, self.notes = Counter[str](), Counter[str](), Counter[str]()
+    source: str
+    folder: str | None
+    max_rejected: float
+    records: int = 0
+    rows: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, problem: RecordProblem, file: str, id: str) -> None:
         """Counts and notes a problem."""
@@ -112,8 +101,7 @@ class Tally:
             entry = {"source": self.source, "file": file, "id": id, "outcome": outcome, "kind": problem.kind}
             self._append(PROBLEMS, {**entry, "reason": problem.reason})
             return
-        self.logged += 1
-        if self.logged <= LOGGED_PROBLEMS:
+        if self.rejected.total() + self.skipped.total() <= LOGGED_PROBLEMS:
             logger.warning("%s, %s of %s: %s", self.source, id, file, problem.reason)
         if rejected and self.rejected.total() > self.max_rejected * max(self.records, SMALLEST_SAMPLE):
             raise ValueError(
@@ -130,5 +118,5 @@ class Tally:
             logger.warning("%s: %s", self.source, counts)
 
     def _append(self, name: str, entry: dict[str, Any]) -> None:
-        with (self.folder / name).open("a", encoding="utf-8", errors="backslashreplace") as lines:  # type: ignore[operator]
+        with Path(self.folder or "", name).open("a", encoding="utf-8", errors="backslashreplace") as lines:
             lines.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -1,21 +1,13 @@
 """Training rows: the one form that every data adapter yields and every collator takes.
 
-A row is a plain dict with `id`, `source`, `images` (image references, see `image_refs`) and one of
-
-- `messages`: a chat, for supervised tuning (kind "chat");
-- `prompt`, `chosen`, `rejected`: a preference pair (kind "preference");
-- `content`: parts of a document or a caption, for pre-training (kind "pretraining").
-
-Contents are lists of parts `{"type", "text"}`. Image parts stand where an image belongs; the k-th one is the k-th of
-`images`. Text is raw: control tokens that it spells out are escaped by the collators.
+A row is a plain dict with `id`, `source`, `images` (references, see `image_refs`) and the fields of its kind, see
+`KINDS`. Contents are lists of parts `{"type", "text"}`; the k-th image part shows the k-th of `images`. Text is raw:
+control tokens that it spells out are escaped by the collators.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-
-if TYPE_CHECKING:
-    import datasets
 
 Row = dict[str, Any]
 Part = dict[str, str | None]
@@ -24,6 +16,7 @@ ImageRef = dict[str, Any]
 
 KINDS = {"chat": ("messages",), "preference": ("prompt", "chosen", "rejected"), "pretraining": ("content",)}
 ROLES = ("system", "user", "assistant")
+DOCUMENT_PARTS = ("end_of_chunk", "image", "text")
 
 
 class InvalidRow(ValueError):
@@ -50,33 +43,9 @@ def message(role: str, *content: str | Part) -> Message:
     return {"role": role, "content": [text_part(part) if isinstance(part, str) else part for part in content]}
 
 
-def chat_row(id: str, source: str, messages: Sequence[Message], images: Iterable[ImageRef] = ()) -> Row:
-    """Builds a row for supervised tuning."""
-    return {"id": id, "source": source, "images": list(images), "messages": list(messages)}
-
-
-def preference_row(
-    id: str,
-    source: str,
-    prompt: Sequence[Message],
-    chosen: str,
-    rejected: str,
-    images: Iterable[ImageRef] = (),
-) -> Row:
-    """Builds a preference row from a prompt and two answers in plain text."""
-    return {
-        "id": id,
-        "source": source,
-        "images": list(images),
-        "prompt": list(prompt),
-        "chosen": [message("assistant", chosen)],
-        "rejected": [message("assistant", rejected)],
-    }
-
-
-def pretraining_row(id: str, source: str, content: Sequence[Part], images: Iterable[ImageRef] = ()) -> Row:
-    """Builds a pre-training row."""
-    return {"id": id, "source": source, "images": list(images), "content": list(content)}
+def make_row(id: str, source: str, images: Iterable[ImageRef] = (), **content: Sequence[Any]) -> Row:
+    """Builds a row; `content` is `messages`, `content`, or `prompt`, `chosen` and `rejected`."""
+    return {"id": id, "source": source, "images": list(images), **{name: list(it) for name, it in content.items()}}
 
 
 def row_kind(row: Mapping[str, Any]) -> str:
@@ -90,7 +59,7 @@ def row_kind(row: Mapping[str, Any]) -> str:
     return found[0]
 
 
-def features_of(kind: str) -> "datasets.Features":
+def features_of(kind: str) -> Any:
     """Returns the Arrow schema of one kind of rows."""
     from datasets import Features, Value
 
@@ -106,7 +75,7 @@ def features_of(kind: str) -> "datasets.Features":
 
 
 def validate_row(row: Mapping[str, Any]) -> str:
-    """Checks that a row follows the schema."""
+    """Checks that a row follows the schema, and returns its kind."""
     for name in ("id", "source"):
         if not isinstance(row.get(name), str) or not row[name]:
             raise InvalidRow(f"{name} is {row.get(name)!r}; it must be a non-empty string")
@@ -114,85 +83,68 @@ def validate_row(row: Mapping[str, Any]) -> str:
     if not isinstance(images, list):
         raise InvalidRow(f"images is a {type(images).__name__}; it must be a list, empty for rows without images")
     for index, image in enumerate(images):
-        _check_image(image, f"images[{index}]")
+        if not isinstance(image, Mapping) and not hasattr(image, "convert"):  # an image in memory may stand there too
+            raise InvalidRow(f"images[{index}] is a {type(image).__name__}; it must be a reference or an image")
+        if isinstance(image, Mapping) and image.get("bytes") is None and not image.get("path"):
+            raise InvalidRow(f"images[{index}] names neither bytes nor a path")
     kind = row_kind(row)
     if kind == "pretraining":
-        found = _check_content(row["content"])
+        found = count_images(row["content"], "content", DOCUMENT_PARTS)
+        if not any(part["text"] for part in row["content"]):
+            raise InvalidRow("content has no text to learn from")
     elif kind == "chat":
-        found = _check_messages(row["messages"], "messages", last="assistant")
+        found = _check_turns(row["messages"], "messages", last="assistant")
     else:
-        found = _check_messages(row.get("prompt"), "prompt", last="user")
+        found = _check_turns(row.get("prompt"), "prompt", last="user")
         for name in ("chosen", "rejected"):
-            _check_answer(row.get(name), name)
+            answer = row.get(name)
+            if not isinstance(answer, list) or [turn.get("role") for turn in answer] != ["assistant"]:
+                raise InvalidRow(f"{name} must be one message of the assistant")
+            _check_turn(answer[0], name)
     if found != len(images):
         raise InvalidRow(f"{found} image part(s) for {len(images)} image(s)")
     return kind
 
 
-def _check_image(image: Any, where: str) -> None:
-    """Checks one image reference; an image in memory counts as one."""
-    if isinstance(image, Mapping):
-        if image.get("bytes") is None and not image.get("path"):
-            raise InvalidRow(f"{where} names neither bytes nor a path")
-    elif not hasattr(image, "convert"):
-        raise InvalidRow(f"{where} is a {type(image).__name__}; it must be a reference or an image")
-
-
-def _check_messages(messages: Any, where: str, last: str) -> int:
+def _check_turns(turns: Any, where: str, last: str) -> int:
     """Checks roles and contents of a conversation; returns how many image parts it holds."""
-    if not isinstance(messages, list) or not messages:
+    if not isinstance(turns, list) or not turns:
         raise InvalidRow(f"{where} is empty or no list")
     expected, found = "user", 0
-    for index, turn in enumerate(messages):
-        role = turn.get("role") if isinstance(turn, Mapping) else None
-        place = f"{where}[{index}]"
+    for index, turn in enumerate(turns):
+        role, place = turn.get("role") if isinstance(turn, Mapping) else None, f"{where}[{index}]"
         if role not in ROLES:
             raise InvalidRow(f"{place} has the role {role!r}; use {', '.join(ROLES)}")
         if role == "system" and index > 0:
             raise InvalidRow(f"{place} is a system turn; only the first may be one")
+        if role not in ("system", expected):
+            raise InvalidRow(f"{place} is a turn of the {role} where one of the {expected} belongs")
         if role != "system":
-            if role != expected:
-                raise InvalidRow(f"{place} is a turn of the {role} where one of the {expected} belongs")
             expected = "assistant" if role == "user" else "user"
-        found += _check_parts(turn.get("content"), place, images=role == "user", may_be_empty=role == "assistant")
-    if messages[-1]["role"] != last:
-        raise InvalidRow(f"{where} ends with a turn of the {messages[-1]['role']}; it must end with the {last}'s")
+        found += _check_turn(turn, place, may_be_empty=role == "assistant")
+    if turns[-1]["role"] != last:
+        raise InvalidRow(f"{where} ends with a turn of the {turns[-1]['role']}; it must end with the {last}'s")
     return found
 
 
-def _check_answer(messages: Any, where: str) -> None:
-    """Checks an answer of a preference row."""
-    if not isinstance(messages, list) or [turn.get("role") for turn in messages] != ["assistant"]:
-        raise InvalidRow(f"{where} must be one message of the assistant")
-    _check_parts(messages[0].get("content"), where, images=False)
-
-
-def _check_parts(content: Any, where: str, images: bool, may_be_empty: bool = False) -> int:
-    """Checks the parts of one message; returns how many are images."""
-    found = _count_parts(content, where, {"text", "image"})
-    if found and not images:
+def _check_turn(turn: Message, where: str, may_be_empty: bool = False) -> int:
+    """Checks the content of one turn; returns how many image parts it holds."""
+    found = count_images(turn.get("content"), where)
+    if found and turn["role"] != "user":
         raise InvalidRow(f"{where} holds an image; only turns of the user may")
-    if not found and not may_be_empty and not any(part["text"] for part in content):
+    if not found and not may_be_empty and not any(part["text"] for part in turn["content"]):
         raise InvalidRow(f"{where} has neither text nor an image")
     return found
 
 
-def _check_content(content: Any) -> int:
-    """Checks the parts of a pre-training row; returns how many are images."""
-    found = _count_parts(content, "content", {"text", "image", "end_of_chunk"})
-    if not any(part["type"] == "text" and part["text"] for part in content):
-        raise InvalidRow("content has no text to learn from")
-    return found
-
-
-def _count_parts(content: Any, where: str, types: set[str]) -> int:
+def count_images(content: Any, where: str, types: Sequence[str] = ("image", "text")) -> int:
     """Checks the types of parts; returns how many are images."""
     if not isinstance(content, list):
         raise InvalidRow(f"{where} has a {type(content).__name__} as content; it must be a list of parts")
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in types:
-            raise InvalidRow(f"{where}, part {index}, is of type {kind!r}; use {', '.join(sorted(types))}")
-        if (kind == "text") != isinstance(part.get("text"), str):
+            raise InvalidRow(f"{where}, part {index}, is of type {kind!r}; use {', '.join(types)}")
+        if not isinstance(part.get("text"), str) if kind == "text" else part.get("text"):
             raise InvalidRow(f"{where}, part {index}: a text part holds a string, every other part None")
     return sum(part["type"] == "image" for part in content)

@@ -1,15 +1,14 @@
-"""WebDataset samples: the files that share a name; what they hold is a record of one of the other formats.
+"""WebDataset samples: the files that share a name become a record of one of the other formats.
 
-An image with a `txt` file is a captioned image. A `json` file makes the sample a record of the format it has; the
-sample's images then are its images. A MINT-1T sample has its document in `json` and its images as the frames of
-one `tiff`; a sample of the Industry Documents Library has one page per frame.
+A MINT-1T sample has its document in `json` and its images as the frames of one `tiff`; a sample of the Industry
+Documents Library has one page per frame.
 """
 
 import io
 from collections.abc import Iterator
 
 from xgenmm_hf.data.fields import Record, RejectedRecord, parse_json
-from xgenmm_hf.data.image_refs import UnreadableImage, image_ref, reading
+from xgenmm_hf.data.image_refs import UnreadableImage, image_ref, png_bytes, reading
 from xgenmm_hf.data.rows import ImageRef
 from xgenmm_hf.modeling.images_xgenmm import image_errors, to_rgb
 
@@ -39,7 +38,7 @@ def sample_record(key: str, files: dict[str, bytes]) -> Record:
         return {**fields, "images": [next(remaining) if slot else None for slot in slots]}
     if not images:
         return fields
-    fields = {name: value for name, value in fields.items() if name not in ("image", "images")}
+    fields.pop("image", None)
     is_chat = not {"conversations", "messages", "prompt"}.isdisjoint(fields)
     if text is not None and fields.get("caption") is None and not is_chat:
         fields["caption"] = _decode(files[text], f"{key}.{text}")
@@ -70,9 +69,7 @@ def _split_frames(data: bytes, name: str) -> Iterator[bytes]:
                 return
             for index in range(number):
                 image.seek(index)
-                frame = io.BytesIO()
-                to_rgb(image, name).save(frame, format="PNG", compress_level=1)
-                yield frame.getvalue()
+                yield png_bytes(to_rgb(image, name))
     except UnreadableImage as error:
         raise RejectedRecord("image", str(error)) from None
 

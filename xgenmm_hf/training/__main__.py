@@ -11,20 +11,14 @@ BARS_AFTER = {"TQDM_DELAY": "2", "TQDM_MININTERVAL": "1"}
 
 
 def show_messages() -> None:
-    """Shows this package's messages and progress bars; ranks other than the first only show warnings.
-
-    Call it before Transformers is imported: the Trainer's bar depends on the library's verbosity.
-    """
+    """Shows this package's messages and bars, on the first rank; call it before Transformers reads its verbosity."""
     for name, value in BARS_AFTER.items():
         os.environ.setdefault(name, value)
     if os.environ.get("TRANSFORMERS_VERBOSITY") == "error":  # as the command line sets it for its other verbs
         os.environ["TRANSFORMERS_VERBOSITY"] = "warning"
-    logger = logging.getLogger("xgenmm_hf")
-    logger.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
-    if not logger.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+    logging.basicConfig(format="%(message)s")
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.getLogger("xgenmm_hf").setLevel(level)
 
 
 def check_libraries() -> None:

@@ -1,51 +1,23 @@
-"""Answers during training: prompts answered in one batch, and rows answered and logged at each evaluation."""
+"""Answers during training: held-out rows answered and logged at each evaluation."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from PIL import Image
 
 from xgenmm_hf.conversion.files import write_text
 from xgenmm_hf.inference.batches import encode_batch
 from xgenmm_hf.inference.loading import Loaded
-from xgenmm_hf.training.batches import read_images
-
-
-if TYPE_CHECKING:
-    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+from xgenmm_hf.training.collators import read_images
 
 
 METRIC = "eval_exact_match"
 # Room behind the longest reference answer, and the most tokens of an answer.
 SPARE_TOKENS, MOST_TOKENS = 8, 256
-
-
-def generate_answers(
-    model: Any,
-    processor: "XGenMMProcessor",
-    prompts: Sequence[str],
-    images: Sequence[Image.Image],
-    max_new_tokens: int,
-    **options: Any,
-) -> list[str]:
-    """Answers prompts greedily; the model is in the mode afterwards that it was in before."""
-    inputs = encode_batch(Loaded(model, processor), prompts, images)
-    length = inputs["input_ids"].shape[1]
-    room = model.config.text_config.max_position_embeddings - length
-    limits = {"max_new_tokens": min(max_new_tokens, room), "do_sample": False, "num_beams": 1}
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():  # inference mode would leave buffers that training cannot use
-            output = model.generate(**inputs, **limits, **options)
-    finally:
-        model.train(training)
-    texts = processor.batch_decode(output[:, length:], skip_special_tokens=True)
-    return [text.strip() for text in texts]
 
 
 def joined_text(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -70,7 +42,7 @@ class EvaluationAnswers:
     or Trackio where the run reports to them. Answered are the first `number` rows, `batch_size` at a time.
     """
 
-    def __init__(self, processor: "XGenMMProcessor", rows: Any, number: int, batch_size: int):
+    def __init__(self, processor: XGenMMProcessor, rows: Any, number: int, batch_size: int):
         self.processor = processor
         self.batch_size = batch_size
         chosen = [rows[index] for index in range(min(number, len(rows)))]
@@ -87,16 +59,18 @@ class EvaluationAnswers:
         sharded = trainer.is_sharded()
         share = slice(None) if sharded else slice(accelerator.process_index, None, accelerator.num_processes)
         rows = list(enumerate(self.rows))[share]
-        answers = []
         model = accelerator.unwrap_model(trainer.model)
-        for start in range(0, len(rows), self.batch_size):
-            batch = [row for _, row in rows[start : start + self.batch_size]]
-            prompts = [self.processor.apply_chat_template(row["prompt"], add_generation_prompt=True) for row in batch]
-            images = [image for row in batch for image in row["images"]]
-            with accelerator.autocast():
-                answers += generate_answers(
-                    model, self.processor, prompts, images, self.max_new_tokens, synced_gpus=sharded
-                )
+        training = model.training
+        model.eval()
+        answers: list[str] = []
+        try:
+            # Inference mode would leave buffers that training cannot use.
+            with torch.no_grad(), accelerator.autocast():
+                for start in range(0, len(rows), self.batch_size):
+                    batch = [row for _, row in rows[start : start + self.batch_size]]
+                    answers += self.generate(model, batch, sharded)
+        finally:
+            model.train(training)
         found = [(index, text) for (index, _), text in zip(rows, answers, strict=True)]
         found = found if sharded else gather_object(found)
         table = [{**self.rows[index], "answer": text} for index, text in sorted(found)]
@@ -106,17 +80,28 @@ class EvaluationAnswers:
             log_table(trainer, table)
         return {METRIC: sum(row["right"] for row in table) / len(table)}
 
+    def generate(self, model: Any, rows: Sequence[Mapping[str, Any]], sharded: bool) -> list[str]:
+        """Answers one batch of rows greedily."""
+        prompts = [self.processor.apply_chat_template(row["prompt"], add_generation_prompt=True) for row in rows]
+        images = [image for row in rows for image in row["images"]]
+        inputs = encode_batch(Loaded(model, self.processor), prompts, images)
+        length = inputs["input_ids"].shape[1]
+        room = min(self.max_new_tokens, model.config.text_config.max_position_embeddings - length)
+        output = model.generate(**inputs, max_new_tokens=room, do_sample=False, num_beams=1, synced_gpus=sharded)
+        texts = self.processor.batch_decode(output[:, length:], skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
 
 def question_of(row: Mapping[str, Any]) -> dict[str, Any] | None:
     """Cuts a conversation before its last answer; None for a row without a question or an answer."""
     messages = list(row.get("messages") or [*(row.get("prompt") or []), *(row.get("completion") or [])])
-    places = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    if not places or places[-1] == 0:
+    last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=0)
+    if last == 0:
         return None
-    prompt = messages[: places[-1]]
+    prompt = messages[:last]
     parts = [part for message in prompt for part in message["content"] if isinstance(part, Mapping)]
     images = row["images"][: sum(part.get("type") == "image" for part in parts)]
-    texts = {"question": joined_text(prompt[-1:]), "reference": joined_text([messages[places[-1]]])}
+    texts = {"question": joined_text(prompt[-1:]), "reference": joined_text([messages[last]])}
     return {"id": str(row.get("id", "?")), "prompt": prompt, "images": images, **texts}
 
 
@@ -134,8 +119,7 @@ def log_table(trainer: Any, table: Sequence[Mapping[str, Any]]) -> None:
     if "wandb" in trackers:
         import wandb
 
-        images = [[wandb.Image(image) for image in row["images"]] for row in table]
-        data = [[*(row[name] for name in columns), shown] for row, shown in zip(table, images, strict=True)]
+        data = [[*(row[name] for name in columns), list(map(wandb.Image, row["images"]))] for row in table]
         wandb.log({"eval_answers": wandb.Table(columns=[*columns, "images"], data=data)})
     if "trackio" in trackers:
         import pandas

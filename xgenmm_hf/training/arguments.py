@@ -162,13 +162,12 @@ def paths_beside(path: Path | None, config: dict[str, Any]) -> dict[str, str]:
     """Returns a recipe's relative paths as paths beside its file; a shipped recipe has none."""
     if path is None or recipes.RECIPES in path.resolve().parents:
         return {}
-    beside = {}
+    beside: dict[str, str] = {}
     for name in PATHS:
         value = config.get(name)
-        if not isinstance(value, str) or Path(value).expanduser().is_absolute():
-            continue
-        if name == "output_dir" or (path.parent / value).exists():
-            beside[name] = str(path.parent / value)
+        if isinstance(value, str) and not Path(value).expanduser().is_absolute():
+            place = path.parent / value
+            beside |= {name: str(place)} if name == "output_dir" or place.exists() else {}
     return beside
 
 

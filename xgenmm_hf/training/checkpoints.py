@@ -73,12 +73,10 @@ def rotate(run: Path, limit: int | None, best: str | None = None) -> None:
     if not limit or limit < 1:
         return
     folders = [path for _, path in sorted(list_checkpoints(run).items())]
-    complete = [path for path in folders if is_complete(path)]
-    protected = {complete[-1].resolve()} if complete else set()
-    if best:
-        protected.add(Path(best).resolve())
-    surplus = len(folders) - max(limit, len(protected))
-    for path in [path for path in folders if path.resolve() not in protected][: max(surplus, 0)]:
+    protected = [path.resolve() for path in folders if is_complete(path)][-1:]
+    protected += [Path(best).resolve()] if best else []
+    removable = [path for path in folders if path.resolve() not in protected]
+    for path in removable[: max(len(folders) - max(limit, len({*protected})), 0)]:
         discard(path)
 
 
@@ -102,7 +100,12 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
         return None
     if not (path / "trainer_state.json").is_file():
         raise ValueError(f"{path} is no checkpoint of a run: it holds no trainer_state.json.")
-    differing = differences(path, run_facts(recipe)) if is_complete(path) else []
+    written = read_json(path / MARKER) if is_complete(path) else {}
+    differing = [
+        f"{name} {written[name]}, now {now}"
+        for name, now in run_facts(recipe).items()
+        if written.get(name, now) != now
+    ]
     if differing:
         raise ValueError(
             f"{path} was written by a run with other settings ({'; '.join(differing)}), which resuming cannot apply: "
@@ -112,33 +115,16 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
     return str(path)
 
 
-def differences(checkpoint: Path, facts: dict[str, Any]) -> list[str]:
-    """Compares a checkpoint's marker with a run's facts."""
-    written = read_json(checkpoint / MARKER)
-    return [
-        f"{name} {written[name]}, now {now}" for name, now in facts.items() if name in written and written[name] != now
-    ]
-
-
-def finished_steps(run: str | Path) -> int | None:
-    """Returns the number of steps that a finished run's folder was saved after, or None where no run has finished."""
-    state = Path(run) / "trainer_state.json"
-    return int(read_json(state)["global_step"]) if state.is_file() else None
-
-
 def check_not_finished(run: str | Path, steps: int, resumed: str | None) -> bool:
-    """Tells whether a run has already finished, so that nothing is overwritten."""
-    done = finished_steps(run)
-    if done is None:
-        return True
-    if done >= steps:
-        return False
-    if resumed is None:
+    """Tells whether a run has not yet finished; one that has must not be overwritten."""
+    state = Path(run) / "trainer_state.json"
+    done = int(read_json(state)["global_step"]) if state.is_file() else None
+    if done is not None and done < steps and resumed is None:
         raise ValueError(
             f"{run} holds a finished run of {done} steps and no checkpoint to resume from: use another --output_dir, "
             "or --resume_from_checkpoint false to overwrite it."
         )
-    return True
+    return done is None or done < steps
 
 
 def what_was_kept(run: str | Path) -> str:

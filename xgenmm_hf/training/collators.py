@@ -1,45 +1,133 @@
-"""Collators: training rows -> batches, for fine-tuning on conversations and for pre-training on documents.
+"""Collators: training rows -> batches, of conversations, of documents, and of preference pairs.
 
-Both read images when a batch is made and not earlier; see `batches` for what a batch holds, and for the rows whose
-images cannot be read.
+A batch holds `input_ids`, `attention_mask`, `labels` (B, L), with images also `pixel_values` (num_tiles, 3, S, S),
+`image_sizes` (num_images, 2) as (height, width) and `image_num_tiles` (num_images,), and two entries that trainers
+take out before the model sees the batch: `row_ids` and `unreadable`, lists of strings. A batch of B pairs has 2B
+sequences, all chosen ones first, and `completion_mask` in place of labels; its images are not repeated.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from xgenmm_hf.data.encoding import (
+    IGNORE_INDEX,
+    EncodedRow,
     EncodedText,
     RenderedText,
+    count_tiles_and_tokens,
     encode_texts,
     render_content,
     render_row,
     row_name,
     show_images,
 )
+from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.data.lengths import describe_texts, text_key
-from xgenmm_hf.training.batches import BatchMaker, empty_batch, pad_rows, read_images
+from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
+from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+from xgenmm_hf.modeling.tiling_xgenmm import ASPECT_RATIO_MODES
 
 
-if TYPE_CHECKING:
-    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+# An empty batch is long enough for a next token, so that the model and its loss run as on any other batch.
+EMPTY_LENGTH = 2
+SIDES = ("chosen", "rejected")
+
+
+def left_out(row: Mapping[str, Any], reason: str) -> str:
+    """Returns a sentence about a row that no batch can hold."""
+    return f"Row {row_name(row)} is left out: {reason}"
+
+
+def read_images(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Opens the images of rows as RGB; a row with an unreadable one becomes a sentence, see `left_out`."""
+    readable: list[dict[str, Any]] = []
+    unreadable: list[str] = []
+    for row in rows:
+        try:
+            images = [open_image(image) for image in row.get("images") or ()]
+            if empty := next((image for image in images if 0 in image.size), None):
+                raise UnreadableImage(f"An image is {empty.width} x {empty.height} pixels: it must not be empty.")
+        except UnreadableImage as error:
+            unreadable.append(left_out(row, str(error)))
+        else:
+            readable.append({**row, "images": images})
+    return readable, unreadable
+
+
+def pad_right(rows: Sequence[np.ndarray], filler: int, multiple: int | None = None) -> torch.Tensor:
+    """Pads rows to their longest, and that to a multiple, (B, L)."""
+    padded = pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=filler)
+    return padded if not multiple else pad(padded, (0, -padded.shape[1] % multiple), value=filler)
+
+
+class BatchMaker:
+    """What every collator is given, checked, and what it does with it; see `SupervisedCollator`."""
+
+    def __init__(
+        self,
+        processor: XGenMMProcessor,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        image_aspect_ratio: str | None = None,
+    ):
+        for name, number in (("max_length", max_length), ("pad_to_multiple_of", pad_to_multiple_of)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}; give a positive number of tokens, or None.")
+        if image_aspect_ratio not in (None, *ASPECT_RATIO_MODES):
+            modes = ", ".join(ASPECT_RATIO_MODES)
+            raise ValueError(f"image_aspect_ratio is {image_aspect_ratio!r}; it must be one of {modes}, or None.")
+        if processor.tokenizer.pad_token_id is None:
+            raise ValueError(
+                'The tokenizer has no padding token; set processor.tokenizer.pad_token = "<|endoftext|>".'
+            )
+        self.processor = processor
+        self.max_length = max_length
+        self.pad_to_multiple_of = pad_to_multiple_of
+        self.image_aspect_ratio = image_aspect_ratio
+        self.pad_token_id = int(processor.tokenizer.pad_token_id)
+
+    def pad(self, rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
+        """Pads rows on the right to a common length."""
+        columns = {
+            "input_ids": ([row.input_ids for row in rows], self.pad_token_id),
+            "attention_mask": ([np.ones_like(row.input_ids) for row in rows], 0),
+            "labels": ([row.labels for row in rows], IGNORE_INDEX),
+        }
+        return {name: pad_right(*column, self.pad_to_multiple_of) for name, column in columns.items()}
+
+    def nothing(self) -> EncodedRow:
+        """Returns the row of a step in which every row was unreadable, so that all ranks still run the model.
+
+        It is padding that is attended to, as attention over nothing gives no numbers.
+        """
+        ids = np.full(EMPTY_LENGTH, self.pad_token_id, dtype=np.int64)
+        return EncodedRow(ids, np.full_like(ids, IGNORE_INDEX), [], np.zeros_like(ids, dtype=bool))
+
+    def image_lengths(self, row: Mapping[str, Any]) -> list[int]:
+        """Counts the tokens of a row's images."""
+        sizes = [(image.height, image.width) for image in row["images"]]
+        return [tokens for _, tokens in count_tiles_and_tokens(self.processor, sizes, self.image_aspect_ratio)]
+
+    def image_inputs(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        """Cuts a batch's images into tiles."""
+        if not images:
+            return {}
+        options = {"image_aspect_ratio": self.image_aspect_ratio, "return_tensors": "pt"}
+        return dict(self.processor.image_processor(images, **options))
 
 
 class RowCollator(BatchMaker):
     """Reads, encodes, cuts and pads rows; a subclass says of which kind.
 
-    Rows that `add_lengths` measured with the same tokenizer and chat template bring their tokens with them, unless
-    their texts have changed since.
-
-    Args:
-        processor: An `XGenMMProcessor`.
-        max_length: Tokens of a row that are kept, those of its images too; None keeps all. The end of the text goes
-            first; an image that does not fit goes as a whole, with everything after it.
-        pad_to_multiple_of: Length of a batch in multiples of this number.
-        image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the image processor's.
-
-    Raises:
-        ValueError: If an option is out of range, or the tokenizer has no padding token.
+    Rows that `add_lengths` measured bring their tokens, which count while tokenizer, template and texts are the same.
     """
 
     takes_documents = False
@@ -47,18 +135,18 @@ class RowCollator(BatchMaker):
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Makes a batch."""
         readable, unreadable = read_images(rows)
-        notes = {"row_ids": [row_name(row) for row in readable], "unreadable": [str(row) for row in unreadable]}
-        if not readable:
-            return {**empty_batch(self.pad_token_id, self.pad_to_multiple_of), **notes}
-        texts = zip(readable, self.encode(readable), strict=True)
         encoded = [
-            show_images(self.processor, text, self.image_lengths(row)).cut(self.max_length) for row, text in texts
+            show_images(self.processor, text, self.image_lengths(row)).cut(self.max_length)
+            for row, text in zip(readable, self.encode(readable), strict=True)
         ]
         kept = zip(readable, encoded, strict=True)
         images = [image for row, cut in kept for image in row["images"][: len(cut.image_lengths)]]
-        ids, labels = [row.input_ids for row in encoded], [row.labels for row in encoded]
-        padded = pad_rows(ids, labels, self.pad_token_id, self.pad_to_multiple_of)
-        return {**padded, **self.image_inputs(images), **notes}
+        return {
+            **self.pad(encoded or [self.nothing()]),
+            **self.image_inputs(images),
+            "row_ids": [row_name(row) for row in readable],
+            "unreadable": unreadable,
+        }
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedText]:
         """Returns the tokens of rows: those that they bring, else new ones."""
@@ -90,9 +178,13 @@ class SupervisedCollator(RowCollator):
 
     Args:
         processor: An `XGenMMProcessor` whose chat template marks answers with `{% generation %}`.
-        max_length: As for `RowCollator`.
-        pad_to_multiple_of: As for `RowCollator`.
-        image_aspect_ratio: As for `RowCollator`.
+        max_length: Tokens of a row that are kept, those of its images too; None keeps all. The end of the text goes
+            first; an image that does not fit goes as a whole, with everything after it.
+        pad_to_multiple_of: Length of a batch in multiples of this number.
+        image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the image processor's.
+
+    Raises:
+        ValueError: If an option is out of range, or the tokenizer has no padding token.
 
     Example:
         ```python
@@ -115,8 +207,8 @@ class PretrainingCollator(RowCollator):
 
     Args:
         processor: An `XGenMMProcessor`.
-        max_length: As for `RowCollator`.
-        pad_to_multiple_of: As for `RowCollator`.
+        max_length: As for `SupervisedCollator`.
+        pad_to_multiple_of: As for `SupervisedCollator`.
         image_aspect_ratio: `"none"` for stage 1 (the default), `"anyres"` for stage 2.
 
     Example:
@@ -134,9 +226,104 @@ class PretrainingCollator(RowCollator):
 
     def __init__(
         self,
-        processor: "XGenMMProcessor",
+        processor: XGenMMProcessor,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         image_aspect_ratio: str | None = "none",
     ):
         super().__init__(processor, max_length, pad_to_multiple_of, image_aspect_ratio)
+
+
+class PreferenceCollator(BatchMaker):
+    """Batches of preference pairs for TRL's `DPOTrainer`, every image once.
+
+    A row holds `prompt`, `chosen` and `rejected` messages and `images` (references or PIL images). TRL's plain form,
+    with strings as contents, shows its images before the first text of the user. Control tokens that a text spells
+    out stay text. A row with an unreadable image, or with a prompt that leaves no room for an answer, becomes a pair
+    without images and targets and is listed in `unreadable`: the number of pairs stays that of the rows, which
+    `gather` over ranks counts on.
+
+    Args:
+        processor: An `XGenMMProcessor`.
+        max_length: Tokens of a sequence that are kept, those of its images too; the end of the answer goes.
+        pad_to_multiple_of: Length of a batch in multiples of this number.
+        image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the image processor's.
+
+    Raises:
+        ValueError: If an option is out of range, or the tokenizer has no padding token.
+
+    Example:
+        ```python
+        >>> from xgenmm_hf import TINY_MODEL, PreferenceCollator, XGenMMProcessor
+        >>> processor = XGenMMProcessor.from_pretrained(TINY_MODEL)
+        >>> row = {
+        ...     "prompt": [{"role": "user", "content": "Hello"}],
+        ...     "chosen": [{"role": "assistant", "content": "Hi"}],
+        ...     "rejected": [{"role": "assistant", "content": "Sorry"}],
+        ...     "images": [],
+        ... }
+        >>> batch = PreferenceCollator(processor)([row])
+        >>> batch["input_ids"].shape[0]  # the chosen answer, then the rejected one
+        2
+        ```
+    """
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Makes a batch."""
+        pairs: list[Sequence[EncodedRow]] = []
+        kept: list[dict[str, Any]] = []
+        dropped: list[str] = []
+        for row in rows:
+            one = [] if row.get("image") is None else [row["image"]]  # TRL takes either column
+            readable, unreadable = read_images([{**row, "images": list(row.get("images") or one)}])
+            pair = self.encode(readable[0]) if readable else []
+            length = max((int((side.labels != IGNORE_INDEX).argmax()) for side in pair), default=0)
+            if self.max_length is not None and length >= self.max_length:
+                reason = f"its prompt takes {length} tokens and max_length is {self.max_length}; raise max_length."
+                readable, unreadable = [], [left_out(row, reason)]
+            kept += readable
+            dropped += unreadable
+            pairs.append(pair if readable else [self.nothing()] * len(SIDES))
+        batch = self.pad([side.cut(self.max_length) for sides in zip(*pairs, strict=True) for side in sides])
+        batch["completion_mask"] = (batch.pop("labels") != IGNORE_INDEX).long()
+        images = [image for row in kept for image in row["images"]]
+        return {
+            **batch,
+            **self.image_inputs(images),
+            **({"image_repeats": len(SIDES)} if images else {}),
+            "row_ids": [row_name(row) for row in kept],
+            "unreadable": dropped,
+        }
+
+    def encode(self, row: Mapping[str, Any]) -> list[EncodedRow]:
+        """Encodes a row with PIL images whole: its chosen and its rejected sequence."""
+        prompt, *answers = render_pair(self.processor, row)
+        texts = [prompt, *(prompt + answer for answer in answers)]
+        before, *sides = self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        encoded = []
+        for ids in sides:
+            start = len(os.path.commonprefix([before, ids]))
+            text = EncodedText(ids, [index >= start for index in range(len(ids))])
+            encoded.append(show_images(self.processor, text, self.image_lengths(row)))
+        return encoded
+
+
+def render_pair(processor: XGenMMProcessor, row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Renders a preference row as TRL does; control tokens that its texts spell out are escaped."""
+    from trl.data_utils import apply_chat_template, prepare_multimodal_messages
+
+    for name in ("prompt", *SIDES):
+        messages = row.get(name)
+        if not isinstance(messages, list) or not messages or not isinstance(messages[0], Mapping):
+            raise ValueError(
+                f"Row {row_name(row)}: `{name}` is {messages!r:.60}; a preference row holds lists of messages, "
+                '{"role", "content"}, in prompt, chosen and rejected.'
+            )
+    try:
+        # the images themselves have nothing to do with the text: any marker stands for them
+        prompt = prepare_multimodal_messages(row["prompt"], images=[IMAGE_TOKEN] * len(row["images"]))
+        answers = {name: prepare_multimodal_messages(row[name]) for name in SIDES}
+    except ValueError as error:
+        raise ValueError(f"Row {row_name(row)} cannot be read: {error}") from error
+    texts = apply_chat_template({"prompt": prompt, **answers}, processor)
+    return texts["prompt"], texts["chosen"], texts["rejected"]

@@ -5,7 +5,6 @@ complete, parts of the model may have learning rates of their own, and evaluatio
 """
 
 import copy
-import errno
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 
+from xgenmm_hf.data.loading import NO_SPACE
 from xgenmm_hf.modeling.targets_xgenmm import IGNORE_INDEX
 from xgenmm_hf.modeling.text_queries_xgenmm import prompt_mask_of
 from xgenmm_hf.training.checkpoints import discard, mark_complete, rotate, what_was_kept
@@ -25,15 +25,13 @@ from xgenmm_hf.training.sharding import add_blank_image, gather_head_before_use
 
 logger = logging.getLogger(__name__)
 
-NOTES = ("row_ids", "unreadable")
 JUDGED_AFTER = 100
 
 
 class AppliesSettings(TrainerCallback):
     """Applies how often a resumed run logs, evaluates and saves; the Trainer would keep the checkpoint's numbers."""
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Computes the steps of the state from the run's own options."""
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: D102
         state.compute_steps(args, state.max_steps)
 
 
@@ -41,17 +39,8 @@ class TrainingStopped(RuntimeError):
     """A run that stopped itself; the message is one sentence with the cause."""
 
 
-def take_notes(batch: dict[str, Any]) -> tuple[dict[str, Any], list[str], list[str]]:
-    """Separates a batch from what the collator notes beside it."""
-    inputs = {name: value for name, value in batch.items() if name not in NOTES}
-    return inputs, list(batch.get("row_ids") or []), list(batch.get("unreadable") or [])
-
-
 def with_prompt_mask(inputs: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Tells a model of the first release which tokens its images are read with: those before the answer.
-
-    TRL's fused loss keeps the labels from the model, which would take them from there.
-    """
+    """Tells a model of the first release what its images are read with; TRL's fused loss keeps the labels from it."""
     has_images = "pixel_values" in inputs or "mm_encoder_outputs" in inputs
     if not config.resampler_config.text_conditioned or not has_images:
         return inputs
@@ -112,7 +101,8 @@ class GuardedTrainerMixin:
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Takes the notes off a batch before it goes to the device and the model."""
-        inputs, self._row_ids, unreadable = take_notes(inputs)
+        inputs = dict(inputs)
+        self._row_ids, unreadable = (list(inputs.pop(name, None) or ()) for name in ("row_ids", "unreadable"))
         without = "pixel_values" not in inputs
         some_have_images = self._count_rows(len(self._row_ids), unreadable, not without)
         # Where no rank has an image none runs the tower, and the resampler stays untouched as on one device.
@@ -174,7 +164,7 @@ class GuardedTrainerMixin:
 
     def describe_dropped(self) -> str:
         """Returns one sentence about how many rows were dropped."""
-        share = self.num_dropped / self.num_rows if self.num_rows else 0.0
+        share = self.num_dropped / max(self.num_rows, 1)
         return (
             f"{self.num_dropped} of {self.num_rows} rows ({share:.2%}) since the last start dropped: an image "
             "cannot be read, or the prompt leaves no room for an answer."
@@ -221,5 +211,5 @@ def split_groups(optimizer: Any, names: Mapping[Any, str], rates: Mapping[str, f
 
 def is_disk_error(error: BaseException) -> bool:
     """Tells whether an error says that a disk takes no more; libraries wrap the system's error as text."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    full = isinstance(error, OSError) and error.errno in NO_SPACE
     return full or any(text in str(error) for text in ("No space left", "Disk quota", "PytorchStreamWriter"))

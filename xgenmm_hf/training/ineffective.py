@@ -36,21 +36,6 @@ def beside(option: str, *wanted: Any) -> dict[str, Any]:
     }
 
 
-def trains_tower(values: Values) -> bool:
-    """Tells whether the vision tower trains."""
-    return values["unfreeze_vision"] or (values["use_peft"] and values["lora_vision"])
-
-
-def trains_resampler(values: Values) -> bool:
-    """Tells whether the resampler trains."""
-    return values["lora_resampler"] if values["use_peft"] else not values["freeze_resampler"]
-
-
-def groups_rows(values: Values) -> bool:
-    """Tells whether rows are grouped by modality and length."""
-    return values["group_by_modality_length"] and not values["streaming"]
-
-
 PREFERENCES, CONVERSATIONS = ("dpo",), ("pretrain", "sft", "safety")
 ANSWERS_ONLY = "the targets are always the assistant's turns, or the completion where a row has one; leave it out"
 OUR_ROWS = "rows come from the mixture, in its own form; leave it out"
@@ -78,12 +63,15 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "shuffle_dataset": (Rule(OUR_ORDER),),
     **dict.fromkeys(("group_by_length", "length_column_name"), (Rule(OUR_ORDER, (None, False, "length")),)),
     "train_sampling_strategy": (
-        Rule(OUR_ORDER, ("random",), lambda values: not groups_rows(values), stages=CONVERSATIONS),
+        Rule(
+            OUR_ORDER, ("random",), lambda v: v["streaming"] or not v["group_by_modality_length"], stages=CONVERSATIONS
+        ),
     ),
     "pad_token": (Rule("the checkpoint's tokenizer has a padding token; leave it out", (None,)),),
     "trust_remote_code": (Rule(OUR_CODE, (None, False)),),
-    "use_liger_kernel": (Rule("Liger has no kernels for this model; leave it out"),),
-    "liger_kernel_config": (Rule("Liger has no kernels for this model; leave it out"),),
+    **dict.fromkeys(
+        ("use_liger_kernel", "liger_kernel_config"), (Rule("Liger has no kernels for this model; leave it out"),)
+    ),
     "router_aux_loss_coef": (Rule("the language model has no experts; leave it out", (None, 0, 0.0)),),
     "dataset_num_proc": (Rule("preference pairs are not measured in advance; leave it out", stages=PREFERENCES),),
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), (Rule(THE_VERB, ()),)),
@@ -101,8 +89,20 @@ RULES: dict[str, tuple[Rule, ...]] = {
     **dict.fromkeys(
         ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), (Rule(**beside("load_in_4bit")),)
     ),
-    "vision_learning_rate": (Rule("the tower is frozen: add unfreeze_vision or lora_vision", (None,), trains_tower),),
-    "resampler_learning_rate": (Rule("the resampler is frozen; leave it out", (None,), trains_resampler),),
+    "vision_learning_rate": (
+        Rule(
+            "the tower is frozen: add unfreeze_vision or lora_vision",
+            (None,),
+            lambda v: v["unfreeze_vision"] or (v["use_peft"] and v["lora_vision"]),
+        ),
+    ),
+    "resampler_learning_rate": (
+        Rule(
+            "the resampler is frozen; leave it out",
+            (None,),
+            lambda v: v["lora_resampler"] if v["use_peft"] else not v["freeze_resampler"],
+        ),
+    ),
     "eval_generate": (Rule("pairs and documents have no question to answer", (0,), stages=("dpo", "pretrain")),),
     "group_by_modality_length": (
         Rule("pairs keep the trainer's own order; leave it out", stages=PREFERENCES),
@@ -111,7 +111,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "anyres_tiles": (
         Rule("one-tile modes have no grids", (None,), lambda v: v["image_aspect_ratio"] in (None, "anyres")),
     ),
-    "precompute_ref_batch_size": (Rule(**beside("precompute_ref_log_probs")),),
+    **dict.fromkeys(
+        ("precompute_ref_log_probs", "precompute_ref_batch_size"),
+        (Rule("TRL computes no reference in advance for rows with images; leave it out"),),
+    ),
     **dict.fromkeys(("ref_model_mixup_alpha", "ref_model_sync_steps"), (Rule(**beside("sync_ref_model")),)),
     "f_alpha_divergence_coef": (Rule(**beside("f_divergence_type", "alpha_divergence")),),
     "discopop_tau": (

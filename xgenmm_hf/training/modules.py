@@ -5,7 +5,6 @@ With LoRA the adapter sits in the layers of the language model, on request also 
 never at the head, whose weight TRL reads directly.
 """
 
-import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -65,10 +64,7 @@ def resolve_modules(
 
 
 def choose_trained(model: Any, modules: ModuleArguments) -> None:
-    """Sets which parameters get gradients, without LoRA.
-
-    A frozen vision tower also runs without autograd, see `XGenMMModel`.
-    """
+    """Sets which parameters get gradients, without LoRA; a frozen vision tower also runs without autograd."""
     model.requires_grad_(not modules.freeze_language_model)
     switches = {TOWER: ("unfreeze_vision", True), RESAMPLER: ("freeze_resampler", False)}
     for part, (option, trains) in switches.items():
@@ -82,8 +78,6 @@ def lora_config(model: Any, model_args: ModelConfig, modules: ModuleArguments) -
     """Builds the adapter's config from TRL's options."""
     if not model_args.use_peft:
         return None
-    if importlib.util.find_spec("peft") is None:
-        raise ValueError("LoRA needs PEFT: pip install xgenmm-hf[train].")
     config: Any = get_peft_config(model_args)
     config.target_modules = lora_targets(model, model_args.lora_target_modules, modules.lora_vision)
     asked = model_args.lora_modules_to_save
@@ -131,30 +125,22 @@ def quantization_config(model_args: ModelConfig) -> Any:
 
 
 def count_parameters(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Counts parameters by part."""
+    """Counts all parameters and the trained ones by part."""
     counts = dict.fromkeys([*PARTS, OTHER], (0, 0))
     for name, parameter in model.named_parameters():
         if ".original_module." in name:  # the untrained twin of a module that PEFT saves whole
             continue
-        part = part_of(name)
+        part = next((part for part, mark in PARTS.items() if mark in name), OTHER)
         size = number_of_values(parameter)
         total, trained = counts[part]
-        counts[part] = (total + size, trained + (size if parameter.requires_grad else 0))
+        counts[part] = (total + size, trained + size * parameter.requires_grad)
     return {part: count for part, count in counts.items() if count[0]}
-
-
-def part_of(name: str) -> str:
-    """Returns the part that a parameter of this name belongs to."""
-    return next((part for part, mark in PARTS.items() if mark in name), OTHER)
 
 
 def number_of_values(parameter: torch.Tensor) -> int:
     """Returns how many values a parameter holds, also where it is partitioned (DeepSpeed) or packed (4-bit)."""
-    partitioned = getattr(parameter, "ds_numel", None)
-    if partitioned is not None:
-        return int(partitioned)
     quantised = getattr(parameter, "quant_state", None)
-    return int(quantised.shape.numel()) if quantised is not None else parameter.numel()
+    return int(getattr(parameter, "ds_numel", None) or (quantised.shape if quantised else parameter.shape).numel())
 
 
 def counts_table(counts: dict[str, tuple[int, int]]) -> str:

@@ -5,29 +5,33 @@ There is no training loop here: TRL's trainers run the steps, accelerate places 
 
 import copy
 import logging
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xgenmm_hf.conversion.files import output_folder, write_json
 from xgenmm_hf.inference.adapters import merge_adapter
 from xgenmm_hf.inference.prompt_form import FILE, read_prompt_form
+from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 from xgenmm_hf.training.answers import EvaluationAnswers
 from xgenmm_hf.training.arguments import FRESH, Recipe, parse_recipe, resume_choice
 from xgenmm_hf.training.card import write_merged_card, write_run_card
 from xgenmm_hf.training.checkpoints import check_not_finished, checkpoint_to_resume, run_facts, what_was_kept
-from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
+from xgenmm_hf.training.collators import PreferenceCollator, PretrainingCollator, SupervisedCollator
+from xgenmm_hf.training.dpo import XGenMMDPOTrainer
 from xgenmm_hf.training.guards import TrainingStopped
-from xgenmm_hf.training.loading import checked_source, load_for_training, with_merged_base
+from xgenmm_hf.training.loading import (
+    checked_source,
+    count_sources,
+    load_for_training,
+    load_stage_rows,
+    prompt_form_of,
+    with_merged_base,
+)
 from xgenmm_hf.training.modules import choose_trained, count_parameters, counts_table, lora_config
-from xgenmm_hf.training.plan import plan_of
 from xgenmm_hf.training.sft import XGenMMSFTTrainer
-from xgenmm_hf.training.stage_rows import count_sources, load_stage_rows, prompt_form_of
-
-
-if TYPE_CHECKING:
-    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
 logger = logging.getLogger(__name__)
@@ -59,15 +63,16 @@ def run_stage(stage: str, arguments: Sequence[str], make_optimizer: MakeOptimize
     model, processor = load_for_training(recipe)
     train_rows, eval_rows = load_stage_rows(recipe, processor)
     trainer = build_trainer(recipe, model, processor, train_rows, eval_rows, make_optimizer)
-    output, plan = Path(recipe.training.output_dir), plan_of(trainer)
+    output = Path(recipe.training.output_dir)
+    num_steps, plan, warnings = plan_of(trainer)
     fresh = resume_choice(recipe.training.resume_from_checkpoint) == FRESH
-    if not fresh and not check_not_finished(output, plan.num_steps, resumed):
-        logger.info("%s has already finished: its %d steps are done, nothing was changed.", output, plan.num_steps)
+    if not fresh and not check_not_finished(output, num_steps, resumed):
+        logger.info("%s has already finished: its %d steps are done, nothing was changed.", output, num_steps)
         return output
     if trainer.is_world_process_zero():
         logger.info("%s", counts_table(count_parameters(trainer.model)))
         logger.info("%s%s", plan, "" if resumed is None else f"; resuming from {resumed}")
-        for warning in plan.warnings():
+        for warning in warnings:
             logger.warning("%s", warning)
     try:
         result = trainer.train(resume_from_checkpoint=resumed)
@@ -83,7 +88,7 @@ def run_stage(stage: str, arguments: Sequence[str], make_optimizer: MakeOptimize
 def build_trainer(
     recipe: Recipe,
     model: Any,
-    processor: "XGenMMProcessor",
+    processor: XGenMMProcessor,
     train_rows: Any,
     eval_rows: Any = None,
     make_optimizer: MakeOptimizer | None = None,
@@ -109,8 +114,6 @@ def build_trainer(
         "run_facts": run_facts(recipe),
     }
     if recipe.stage == "dpo":
-        from xgenmm_hf.training.dpo import XGenMMDPOTrainer
-
         return XGenMMDPOTrainer(**shared)
     if recipe.data.eval_generate:
         number = recipe.data.eval_generate
@@ -118,19 +121,16 @@ def build_trainer(
     return XGenMMSFTTrainer(group_by_modality_length=recipe.data.group_by_modality_length, **shared)
 
 
-def make_collator(recipe: Recipe, processor: "XGenMMProcessor") -> Any:
+def make_collator(recipe: Recipe, processor: XGenMMProcessor) -> Any:
     """Makes the collator of a stage: all text of a document, the assistant's turns, or two answers to compare."""
     options = {
         "max_length": recipe.training.max_length,
         "pad_to_multiple_of": recipe.training.pad_to_multiple_of,
         "image_aspect_ratio": processor.image_processor.image_aspect_ratio,
     }
-    if recipe.stage == "dpo":
-        from xgenmm_hf.training.preference import PreferenceCollator
-
-        # Answers as generation writes them, which is what the policy is judged by.
-        return PreferenceCollator(processor, **options)
-    return (PretrainingCollator if recipe.stage == "pretrain" else SupervisedCollator)(processor, **options)
+    # Pairs: answers as generation writes them, which is what the policy is judged by.
+    kind = {"pretrain": PretrainingCollator, "dpo": PreferenceCollator}.get(recipe.stage, SupervisedCollator)
+    return kind(processor, **options)
 
 
 def save_run(trainer: Any, recipe: Recipe, train_rows: Any, metrics: dict[str, float]) -> None:
@@ -158,10 +158,7 @@ def save_run(trainer: Any, recipe: Recipe, train_rows: Any, metrics: dict[str, f
 
 
 def save_merged(recipe: Recipe, folder: Path) -> None:
-    """Adds a trained adapter to its base model and saves the sum with the run's other files.
-
-    The base is loaded again: weights that were quantised for training are merged in full precision.
-    """
+    """Saves the sum of a trained adapter and its base model, loaded again in full precision, with the run's files."""
     base, processor = load_for_training(recipe, quantised=False)
     beside = folder.with_name(f".{folder.name}-replaced")
     shutil.rmtree(beside, ignore_errors=True)
@@ -174,3 +171,38 @@ def save_merged(recipe: Recipe, folder: Path) -> None:
         write_merged_card(recipe, folder, draft, base.config)
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
+
+
+def plan_of(trainer: Any) -> tuple[int, str, list[str]]:
+    """Returns a run's number of steps, a line about its size, and a sentence for each thing that is hardly meant so.
+
+    It counts as the Trainer itself does; a stream has no number of rows.
+    """
+    args, rows, warnings = trainer.args, trainer.train_dataset, []
+    num_steps, per_pass, told = args.max_steps, args.train_batch_size * args.world_size, "a stream"
+    size, epochs = per_pass * args.gradient_accumulation_steps, ""
+    if hasattr(rows, "__len__"):
+        batches, told = len(rows) / per_pass, f"{len(rows):,} rows"
+        batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+        per_epoch = max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+        num_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+        epochs = f" ({num_steps / per_epoch:.3g} epochs)"
+        if size > len(rows):
+            warnings.append(
+                f"A batch takes {size} rows and there are {len(rows)}: lower --gradient_accumulation_steps or "
+                "--per_device_train_batch_size."
+            )
+    num_warmup_steps = args.get_warmup_steps(num_steps)
+    if num_warmup_steps >= num_steps > 0:
+        warnings.append(
+            f"All {num_steps} steps are warm-up, so the learning rate never reaches its value: lower --warmup_steps "
+            f"(now {num_warmup_steps})."
+        )
+    save_steps = math.ceil(args.save_steps if args.save_steps >= 1 else args.save_steps * num_steps)
+    if args.save_strategy == "steps" and save_steps > num_steps:
+        warnings.append(
+            f"The first checkpoint would be at step {save_steps}, after the end: lower --save_steps to be able to "
+            "resume a run that was stopped."
+        )
+    told = f"Training on {told}: batches of {size} rows, {num_steps:,} steps{epochs}"
+    return num_steps, f"{told}, {num_warmup_steps:,} of them warm-up", warnings

@@ -6,34 +6,24 @@ from typing import Any
 import torch
 from accelerate.utils import is_peft_model
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 
 def gather_head_before_use(model: Any) -> None:
     """Makes FSDP2 gather the head before TRL's fused loss reads its weight, and reduce its gradient after.
 
-    The fused loss uses `lm_head.weight` without calling the head. FSDP2 gathers a module's weights, and averages their
-    gradients over ranks, around calls; where only the weight is read each rank keeps its own rows' gradient.
-    accelerate avoids this for text models by putting the head into one group with the final norm, which it finds only
-    as a direct child of the base model. Seen with accelerate 1.15 and TRL 1.16: on two ranks the head's gradient was
-    off by half of its norm.
+    FSDP2 gathers a module's weights, and averages their gradients over ranks, around calls; the loss reads the head's
+    weight without a call. accelerate groups the head with the final norm, but finds that only as a direct child of the
+    base model. Seen with accelerate 1.15 and TRL 1.16: on two ranks the head's gradient was off by half of its norm.
     """
     base = model.get_base_model() if is_peft_model(model) else model
 
     def gather(module: nn.Module, args: Any, output: Any) -> None:
         head = base.get_output_embeddings()
-        if is_sharded_module(head):
+        if isinstance(head, FSDPModule):
             head.unshard()
 
     base.model.register_forward_hook(gather)
-
-
-def is_sharded_module(module: nn.Module) -> bool:
-    """Tells whether FSDP2 shards a module by itself."""
-    if not torch.distributed.is_available():
-        return False
-    from torch.distributed.fsdp import FSDPModule
-
-    return isinstance(module, FSDPModule)
 
 
 def add_blank_image(batch: Mapping[str, Any], config: Any, halves: int = 1) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from xgenmm_hf.cli.data import data
 from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.data import preview
-from xgenmm_hf.data.showing import COLORS
+from xgenmm_hf.data.preview import COLORS
 
 
 @pytest.fixture

@@ -6,13 +6,11 @@ import pytest
 from xgenmm_hf.data.image_refs import image_ref
 from xgenmm_hf.data.rows import (
     InvalidRow,
-    chat_row,
     end_of_chunk_part,
     features_of,
     image_part,
+    make_row,
     message,
-    preference_row,
-    pretraining_row,
     row_kind,
     text_part,
     validate_row,
@@ -22,9 +20,11 @@ from xgenmm_hf.data.rows import (
 IMAGE = image_ref("a.png")
 QUESTION, ANSWER = message("user", image_part(), "What?"), message("assistant", "A bus.")
 ROWS = {
-    "chat": chat_row("1", "set", [message("system", "Be brief."), QUESTION, ANSWER], [IMAGE]),
-    "preference": preference_row("1", "set", [QUESTION], "A bus.", "A dog.", [IMAGE]),
-    "pretraining": pretraining_row("1", "set", [image_part(), text_part("A bus."), end_of_chunk_part()], [IMAGE]),
+    "chat": make_row("1", "set", [IMAGE], messages=[message("system", "Be brief."), QUESTION, ANSWER]),
+    "preference": make_row(
+        "1", "set", [IMAGE], prompt=[QUESTION], chosen=[ANSWER], rejected=[message("assistant", "A dog.")]
+    ),
+    "pretraining": make_row("1", "set", [IMAGE], content=[image_part(), text_part("A bus."), end_of_chunk_part()]),
 }
 
 
@@ -41,7 +41,7 @@ def test_images_in_memory_and_texts_alone_are_fine():
     from PIL import Image
 
     assert validate_row({**ROWS["chat"], "images": [Image.new("RGB", (2, 2))]}) == "chat"
-    assert validate_row(chat_row("1", "set", [message("user", "Hi"), message("assistant", "")])) == "chat"
+    assert validate_row(make_row("1", "set", messages=[message("user", "Hi"), message("assistant", "")])) == "chat"
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import torch
 from conversation_rows import IGNORE, image, small_processor
 from PIL import Image
 
-from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration
-from xgenmm_hf.training.batches import Unreadable, empty_batch, pad_rows, read_images
-from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator
+from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
+from xgenmm_hf.data.encoding import EncodedRow
+from xgenmm_hf.training.collators import PretrainingCollator, SupervisedCollator, read_images
 
 
 def encoded_png(image: Image.Image) -> bytes:
@@ -55,15 +55,14 @@ def test_rows_with_unreadable_images_are_left_out_and_named(bad):
     ]
     readable, unreadable = read_images(rows)
     assert [row["id"] for row in readable] == ["1"]
-    assert [row.row for row in unreadable] == [f"captions/{name}" for name in "234"]
-    assert "cut.png" in unreadable[0].reason and "0 x 5 pixels" in unreadable[2].reason
+    assert "cut.png" in unreadable[0] and "0 x 5 pixels" in unreadable[2]
     batch = PretrainingCollator(small_processor())(rows)
     assert batch["row_ids"] == ["captions/1"] and len(batch["input_ids"]) == 1
     assert batch["image_num_tiles"].tolist() == [1]
     assert [sentence.split(":")[0] for sentence in batch["unreadable"]] == [
         f"Row captions/{name} is left out" for name in "234"
     ]
-    assert str(unreadable[0]) == batch["unreadable"][0] and isinstance(unreadable[0], Unreadable)
+    assert unreadable == batch["unreadable"]
 
 
 @pytest.mark.parametrize("multiple", [None, 8])
@@ -81,7 +80,8 @@ def test_the_model_runs_on_a_batch_without_a_row(attention):
     model = XGenMMForConditionalGeneration.from_pretrained(
         TINY_MODEL, dtype=torch.float32, attn_implementation=attention
     )
-    batch = empty_batch(model.config.text_config.pad_token_id)
+    collator = SupervisedCollator(XGenMMProcessor.from_pretrained(TINY_MODEL))
+    batch = collator.pad([collator.nothing()])
     labels = batch.pop("labels")
     logits = model(**batch).logits
     assert logits.isfinite().all() and logits.shape[:2] == labels.shape
@@ -89,11 +89,16 @@ def test_the_model_runs_on_a_batch_without_a_row(attention):
     assert all(value.grad is None or value.grad.isfinite().all() for value in model.parameters())
 
 
+def row_of(ids: list[int], labels: list[int]) -> EncodedRow:
+    return EncodedRow(np.array(ids), np.array(labels), [], np.zeros(len(ids), dtype=bool))
+
+
 def test_rows_are_padded_on_the_right():
-    rows = [np.array([5, 6, 7]), np.array([8])]
-    batch = pad_rows(rows, [np.array([IGNORE, 6, 7]), np.array([8])], pad_token_id=0, multiple=4)
-    assert batch["input_ids"].tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
+    collator = SupervisedCollator(small_processor(), pad_to_multiple_of=4)
+    batch = collator.pad([row_of([5, 6, 7], [IGNORE, 6, 7]), row_of([8], [8])])
+    filler = small_processor().tokenizer.pad_token_id
+    assert batch["input_ids"].tolist() == [[5, 6, 7, filler], [8, filler, filler, filler]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
     assert batch["labels"].tolist() == [[IGNORE, 6, 7, IGNORE], [8, IGNORE, IGNORE, IGNORE]]
-    lengths = [pad_rows([np.ones(n)], [np.ones(n)], 0, 8)["labels"].shape[1] for n in (1, 8, 9)]
-    assert lengths == [8, 8, 16]
+    lengths = [collator.pad([row_of([1] * n, [1] * n)])["labels"].shape[1] for n in (1, 4, 5)]
+    assert lengths == [4, 4, 8]

@@ -242,7 +242,7 @@ def test_a_document_is_written_in_the_base_form():
         (chat_row("a", "b") | {"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "of type 'video'"),
         (
             chat_row("a", "b") | {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]},
-            "a text part without a text",
+            "Row test/7: messages, part 0: a text part holds a string",
         ),
     ],
 )

@@ -14,8 +14,8 @@ from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.training import dpo
+from xgenmm_hf.training.collators import PreferenceCollator
 from xgenmm_hf.training.dpo import XGenMMDPOTrainer, image_part, is_fixed, same_weights
-from xgenmm_hf.training.preference import PreferenceCollator
 from xgenmm_hf.training.sharding import add_blank_image
 
 
@@ -179,37 +179,6 @@ def test_training_follows_stock_trl_step_by_step(kind, checkpointing, rows, proc
     assert len(logs[0]) == 5 and abs(logs[0][-2]["loss"] - math.log(2)) > 1e-4
 
 
-@pytest.mark.parametrize("kind", ["lora", "language"])
-def test_reference_log_probs_can_be_precomputed_for_images(kind, rows, processor, tmp_path):
-    usual = make_trainer(XGenMMDPOTrainer, kind, rows, processor, tmp_path)
-    ours = make_trainer(XGenMMDPOTrainer, kind, rows, processor, tmp_path, precompute_ref_log_probs=True)
-    assert ours.ref_model is None and ours.args.precompute_ref_log_probs
-    results = []
-    for trainer in (usual, ours):
-        move_policy(trainer)
-        calls = Calls(trainer.model)
-        loader = trainer.get_train_dataloader()
-        results.append(loss_and_gradients(trainer, next(iter(loader)))[0])
-        assert len(calls.tiles) == 1
-    assert torch.allclose(*results, atol=1e-5, rtol=0)
-    more = Dataset.from_list(make_rows()[:2])
-    assert ours.evaluate(more)["eval_loss"] > 0
-    ours.state.global_step = 1
-    if kind == "language":
-        with pytest.raises(ValueError, match="keeps no reference"):
-            ours.evaluate(Dataset.from_list(make_rows()[1:3]))
-
-
-def test_precomputing_depends_on_the_collator(rows, processor, tmp_path):
-    column = []
-    for mode in ("anyres", "none"):
-        collator = PreferenceCollator(processor, image_aspect_ratio=mode)
-        options = {"precompute_ref_log_probs": True}
-        trainer = make_trainer(XGenMMDPOTrainer, "lora", rows, processor, tmp_path, collator, **options)
-        column.append(trainer.train_dataset["ref_chosen_logps"][:])
-    assert column[0] != column[1]
-
-
 def test_a_reference_with_another_tower_is_shown_the_images_itself(rows, processor, tmp_path):
     reference = make_model("all")
     with torch.no_grad():
@@ -277,13 +246,6 @@ def test_a_frozen_part_with_an_adapter_is_not_shared(processor):
     adapted.requires_grad_(False)
     assert not is_fixed(image_part(adapted, "vision_tower"))
     assert is_fixed(image_part(adapted, "resampler"))
-
-
-def test_options_that_exclude_each_other_are_refused(rows, processor, tmp_path):
-    with pytest.raises(ValueError, match="choose one"):
-        make_trainer(
-            XGenMMDPOTrainer, "all", rows, processor, tmp_path, precompute_ref_log_probs=True, sync_ref_model=True
-        )
 
 
 @pytest.fixture

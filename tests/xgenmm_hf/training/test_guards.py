@@ -8,11 +8,10 @@ from run_rows import ON_CPU, chat_rows, save_rows
 
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration
 from xgenmm_hf.training.arguments import parse_recipe
-from xgenmm_hf.training.guards import TrainingStopped, take_notes
-from xgenmm_hf.training.loading import load_for_training
+from xgenmm_hf.training.guards import TrainingStopped
+from xgenmm_hf.training.loading import load_for_training, load_stage_rows
 from xgenmm_hf.training.run import build_trainer
 from xgenmm_hf.training.sharding import add_blank_image
-from xgenmm_hf.training.stage_rows import load_stage_rows
 
 
 def make_trainer(rows, tmp_path, *options):
@@ -66,10 +65,11 @@ def test_loss_that_is_no_number_stops_the_run_with_its_rows(tmp_path):
         trainer.train()
 
 
-def test_notes_are_taken_off_a_batch():
+def test_notes_are_taken_off_a_batch(tmp_path):
+    trainer = make_trainer(chat_rows(4), tmp_path)
     batch = {"input_ids": torch.ones(1, 2), "row_ids": ["a/1"], "unreadable": ["gone"]}
-    assert take_notes(batch) == ({"input_ids": batch["input_ids"]}, ["a/1"], ["gone"])
-    assert len(batch) == 3
+    assert trainer._prepare_inputs(batch).keys() == {"input_ids"} and len(batch) == 3
+    assert (trainer.num_rows, trainer.num_dropped) == (2, 1)
 
 
 @pytest.mark.parametrize("length", [3, 40])

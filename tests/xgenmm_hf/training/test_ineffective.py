@@ -27,7 +27,6 @@ EFFECTIVE = {
     "max_length",
     "model_init_kwargs",
     "pad_to_multiple_of",
-    "precompute_ref_log_probs",
     "sync_ref_model",
     "use_weighting",
 }
@@ -59,6 +58,7 @@ def test_every_option_of_trl_was_looked_at(config):
         ("sft", ["--do_eval", "true"]),
         ("dpo", ["--padding_free", "true"]),
         ("dpo", ["--precompute_ref_batch_size", "2"]),
+        ("dpo", ["--precompute_ref_log_probs", "true"]),
         ("dpo", ["--ref_model_sync_steps", "5"]),
         ("dpo", ["--eval_generate", "5", "--eval_mixture", "m"]),
         ("dpo", ["--group_by_modality_length", "true"]),
@@ -79,7 +79,6 @@ def test_option_that_does_nothing_is_refused(stage, options, tmp_path):
         ("sft", ["--use_peft", "false", "--lora_r", "8"]),
         ("sft", ["--use_peft", "--lora_vision", "--vision_learning_rate", "1e-6"]),
         ("sft", ["--resampler_learning_rate", "1e-4"]),
-        ("dpo", ["--precompute_ref_log_probs", "true", "--precompute_ref_batch_size", "2"]),
     ],
 )
 def test_option_that_counts_is_taken(stage, options, tmp_path):

@@ -36,16 +36,12 @@ OVERRIDDEN = {
         "evaluate",
         "train",
     ),
-    "trl.trainer.dpo_trainer.DPOTrainer": (
-        "_compute_loss",
-        "_precompute_ref_logps",
-        "compute_ref_log_probs",
-    ),
+    "trl.trainer.dpo_trainer.DPOTrainer": ("_compute_loss",),
 }
 """Methods by class that our trainers override or call."""
 
 ATTRIBUTES = {
-    "trl.trainer.dpo_trainer.DPOTrainer": ("_is_vision_dataset", "_precompute_model_hash", "precompute_ref_logps"),
+    "trl.trainer.dpo_trainer.DPOTrainer": ("_is_vision_dataset",),
     "trl.trainer.sft_trainer.SFTTrainer": ("_is_vision_dataset",),
     "transformers.Trainer": ("_signature_columns", "callback_handler", "is_fsdp_enabled", "is_deepspeed_enabled"),
     "transformers.integrations.TensorBoardCallback": ("tb_writer",),
@@ -53,12 +49,10 @@ ATTRIBUTES = {
 """Attributes by the class whose source sets them."""
 
 FUNCTIONS = (
-    "trl.trainer.utils.hash_module",
     "trl.data_utils.apply_chat_template",
     "trl.data_utils.prepare_multimodal_messages",
     "peft.tuners.tuners_utils.BaseTunerLayer",
     "peft.utils.AuxiliaryTrainingWrapper",
-    "datasets.fingerprint.Hasher",
     "transformers.utils.chat_template_utils.render_jinja_template",
 )
 """Functions and classes that are not part of the libraries' documented surface."""

@@ -139,7 +139,7 @@ def test_quantisation_leaves_tower_resampler_and_head(monkeypatch):
     with pytest.raises(ValueError, match=r"pip install .xgenmm-hf\[quant\]"):
         quantization_config(ModelConfig(load_in_4bit=True, use_peft=True))
     monkeypatch.undo()
-    monkeypatch.setattr("xgenmm_hf.training.modules.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     config = quantization_config(ModelConfig(load_in_8bit=True, use_peft=True))
     assert config.llm_int8_skip_modules == ["model.vision_tower", "model.resampler", "lm_head"]
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from xgenmm_hf import TINY_MODEL, XGenMMProcessor
-from xgenmm_hf.training.preference import PreferenceCollator, common_length
+from xgenmm_hf.training.collators import PreferenceCollator
 
 
 def image(width: int = 80, height: int = 60, color: str = "red") -> Image.Image:
@@ -137,10 +137,8 @@ def test_a_prompt_without_room_for_an_answer_is_left_out(processor, rows):
     assert "pixel_values" not in batch
 
 
-def test_precomputed_reference_log_probs_and_padding(processor, rows):
-    scored = [{**row, "ref_chosen_logps": -1.0 * i, "ref_rejected_logps": -2.0} for i, row in enumerate(rows)]
-    batch = PreferenceCollator(processor, pad_to_multiple_of=64)(scored)
-    assert batch["ref_chosen_logps"].tolist() == [0.0, -1.0, -2.0]
+def test_pairs_are_padded_to_a_multiple(processor, rows):
+    batch = PreferenceCollator(processor, pad_to_multiple_of=64)(rows)
     assert batch["input_ids"].shape[1] % 64 == 0
 
 
@@ -152,8 +150,3 @@ def test_faulty_rows_and_options_are_named(processor, rows):
         collate([{**rows[0], "images": []}])
     with pytest.raises(ValueError, match="max_length is 0"):
         PreferenceCollator(processor, max_length=0)
-
-
-def test_common_length():
-    assert common_length([1, 2, 3], [1, 2, 4, 5]) == 2
-    assert common_length([], [1]) == 0

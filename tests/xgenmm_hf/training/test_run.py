@@ -13,8 +13,8 @@ from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcesso
 from xgenmm_hf.inference.loading import load
 from xgenmm_hf.inference.prompt_form import read_prompt_form
 from xgenmm_hf.training.guards import TrainingStopped
+from xgenmm_hf.training.loading import prompt_form_of
 from xgenmm_hf.training.run import run_stage
-from xgenmm_hf.training.stage_rows import prompt_form_of
 
 
 SMALL = ["--per_device_train_batch_size", "2", "--max_steps", "2", "--save_strategy", "no", *ON_CPU]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 from transformers import TrainerState
 
-from xgenmm_hf.training.sampler import EpochOfSampler, ModalityLengthSampler
+from xgenmm_hf.training.sft import EpochOfSampler, ModalityLengthSampler
 
 
 def drawn_rows(num_rows: int, seed: int = 0) -> tuple[list[int], list[str]]:
@@ -73,7 +73,7 @@ def test_batches_are_shuffled_and_every_epoch_is_another():
 def test_another_process_finds_the_same_order():
     lengths, modalities = drawn_rows(300)
     code = (
-        "from xgenmm_hf.training.sampler import ModalityLengthSampler as S;"
+        "from xgenmm_hf.training.sft import ModalityLengthSampler as S;"
         f"s = S({lengths}, {modalities}, 8, seed=5); s.set_epoch(2); print(list(s))"
     )
     sampler = ModalityLengthSampler(lengths, modalities, 8, seed=5)

@@ -9,7 +9,7 @@ from xgenmm_hf import TINY_MODEL, XGenMMProcessor
 from xgenmm_hf.data.lengths import COLUMNS, add_lengths
 from xgenmm_hf.data.mixture import load_mixture
 from xgenmm_hf.training.arguments import parse_recipe
-from xgenmm_hf.training.stage_rows import load_stage_rows
+from xgenmm_hf.training.loading import load_stage_rows
 
 
 MIXTURES = {
@@ -64,6 +64,6 @@ def test_pairs_are_not_measured(tmp_path, processor):
 
 def test_rows_of_another_kind_are_refused_before_they_are_measured(folder, processor, monkeypatch):
     (folder / "mixture.yaml").write_text(MIXTURES["numbers"])
-    monkeypatch.setattr("xgenmm_hf.training.stage_rows.add_lengths", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("xgenmm_hf.training.loading.add_lengths", lambda *_, **__: pytest.fail("measured"))
     with pytest.raises(ValueError, match="rows of kind chat; xgenmm train pretrain takes rows of kind pretraining"):
         load_stage_rows(recipe_of(folder / "mixture.yaml", "pretrain"), processor)

@@ -27,14 +27,11 @@ def detect(record: Record, where: str) -> Adapter:
         found = [adapter for adapter in found if adapter.name != "captions"]
     if len(found) == 1:
         return found[0]
-    names = ", ".join(sorted(record)) or "none"
+    fields, known = ", ".join(sorted(record)) or "none", ", ".join(ADAPTERS)
     if not found:
-        raise ValueError(
-            f"The format of {where} is not known from its fields ({names}): name it, one of {', '.join(ADAPTERS)}."
-        )
-    raise ValueError(
-        f"The fields of {where} ({names}) fit the formats {' and '.join(adapter.name for adapter in found)}: name one."
-    )
+        raise ValueError(f"The format of {where} is not known from its fields ({fields}): name it, one of {known}.")
+    names = " and ".join(adapter.name for adapter in found)
+    raise ValueError(f"The fields of {where} ({fields}) fit the formats {names}: name one.")
 
 
 def check_options(adapter: Adapter, options: Iterable[str]) -> None:

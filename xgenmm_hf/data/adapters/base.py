@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 
 from xgenmm_hf.data.addresses import AddressTable
 from xgenmm_hf.data.fields import ADDRESS_FIELDS, IMAGE_FIELDS, Record, RejectedRecord, SkippedRecord, first_field
-from xgenmm_hf.data.image_refs import ADDRESS, PathRefused, Roots, image_ref
+from xgenmm_hf.data.image_refs import ADDRESS, PathRefused, Roots, image_ref, png_bytes
 from xgenmm_hf.data.rows import ImageRef, Row
 from xgenmm_hf.modeling.images_xgenmm import read_image
 
@@ -86,14 +85,12 @@ def _one_image(value: Any, context: Context) -> list[ImageRef]:
     if isinstance(value, Mapping):
         path, data = value.get("path"), value.get("bytes")
         value = path if data is None else data
+    if isinstance(value, str) and not value.strip():
+        context.notes["empty image"] += 1
+        return []
     if isinstance(value, str):
-        if not value.strip():
-            context.notes["empty image"] += 1
-            return []
         return [_by_text(value, context)]
-    if isinstance(value, (bytes, bytearray)):
-        return [image_ref(path, bytes(value))]
-    return [image_ref(path, _encode(value))]
+    return [image_ref(path, bytes(value) if isinstance(value, (bytes, bytearray)) else _encode(value))]
 
 
 def _by_text(value: str, context: Context) -> ImageRef:
@@ -116,13 +113,11 @@ def _by_text(value: str, context: Context) -> ImageRef:
 
 def _encode(value: Any) -> bytes:
     """Encodes an array or an image in memory as PNG."""
-    file = io.BytesIO()
     try:
-        read_image(np.asarray(value) if isinstance(value, list) else value).save(file, "PNG", compress_level=1)
+        return png_bytes(read_image(np.asarray(value) if isinstance(value, list) else value))
     except (ValueError, TypeError, OverflowError) as error:
         what = f"an image is given as {value!r:.60} ({error})"
         raise RejectedRecord("image", f"{what}; it must be a path, encoded bytes, or an array of 0-255") from None
-    return file.getvalue()
 
 
 def _not_downloaded(value: str) -> SkippedRecord:

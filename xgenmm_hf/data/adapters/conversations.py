@@ -1,15 +1,13 @@
-"""Conversations: LLaVA's form and its many relatives, TRL's messages, The Cauldron, VLGuard.
-
-Sources: the card of each set as docs/data-formats.md lists them.
-"""
+"""Conversations: LLaVA's form and its many relatives, TRL's messages, The Cauldron, VLGuard (docs/data-formats.md)."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from xgenmm_hf.data.adapters.base import Adapter, Context, images_of
-from xgenmm_hf.data.fields import Record, RejectedRecord, first_field, list_of, text_of
-from xgenmm_hf.data.rows import ImageRef, Message, Part, Row, chat_row, image_part, message, text_part
+from xgenmm_hf.data.fields import Record, RejectedRecord, first_field, list_of, mappings_of, text_of
+from xgenmm_hf.data.rows import ImageRef, Message, Part, Row, image_part, make_row, message, text_part
 
 
 IMAGES = ("image", "images")
@@ -25,10 +23,7 @@ KIND_OF_PAIR = {
 
 
 def _llava(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a record of `conversations` (LLaVA, LLaVA-OneVision, MMDU) or `conversation` (Mantis) into a chat row.
-
-    A turn has `from` and `value`, or `role` and `content`; images are in `image` or `images`.
-    """
+    """Turns a record of `conversations` (LLaVA, LLaVA-OneVision, MMDU) or `conversation` (Mantis) into a chat row."""
     name = first_field(record, TURNS) or TURNS[0]
     messages = [_turn(turn, f"turn {index}") for index, turn in enumerate(list_of(record, name))]
     if not any(turn["role"] == "assistant" and _has_text(turn) for turn in messages):
@@ -40,11 +35,9 @@ def _trl(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns a record in TRL's form (`messages`, or `prompt` with `completion` or with a pair) into a row."""
     images = images_of(record, context, IMAGES[::-1])
     if _kind_of_messages(record) == "preference":
-        row: Row = {"id": id, "source": context.source, "images": images}
-        row["prompt"] = _place_images(_messages(record, "prompt", "user"), len(images))
-        row["chosen"] = _messages(record, "chosen", "assistant")
-        row["rejected"] = _messages(record, "rejected", "assistant")
-        yield row
+        answers = {name: _messages(record, name, "assistant") for name in ("chosen", "rejected")}
+        prompt = _place_images(_messages(record, "prompt", "user"), len(images))
+        yield make_row(id, context.source, images, prompt=prompt, **answers)
         return
     if record.get("messages") is not None:
         messages = _messages(record, "messages", "user")
@@ -60,17 +53,14 @@ def _trl(record: Record, id: str, context: Context) -> Iterator[Row]:
 
 def _cauldron(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns a record of The Cauldron into one chat of all its questions, the images before the first."""
-    texts = list_of(record, "texts")
-    if not texts or not all(isinstance(text, Mapping) for text in texts):
+    texts = list(mappings_of(record.get("texts"), "texts"))
+    if not texts:
         raise RejectedRecord("fields", "texts holds no pair of user and assistant")
     images = images_of(record, context, IMAGES)
-    messages = []
-    for text in texts:
-        messages += [message("user", text_of(text, "user")), message("assistant", text_of(text, "assistant"))]
+    messages = [message(role, text_of(text, role)) for text in texts for role in ("user", "assistant")]
     origins = {str(text.get("source") or "") for text in texts}
-    origin = origins.pop() if len(origins) == 1 else ""
-    source = f"{context.source}/{origin}" if origin else context.source
-    yield chat_row(id, source, _place_images(messages, len(images)), images)
+    source = "/".join(filter(None, [context.source, *(origins if len(origins) == 1 else ())]))
+    yield make_row(id, source, images, messages=_place_images(messages, len(images)))
 
 
 def _vlguard(record: Record, id: str, context: Context) -> Iterator[Row]:
@@ -81,10 +71,8 @@ def _vlguard(record: Record, id: str, context: Context) -> Iterator[Row]:
     images = images_of(record, context, IMAGES)
     if len(images) != 1:
         raise RejectedRecord("image", f"the record has {len(images)} images instead of one")
-    rows: list[Row] = []
-    for pair in list_of(record, "instr-resp"):
-        if not isinstance(pair, Mapping):
-            raise RejectedRecord("fields", "instr-resp must be a list of mappings")
+    number = Counter[str]()
+    for pair in mappings_of(record.get("instr-resp"), "instr-resp"):
         # Read through `datasets`, each pair has all fields, the missing ones as None.
         names = [name for (flag, name) in KIND_OF_PAIR if flag == safe and pair.get(name) is not None]
         if len(names) != 1:
@@ -93,18 +81,15 @@ def _vlguard(record: Record, id: str, context: Context) -> Iterator[Row]:
         kind = KIND_OF_PAIR[safe, names[0]]
         question = message("user", image_part(), text_of(pair, names[0]))
         answer = message("assistant", text_of(pair, "response"))
-        suffix = "" if not any(row["id"] == f"{id}/{kind}" for row in rows) else f"-{len(rows)}"
-        rows.append(chat_row(f"{id}/{kind}{suffix}", f"{context.source}/{kind}", [question, answer], images))
-    if not rows:
+        suffix = f"-{number.total()}" if number[kind] else ""
+        number[kind] += 1
+        yield make_row(f"{id}/{kind}{suffix}", f"{context.source}/{kind}", images, messages=[question, answer])
+    if not number:
         raise RejectedRecord("fields", "instr-resp is empty")
-    yield from rows
 
 
 def _finish_chat(id: str, source: str, messages: list[Message], images: list[ImageRef], context: Context) -> Row:
-    """Places a conversation's images and takes it although it has quirks that are ordinary; those are counted.
-
-    Left out are an empty system turn, answers before the first question, and questions after the last answer.
-    """
+    """Places a conversation's images and leaves out turns that are ordinary quirks, which are counted."""
     messages = _place_images(messages, len(images))
     if messages and messages[0]["role"] == "system" and not _has_text(messages[0]):
         context.notes["empty system turn"] += 1
@@ -117,7 +102,7 @@ def _finish_chat(id: str, source: str, messages: list[Message], images: list[Ima
         context.notes["question without an answer"] += 1
         images = images[: len(images) - sum(part["type"] == "image" for part in messages[-1]["content"])]
         messages = messages[:-1]
-    return chat_row(id, source, messages, images)
+    return make_row(id, source, images, messages=messages)
 
 
 def _place_images(messages: list[Message], num_images: int) -> list[Message]:
@@ -136,14 +121,11 @@ def _place_images(messages: list[Message], num_images: int) -> list[Message]:
 def _split_markers(text: str) -> list[Part]:
     """Puts image parts where a text has markers, empty texts left out."""
     first, *rest = MARKER.split(text)
-    parts = [text_part(first)] if first else []
-    for piece in rest:
-        parts += [image_part(), *([text_part(piece)] if piece else [])]
-    return parts
+    parts = [text_part(first), *(part for piece in rest for part in (image_part(), text_part(piece)))]
+    return [part for part in parts if part["type"] == "image" or part["text"]]
 
 
 def _kind_of_messages(record: Record) -> str:
-    """Returns the kind of the row that a record in TRL's form becomes."""
     return "preference" if record.get("chosen") is not None else "chat"
 
 
@@ -164,13 +146,7 @@ def _messages(record: Record, name: str, role: str) -> list[Message]:
     """Reads a field that is a list of messages, or one text of a given role."""
     if name != "messages" and isinstance(record.get(name), str):
         return [{"role": role, "content": _parts(record[name], role, name)}]
-    messages = []
-    for index, turn in enumerate(list_of(record, name)):
-        if not isinstance(turn, Mapping) or not isinstance(turn.get("role"), str):
-            raise RejectedRecord("roles", f"{name}[{index}] is no message with a role")
-        content = _parts(turn.get("content"), turn["role"], f"{name}[{index}]")
-        messages.append({"role": turn["role"], "content": content})
-    return messages
+    return [_turn(turn, f"{name}[{index}]") for index, turn in enumerate(list_of(record, name))]
 
 
 def _parts(content: Any, role: str, where: str) -> list[Part]:

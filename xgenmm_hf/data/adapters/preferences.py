@@ -10,7 +10,7 @@ from typing import Any
 from xgenmm_hf.data.adapters.base import Adapter, Context, image_refs, images_of
 from xgenmm_hf.data.fields import Record, SkippedRecord, first_field, list_of, mappings_of, text_of
 from xgenmm_hf.data.image_refs import image_ref
-from xgenmm_hf.data.rows import Row, image_part, message, preference_row
+from xgenmm_hf.data.rows import Row, image_part, make_row, message
 
 
 ASPECTS = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
@@ -22,10 +22,9 @@ RIGHT = 0.5
 
 
 def _vlfeedback(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns the rated answers to one instruction into a preference row.
+    """Turns the rated answers to one instruction into a preference row of the highest and the lowest mean rating.
 
-    Preferred is the highest mean rating, dispreferred the lowest; of several answers with one mean the first is taken.
-    Source: https://huggingface.co/datasets/MMInstruction/VLFeedback; the xGen-MM report for the choice.
+    Source: the xGen-MM report. Of several answers with one mean the first is taken.
     """
     prompt = text_of(record, "prompt")
     # The published JSONL names no image: it is the archive's file of the record's id.
@@ -48,13 +47,9 @@ def _vlfeedback(record: Record, id: str, context: Context) -> Iterator[Row]:
 
 
 def _rlaif_v(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a question with a chosen and a rejected answer into a preference row.
-
-    Source: https://huggingface.co/datasets/openbmb/RLAIF-V-Dataset (columns).
-    """
-    images = images_of(record, context)
+    """Turns a question with a chosen and a rejected answer into a preference row."""
     question, chosen, rejected = (text_of(record, name) for name in ("question", "chosen", "rejected"))
-    yield _pair(id, context, question, chosen, rejected, images)
+    yield _pair(id, context, question, chosen, rejected, images_of(record, context))
 
 
 def _answers(record: Record, id: str, context: Context) -> Iterator[Row]:
@@ -69,32 +64,29 @@ def _answers(record: Record, id: str, context: Context) -> Iterator[Row]:
     missing = next((name for name in names if not os.path.isfile(name)), None)
     if missing is not None:
         raise SkippedRecord("image not on disk", f"there is no file {missing:.200}")
-    references = {str(index): text for index, text in enumerate(list_of(record, "references"))}
-    images = [image_ref(name) for name in names]
-    answer = text_of(record, "answer")
-    yield _pair(id, context, text_of(record, "question"), text_of(references, "0"), answer, images)
+    reference = text_of({"references": next(iter(list_of(record, "references")), None)}, "references")
+    question, answer = text_of(record, "question"), text_of(record, "answer")
+    yield _pair(id, context, question, reference, answer, [image_ref(name) for name in names])
 
 
 def mean_rating(annotations: Any) -> float | None:
-    """Returns the mean of an answer's three ratings."""
+    """Returns the mean of an answer's three ratings, each from 0 to 5."""
     ratings = []
     for aspect in ASPECTS:
         value = annotations.get(aspect) if isinstance(annotations, Mapping) else None
         try:
-            rating = float(value.get("Rating") if isinstance(value, Mapping) else value)  # type: ignore[arg-type]
+            ratings.append(float(value.get("Rating") if isinstance(value, Mapping) else value))  # type: ignore[arg-type]
         except (TypeError, ValueError):
             return None
-        if not 0 <= rating <= HIGHEST:
-            return None
-        ratings.append(rating)
-    return sum(ratings) / len(ratings)
+    return sum(ratings) / len(ratings) if all(0 <= rating <= HIGHEST for rating in ratings) else None
 
 
 def _pair(id: str, context: Context, question: str, chosen: str, rejected: str, images: list) -> Row:
     if chosen.strip() == rejected.strip():
         raise SkippedRecord("same answer", "the preferred and the dispreferred answer are the same text")
+    answers = {"chosen": [message("assistant", chosen)], "rejected": [message("assistant", rejected)]}
     prompt = message("user", *[image_part()] * len(images), question)
-    return preference_row(id, context.source, [prompt], chosen, rejected, images)
+    return make_row(id, context.source, images, prompt=[prompt], **answers)
 
 
 ADAPTERS = (
