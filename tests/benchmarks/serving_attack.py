@@ -27,6 +27,10 @@ def hostile_bodies() -> Iterator[bytes]:
         yield f'{{"model": "tiny", "messages": [{{"role": "user", "content": [{items}]}}]}}'.encode()
     yield ("{" + ",".join(f'"{number}":1' for number in range(200_000)) + "}").encode()
     yield ('{"metadata": {' + ",".join(f'"{number}":1' for number in range(200_000)) + "}}").encode()
+    # as many as are read
+    yield ("{" + ",".join(f'"{number}":1' for number in range(39_000)) + "}").encode()
+    yield ('{"metadata": {' + ",".join(f'"{number}":1' for number in range(39_000)) + "}}").encode()
+    yield b'{"model": "' + b"\\\\" * (2 * MIB) + b'"}'
 
 
 def send(port: int, body: bytes) -> int:
@@ -39,13 +43,22 @@ def send(port: int, body: bytes) -> int:
         connection.close()
 
 
+HOSTILE = list(hostile_bodies())
+
+
+def nothing(port: int, seconds: float) -> str:
+    """Nobody attacks"""
+    time.sleep(seconds)
+    return "what the machine's other work costs"
+
+
 def bodies(port: int, seconds: float) -> str:
     """Four clients send bodies of up to 4 MiB made to cost more than they weigh"""
-    attacks, end, statuses = list(hostile_bodies()), time.monotonic() + seconds, []
+    end, statuses = time.monotonic() + seconds, []
 
     def attack(first: int) -> None:
         while time.monotonic() < end:
-            statuses.append(send(port, attacks[(first + len(statuses)) % len(attacks)]))
+            statuses.append(send(port, HOSTILE[(first + len(statuses)) % len(HOSTILE)]))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(attack, range(4)))
@@ -120,7 +133,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="length of each attack")
     seconds = parser.parse_args().seconds
     print("| attack | what happened | memory before, after | /health: median, worst |\n|---|---|---|---|")
-    attacks: tuple[Callable[[int, float], str], ...] = (bodies, half_bodies, leavers)
+    attacks: tuple[Callable[[int, float], str], ...] = (nothing, bodies, half_bodies, leavers)
     with server() as (port, process):
         call(port, "POST", CHAT, request(distinct_images(1)[0], max_tokens=2))
         for attack in attacks:

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from xgenmm_hf.serving.body import check_number_of_values
 from xgenmm_hf.serving.errors import RequestError
 
 
@@ -34,6 +33,8 @@ class ImagePart(_Strict):
     image_url: ImageAddress
 
 
+# More are counted and not told apart, which would take longer than reading the body.
+MAX_ERRORS = 100
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 # The first error ends the reading of a list: a million wrong items must not become a million errors.
@@ -89,7 +90,7 @@ class ChatRequest(_Strict):
     tools: Empty | None = None
     # These change no answer, so they are taken and left alone.
     user: str | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+    metadata: Annotated[dict[str, Any], Field(max_length=16)] | None = None
     store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
@@ -108,10 +109,12 @@ def _progress(entry: Any) -> tuple[int, bool]:
 
 def read_request(body: bytes) -> ChatRequest:
     """Reads a request's body."""
-    check_number_of_values(body)
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:
+        if error.error_count() > MAX_ERRORS:
+            message = f"The body has {error.error_count()} faults, such as fields that this server does not offer."
+            raise RequestError(400, message, code="invalid_value") from None
         # Where a field may be one of several things each is tried; the one that went furthest was meant.
         first = max(error.errors(include_url=False, include_input=False), key=_progress)
         where = ".".join(str(part) for part in first["loc"])

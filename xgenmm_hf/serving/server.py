@@ -1,6 +1,7 @@
 """Running the application: the socket, the signals, the end."""
 
 import asyncio
+import gc
 import ipaddress
 import socket
 from collections.abc import Callable
@@ -63,9 +64,12 @@ def serve(
     )
     server = _Announcing(config, lambda: on_ready(f"http://{shown}:{listener.getsockname()[1]}/v1"))
     stopping.append(server)
+    # Libraries and model stay for good: a search for garbage among their objects would hold all requests up.
+    gc.freeze()
     try:
         server.run(sockets=[listener])
     finally:
+        gc.unfreeze()
         service.close()
         listener.close()
     if service.engine.failed:

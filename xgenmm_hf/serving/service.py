@@ -77,6 +77,8 @@ class Service:
         self.engine = Engine(loaded, *limits, self.metrics.rows.observe, on_failure)
         self.metrics.watch(self.engine)
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="xgenmm-prepare")
+        # One body is read at a time: whoever reads holds the interpreter, and others want it in between.
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="xgenmm-read")
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="xgenmm-fetch")
         self._cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * MIB)
         # The cache is used by one thread at a time; so is the tokenizer, which keeps its padding settings in itself.
@@ -85,7 +87,7 @@ class Service:
 
     def close(self, seconds: float = 0.0) -> None:
         """Ends the engine; see `Engine.close`."""
-        for pool in (self._preparers, self._fetchers):
+        for pool in (self._readers, self._preparers, self._fetchers):
             pool.shutdown(wait=False, cancel_futures=True)
         self.engine.close(seconds)
 
@@ -105,7 +107,7 @@ class Service:
 
     async def start(self, body: bytes, ticket: Ticket) -> Running:
         """Starts answering a request."""
-        request = await self._in_thread(self._preparers, ticket, self._check, body)
+        request = await self._in_thread(self._readers, ticket, self._check, body)
         fetched = await self._fetch(request, ticket)
         input_ids, images = await self._in_thread(self._preparers, ticket, self._prepare, request, fetched, ticket)
         length = input_ids.shape[1]

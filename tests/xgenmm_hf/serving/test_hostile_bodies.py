@@ -1,14 +1,18 @@
 """Bodies made to cost more than they weigh: refused at once, with little memory, whatever they hold."""
 
+import asyncio
 import json
 import threading
 import time
 import tracemalloc
 
 import pytest
+from fastapi import Request
 
+from xgenmm_hf.serving.body import BodyReader
 from xgenmm_hf.serving.errors import RequestError
-from xgenmm_hf.serving.schema import read_request
+from xgenmm_hf.serving.schema import ChatRequest, read_request
+from xgenmm_hf.serving.settings import Settings
 
 
 def in_content(parts: str) -> bytes:
@@ -33,12 +37,23 @@ HOSTILE = {
 }
 
 
+def receive_and_read(body: bytes) -> ChatRequest:
+    """Reads a body as the server does: in parts, then as a whole."""
+    parts = [body[start : start + (1 << 16)] for start in range(0, len(body), 1 << 16)]
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    scope = {"type": "http", "headers": [(b"content-type", b"application/json")]}
+    return read_request(asyncio.run(BodyReader(Settings(name="m")).read(Request(scope, receive))))
+
+
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_body_is_refused_within_a_small_multiple_of_its_size(body):
     tracemalloc.start()
     try:
         with pytest.raises(RequestError) as refused:
-            read_request(body)
+            receive_and_read(body)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -46,11 +61,25 @@ def test_a_hostile_body_is_refused_within_a_small_multiple_of_its_size(body):
     assert peak < 8 * len(body) + 24 * MIB
 
 
+def test_a_hostile_body_is_refused_before_all_of_it_is_there():
+    asked = 0
+
+    async def receive() -> dict:
+        nonlocal asked
+        asked += 1
+        return {"type": "http.request", "body": b"1," * 30_000, "more_body": True}
+
+    request = Request({"type": "http", "headers": [(b"content-type", b"application/json")]}, receive)
+    with pytest.raises(RequestError, match="more than 40000 commas"):
+        asyncio.run(BodyReader(Settings(name="m")).read(request))
+    assert asked == 2
+
+
 def test_a_long_request_is_no_hostile_one():
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * MIB}}
     text = {"type": "text", "text": 'He said "one, two, three" [and more], {so}.' * 500}
     messages = [{"role": "user", "content": [image, text]}, {"role": "assistant", "content": "yes, \n no"}] * 10
-    request = read_request(json.dumps({"model": "m", "messages": messages}).encode())
+    request = receive_and_read(json.dumps({"model": "m", "messages": messages}).encode())
     assert len(request.messages) == 20 and request.messages[0].content[1].text == text["text"]
 
 
