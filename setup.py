@@ -98,7 +98,7 @@ setup(
         "pillow>=11",
         "rich>=13.4",
         "safetensors>=0.4.3",
-        "typer>=0.12",
+        "typer>=0.19",
     ],
     extras_require={
         "train": TRAIN,

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from xgenmm_hf import __version__
 from xgenmm_hf.cli.ask import ask
@@ -48,7 +49,7 @@ def _print_version(asked: bool) -> None:
 def prepare(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """xGen-MM (BLIP-3) models: ask about images, inspect, convert, export and train checkpoints."""

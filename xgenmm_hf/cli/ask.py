@@ -4,9 +4,9 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli import options
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPT = "Describe this image."
 ImageArguments = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="IMAGE...", help="Images in the order the question counts them; - reads stdin."),
+    list[str] | None, Argument(metavar="IMAGE...", help="Images in the order the question counts them; - reads stdin.")
 ]
-Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The question.", show_default=DEFAULT_PROMPT)]
+Prompt = Annotated[str | None, Option("--prompt", "-p", help="The question.", show_default=DEFAULT_PROMPT)]
 Shots = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help='Examples for a base model: JSON lines {"image": PATH, "text": TEXT}.'),
+    Path | None, Option(metavar="FILE", help='Examples for a base model: JSON lines {"image": PATH, "text": TEXT}.')
 ]
 
 
@@ -41,7 +39,7 @@ def ask(
     stop: options.Stop = None,
     image_mode: options.Images = None,
     allow_remote: options.AllowRemote = False,
-    dtype: options.ComputeDtype = options.Dtype.auto,
+    dtype: options.ComputeDtype = "auto",
     device: options.Device = "auto",
     load_in: options.LoadIn = None,
     as_json: options.AsJson = False,
@@ -54,10 +52,11 @@ def ask(
     source = resolve_checkpoint(model)
 
     from xgenmm_hf.inference.asking import ask as ask_model
+    from xgenmm_hf.inference.asking import sampling_options
     from xgenmm_hf.inference.prompts import is_base, read_shots, system_turn
 
     examples = read_shots(shots) if shots is not None else []
-    loaded = load_model(source, dtype.value, device, options.value_of(load_in))
+    loaded = load_model(source, dtype, device, load_in)
     if prompt is None:
         prompt = "" if is_base(loaded.processor) else DEFAULT_PROMPT
     turn = system_turn(system)
@@ -69,24 +68,15 @@ def ask(
         shots=examples,
         max_new_tokens=max_new_tokens,
         on_text=None if as_json else print_piece,
-        image_mode=options.value_of(image_mode),
+        image_mode=image_mode,
         stop=stop or (),
-        **drawing_options(temperature, top_p, seed),
+        **sampling_options(temperature, top_p, seed),
     )
     if as_json:
         record = {"model": source, "images": images or [], "prompt": prompt, "system": turn, **asdict(answer)}
         print(json.dumps(record, ensure_ascii=False))
     else:
         print()
-
-
-def drawing_options(temperature: float, top_p: float, seed: int | None) -> dict[str, Any]:
-    """Sets the seed and returns the options of `generate`; at temperature 0 there are none."""
-    from transformers import set_seed
-
-    if seed is not None:
-        set_seed(seed)
-    return {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
 
 
 def open_argument(path: str, prompt: str | None, allow_remote: bool) -> "Image.Image":

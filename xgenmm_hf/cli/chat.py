@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli import options
-from xgenmm_hf.cli.ask import drawing_options, open_argument
+from xgenmm_hf.cli.ask import open_argument
 from xgenmm_hf.cli.console import load_model
 from xgenmm_hf.cli.errors import one_line
 
@@ -34,7 +34,7 @@ LEAVE_SECONDS, PASTE_SECONDS = 2.0, 0.05
 
 
 def chat(
-    images: Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Images to begin with.")] = None,
+    images: Annotated[list[str] | None, Argument(metavar="[IMAGE]...", help="Images to begin with.")] = None,
     model: options.Model = TINY_MODEL,
     max_new_tokens: options.AnswerTokens = 512,
     system: options.System = None,
@@ -45,7 +45,7 @@ def chat(
     image_mode: options.Images = None,
     allow_remote: options.AllowRemote = False,
     kept_mib: options.KeptMib = 1024,
-    dtype: options.ComputeDtype = options.Dtype.auto,
+    dtype: options.ComputeDtype = "auto",
     device: options.Device = "auto",
     load_in: options.LoadIn = None,
 ) -> None:
@@ -57,13 +57,14 @@ def chat(
     opened = open_images(images or [], allow_remote)
     source = resolve_checkpoint(model)
 
+    from xgenmm_hf.inference.asking import sampling_options
     from xgenmm_hf.inference.prompts import system_turn
     from xgenmm_hf.serving.conversation import Conversation
 
-    loaded = load_model(source, dtype.value, device, options.value_of(load_in))
-    drawn = drawing_options(temperature, top_p, seed)
+    loaded = load_model(source, dtype, device, load_in)
+    drawn = sampling_options(temperature, top_p, seed)
     limits = max_new_tokens, kept_mib << 20
-    mode = options.value_of(image_mode)
+    mode = image_mode
     conversation = Conversation(loaded, system_turn(system), *limits, mode, stop or (), **drawn)
     session = Session(conversation, Console(highlight=False), allow_remote)
     print(f"Computing in {loaded.dtype}.", file=sys.stderr)

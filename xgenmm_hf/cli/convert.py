@@ -4,7 +4,7 @@ import sys
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from xgenmm_hf.cli import options
 from xgenmm_hf.cli.console import progress_bar
@@ -16,26 +16,19 @@ if TYPE_CHECKING:
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="Folder, weight file or Hub repo id of an original checkpoint.")],
+    source: Annotated[str, Argument(help="Folder, weight file or Hub repo id of an original checkpoint.")],
     out: options.NewFolder,
     vision_config: Annotated[
-        str | None, typer.Option(metavar="JSON", help="File that describes a tower other than SigLIP so400m.")
+        str | None, Option(metavar="JSON", help="File that describes a tower other than SigLIP so400m.")
     ] = None,
     vision_encoder: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Folder or repo id of the tower, for checkpoints without it.")
+        str | None, Option(metavar="PATH", help="Folder or repo id of the tower, for checkpoints without it.")
     ] = None,
-    config: Annotated[
-        str | None, typer.Option(metavar="JSON", help="The original config.json, where it is not beside the weights.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Folder or repo id with the tokenizer files, likewise.")
-    ] = None,
-    dtype: Annotated[
-        options.Dtype, typer.Option(help="Dtype to write; auto keeps each tensor's.")
-    ] = options.Dtype.auto,
+    config: Annotated[str | None, Option(metavar="JSON", help="config.json, if not beside the weights.")] = None,
+    tokenizer: Annotated[str | None, Option(metavar="PATH", help="Tokenizer's folder or repo id, likewise.")] = None,
+    dtype: Annotated[options.Dtype, Option(help="Dtype to write; auto keeps each tensor's.")] = "auto",
     image_mode: Annotated[
-        options.ImageMode | None,
-        typer.Option(help="Tiles (anyres) or one tile; default: as its files say."),
+        options.ImageMode | None, Option(help="How images are cut; default: as its files say.")
     ] = None,
     max_shard_size: options.ShardSize = "5GB",
 ) -> None:
@@ -50,8 +43,8 @@ def convert(
             vision_encoder=vision_encoder,
             config=config,
             tokenizer=tokenizer,
-            dtype=dtype.value,
-            image_mode=options.value_of(image_mode),
+            dtype=dtype,
+            image_mode=image_mode,
             max_shard_size=max_shard_size,
             progress=progress,
         )

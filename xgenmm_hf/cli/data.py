@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli import options
@@ -19,31 +20,22 @@ if TYPE_CHECKING:
 
 
 def data(
-    mixture: Annotated[
-        str, typer.Argument(metavar="FILE", help="A mixture (YAML), or one data file of any known format.")
-    ],
+    mixture: Annotated[str, Argument(metavar="FILE", help="A mixture (YAML), or one data file of any known format.")],
     model: options.Model = TINY_MODEL,
     output: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Write report.json, problems.jsonl and lengths.png (a histogram) here."),
+        str | None, Option(metavar="DIR", help="Write report.json, problems.jsonl and lengths.png (a histogram) here.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Measure only N rows, chosen at random.")
-    ] = None,
-    max_length: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Count the rows with more than N tokens.")
-    ] = None,
+    limit: Annotated[int | None, Option(min=1, metavar="N", help="Measure only N rows, chosen at random.")] = None,
+    max_length: Annotated[int | None, Option(min=1, metavar="N", help="Count the rows of more than N tokens.")] = None,
     show: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="Show N rows: images, prompt, what is trained on; PNG with --output."),
+        int, Option(min=0, metavar="N", help="Show N rows: images, prompt, what is trained on; PNG with --output.")
     ] = 0,
     image_mode: Annotated[
         options.ImageMode | None,
-        typer.Option(help="Image mode; default: none for pre-training rows, else the checkpoint's."),
+        Option(help="Image mode; default: none for pre-training rows, else the checkpoint's."),
     ] = None,
     cache_dir: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Where rows are cached; default: the cache of datasets."),
+        str | None, Option(metavar="DIR", help="Where rows are cached; default: the cache of datasets.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
@@ -62,7 +54,7 @@ def data(
     from xgenmm_hf import XGenMMProcessor
 
     processor = XGenMMProcessor.from_pretrained(source)
-    measured = {"limit": limit, "max_length": max_length, "image_aspect_ratio": options.value_of(image_mode)}
+    measured = {"limit": limit, "max_length": max_length, "image_aspect_ratio": image_mode}
     show_mixture(mixture, processor, output, show=show, cache_dir=cache_dir, as_json=as_json, **measured)
 
 

@@ -4,7 +4,7 @@ import importlib.util
 import time
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL
 from xgenmm_hf.cli import options
@@ -13,21 +13,18 @@ from xgenmm_hf.cli.console import load_model
 
 _PATIENCE = 0.2
 Models = Annotated[
-    list[str] | None,
-    typer.Option(help="As for ask; repeat it for several to choose from.", show_default="the embedded tiny models"),
+    list[str] | None, Option(help="As for ask; repeat it to offer several.", show_default="the embedded ones")
 ]
 
 
 def demo(
     model: Models = None,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0: every one, with nothing to keep strangers out.")
-    ] = "127.0.0.1",
+    host: Annotated[str, Option(help="Address to listen on; 0.0.0.0: every one, open to strangers.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port to listen on.", show_default="the first free from 7860")
+        int | None, Option(min=1, max=65535, help="Port to listen on.", show_default="the first free from 7860")
     ] = None,
-    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = False,
-    dtype: options.ComputeDtype = options.Dtype.auto,
+    browser: Annotated[bool, Option(help="Open the page in a browser.")] = False,
+    dtype: options.ComputeDtype = "auto",
     device: options.Device = "auto",
 ) -> None:
     """Talk with a model about images on a web page."""
@@ -40,9 +37,9 @@ def demo(
 
     from xgenmm_hf.demo.page import build_page, launch_page
 
-    loaded = {source: load_model(source, dtype.value, device) for source in dict.fromkeys(sources)}
+    loaded = {source: load_model(source, dtype, device) for source in dict.fromkeys(sources)}
     if sources == [TINY_MODEL]:
-        base = load_model(TINY_BASE_MODEL, dtype.value, device)
+        base = load_model(TINY_BASE_MODEL, dtype, device)
         loaded = {"the embedded model": loaded[TINY_MODEL], "the embedded base model": base}
     first = next(iter(loaded))
     page = build_page(loaded.pop(first), first, others=loaded)

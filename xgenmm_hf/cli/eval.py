@@ -6,11 +6,12 @@ Several devices share the work with ``accelerate launch -m xgenmm_hf.cli.eval`` 
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from enum import Enum
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer import Argument, Option
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli import options
@@ -20,19 +21,17 @@ from xgenmm_hf.cli.errors import friendly_errors
 
 if TYPE_CHECKING:
     from xgenmm_hf.evaluation.prompting import AskSettings
-    from xgenmm_hf.evaluation.samples import Task
 
 # As many problems as fit a screen; the report has all.
 SHOWN_PROBLEMS = 5
-Form = Enum("Form", {"chat": "chat", "base": "base"}, type=str)
-ProtocolName = Enum("ProtocolName", {"xgenmm": "xgenmm", "openflamingo": "openflamingo"}, type=str)
-Harness = Enum("Harness", {"vlmevalkit": "vlmevalkit", "lmms_eval": "lmms-eval"}, type=str)
-Overlong = Enum("Overlong", {"skip": "skip", "truncate": "truncate"}, type=str)
+# The options that a harness hands to our adapter.
+ADAPTER = ("batch_size", "max_new_tokens", "system", "image_mode", "dtype", "device", "overlong")
+Harness = Literal["vlmevalkit", "lmms-eval"]
 
 # The options of the verb, in the order in which help shows them.
 Words = Annotated[
     list[str] | None,
-    typer.Argument(
+    Argument(
         metavar="KIND FILE...",
         help="What the files are (vqav2, okvqa, textvqa, coco_captions, vlguard or own), and the files in the data "
         "set's format.",
@@ -40,43 +39,33 @@ Words = Annotated[
     ),
 ]
 Output = Annotated[
-    str | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Where answers and results go; a stopped run is resumed."),
+    str | None, Option("--output", "-o", metavar="DIR", help="Where answers and results go; a stopped run is resumed.")
 ]
-HarnessName = Annotated[Harness | None, typer.Option(help="Measure by this harness; its options go behind --.")]
-Data = Annotated[list[str] | None, typer.Option(metavar="NAME...", help="VLMEvalKit's names of data sets.")]
-Tasks = Annotated[list[str] | None, typer.Option(metavar="NAME...", help="lmms-eval's names of tasks.")]
-OverlongPrompts = Annotated[Overlong, typer.Option(help="Harness: too long prompts get an empty answer, or are cut.")]
-Images = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder of the images; default: that of the first file.")
-]
-Name = Annotated[str | None, typer.Option(help="What reports call the task; default: its kind.")]
+HarnessName = Annotated[Harness | None, Option(help="Measure by this harness; its options go behind --.")]
+Data = Annotated[list[str] | None, Option(metavar="NAME...", help="VLMEvalKit's names of data sets.")]
+Tasks = Annotated[list[str] | None, Option(metavar="NAME...", help="lmms-eval's names of tasks.")]
+Overlong = Annotated[Literal["skip", "truncate"], Option(help="Harness: leave out or cut too long prompts.")]
+Images = Annotated[str | None, Option(metavar="DIR", help="Folder of the images; default: that of the first file.")]
+Name = Annotated[str | None, Option(help="What reports call the task; default: its kind.")]
 MetricName = Annotated[
-    str | None, typer.Option("--metric", help="Another metric than the kind's: exact, contains, choice, yes_no, ...")
+    str | None, Option("--metric", help="Another metric than the kind's: exact, contains, choice, yes_no, ...")
 ]
-Split = Annotated[str | None, typer.Option(help="Split of Karpathy's captions; default: test.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Prompts computed at a time; default: 8, harnesses 1.")]
-AnswerTokens = Annotated[
-    int | None, typer.Option(min=1, help="Longest answer; default: 32 (questions), 64 (captions), 256 (chats).")
-]
+Split = Annotated[str | None, Option(help="Split of Karpathy's captions; default: test.")]
+BatchSize = Annotated[int | None, Option(min=1, help="Prompts computed at a time; default: 8, harnesses 1.")]
+AnswerTokens = Annotated[int | None, Option(min=1, help="Longest answer; default: 32, captions 64, chats 256.")]
 PromptForm = Annotated[
-    Form | None, typer.Option(help="Prompts of instruct (chat) or base models; default: base with --shots.")
+    Literal["chat", "base"] | None, Option(help="Prompts of these models; default: base with --shots.")
 ]
-Protocol = Annotated[ProtocolName, typer.Option(help="How base models are asked and answers cut.")]
-Suffix = Annotated[
-    str | None, typer.Option(help="Text behind each question in chats; default: asks short answers to be short.")
-]
-Instruction = Annotated[str | None, typer.Option(help="What an image is shown with where a sample has no text.")]
-Shots = Annotated[int, typer.Option(min=0, help="Examples in the prompt.")]
+Protocol = Annotated[Literal["xgenmm", "openflamingo"], Option(help="How base models are asked and answers cut.")]
+Suffix = Annotated[str | None, Option(help="Text behind each question in chats; default: asks for short answers.")]
+Instruction = Annotated[str | None, Option(help="What an image is shown with where a sample has no text.")]
+Shots = Annotated[int, Option(min=0, help="Examples in the prompt.")]
 Support = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FILE", help="Where examples come from (repeat it); default: the task's other samples."),
+    list[str] | None, Option(metavar="FILE", help="Where examples come from; default: the task's samples.")
 ]
-SupportImages = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder of the support's images; default: as --images.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Ask only the first N samples.")]
-Seed = Annotated[int, typer.Option(help="Seed of the choice of examples.")]
+SupportImages = Annotated[str | None, Option(metavar="DIR", help="Folder of its images; default: as --images.")]
+Limit = Annotated[int | None, Option(min=1, metavar="N", help="Ask only the first N samples.")]
+Seed = Annotated[int, Option(help="Seed of the choice of examples.")]
 
 
 def evaluate(
@@ -86,7 +75,7 @@ def evaluate(
     harness: HarnessName = None,
     data: Data = None,
     tasks: Tasks = None,
-    overlong: OverlongPrompts = Overlong.skip,
+    overlong: Overlong = "skip",
     images: Images = None,
     name: Name = None,
     metric: MetricName = None,
@@ -94,7 +83,7 @@ def evaluate(
     batch_size: BatchSize = None,
     max_new_tokens: AnswerTokens = None,
     form: PromptForm = None,
-    protocol: Protocol = ProtocolName.xgenmm,
+    protocol: Protocol = "xgenmm",
     system: options.System = None,
     suffix: Suffix = None,
     instruction: Instruction = None,
@@ -105,7 +94,7 @@ def evaluate(
     seed: Seed = 0,
     image_mode: options.Images = None,
     kept_mib: options.KeptMib = 0,
-    dtype: options.ComputeDtype = options.Dtype.auto,
+    dtype: options.ComputeDtype = "auto",
     device: options.Device = "auto",
     as_json: options.AsJson = False,
 ) -> None:
@@ -115,38 +104,51 @@ def evaluate(
 
     Several devices share the work with: accelerate launch -m xgenmm_hf.cli.eval KIND FILE... -o DIR
     """
+    given = locals()
     from xgenmm_hf.evaluation.prompting import AskSettings
     from xgenmm_hf.inference.prompts import system_turn
     from xgenmm_hf.inference.source import resolve_checkpoint
 
-    # Cheap checks first: a wrong path should not wait for torch to load.
-    source, mode = resolve_checkpoint(model), options.value_of(image_mode)
-    adapter = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "system": system, "image_mode": mode}
-    adapter |= {"dtype": dtype.value, "device": device, "overlong": overlong.value}
-    if measured_by_harness(harness, data or [], tasks or [], words or [], source, output, adapter):
+    source = resolve_checkpoint(model)
+    if harness or data or tasks:
+        adapter = {name: given[name] for name in ADAPTER if given[name] is not None}
+        measure_by_harness(harness, data or [], tasks or [], words or [], source, output, adapter)
         return
     if not words or output is None:
         raise typer.BadParameter("Give KIND FILE... and -o DIR, or --harness with --data or --tasks.")
-    settings = AskSettings(
-        batch_size=batch_size or 8,
-        max_new_tokens=max_new_tokens,
-        form=options.value_of(form),
-        protocol=protocol.value,
-        system=system_turn(system),
-        suffix=suffix,
-        instruction=instruction,
-        shots=shots,
-        seed=seed,
-        limit=limit,
-        image_mode=mode,
-        kept_mib=kept_mib,
-    )
-    reading = {"metric": metric, "split": split}
-    task, examples = load_tasks(words, support, settings, images, support_images, name, **reading)
-    measure(task, examples, settings, source, words[1:], output, dtype=dtype.value, device=device, as_json=as_json)
+    asked = {field.name: given[field.name] for field in fields(AskSettings) if field.name in given}
+    settings = AskSettings(**{**asked, "batch_size": batch_size or 8, "system": system_turn(system)})
+    measure(source, words, output, settings, given)
 
 
-def measured_by_harness(
+def measure(source: str, words: list[str], output: str, settings: "AskSettings", given: Mapping[str, Any]) -> None:
+    """Reads a task, asks, rates and prints; `given` are the verb's options."""
+    from xgenmm_hf.evaluation.tasks import load_task
+
+    (kind, *files), support, images = words, given["support"], given["images"]
+    shown = settings.shots or settings.rules.blind_examples
+    if support and not shown:
+        raise ValueError("--support holds examples for the prompt, but --shots is 0: ask for some, such as --shots 4.")
+    reading = {"metric": given["metric"], "split": given["split"]}
+    # Examples may come from all of the task's samples, also where only the first are asked.
+    limit = None if shown and not support else settings.limit
+    task = load_task(kind, files, images=images, limit=limit, name=given["name"], **reading)
+    folder = given["support_images"] or images
+    examples = load_task(kind, support, images=folder, name="support", **reading) if support else None
+
+    # Only now: a wrong path or row should not wait for torch to load.
+    from xgenmm_hf.evaluation.runner import current_share, evaluate_task
+
+    share = current_share(given["device"])
+    loaded = load_model(source, given["dtype"], share.device)
+    with progress_bar("asking", shown=share.rank == 0) as progress:
+        told = {"source": source, "files": files, "progress": progress, "announce": announce_prompt}
+        result = evaluate_task(loaded, task, Path(output), settings, support=examples, share=share, **told)
+    if result is not None:
+        print(as_object(result, output) if given["as_json"] else "\n".join(render(result, output)))
+
+
+def measure_by_harness(
     harness: Harness | None,
     data: list[str],
     tasks: list[str],
@@ -154,78 +156,16 @@ def measured_by_harness(
     source: str,
     output: str | None,
     adapter: Mapping[str, Any],
-) -> bool:
-    """Hands over to a harness if one is meant; returns whether it was."""
+) -> None:
+    """Hands over to a harness."""
     from xgenmm_hf.evaluation.harness.launch import HarnessRun, run_harness
 
-    if harness is None and not data and not tasks:
-        return False
-    chosen = harness or (Harness.lmms_eval if tasks else Harness.vlmevalkit)
-    if (data and chosen is not Harness.vlmevalkit) or (tasks and chosen is not Harness.lmms_eval):
+    chosen = harness or ("lmms-eval" if tasks else "vlmevalkit")
+    if data if chosen == "lmms-eval" else tasks:
         raise ValueError("--data belongs to --harness vlmevalkit, --tasks to --harness lmms-eval.")
     stop = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
-    given = [part for name in [*data, *tasks, *words[:stop]] for part in name.split(",") if part]
-    options = {name: value for name, value in adapter.items() if value is not None}
-    run_harness(HarnessRun(chosen.value, given, source, output, options, words[stop:]), print)
-    return True
-
-
-def load_tasks(
-    words: list[str],
-    support: list[str] | None,
-    settings: "AskSettings",
-    images: str | None,
-    support_images: str | None,
-    name: str | None,
-    **reading: Any,
-) -> "tuple[Task, Task | None]":
-    """Reads the task, and what its examples come from."""
-    from xgenmm_hf.evaluation.tasks import load_task
-
-    kind, *files = words
-    shown = settings.shots or settings.rules.blind_examples
-    if support and not shown:
-        raise ValueError("--support holds examples for the prompt, but --shots is 0: ask for some, such as --shots 4.")
-    # Examples may come from all of the task's samples, also where only the first are asked.
-    limit = None if shown and not support else settings.limit
-    task = load_task(kind, files, images=images, limit=limit, name=name, **reading)
-    if not support:
-        return task, None
-    return task, load_task(kind, support, images=support_images or images, name="support", **reading)
-
-
-def measure(
-    task: "Task",
-    examples: "Task | None",
-    settings: "AskSettings",
-    source: str,
-    files: list[str],
-    output: str,
-    *,
-    dtype: str,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Asks, rates and prints."""
-    from xgenmm_hf.evaluation.runner import current_share, evaluate_task
-
-    share = current_share(device)
-    loaded = load_model(source, dtype, share.device)
-    with progress_bar("asking", shown=share.rank == 0) as progress:
-        result = evaluate_task(
-            loaded,
-            task,
-            Path(output),
-            settings,
-            source=source,
-            files=files,
-            support=examples,
-            share=share,
-            progress=progress,
-            announce=announce_prompt,
-        )
-    if result is not None:
-        print(as_object(result, output) if as_json else "\n".join(render(result, output)))
+    names = [part for name in [*data, *tasks, *words[:stop]] for part in name.split(",") if part]
+    run_harness(HarnessRun(chosen, names, source, output, adapter, words[stop:]), print)
 
 
 def announce_prompt(prompt: Mapping[str, Any], difference: str) -> None:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli import options
@@ -20,26 +20,22 @@ _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
 def explain(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question.")] = "Describe this image.",
+    image: Annotated[str, Argument(metavar="IMAGE", help="The image.")],
+    prompt: Annotated[str, Option("--prompt", "-p", help="The question.")] = "Describe this image.",
     model: options.Model = TINY_MODEL,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the overlay.")] = Path("overlay.png"),
-    answer: Annotated[
-        str | None, typer.Option(help="Explain this answer.", show_default="the model's own, greedy")
-    ] = None,
+    output: Annotated[Path, Option("--output", "-o", help="Where to write the overlay.")] = Path("overlay.png"),
+    answer: Annotated[str | None, Option(help="Explain this answer.", show_default="the model's own, greedy")] = None,
     layer: Annotated[
-        int | None,
-        typer.Option(help="One layer of the resampler, from 0 (-1: the last).", show_default="rollout over all"),
+        int | None, Option(help="One layer of the resampler, from 0 (-1: the last).", show_default="rollout over all")
     ] = None,
     text_layer: Annotated[
-        int | None,
-        typer.Option(help="One layer of the language model, from 0 (-1: the last).", show_default="mean over all"),
+        int | None, Option(help="One layer of the language model, likewise.", show_default="mean over all")
     ] = None,
     max_new_tokens: options.AnswerTokens = 128,
     system: options.System = None,
-    dtype: options.ComputeDtype = options.Dtype.auto,
+    dtype: options.ComputeDtype = "auto",
     device: options.Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print shares of tiles and patches as JSON.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print shares of tiles and patches as JSON.")] = False,
 ) -> None:
     """Show which parts of an image an answer rests on."""
     from xgenmm_hf.inference.source import resolve_checkpoint
@@ -56,7 +52,7 @@ def explain(
 
     turn = system_turn(system)
     found = explain_answer(
-        load_model(source, dtype.value, device),
+        load_model(source, dtype, device),
         opened,
         prompt,
         answer=answer,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from xgenmm_hf.cli import options
 from xgenmm_hf.cli.convert import bytes_bar, readable, show_notes
@@ -12,7 +12,7 @@ from xgenmm_hf.cli.errors import cleaning_up_on_sigterm
 
 def export(
     model: Annotated[
-        str, typer.Argument(help="Folder or Hub repo id in this package's layout, or the folder of a LoRA adapter.")
+        str, Argument(help="Folder or Hub repo id in this package's layout, or a LoRA adapter's folder.")
     ],
     out: options.NewFolder,
     max_shard_size: options.ShardSize = "5GB",

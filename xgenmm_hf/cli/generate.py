@@ -2,11 +2,10 @@
 
 import os
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli import options
@@ -14,32 +13,24 @@ from xgenmm_hf.cli.console import hide_loading_bars
 from xgenmm_hf.cli.errors import debugging
 
 
-Engine = Enum("Engine", {"transformers": "transformers", "vllm": "vllm"}, type=str)
-Input = Annotated[
-    str,
-    typer.Argument(metavar="INPUT", help="Folder of images, .jsonl, .json, .csv, .parquet or .tar file, or data set."),
-]
-Shard = Annotated[
-    str | None, typer.Option(metavar="3/8", help="Answer this share of the rows.", show_default="torchrun's rank")
-]
-ImageRoot = Annotated[
-    Path | None, typer.Option(help="Folder of the data files' paths.", show_default="each file's own folder")
-]
+Input = Annotated[str, Argument(metavar="INPUT", help="Folder of images, data file (see the docs), .tar or data set.")]
+Shard = Annotated[str | None, Option(metavar="3/8", help="Share of the rows.", show_default="torchrun's rank")]
+ImageRoot = Annotated[Path | None, Option(help="Folder of the files' paths.", show_default="each file's own")]
 
 
 def generate(
     source: Input,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The question about each row's images.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT.jsonl", help="File to make; one line per row.")],
+    prompt: Annotated[str, Option("--prompt", "-p", help="The question about each row's images.")],
+    out: Annotated[Path, Option("--out", "-o", metavar="OUT.jsonl", help="File to make; one line per row.")],
     model: options.Model = TINY_MODEL,
     system: options.System = None,
     max_new_tokens: options.AnswerTokens = 128,
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows answered together.")] = 8,
+    batch_size: Annotated[int, Option(min=1, help="Rows answered together.")] = 8,
     shard: Shard = None,
-    engine: Annotated[Engine, typer.Option(help="What answers.")] = Engine.transformers,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read and cut images.")] = 2,
+    engine: Annotated[Literal["transformers", "vllm"], Option(help="What answers.")] = "transformers",
+    workers: Annotated[int, Option(min=1, help="Threads that read and cut images.")] = 2,
     image_root: ImageRoot = None,
-    dtype: options.ComputeDtype = options.Dtype.auto,
+    dtype: options.ComputeDtype = "auto",
     device: options.Device = "auto",
 ) -> None:
     """Answer a prompt about every image; stopped runs go on when started again."""
@@ -60,10 +51,10 @@ def generate(
     generator = BulkGenerator(
         model,
         prompt,
-        engine=engine.value,
+        engine=engine,
         system=system_turn(system),
         max_new_tokens=max_new_tokens,
-        dtype=dtype.value,
+        dtype=dtype,
         device=device,
     )
     hide_loading_bars()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli import options
@@ -31,14 +32,10 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 def info(
     path: Annotated[
-        str, typer.Argument(help="Checkpoint folder or Hub repository.", show_default="the embedded tiny model")
+        str, Argument(help="Checkpoint folder or Hub repository.", show_default="the embedded one")
     ] = TINY_MODEL,
-    image_size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Also say what an image of this size costs.")
-    ] = None,
-    provenance: Annotated[
-        bool, typer.Option("--provenance", help="Also name weights and processor by digest, versions and device.")
-    ] = False,
+    image_size: Annotated[str | None, Option(metavar="WxH", help="Also say what an image of this size costs.")] = None,
+    provenance: Annotated[bool, Option("--provenance", help="Also digests, versions and device.")] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show a checkpoint's architecture, sizes and image mode."""

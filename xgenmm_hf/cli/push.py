@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Option
 
 from xgenmm_hf.cli import options
 
@@ -15,26 +15,16 @@ if TYPE_CHECKING:
 
 
 def push(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Checkpoint folder, or one with an adapter.")],
-    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="Repository as organisation/name.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a private repository.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; contact nothing.")] = False,
-    license: Annotated[
-        str | None, typer.Option(help="Licence, such as apache-2.0.", show_default="the folder's card's")
-    ] = None,
-    base_model: Annotated[
-        str | None, typer.Option(help="Repository of the model that this was made from.", show_default="as above")
-    ] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option(help="Dataset repository that it was trained on; repeat it.")
-    ] = None,
-    results: Annotated[
-        list[Path] | None, typer.Option(help="results.json of `xgenmm eval` on this checkpoint; repeat it.")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, made if there is none.", show_default="the main branch")
-    ] = None,
-    message: Annotated[str, typer.Option("--message", "-m", help="Message of the commit.")] = "Upload with xgenmm-hf",
+    path: Annotated[Path, Argument(metavar="PATH", help="Checkpoint folder, or one with an adapter.")],
+    repo_id: Annotated[str, Argument(metavar="REPO_ID", help="Repository as organisation/name.")],
+    private: Annotated[bool, Option("--private", help="Make a private repository.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Show what would be sent; contact nothing.")] = False,
+    license: Annotated[str | None, Option(help="Such as apache-2.0.", show_default="the folder's card's")] = None,
+    base_model: Annotated[str | None, Option(help="Repository of its base model.", show_default="as above")] = None,
+    dataset: Annotated[list[str] | None, Option(help="Dataset repository that it was trained on; repeat it.")] = None,
+    results: Annotated[list[Path] | None, Option(help="results.json of `xgenmm eval` on it; repeat it.")] = None,
+    revision: Annotated[str | None, Option(help="Branch, made if missing.", show_default="the main branch")] = None,
+    message: Annotated[str, Option("--message", "-m", help="Message of the commit.")] = "Upload with xgenmm-hf",
     as_json: options.AsJson = False,
 ) -> None:
     """Push a checkpoint to the Hub: safetensors, code, processor and a model card."""

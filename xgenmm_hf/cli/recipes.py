@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 
 def recipes(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="A shipped file: print its path, or copy it.")
-    ] = None,
+    name: Annotated[str | None, Argument(metavar="NAME", help="A shipped file: print its path, or copy it.")] = None,
     out: Annotated[
-        str | None, typer.Argument(metavar="FOLDER", help="Copy it here, together with the mixture that it names.")
+        str | None, Argument(metavar="FOLDER", help="Copy it here, together with the mixture that it names.")
     ] = None,
 ) -> None:
     """List the shipped recipes, mixtures and accelerate configs, or copy one to edit."""

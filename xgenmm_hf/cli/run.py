@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument
 
 from xgenmm_hf.cli.errors import FAILURE, friendly_errors
 
@@ -28,8 +28,7 @@ CONTEXT = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 
 def run(
     command: Annotated[
-        list[str],
-        typer.Argument(metavar="COMMAND...", help="A script, an installed command or a module, and its options."),
+        list[str], Argument(metavar="COMMAND...", help="A script, an installed command or a module, and its options.")
     ],
 ) -> None:
     """Run a command that knows only Transformers' own models, such as: xgenmm run transformers serve."""

@@ -2,32 +2,27 @@
 
 import logging
 import warnings
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from typer import Argument, Option
 
 
-Stage = Enum("Stage", {"pretrain": "pretrain", "sft": "sft", "dpo": "dpo", "safety": "safety"}, type=str)
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 """What `app.command` must be given for this verb: options that typer does not know go to TRL's parser."""
 
 
 def train(
     context: typer.Context,
-    stage: Annotated[Stage, typer.Argument(help="Which stage.")],
-    config: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A recipe: a YAML file, or a shipped one such as sft_4b.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what the data is: counts, lengths, rejected rows.")
-    ] = False,
+    stage: Annotated[Literal["pretrain", "sft", "dpo", "safety"], Argument(help="Which stage.")],
+    config: Annotated[str | None, Option(metavar="NAME", help="A YAML file, or a shipped one such as sft_4b.")] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only show the data: counts, lengths, rejected rows.")] = False,
     output: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="With --dry-run: write report.json, problems.jsonl and lengths.png here."),
+        Option(metavar="DIR", help="With --dry-run: write report.json, problems.jsonl and lengths.png here."),
     ] = None,
-    options: Annotated[bool, typer.Option("--options", help="List every option of the stage, and exit.")] = False,
+    options: Annotated[bool, Option("--options", help="List every option of the stage, and exit.")] = False,
 ) -> None:
     """Train a model; further options are the recipe's, such as --max_steps 3.
 
@@ -46,13 +41,13 @@ def train(
         warnings.simplefilter("ignore", category)
     show_messages()
     if options:
-        print_options(stage.value)
+        print_options(stage)
     elif dry_run:
-        preview(stage.value, given, output)
+        preview(stage, given, output)
     else:
         from xgenmm_hf.training.run import run_stage
 
-        print(run_stage(stage.value, given))
+        print(run_stage(stage, given))
 
 
 def print_options(stage: str) -> None:
@@ -82,9 +77,5 @@ def preview(stage: str, given: list[str], output: str | None = None) -> None:
     config = config_of(recipe, source, where)
     processor = load_processor(source, config, where)
     show_mixture(
-        mixture,
-        processor,
-        output,
-        max_length=recipe.training.max_length,
-        image_aspect_ratio=config.image_aspect_ratio,
+        mixture, processor, output, max_length=recipe.training.max_length, image_aspect_ratio=config.image_aspect_ratio
     )

@@ -1,14 +1,13 @@
 """Generation that hands out text while it goes on, and that ends when nobody listens any more."""
 
-import queue
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
-from xgenmm_hf.inference.asking import CallbackStreamer, room_for_answer
+from xgenmm_hf.inference.asking import room_for_answer
 from xgenmm_hf.inference.loading import Loaded
 
 
@@ -25,36 +24,29 @@ class StopWhenSet(StoppingCriteria):
 
 
 def stream_tokens(loaded: Loaded, inputs: Any, *, max_new_tokens: int, **options: Any) -> Iterator[tuple[str, int]]:
-    """Generates in a thread of its own and yields pieces of the answer, each with the number of tokens so far.
+    """Generates in a thread and yields pieces of the answer, each with the number of tokens so far.
 
     Closing the iterator ends the generation.
     """
     room = room_for_answer(loaded.model.config, inputs["input_ids"].shape[1])
-    pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    pieces = TextIteratorStreamer(loaded.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     stop = StopWhenSet(threading.Event())
+    options |= {"max_new_tokens": min(max_new_tokens, room), "stopping_criteria": StoppingCriteriaList([stop])}
     failures: list[Exception] = []
 
     def generate() -> None:
         try:
             with torch.inference_mode():
-                loaded.model.generate(
-                    **inputs,
-                    **options,
-                    max_new_tokens=min(max_new_tokens, room),
-                    streamer=CallbackStreamer(loaded.processor.tokenizer, pieces.put),
-                    stopping_criteria=StoppingCriteriaList([stop]),
-                )
+                loaded.model.generate(**inputs, **options, streamer=pieces)
         except Exception as error:  # whatever it is belongs to the thread that listens
             failures.append(error)
-        finally:
-            pieces.put(None)
+            pieces.end()
 
     thread = threading.Thread(target=generate, daemon=True)
     thread.start()
     try:
-        while (piece := pieces.get()) is not None:
+        for piece in pieces:
             yield piece, stop.num_tokens
-        yield "", stop.num_tokens
     finally:
         stop.event.set()
         thread.join()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL
 from xgenmm_hf.demo.streaming import stream_tokens
-from xgenmm_hf.inference.asking import end_tokens
+from xgenmm_hf.inference.asking import end_tokens, sampling_options
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompts import is_base, render_prompt, render_shots, trim_continuation
 from xgenmm_hf.modeling.images_xgenmm import read_image
@@ -79,7 +79,7 @@ class Desk:
         text = render_prompt(processor, messages)
         inputs = processor(images=images or None, text=text, return_tensors="pt")
         last = "".join(item["text"] for item in messages[-1]["content"] if item["type"] == "text")
-        for said in self._continue(inputs, max_new_tokens=max_new_tokens, **sampling(temperature)):
+        for said in self._continue(inputs, max_new_tokens=max_new_tokens, **sampling_options(temperature)):
             yield replace(said, text=trim_continuation(said.text, last)) if self.is_base else said
 
     def continue_shots(
@@ -110,13 +110,6 @@ class Desk:
             for piece, count in stream_tokens(self.loaded, inputs.to(model.device, model.dtype), **options):
                 text += piece
                 yield Said(text.lstrip(), ids.shape[1], num_image_tokens, count, time.monotonic() - begun)
-
-
-def sampling(temperature: float) -> dict[str, Any]:
-    """Returns the options of `generate` for a temperature; 0 means greedy."""
-    if temperature <= 0:
-        return {"do_sample": False, "num_beams": 1}
-    return {"do_sample": True, "num_beams": 1, "temperature": temperature}
 
 
 def messages_of_page(

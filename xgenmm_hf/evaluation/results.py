@@ -58,18 +58,13 @@ def build_result(
     }
 
 
-def differing_parts(prompt: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Names the parts in which two prompts differ; empty where they are the same."""
-    return ", ".join(name for name in prompt if other.get(name) != prompt[name])
-
-
 def other_prompt(folder: Path, prompt: Mapping[str, Any]) -> str:
     """Says how a prompt differs from that of the results in a folder; empty where it does not."""
     try:
         before = read_result(folder)
     except ValueError:
         return ""
-    parts = differing_parts(prompt, before.get("prompt", {}))
+    parts = ", ".join(name for name in prompt if before.get("prompt", {}).get(name) != prompt[name])
     return parts and (
         f"The results of {before['date']} in {folder} were asked with another prompt ({parts}); they are replaced, "
         "and their numbers do not compare with the new ones."

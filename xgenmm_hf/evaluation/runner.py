@@ -7,7 +7,6 @@ the batch. (In half precision a tie between two tokens can still fall either way
 
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -15,12 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
+from xgenmm_hf.data.lengths import describe_processor
 from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, stem_answer, trim_continuation
 from xgenmm_hf.evaluation.metrics import score
 from xgenmm_hf.evaluation.prompting import AskedSample, AskSettings, describe_prompt, prepare, render_prompt
 from xgenmm_hf.evaluation.results import Result, build_result, other_prompt, write_result
 from xgenmm_hf.evaluation.samples import Problem, Sample, Task
+from xgenmm_hf.inference.asking import end_tokens
 from xgenmm_hf.inference.batches import answer_texts
+from xgenmm_hf.inference.feature_cache import FeatureCache
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompt_form import read_prompt_form
 from xgenmm_hf.inference.prompts import is_base
@@ -160,12 +162,13 @@ def run_task(
     pending = [one for one in asked if "answer" not in known.get(one.key, {})]
     pending.sort(key=lambda one: (-one.num_tokens, one.sample.id))
     own = pending[share.rank :: share.world]
-    answer = _answerer(loaded, task, settings)
+    cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib << 20) if settings.kept_mib else None
     file = output / ("answers.jsonl" if share.rank == 0 else f"answers-{share.rank}.jsonl")
     for start in range(0, len(own), settings.batch_size):
-        append_answers(file, answer(own[start : start + settings.batch_size]))
+        batch = own[start : start + settings.batch_size]
+        append_answers(file, _answer(loaded, task, settings, batch, cache))
         if progress is not None:
-            progress(min(start + settings.batch_size, len(own)), len(own))
+            progress(start + len(batch), len(own))
     share.wait()
     lines, answered = read_answers(output), []
     for one in asked:
@@ -179,13 +182,10 @@ def run_task(
 
 
 def checked_samples(task: Task, limit: int | None) -> list[Sample]:
-    """Returns the samples to ask, after a look at their ids."""
+    """Returns the samples to ask, of which there is one at least."""
     if not task.samples:
         reasons = f"; the first of {len(task.problems)} problems: {task.problems[0]}" if task.problems else ""
         raise ValueError(f"{task.name} has no sample to ask{reasons}.")
-    twice = [name for name, count in Counter(sample.id for sample in task.samples).items() if count > 1]
-    if twice:
-        raise ValueError(f"{task.name} has {len(twice)} ids more than once, such as {twice[0]!r}: make them unique.")
     return list(task.samples[:limit])
 
 
@@ -222,9 +222,6 @@ def _reason(error: ValueError) -> str:
 
 def _identity(loaded: Loaded, checkpoint: str, longest: int, settings: AskSettings) -> dict[str, Any]:
     """Returns what decides the answers of a run beside each sample's prompt and images, as JSON-ready values."""
-    from xgenmm_hf.data.lengths import describe_processor
-    from xgenmm_hf.inference.asking import end_tokens
-
     return {
         "checkpoint": checkpoint,
         "dtype": str(loaded.model.dtype),
@@ -237,32 +234,24 @@ def _identity(loaded: Loaded, checkpoint: str, longest: int, settings: AskSettin
     }
 
 
-def _answerer(
-    loaded: Loaded, task: Task, settings: AskSettings
-) -> Callable[[Sequence[AskedSample]], list[Mapping[str, Any]]]:
-    """Makes what answers a batch of prompts with lines of the journal."""
-    from xgenmm_hf.inference.feature_cache import FeatureCache
-
-    cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib << 20) if settings.kept_mib else None
-    style, rules = task.prompt_style, settings.rules
-    longest = settings.answer_tokens(style)
-
-    def answer(batch: Sequence[AskedSample]) -> list[Mapping[str, Any]]:
-        lines: list[Mapping[str, Any]] = []
-        readable, images = [], []
-        for one in batch:
-            try:
-                images += [open_image(image) for image in one.images]
-                readable.append(one)
-            except UnreadableImage as error:
-                lines.append({"id": one.sample.id, "key": one.key, "problem": _reason(error)})
-        if readable:
-            texts = [one.prompt for one in readable]
-            answers = answer_texts(loaded, texts, images, longest, settings.image_mode, cache, **rules.generation)
-            if settings.prompt_form == "base":
-                answers = [trim_continuation(said, style, rules, task.kind) for said in answers]
-            pairs = zip(readable, answers, strict=True)
-            lines += [{"id": one.sample.id, "key": one.key, "answer": said} for one, said in pairs]
-        return lines
-
-    return answer
+def _answer(
+    loaded: Loaded, task: Task, settings: AskSettings, batch: Sequence[AskedSample], cache: FeatureCache | None
+) -> list[Mapping[str, Any]]:
+    """Answers a batch of prompts with lines of the journal."""
+    lines: list[Mapping[str, Any]] = []
+    readable, images = [], []
+    for one in batch:
+        try:
+            images += [open_image(image) for image in one.images]
+            readable.append(one)
+        except UnreadableImage as error:
+            lines.append({"id": one.sample.id, "key": one.key, "problem": _reason(error)})
+    if readable:
+        style, rules, mode = task.prompt_style, settings.rules, settings.image_mode
+        texts, longest = [one.prompt for one in readable], settings.answer_tokens(style)
+        answers = answer_texts(loaded, texts, images, longest, mode, cache, **rules.generation)
+        if settings.prompt_form == "base":
+            answers = [trim_continuation(said, style, rules, task.kind) for said in answers]
+        pairs = zip(readable, answers, strict=True)
+        lines += [{"id": one.sample.id, "key": one.key, "answer": said} for one, said in pairs]
+    return lines

@@ -27,8 +27,7 @@ import torch
 from transformers import DynamicCache
 
 from xgenmm_hf.explain.addresses import ImageAddresses, image_token_addresses
-from xgenmm_hf.explain.heat import heat_of_patches, heat_of_pixels
-from xgenmm_hf.inference.asking import room_for_answer
+from xgenmm_hf.inference.asking import generate_rows, room_for_answer
 from xgenmm_hf.inference.batches import before_control
 from xgenmm_hf.inference.prompts import build_messages, render_prompt
 from xgenmm_hf.modeling.chat_xgenmm import escape_special_tokens
@@ -107,9 +106,8 @@ def explain_answer(
     inputs = processor(images=[image], text=text, return_tensors="pt").to(model.device, model.dtype)
     room = room_for_answer(model.config, inputs["input_ids"].shape[1])
     if answer is None:
-        limit = min(max_new_tokens, room)
-        output = model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
-        answer_ids = before_control(processor.tokenizer, output[0, inputs["input_ids"].shape[1] :].tolist())
+        (new,) = generate_rows(loaded, inputs, max_new_tokens=min(max_new_tokens, room))
+        answer_ids = before_control(processor.tokenizer, new)
     else:
         answer_ids = encode_answer(loaded, inputs, image, text, answer)[:room]
     if not answer_ids:
@@ -193,3 +191,36 @@ def roll_out(layers: list[torch.Tensor], num_latents: int) -> torch.Tensor:
     looked = looked[:, :num_latents]
     total = looked.sum(-1, keepdim=True)
     return torch.where(total > 0, looked / total.clamp_min(torch.finfo(total.dtype).tiny), 0.0)
+
+
+def heat_of_patches(addresses: ImageAddresses, attention: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Adds up what an image's tokens looked at: heat of patches, (num_tiles, side, side), summing to one or all zero.
+
+    `attention` is (num_chunks, num_latents, patches of a chunk); `weights`, (num_chunks, num_latents), counts tokens.
+    """
+    seen = (weights.double().cpu().unsqueeze(-1) * attention.double().cpu()).sum(1) * addresses.chunk_visible
+    heat = torch.zeros(addresses.patch_letterbox.numel(), dtype=torch.float64)
+    heat.index_add_(0, addresses.chunk_patches.flatten(), seen.flatten())
+    return (heat / (heat.sum() or 1)).view(addresses.patch_letterbox.shape)
+
+
+def heat_of_pixels(heat: np.ndarray, addresses: ImageAddresses) -> tuple[np.ndarray, float]:
+    """Spreads the heat of patches over the pixels they show: (height, width), summing to one or all zero.
+
+    Also returns the share of the patches' heat that lies on padding and so outside of the image, in [0, 1].
+    """
+    height, width = addresses.image_sizes[0].tolist()
+    pixels = np.zeros((height, width))
+    for values, boxes in zip(heat, addresses.patch_box.numpy(), strict=True):
+        rows, columns = boxes[:, 0, 1::2], boxes[0, :, 0::2]
+        pixels += coverage(rows, height).T @ values @ coverage(columns, width)
+    inside = pixels.sum()
+    outside = max(0.0, 1.0 - float(inside / heat.sum())) if heat.sum() > 0 else 0.0
+    return (pixels / inside if inside > 0 else pixels), outside
+
+
+def coverage(edges: np.ndarray, length: int) -> np.ndarray:
+    """Computes which part of each cell, (cells, 2), lies on each pixel of an axis, (cells, length)."""
+    pixel = np.arange(length)
+    start, end = edges[:, :1], edges[:, 1:]
+    return np.clip(np.minimum(end, pixel + 1) - np.maximum(start, pixel), 0, None) / (end - start)

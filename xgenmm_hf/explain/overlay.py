@@ -30,13 +30,6 @@ def draw_overlay(
 
     With addresses the borders of the grid's tiles are drawn. `strength`, in [0, 1], says how much colour is laid on.
     """
-    if heat.shape != (image.height, image.width):
-        raise ValueError(
-            f"heat is {heat.shape[0]} x {heat.shape[1]} (height x width), the image {image.height} x "
-            f"{image.width}; pass the image that was explained."
-        )
-    if not 0 <= strength <= 1:
-        raise ValueError(f"strength is {strength}; it must be between 0 and 1.")
     top = float(np.quantile(heat, _TOP_QUANTILE)) or float(heat.max())
     level = np.clip(heat / top, 0, 1) if top > 0 else heat
     pixels = np.asarray(image.convert("RGB"), dtype=float)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from transformers import TextStreamer
+from transformers import TextStreamer, set_seed
 
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompts import build_messages, is_base, render_prompt, render_shots, trim_continuation
@@ -114,16 +114,9 @@ def answer_inputs(
     streamer = None if on_text is None or base or stop else CallbackStreamer(processor.tokenizer, on_text)
     if stop:
         options = {**options, "stop_strings": list(stop), "tokenizer": processor.tokenizer}
-    ends = end_tokens(model)
-    with torch.inference_mode():
-        output = model.generate(
-            **inputs,
-            max_new_tokens=min(max_new_tokens, room),
-            eos_token_id=ends.tolist(),
-            streamer=streamer,
-            **{"do_sample": False, "num_beams": 1, **options},
-        )
-    new = output[0, length:]
+    ends, limit = end_tokens(model).tolist(), min(max_new_tokens, room)
+    options |= {"max_new_tokens": limit, "eos_token_id": ends, "streamer": streamer}
+    (new,) = generate_rows(loaded, inputs, **options)
     text = processor.decode(new, skip_special_tokens=True).strip()
     for mark in stop:
         text = text.split(mark)[0].strip()
@@ -134,9 +127,31 @@ def answer_inputs(
         text=text,
         prompt_tokens=length,
         image_tokens=int((inputs["input_ids"] == model.config.image_token_id).sum()),
-        new_tokens=new.shape[0],
-        finished=bool(torch.isin(new[-1:], ends).any()) or (bool(stop) and new.shape[0] < min(max_new_tokens, room)),
+        new_tokens=len(new),
+        finished=new[-1] in ends or (bool(stop) and len(new) < limit),
     )
+
+
+def sampling_options(temperature: float, top_p: float = 1.0, seed: int | None = None) -> dict[str, Any]:
+    """Sets the seed, if there is one, and returns the options of `generate`; temperature 0 means greedy."""
+    if seed is not None:
+        set_seed(seed)
+    drawn = {"temperature": temperature, "top_p": top_p} if temperature > 0 else {}
+    return {"do_sample": bool(drawn), "num_beams": 1, **drawn}
+
+
+def generate_rows(loaded: Loaded, inputs: Any, **options: Any) -> list[list[int]]:
+    """Runs `generate`, greedily unless the options say otherwise, and returns the new ids of each row."""
+    padding = loaded.processor.tokenizer.pad_token_id
+    settings = {
+        "do_sample": False,
+        "num_beams": 1,
+        **({} if padding is None else {"pad_token_id": padding}),
+        **options,
+    }
+    with torch.inference_mode():
+        output = loaded.model.generate(**inputs, **settings)
+    return output[:, inputs["input_ids"].shape[1] :].tolist()
 
 
 def room_for_answer(config: Any, length: int) -> int:

@@ -6,7 +6,9 @@ Prompts of any lengths are padded on the left and computed together; the answers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from xgenmm_hf.inference.asking import end_tokens
+import torch
+
+from xgenmm_hf.inference.asking import end_tokens, generate_rows
 from xgenmm_hf.modeling.chat_xgenmm import escape_special_tokens
 
 
@@ -52,19 +54,6 @@ def encode_batch(
     return inputs
 
 
-def generate_rows(loaded: "Loaded", inputs: Any, **options: Any) -> list[list[int]]:
-    """Runs `generate` on a prepared batch."""
-    import torch
-
-    padding = loaded.processor.tokenizer.pad_token_id
-    settings = {"do_sample": False, "num_beams": 1, **options}
-    if padding is not None:
-        settings.setdefault("pad_token_id", padding)
-    with torch.inference_mode():
-        output = loaded.model.generate(**inputs, **settings)
-    return output[:, inputs["input_ids"].shape[1] :].tolist()
-
-
 def read_answer(tokenizer: Any, ids: list[int]) -> str:
     """Decodes generated ids up to the first control token."""
     return tokenizer.decode(before_control(tokenizer, ids)).strip()
@@ -84,8 +73,6 @@ def rate_answers(
     image_mode: str | None = None,
 ) -> list[tuple[float, bool]]:
     """Measures how likely given answers are, one batch of them."""
-    import torch
-
     tokenizer = loaded.processor.tokenizer
     whole = [text + escape_special_tokens(one.strip(), tokenizer) for text, one in zip(texts, answers, strict=True)]
     inputs = encode_batch(loaded, whole, images, image_mode)

@@ -33,23 +33,11 @@ DEFAULT_BYTES = 2**30
 
 
 class FeatureCache:
-    """Keeps the tokens of images, the ones used last, up to a number of bytes.
+    """Keeps the tokens of images, the ones used last, up to a number of bytes on the model's device.
 
-    It is for inference: tokens are computed without gradients. A change of the weights that read images, in place
-    or by a move to another device or dtype, makes all that was kept stale, and it is computed anew.
-
-    Args:
-        model: An `XGenMMForConditionalGeneration`, or a `PeftModel` of one.
-        processor: Its processor.
-        max_bytes: Bytes of tokens that are kept, on the model's device. A five-tile image of the 4B model takes
-            3.9 MB in bfloat16.
-
-    Attributes:
-        hits: Images that were found.
-        misses: Images that were computed.
-
-    Raises:
-        ValueError: If max_bytes is negative.
+    It is for inference, without gradients. A change of the weights that read images, in place or by a move to another
+    device or dtype, makes stale what was kept. `hits` and `misses` count images. The model may be a `PeftModel`; a
+    five-tile image of the 4B model takes 3.9 MB in bfloat16.
     """
 
     def __init__(
@@ -64,16 +52,6 @@ class FeatureCache:
 
     def __len__(self) -> int:
         return len(self._tokens)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes that the kept tokens take."""
-        return self._bytes
-
-    def clear(self) -> None:
-        """Forgets all images."""
-        self._tokens.clear()
-        self._bytes = 0
 
     def prepare(self, text: Any, images: Any = None, image_aspect_ratio: str | None = None) -> BatchFeature:
         """Prepares model inputs, as the processor does with `padding=True, padding_side="left"`."""

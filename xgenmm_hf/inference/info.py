@@ -123,8 +123,4 @@ def describe_weights(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         return {"problem": str(error)}
     dtypes = Counter(str(dtype).removeprefix("torch.") for file in files for _, dtype in file.entries().values())
-    return {
-        "files": len(files),
-        "bytes": sum(file.path.stat().st_size for file in files),
-        "dtypes": dict(dtypes),
-    }
+    return {"files": len(files), "bytes": sum(file.path.stat().st_size for file in files), "dtypes": dict(dtypes)}

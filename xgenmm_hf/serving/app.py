@@ -5,7 +5,7 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
@@ -40,11 +40,14 @@ DONE = "data: [DONE]\n\n"
 BEARER = HTTPBearer(auto_error=False)
 
 
-def build_app(service: Service, hosts: list[str] | None = None) -> FastAPI:
+def build_app(
+    service: Service, hosts: list[str] | None = None, on_ready: Callable[[], None] = lambda: None
+) -> FastAPI:
     """Builds the application; it closes the service when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        on_ready()
         yield
         await asyncio.to_thread(service.close)
 
@@ -135,58 +138,34 @@ def _add_chat(app: FastAPI, service: Service) -> None:
             service.metrics.requests.labels(str(CLIENT_LEFT)).inc()
             return Response(status_code=CLIENT_LEFT)
         # A request counts from when its body is there.
-        service.enter()
-        started = time.monotonic()
-        outcome = _Outcome(service, Ticket(started, started + service.settings.max_seconds))
+        ticket = service.enter()
         try:
-            running = outcome.running = await _unless_gone(
-                request, outcome.ticket, service.start(body, outcome.ticket)
-            )
+            running = await _unless_gone(request, ticket, service.start(body, ticket))
             if running is not None and running.request.stream:
-                return _Stream(outcome)
-            answer = (
-                None if running is None else await _unless_gone(request, outcome.ticket, _collect(service, running))
-            )
+                return _Stream(service, running)
+            answer = running and await _unless_gone(request, ticket, _collect(service, running))
         except RequestError as error:
-            outcome.end(error.status)
+            ticket.end(error.status)
             raise
         except BaseException as error:
-            outcome.end(CLIENT_LEFT if isinstance(error, asyncio.CancelledError) else 500)
+            ticket.end(CLIENT_LEFT if isinstance(error, asyncio.CancelledError) else 500)
             raise
-        outcome.end(CLIENT_LEFT if answer is None else 200)
+        ticket.end(CLIENT_LEFT if answer is None else 200)
         return Response(status_code=CLIENT_LEFT) if answer is None else JSONResponse(answer)
-
-
-class _Outcome:
-    """What becomes of one request: it is counted out, and its answer no longer computed, however it ends."""
-
-    def __init__(self, service: Service, ticket: Ticket):
-        self.service, self.ticket = service, ticket
-        self.running: Running | None = None
-        self._ended = False
-
-    def end(self, status: int) -> None:
-        """Ends the request; only the first call counts."""
-        if self._ended:
-            return
-        self._ended = self.ticket.cancelled = True
-        if self.running is not None:
-            self.running.job.cancelled = True
-        self.service.leave(status, self.ticket.started)
 
 
 class _Stream(StreamingResponse):
     """A streamed answer, which ends with the response even where its generator never began."""
 
-    def __init__(self, outcome: _Outcome):
-        super().__init__(_stream(outcome), media_type="text/event-stream")
-        self._outcome = outcome
+    def __init__(self, service: Service, running: Running):
+        super().__init__(_stream(service, running), media_type="text/event-stream")
+        self._ticket = running.ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._outcome.end(CLIENT_LEFT)
+            self._ticket.end(CLIENT_LEFT)
 
 
 async def _unless_gone(request: Request, ticket: Ticket, work: Any) -> Any:
@@ -217,7 +196,7 @@ async def _collect(service: Service, running: Running) -> dict[str, Any]:
             text += event.text
         else:
             done = event
-    service.metrics.first_seconds.observe(time.monotonic() - running.started)
+    service.metrics.first_seconds.observe(time.monotonic() - running.ticket.started)
     service.metrics.new_tokens.inc(done.new_tokens)
     choice = {
         "index": 0,
@@ -228,11 +207,8 @@ async def _collect(service: Service, running: Running) -> dict[str, Any]:
     return {**_head(running, "chat.completion"), "choices": [choice], "usage": _usage(running, done)}
 
 
-async def _stream(outcome: _Outcome) -> AsyncIterator[str]:
+async def _stream(service: Service, running: Running) -> AsyncIterator[str]:
     """Yields a streamed answer as server-sent events."""
-    service, running = outcome.service, outcome.running
-    if running is None:
-        return
     options = running.request.stream_options
     with_usage = options is not None and options.include_usage
     head = _head(running, "chat.completion.chunk")
@@ -247,7 +223,7 @@ async def _stream(outcome: _Outcome) -> AsyncIterator[str]:
         async for event in running.pieces():
             if isinstance(event, Piece):
                 if first:
-                    service.metrics.first_seconds.observe(time.monotonic() - running.started)
+                    service.metrics.first_seconds.observe(time.monotonic() - running.ticket.started)
                     first = False
                 yield chunk({"content": event.text})
                 continue
@@ -256,10 +232,10 @@ async def _stream(outcome: _Outcome) -> AsyncIterator[str]:
             if with_usage:
                 yield _event({**head, "choices": [], "usage": _usage(running, event)})
     except RequestError as error:
-        outcome.end(error.status)
+        running.ticket.end(error.status)
         yield _event(error.body())
         return
-    outcome.end(200)
+    running.ticket.end(200)
     yield DONE
 
 

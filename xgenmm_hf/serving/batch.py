@@ -5,21 +5,22 @@ so that padding changes nothing about an answer.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import pad
 from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from xgenmm_hf.modeling.compat_xgenmm import CACHE_NAME
-from xgenmm_hf.serving.rows import RowsLayer
 
 
 if TYPE_CHECKING:
     from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 
 
+SPARE_TOKENS = 64
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 
 
@@ -86,46 +87,37 @@ class Batch:
         )
         return outputs.logits[:, -1]
 
-    def keep(self, rows: Sequence[int]) -> list[int]:
-        """Drops all rows but the given ones, and the padding that none of them needs; the last rows fill the gaps."""
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops all rows but the given ones, and the padding that none of them needs."""
         if not rows or self._cache is None:
             self._cache, self._mask = None, self._mask.new_empty(0, 0)
-            return []
-        stay, move = set(range(len(rows))) & set(rows), [row for row in rows if row >= len(rows)]
-        order = [place if place in stay else move.pop() for place in range(len(rows))]
-        if len(rows) == self._mask.shape[0]:
-            return order
-        self._mask = self._mask[torch.tensor(order, device=self._mask.device)]
-        start = int(self._mask.any(0).long().argmax())
-        self._mask = self._mask[:, start:]
-        for layer in self._cache.layers:
-            layer.keep(order, start)
-        return order
+        elif len(rows) < len(self._mask):
+            chosen = torch.tensor(rows, device=self._mask.device)
+            self._mask = self._mask[chosen]
+            start = int(self._mask.any(0).long().argmax())
+            self._mask = self._mask[:, start:]
+            for layer in self._cache.layers:
+                layer.keys, layer.values = layer.keys[chosen, :, start:], layer.values[chosen, :, start:]
 
-    def _join(self, cache: DynamicCache, mask: torch.Tensor) -> None:
+    def _join(self, cache: Cache, mask: torch.Tensor) -> None:
         """Appends rows to the batch, which stays as it was if memory does not suffice for them."""
         if self._cache is None:
-            self._cache, self._mask = Cache(layers=[RowsLayer() for _ in cache.layers]), mask[:0]
-        longest = max(self.length, mask.shape[1])
-        joined: list[RowsLayer] = []
+            layers = [_RoomyLayer(layer.keys, layer.values) for layer in cache.layers]
+            self._cache, self._mask = Cache(layers=layers), mask
+            return
+        rows, longest = len(self._mask), max(self.length, mask.shape[1])
+        padding, joined = longest - self.length, []
         try:
             both = torch.cat([_pad_left(self._mask, longest), _pad_left(mask, longest)])
             for layer, new in zip(self._cache.layers, cache.layers, strict=True):
-                layer.add_rows(new.keys, new.values)
+                layer.keys, layer.values = _stack(layer, new, longest)
                 joined.append(layer)
                 new.keys = new.values = None  # what is copied goes, or all layers would be held twice
         except Exception:
-            self._undo(joined, longest)
+            for layer in joined:
+                layer.keys, layer.values = layer.keys[:rows, :, padding:], layer.values[:rows, :, padding:]
             raise
         self._mask = both
-
-    def _undo(self, joined: Sequence[RowsLayer], longest: int) -> None:
-        """Takes rows out again of the layers that they came to, and the padding that these got for them."""
-        rows, padding = self._mask.shape[0], longest - self.length
-        for layer in joined:
-            layer.keep(range(rows), padding)
-        if rows == 0:
-            self.keep([])
 
     def _step_mask(self) -> torch.Tensor:
         """Returns which tokens the last one of each row sees, (B, 1, 1, L); or the mask as it is, (B, L)."""
@@ -137,6 +129,34 @@ class Batch:
         return seen[:, None, None]
 
 
+class _RoomyLayer(DynamicLayer):
+    """Keys and values as views of buffers with room for more tokens, so that one is written and nothing is copied."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
+        super().__init__()
+        self.keys, self.values, self.is_initialized = keys, values, True
+        self._buffers: list[torch.Tensor] = []
+        self._shown: torch.Tensor | None = None  # of the buffers; other keys were put here by a caller
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Appends tokens to all rows and returns all keys and values, as the library's layers do."""
+        held, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
+        if self.keys is not self._shown or end > self._buffers[0].shape[-2]:
+            room = end - held + max(SPARE_TOKENS, held // 4)
+            self._buffers = [pad(part, (0, 0, 0, room)) for part in (self.keys, self.values)]
+        for buffer, part in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, held:end] = part
+        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
+        self._shown = self.keys
+        return self.keys, self.values
+
+
 def _pad_left(values: torch.Tensor, length: int) -> torch.Tensor:
     """Puts zeros before the last dimension until it has a length."""
     return pad(values, (length - values.shape[-1], 0))
+
+
+def _stack(layer: Any, new: Any, length: int) -> list[torch.Tensor]:
+    """Returns keys and values of two layers, (rows, heads, tokens, head dim), as rows of so many tokens."""
+    pairs = ((layer.keys, new.keys), (layer.values, new.values))
+    return [torch.cat([pad(part, (0, 0, length - part.shape[-2], 0)) for part in pair]) for pair in pairs]

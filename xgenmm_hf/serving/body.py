@@ -9,7 +9,7 @@ from xgenmm_hf.serving.settings import Settings
 
 
 # A request of a thousand messages with text and images stays below; a list of a million numbers, which would take many
-# times its own size in memory, does not. What stands in texts counts too: so many commas are more than a context holds.
+# times its size in memory, does not. What stands in texts counts too: so many commas are more than a context holds.
 MAX_VALUES = 40_000
 
 

@@ -65,13 +65,18 @@ class Job:
 
 @dataclass(eq=False)
 class _Row:
-    """A job being decoded: its text so far, its sampler (None: the most likely token) and its last token."""
+    """A job being decoded: its text so far, its last token and how many there are."""
 
     job: Job
     text: AnswerText
-    sampler: Sampler | None
     last: int = 0
     count: int = 0
+    sampler: Sampler | None = None  # once it is needed
+
+    def pick(self, logits: torch.Tensor) -> int:
+        """Draws the next token for logits (vocabulary,)."""
+        self.sampler = self.sampler or Sampler(self.job.sampling, logits.device)
+        return self.sampler.pick(logits)
 
 
 class Engine:
@@ -159,14 +164,10 @@ class Engine:
 
     def _turn(self) -> None:
         """Takes what fits, reads its prompts, and decodes one token of every row."""
+        self._leave([row for row in self._rows if self._given_up(row.job)])
         with self._wake:
             self._waiting = deque(job for job in self._waiting if not self._given_up(job))
             newcomers = self._take()
-        try:
-            self._leave([row for row in self._rows if self._given_up(row.job)])
-        except Exception as error:
-            self._fail(newcomers, error)
-            raise
         if newcomers:
             self._guarded(newcomers, partial(self._read, newcomers))
         if self._rows:
@@ -231,16 +232,7 @@ class Engine:
 
     def _read(self, jobs: list[Job]) -> None:
         """Reads the prompts of jobs and chooses their first tokens."""
-        rows = []
-        for job in jobs:
-            try:
-                sampler = None if job.sampling.is_plain else Sampler(job.sampling, self._loaded.model.device)
-                rows.append(_Row(job, AnswerText(self._decode, job.stops), sampler))
-            except Exception as error:
-                logger.exception("A request's options failed.")
-                self._fail([job], error)
-        if not rows:
-            return
+        rows = [_Row(job, AnswerText(self._decode, job.stops)) for job in jobs]
         images = [tokens for row in rows for tokens in row.job.images]
         logits = self._batch.add([row.job.input_ids for row in rows], images)
         self._rows += rows
@@ -257,7 +249,7 @@ class Engine:
         finished = []
         for number, row in enumerate(rows):
             try:
-                row.last = likeliest[number] if row.sampler is None else row.sampler.pick(logits[number])
+                row.last = likeliest[number] if row.job.sampling.is_plain else row.pick(logits[number])
                 row.count += 1
                 complete = self._advance(row)
             except Exception as error:
@@ -288,7 +280,8 @@ class Engine:
         if not leaving:
             return
         kept = [number for number, row in enumerate(self._rows) if row not in leaving]
-        self._rows = [self._rows[number] for number in self._batch.keep(kept)]
+        self._batch.keep(kept)
+        self._rows = [self._rows[number] for number in kept]
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._loaded.processor.decode(ids, skip_special_tokens=True)) if ids else ""

@@ -45,15 +45,14 @@ def serve(
     """Serves until the process is told to stop (SIGINT or SIGTERM); running requests are then finished first."""
     listener = open_socket(host, port)
     shown = f"[{host}]" if ":" in host else host
-    local = is_loopback(host)
-    stopping: list[uvicorn.Server] = []
+    hosts = ["localhost", "127.0.0.1", "::1", "[::1]", host] if is_loopback(host) else None
 
     def stop() -> None:
-        for server in stopping:
-            server.should_exit = True
+        server.should_exit = True
 
     service = Service(loaded, settings, on_failure=stop)
-    app = build_app(service, hosts=["localhost", "127.0.0.1", "::1", "[::1]", host] if local else None)
+    # The socket listens already: whoever connects now is served.
+    app = build_app(service, hosts, lambda: on_ready(f"http://{shown}:{listener.getsockname()[1]}/v1"))
     config = uvicorn.Config(
         app,
         access_log=access_log,
@@ -62,8 +61,7 @@ def serve(
         http=limited_protocol(settings.max_body_seconds),
         timeout_graceful_shutdown=max(int(settings.grace_seconds), 1),
     )
-    server = _Announcing(config, lambda: on_ready(f"http://{shown}:{listener.getsockname()[1]}/v1"))
-    stopping.append(server)
+    server = uvicorn.Server(config)
     # Libraries and model stay for good: a search for garbage among their objects would hold all requests up.
     gc.freeze()
     try:
@@ -102,16 +100,3 @@ def limited_protocol(seconds: float) -> type[H11Protocol]:
             super().connection_lost(exc)
 
     return LimitedProtocol
-
-
-class _Announcing(uvicorn.Server):
-    """A server that tells when it takes requests."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]):
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()

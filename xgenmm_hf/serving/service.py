@@ -38,11 +38,11 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False)
 class Running:
-    """An answer that is being generated; `started` by `time.monotonic`."""
+    """An answer that is being generated."""
 
     request: ChatRequest
     job: Job
-    started: float
+    ticket: Ticket
     events: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
 
     @property
@@ -91,14 +91,16 @@ class Service:
             pool.shutdown(wait=False, cancel_futures=True)
         self.engine.close(seconds)
 
-    def enter(self) -> None:
-        """Counts a request in."""
+    def enter(self) -> Ticket:
+        """Counts a request in, until its ticket ends."""
         if self._open >= self.settings.max_batch + self.settings.max_waiting:
             self.metrics.requests.labels("429").inc()
             raise RequestError(429, "Too many requests are waiting; try again.", code="queue_full", retry_after=1)
         self._open += 1
+        started = time.monotonic()
+        return Ticket(started, started + self.settings.max_seconds, self._leave)
 
-    def leave(self, status: int, started: float) -> None:
+    def _leave(self, status: int, started: float) -> None:
         """Counts a request out."""
         self._open -= 1
         self.metrics.requests.labels(str(status)).inc()
@@ -122,7 +124,7 @@ class Service:
             stream=bool(request.stream),
             deadline=ticket.deadline,
         )
-        running = Running(request, job, ticket.started)
+        ticket.job, running = job, Running(request, job, ticket)
 
         def emit(event: Event) -> None:
             try:

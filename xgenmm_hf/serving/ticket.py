@@ -1,7 +1,9 @@
-"""What a request's work looks at to learn whether anybody still waits for it."""
+"""A request's place in the server, by which its work learns whether anybody still waits for it."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from xgenmm_hf.serving.errors import RequestError
 
@@ -15,7 +17,17 @@ class Ticket:
 
     started: float
     deadline: float
+    on_end: Callable[[int, float], None] = lambda status, started: None
+    job: Any = None  # of the engine, once there is one
     cancelled: bool = False  # set by anyone who no longer wants the answer
+
+    def end(self, status: int) -> None:
+        """Counts the request out, and nothing more is computed for it; only the first call counts."""
+        on_end, self.on_end = self.on_end, lambda status, started: None
+        self.cancelled = True
+        if self.job is not None:
+            self.job.cancelled = True
+        on_end(status, self.started)
 
     @property
     def left(self) -> float:

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from xgenmm_hf import TINY_BASE_MODEL, load
-from xgenmm_hf.demo.talk import Desk, messages_of_page, sampling
-from xgenmm_hf.inference.asking import ask
+from xgenmm_hf.demo.talk import Desk, messages_of_page
+from xgenmm_hf.inference.asking import ask, sampling_options
 from xgenmm_hf.inference.prompts import render_shots
 
 
@@ -106,8 +106,8 @@ def prepared(desk, messages):
 
 
 def test_temperature():
-    assert sampling(0) == {"do_sample": False, "num_beams": 1}
-    assert sampling(0.5)["temperature"] == 0.5
+    assert sampling_options(0) == {"do_sample": False, "num_beams": 1}
+    assert sampling_options(0.5)["temperature"] == 0.5
 
 
 def test_shots_are_in_the_base_form_and_typed_tokens_stay_text(desk, images):

@@ -221,10 +221,6 @@ def test_overlay_glows_where_it_is_hot():
     framed = draw_overlay(image, heat, image_token_addresses([(20, 40)], XGenMMConfig.from_pretrained(TINY_MODEL)))
     assert (np.asarray(framed) != np.asarray(draw_overlay(image, heat))).any()
     assert draw_overlay(image, np.zeros((20, 40))).size == (40, 20)
-    with pytest.raises(ValueError, match="pass the image that was explained"):
-        draw_overlay(image, heat.T)
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        draw_overlay(image, heat, strength=2)
 
 
 def test_colors_get_lighter():

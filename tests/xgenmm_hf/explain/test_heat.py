@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from xgenmm_hf import ImageAddresses, XGenMMConfig, XGenMMImageProcessor, image_token_addresses
-from xgenmm_hf.explain.heat import coverage, heat_of_patches, heat_of_pixels
+from xgenmm_hf.explain.attention import coverage, heat_of_patches, heat_of_pixels
 
 
 # 4 patches of 7 pixels in a tile of 30: the last 2 pixels belong to no patch, as in the released 384 = 27 * 14 + 6
@@ -191,11 +191,3 @@ def test_coverage_splits_pixels():
     assert coverage(edges, 4) * 1.5 == pytest.approx(
         np.array([[1, 0.5, 0, 0], [0, 0.5, 1, 0], [0, 0, 0, 1]], dtype=float)
     )
-
-
-def test_another_images_attention_is_refused():
-    addresses = image_token_addresses([(110, 90)], make_config())
-    with pytest.raises(ValueError, match="sampled in 5 chunks of 16 patches"):
-        heat_of_patches(addresses, torch.ones(3, 1, SIDE**2), torch.ones(3, 1))
-    with pytest.raises(ValueError, match=r"columns of patches are \(5, 4, 4\)"):
-        heat_of_pixels(np.ones((1, 4, 4)), addresses)

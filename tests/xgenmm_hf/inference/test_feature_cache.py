@@ -93,13 +93,11 @@ def test_the_longest_unused_go_first(loaded, images):
     cache = FeatureCache(loaded.model, loaded.processor, max_bytes=2 * size)
     for image in (images[0], others[0], images[0], others[1]):
         cache.encode([image])
-    assert len(cache) == 2 and cache.num_bytes == 2 * size
+    assert len(cache) == 2
     cache.encode([images[0]])
     assert cache.misses == 3
     cache.encode([others[0]])
     assert cache.misses == 4
-    cache.clear()
-    assert len(cache) == 0 and cache.num_bytes == 0
 
 
 def test_nothing_is_kept_in_no_room(loaded, images):

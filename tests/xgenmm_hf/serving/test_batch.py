@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration
+from xgenmm_hf.serving import batch as batch_module
 from xgenmm_hf.serving.batch import Batch
-from xgenmm_hf.serving.rows import RowsLayer
 
 
 def make_model(**text) -> XGenMMForConditionalGeneration:
@@ -78,7 +78,8 @@ def test_rows_join_and_leave(window, attention):
 
     def leave(number: int) -> None:
         kept = [place for place, row in enumerate(rows) if row != number]
-        rows[:] = [rows[place] for place in batch.keep(kept)]
+        batch.keep(kept)
+        rows[:] = [rows[place] for place in kept]
 
     add(0)
     step(3)
@@ -101,7 +102,6 @@ def test_rows_join_and_leave(window, attention):
 
 @torch.inference_mode()
 def test_many_rows_of_all_lengths_come_and_go():
-    """Rows, tokens and padding outgrow their buffers, and places are taken over by later rows."""
     model = make_model()
     random = Random(0)
     prompts = [torch.randint(3, 99, (1, random.randint(2, 90))) for _ in range(14)]
@@ -118,41 +118,39 @@ def test_many_rows_of_all_lengths_come_and_go():
         for number, token in zip(shown, logits.argmax(-1).tolist(), strict=True):
             answers[number].append(token)
         kept = [place for place, number in enumerate(rows) if len(answers[number]) < lengths[number]]
-        rows = [rows[place] for place in batch.keep(kept)]
+        batch.keep(kept)
+        rows = [rows[place] for place in kept]
     assert answers == [alone(model, prompt, length) for prompt, length in zip(prompts, lengths, strict=True)]
 
 
-@pytest.mark.parametrize("held", [[], [5, 9]], ids=["alone", "beside others"])
 @pytest.mark.parametrize("new", [3, 30])
 @torch.inference_mode()
-def test_rows_for_which_there_is_no_memory_change_nothing(held, new, monkeypatch):
-    model = make_model()
+def test_rows_for_which_there_is_no_memory_change_nothing(new, monkeypatch):
+    model, held = make_model(), [5, 9]
     prompts = [torch.randint(3, 99, (1, length)) for length in held]
     expected = [alone(model, prompt, 6) for prompt in prompts]
     batch = Batch(model)
-    answers = [[token] for token in batch.add(prompts).argmax(-1).tolist()] if held else []
+    answers = [[token] for token in batch.add(prompts).argmax(-1).tolist()]
 
     def step() -> None:
         for answer, token in zip(answers, batch.step([row[-1] for row in answers]).argmax(-1).tolist(), strict=True):
             answer.append(token)
 
-    if held:
-        step()
-    add_rows, calls = RowsLayer.add_rows, []
+    step()
+    stack, calls = batch_module._stack, []
 
-    def fail_in_the_second_layer(layer, *args):
-        calls.append(layer)
+    def fail_in_the_second_layer(*args):
+        calls.append(args)
         if len(calls) == 2:
             raise torch.OutOfMemoryError("no room")
-        add_rows(layer, *args)
+        return stack(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RowsLayer, "add_rows", fail_in_the_second_layer)
+        patch.setattr(batch_module, "_stack", fail_in_the_second_layer)
         with pytest.raises(torch.OutOfMemoryError):
             batch.add([torch.randint(3, 99, (1, new))])
-    assert batch.length == (max(held) + 1 if held else 0)
-    if held:
-        step()
+    assert batch.length == max(held) + 1
+    step()
     prompts.append(torch.randint(3, 99, (1, 4)))
     answers.append(batch.add(prompts[-1:]).argmax(-1).tolist())
     for _ in range(3):

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from serving import data_url, run_server, user_message
 
-from xgenmm_hf.serving.rows import RowsLayer
+from xgenmm_hf.serving import batch as batch_module
 
 
 def bomb(width: int, height: int) -> str:
@@ -269,36 +269,32 @@ def test_a_failing_model_fails_its_requests_only(loaded, monkeypatch, caplog):
         assert running.chat({"messages": [user_message("a")], "max_tokens": 2})[0] == 200
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["alone", "beside another"])
-def test_a_cache_without_room_fails_the_newcomer_only(loaded, monkeypatch, caplog, busy):
+def test_a_cache_without_room_fails_the_newcomer_only(loaded, monkeypatch, caplog):
     long, short = user_message("How many shapes are there? " * 9), user_message("What is this?")
     with run_server(loaded) as running:
         engine = running.service.engine
         engine._ends = frozenset()
         expected = [running.chat({"messages": [one], "max_tokens": 60})[1] for one in (long, short)]
-        move, step, go_on = RowsLayer._move, engine._step, threading.Event()
+        stack, step, go_on = batch_module._stack, engine._step, threading.Event()
 
         def fail_in_the_second_layer(layer, *args):
             if engine._batch._cache.layers[1] is layer:
                 raise torch.OutOfMemoryError("no room")
-            move(layer, *args)
+            return stack(layer, *args)
 
         with ThreadPoolExecutor() as pool:
-            if busy:
-                running.wait_until(lambda: engine.running == 0)  # a row leaves only after its answer is sent
-                engine._step = lambda: go_on.wait(30) and step()
-                other = pool.submit(running.chat, {"messages": [short], "max_tokens": 60})
-                running.wait_until(lambda: engine.running == 1)
+            running.wait_until(lambda: engine.running == 0)  # a row leaves only after its answer is sent
+            engine._step = lambda: go_on.wait(30) and step()
+            other = pool.submit(running.chat, {"messages": [short], "max_tokens": 60})
+            running.wait_until(lambda: engine.running == 1)
             with monkeypatch.context() as patch:
-                patch.setattr(RowsLayer, "_move", fail_in_the_second_layer)
+                patch.setattr(batch_module, "_stack", fail_in_the_second_layer)
                 newcomer = pool.submit(running.chat, {"messages": [long], "max_tokens": 60})
-                if busy:
-                    running.wait_until(lambda: engine.waiting == 1)
+                running.wait_until(lambda: engine.waiting == 1)
                 go_on.set()
                 status, body = newcomer.result(60)
             assert status == 500 and "out of memory" in body["error"]["message"]
-            if busy:
-                assert other.result(60)[1]["choices"] == expected[1]["choices"]
+            assert other.result(60)[1]["choices"] == expected[1]["choices"]
         again = [running.chat({"messages": [one], "max_tokens": 60})[1] for one in (long, short)]
     assert [one["choices"] for one in again] == [one["choices"] for one in expected]
 

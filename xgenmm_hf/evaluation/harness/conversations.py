@@ -16,7 +16,8 @@ from transformers import GenerationConfig, set_seed
 from xgenmm_hf.data.image_refs import image_ref, open_image
 from xgenmm_hf.evaluation.few_shot import split_at_marks
 from xgenmm_hf.evaluation.prompting import prompt_length
-from xgenmm_hf.inference.batches import encode_batch, generate_rows, read_answer
+from xgenmm_hf.inference.asking import generate_rows
+from xgenmm_hf.inference.batches import encode_batch, read_answer
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompt_form import read_prompt_form
 from xgenmm_hf.inference.prompts import system_turn
@@ -79,10 +80,7 @@ class Decoding:
 
 
 def render(
-    processor: XGenMMProcessor,
-    messages: Sequence[Any],
-    system: str | None = None,
-    image_end: str = "\n",
+    processor: XGenMMProcessor, messages: Sequence[Any], system: str | None = None, image_end: str = "\n"
 ) -> Conversation:
     """Renders messages with the chat template, up to where the answer begins.
 

@@ -92,13 +92,12 @@ def _joined(files: Sequence[Path], collector: Collector) -> Iterator[Row]:
     parts = {name: [path for path in files if name in documents[path]] for name in ("questions", "annotations")}
     if not any(parts.values()):
         return read_rows(*files)
-    for name, found in parts.items():
-        if len(found) != 1:
-            listed = ", ".join(path.name for path in files)
-            raise ValueError(
-                f"There are {len(found)} files with {name} among {listed}; give one with questions and one with "
-                "annotations."
-            )
+    if odd := next((name for name, found in parts.items() if len(found) != 1), None):
+        listed = ", ".join(path.name for path in files)
+        raise ValueError(
+            f"There are {len(parts[odd])} files with {odd} among {listed}; give one with questions and one with "
+            "annotations."
+        )
     (asked,), (answered,) = parts.values()
     if unused := [path.name for path in files if path not in (asked, answered)]:
         raise ValueError(f"{unused[0]} would not be used beside the other files: leave it out, or read it on its own.")
@@ -118,18 +117,19 @@ def _join(questions: Iterator[Row], annotations: Iterator[Row], subset: str, col
             collector.reject(record, f"the question {key} was annotated before ({by_id[key].where}); the first counts")
         else:
             by_id[key] = record
-    left = dict(by_id)
+    asked = set()
     for record in questions:
         key = _question_id(record)
+        asked.add(key)
         if key in by_id:
-            left.pop(key, None)
             row = {"data_subtype": subset, **by_id[key].fields, **record.fields}
             yield Row(record.source, f"question {key}", row)
         else:
             reason = "the question has no question_id" if key is None else f"the question {key} has no annotation"
-            yield Row(record.source, record.where, BadRow(reason))
-    for key, record in left.items():
-        collector.reject(record, f"the annotation is of a question {key} that is not there")
+            collector.reject(record, reason)
+    for key, record in by_id.items():
+        if key not in asked:
+            collector.reject(record, f"the annotation is of a question {key} that is not there")
 
 
 def _question_id(record: Row) -> str | int | None:
@@ -138,37 +138,32 @@ def _question_id(record: Row) -> str | int | None:
 
 
 def read_captions(files: Sequence[Path], collector: Collector, split: str | None = None) -> None:
-    """Reads captions."""
+    """Reads captions; `split` is of Karpathy's files."""
+
+    def make(row: Mapping[str, Any]) -> Iterator[Sample]:
+        name, value = text_of(row, *CAPTION_ID_FIELDS), first_of(row, CAPTION_IMAGE_FIELDS)
+        captions = texts_of(row, *CAPTION_FIELDS)
+        if isinstance(value, str):
+            # by its path, in its folder ("filepath" in Karpathy's file), or by its name (TextCaps)
+            folder, image_name = (text_of(row, field, optional=True) for field in ("filepath", "image_name"))
+            places = [f"{folder}/{value}"] if folder else []
+            places += [value, *([] if Path(value).suffix else [f"{value}.jpg"])]
+            image = collector.image_among([*places, *([f"{image_name}.jpg"] if image_name else [])])
+        else:
+            image = collector.image_among(coco_file_names(name)) if value is None else collector.image(value)
+        yield Sample(name, "", (image,), captions, text_of(row, "domain", optional=True))
+
     for path in files:
         lists = read_document(path)
         images, annotations = lists.get("images"), lists.get("annotations")
-        if isinstance(images, list) and isinstance(annotations, list):
-            records = _coco(path, images, annotations, collector)
-        elif isinstance(images, list):
-            records = _karpathy(path, images, split or "test")
-        else:
-            records = _grouped(read_rows(path))
-        if split is not None and not (isinstance(images, list) and annotations is None):
+        if isinstance(images, list) and annotations is None:
+            collector.collect(_karpathy(path, images, split or "test"), make)
+        elif split is not None:
             raise ValueError(f"{path} has no splits: leave out --split, and give the file of the split.")
-        collector.collect(records, lambda row: _samples(row, collector))
-
-
-def _samples(row: Mapping[str, Any], collector: Collector) -> Iterator[Sample]:
-    name = text_of(row, *CAPTION_ID_FIELDS)
-    value = first_of(row, CAPTION_IMAGE_FIELDS)
-    captions = texts_of(row, *CAPTION_FIELDS)
-    image = collector.image_among(coco_file_names(name)) if value is None else _among(collector, row, value)
-    yield Sample(name, "", (image,), captions, text_of(row, "domain", optional=True))
-
-
-def _among(collector: Collector, row: Mapping[str, Any], value: Any) -> Any:
-    """Finds an image by its path, in its folder ("filepath" in Karpathy's file), or by its name (TextCaps)."""
-    if not isinstance(value, str):
-        return collector.image(value)
-    folder, name = text_of(row, "filepath", optional=True), text_of(row, "image_name", optional=True)
-    places = [f"{folder}/{value}"] if folder else []
-    places += [value, *([] if Path(value).suffix else [f"{value}.jpg"]), *([f"{name}.jpg"] if name else [])]
-    return collector.image_among(places)
+        elif isinstance(images, list) and isinstance(annotations, list):
+            collector.collect(_coco(path, images, annotations, collector), make)
+        else:
+            collector.collect(_grouped(read_rows(path)), make)
 
 
 def _coco(path: Path, images: list[Any], annotations: list[Any], collector: Collector) -> Iterator[Row]:
