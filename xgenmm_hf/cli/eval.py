@@ -142,7 +142,7 @@ def measure(source: str, words: list[str], output: str, settings: "AskSettings",
     share = current_share(given["device"])
     loaded = load_model(source, given["dtype"], share.device)
     with progress_bar("asking", shown=share.rank == 0) as progress:
-        told = {"source": source, "files": files, "progress": progress, "announce": announce_prompt}
+        told: dict[str, Any] = {"source": source, "files": files, "progress": progress, "announce": announce_prompt}
         result = evaluate_task(loaded, task, Path(output), settings, support=examples, share=share, **told)
     if result is not None:
         print(as_object(result, output) if given["as_json"] else "\n".join(render(result, output)))

@@ -128,7 +128,7 @@ def answer_inputs(
         prompt_tokens=length,
         image_tokens=int((inputs["input_ids"] == model.config.image_token_id).sum()),
         new_tokens=len(new),
-        finished=new[-1] in ends or (bool(stop) and len(new) < limit),
+        finished=any(token in ends for token in new[-1:]) or (bool(stop) and len(new) < limit),
     )
 
 
