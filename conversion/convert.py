@@ -1,35 +1,34 @@
 """Original checkpoints -> ours: read shard by shard, renamed, folded, written, checked.
 
-Data flows one way: files on disk -> names and shapes -> plan (checked) -> shards -> side files -> check -> the folder
-moves into place.
+Data flows one way: files on disk -> names and shapes -> plan (checked) -> sizes and dtypes (the plan, followed on the
+meta device) -> side files and shards -> check -> the folder moves into place.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xgenmm_hf.conversion.files import check_output_folder, output_folder, read_json
-from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode
+from xgenmm_hf.conversion.files import check_output_folder, read_json, read_json_if_there
 from xgenmm_hf.conversion.original_config import (
+    CONFIG_NAME,
     GENERATION_NAME,
     PREPROCESSOR_NAME,
     VISION_CONFIG_NAME,
     build_config,
+    decide_image_mode,
     first_added_id,
-    parse_original_config,
     read_original_config,
     with_model_type,
 )
 from xgenmm_hf.conversion.side_files import write_side_files
-from xgenmm_hf.conversion.sources import Weights, check_plain, locate
-from xgenmm_hf.conversion.tensors import Plan, assemble, listed, plan_conversion
-from xgenmm_hf.conversion.towers import VisionEncoder, choose_vision_config, read_vision_encoder
-from xgenmm_hf.conversion.verify import expected_tensors, verify_model_folder
-from xgenmm_hf.conversion.writer import Progress, num_bytes, split_into_shards, write_shards
+from xgenmm_hf.conversion.sources import Weights, check_plain, locate, weight_files
+from xgenmm_hf.conversion.tensors import assemble, canonical_names, describe, plan_conversion
+from xgenmm_hf.conversion.towers import VisionEncoder, add_vision_encoder, choose_vision_config
+from xgenmm_hf.conversion.verify import expected_tensors
+from xgenmm_hf.conversion.writer import Progress, write_checkpoint
 from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
 
@@ -139,28 +138,28 @@ def convert_checkpoint(
         raise ValueError(f"The dtype is {dtype!r}; expected one of {', '.join(DTYPES)}.")
     tokenizer_folder = locate(tokenizer) if tokenizer is not None else None
     original = open_original(source, vision_config, vision_encoder, config)
-    ours, mode = _our_config(original, image_mode, dtype)
-    plan = plan_conversion(original.weights.shapes, expected_tensors(ours), first_added_id(ours))
-    dtypes = target_dtypes(plan, original.weights, dtype)
-    shards = split_into_shards(plan.targets, dtypes, max_shard_size)
-    total = num_bytes(plan.targets, dtypes)
-    notes: list[str] = []
-    with output_folder(out, total, on_leftovers=lambda folders: notes.append(leftovers_note(folders))) as folder:
-        notes += write_side_files(folder, Path(out), original, ours, mode, plan, dtypes, tokenizer_folder)
-        notes += write_shards(folder, shards, dtypes, original.weights.load, progress)
-        verify_model_folder(folder, ours, dtypes)
+    weights, wanted = original.weights, None if dtype == "auto" else getattr(torch, dtype)
+    stated_dtype = main_dtype(weights.meta) if wanted is None else dtype
+    ours = _our_config(original, image_mode, stated_dtype)
+    plan = plan_conversion(weights.shapes, expected_tensors(ours), first_added_id(ours))
+    written = describe(plan.targets, weights.meta, wanted)
+
+    def write_others(folder: Path) -> list[str]:
+        return write_side_files(folder, Path(out), original, ours, plan, wanted, tokenizer_folder)
+
+    shards, notes = write_checkpoint(out, plan.targets, written, weights.load, max_shard_size, progress, write_others)
     return ConversionResult(
         folder=Path(out),
-        num_source_tensors=len(original.weights.shapes),
-        num_tensors=len(plan.targets),
-        num_parameters=sum(prod(target.shape) for target in plan.targets),
-        num_bytes=total,
-        shards=tuple(shards),
-        dtype=dtype_name(main_dtype(original.weights, dtype)),
-        image_mode=mode.aspect_ratio,
+        num_source_tensors=len(weights.meta),
+        num_tensors=len(written),
+        num_parameters=sum(tensor.numel() for tensor in written.values()),
+        num_bytes=sum(tensor.nbytes for tensor in written.values()),
+        shards=shards,
+        dtype=stated_dtype,
+        image_mode=ours.image_aspect_ratio,
         dropped=tuple(sorted(plan.dropped)),
-        skipped=tuple(sorted(original.encoder.skipped)) if original.encoder else (),
-        notes=tuple(notes),
+        skipped=original.encoder.skipped if original.encoder else (),
+        notes=notes,
     )
 
 
@@ -173,76 +172,36 @@ def open_original(
     """Opens an original checkpoint without reading its weights; the arguments are those of `convert_checkpoint`."""
     path = locate(source)
     folder = path if path.is_dir() else path.parent
-    if config is not None:
-        original = parse_original_config(read_json(Path(config)), Path(config))
-    else:
-        original = read_original_config(folder)
-    weights = Weights.read(path)
-    encoder = None
-    if vision_encoder is not None:
-        encoder = read_vision_encoder(vision_encoder)
-        encoder.add_to(weights)
-    stated = Path(vision_config) if vision_config is not None else folder / VISION_CONFIG_NAME
+    config_file = folder / CONFIG_NAME if config is None else Path(config)
+    has_config = config is not None or config_file.is_file()
+    fields = read_original_config(config_file) if has_config else {}
+    weights = Weights(weight_files(path))
+    encoder = add_vision_encoder(weights, vision_encoder) if vision_encoder is not None else None
+    tower = folder / VISION_CONFIG_NAME if vision_config is None else Path(vision_config)
     names = (PREPROCESSOR_NAME, GENERATION_NAME)
     return Original(
         folder=folder,
         weights=weights,
-        config=original,
-        side_files={name: read_json(folder / name) for name in names if (folder / name).is_file()},
-        vision_config=read_json(stated) if vision_config is not None or stated.is_file() else None,
+        config=fields,
+        side_files={name: read_json_if_there(folder / name) for name in names},
+        vision_config=read_json(tower) if vision_config is not None or tower.is_file() else None,
         encoder=encoder,
     )
 
 
-def _our_config(original: Original, asked_mode: str | None, dtype: str) -> tuple[XGenMMConfig, ImageMode]:
-    shapes = original.weights.shapes
+def _our_config(original: Original, asked_mode: str | None, dtype: str) -> XGenMMConfig:
+    shapes = {
+        name: tuple(original.weights.meta[raw].shape) for name, raw in canonical_names(original.weights.meta).items()
+    }
     fields = with_model_type(original.config, shapes)
     tower = choose_vision_config(shapes, fields, original.vision_config, original.encoder)
-    name = dtype_name(main_dtype(original.weights, dtype))
-    tile_size = build_config(fields, tower, ImageMode("none"), name, shapes).tile_size
-    mode = decide_image_mode(fields, original.side_files.get(PREPROCESSOR_NAME), asked_mode, tile_size)
-    return build_config(fields, tower, mode, name, shapes), mode
+    mode = decide_image_mode(fields, original.side_files[PREPROCESSOR_NAME], asked_mode)
+    return build_config(fields, tower, mode, dtype, shapes)
 
 
-def target_dtypes(plan: Plan, weights: Weights, dtype: str) -> dict[str, torch.dtype]:
-    """Decides each target's dtype, those of the padding rows included; `"auto"` keeps and promotes the sources'."""
-    targets = (*plan.targets, *plan.padding)
-    sources = {piece.source for target in targets for piece in target.pieces}
-    odd = [f"{name} ({dtype_name(weights.dtypes[name])})" for name in sources if not _is_float(weights.dtypes[name])]
-    if odd:
-        raise ValueError(
-            f"These tensors hold no floating-point numbers: {listed(odd)}; quantised weights do not convert."
-        )
-    if dtype != "auto":
-        return {target.name: getattr(torch, dtype) for target in targets}
-    chosen = {}
-    for target in targets:
-        found = [weights.dtypes[piece.source] for piece in target.pieces]
-        chosen[target.name] = found[0]
-        for other in found[1:]:
-            chosen[target.name] = torch.promote_types(chosen[target.name], other)
-    return chosen
-
-
-def _is_float(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point and dtype.itemsize >= 2
-
-
-def main_dtype(weights: Weights, dtype: str) -> torch.dtype:
-    """Returns the dtype that a config should state: the chosen one, or the one that most numbers have."""
-    if dtype != "auto":
-        return getattr(torch, dtype)
+def main_dtype(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Names the dtype that most numbers have, which a config states."""
     counts: dict[torch.dtype, int] = {}
-    for name, found in weights.dtypes.items():
-        counts[found] = counts.get(found, 0) + prod(weights.shapes[name])
-    return max(counts, key=lambda found: counts[found], default=torch.float32)
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Returns a dtype's name without `torch.`."""
-    return str(dtype).removeprefix("torch.")
-
-
-def leftovers_note(folders: list[Path]) -> str:
-    """Returns the sentence about folders of killed runs that were removed."""
-    return f"Removed what an interrupted run had left: {listed(str(folder) for folder in folders)}."
+    for tensor in tensors.values():
+        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
+    return str(max(counts, key=lambda found: counts[found], default=torch.float32)).removeprefix("torch.")

@@ -13,30 +13,31 @@ from typing import Any
 import torch
 
 from xgenmm_hf.conversion import key_map
-from xgenmm_hf.conversion.convert import DEFAULT_SHARD_SIZE, dtype_name, leftovers_note, main_dtype, target_dtypes
-from xgenmm_hf.conversion.files import check_output_folder, output_folder, read_json, write_json
+from xgenmm_hf.conversion.convert import DEFAULT_SHARD_SIZE, main_dtype
+from xgenmm_hf.conversion.files import check_output_folder, read_json, read_json_if_there, write_json
 from xgenmm_hf.conversion.original_config import (
     CONFIG_NAME,
     GENERATION_NAME,
     PREPROCESSOR_NAME,
     VISION_CONFIG_NAME,
+    checked_config,
     first_added_id,
     original_config,
     original_preprocessor,
-    original_rows,
 )
 from xgenmm_hf.conversion.side_files import KEPT_FOLDER, PADDING_NAME, SENTENCEPIECE_NAME
-from xgenmm_hf.conversion.sources import WeightFile, Weights, locate
-from xgenmm_hf.conversion.tensors import Shape, assemble, one_line, plan_export
+from xgenmm_hf.conversion.sources import WeightFile, Weights, locate, weight_files
+from xgenmm_hf.conversion.tensors import Shape, assemble, describe, plan_export
 from xgenmm_hf.conversion.tokenizer import export_tokenizer
-from xgenmm_hf.conversion.verify import compare, expected_tensors
-from xgenmm_hf.conversion.writer import Progress, num_bytes, split_into_shards, write_shards
+from xgenmm_hf.conversion.verify import check_same, expected_tensors
+from xgenmm_hf.conversion.writer import Progress, write_checkpoint
 from xgenmm_hf.modeling.configuration_xgenmm import DFN5B_VIT_H_378, XGenMMConfig
 from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
 
 
+# The original pads its old matrices to a multiple of this many rows (32012 -> 32064).
+_ROWS_MULTIPLE = 64
 _TOWER_FORMATS = {"siglip_vision_model": "transformers", "clip_vision_model": "openclip"}
-_PROCESSOR_FILES = ("processor_config.json", PREPROCESSOR_NAME)
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,8 @@ def export_state_dict(
         ValueError: If the model has no place in the original layout.
     """
     first = first_added_id(config)
-    rows = dict(padding) if padding is not None else zero_padding(tensors.__getitem__, first)
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    plan = plan_export(shapes, _shapes(rows), first, _tower_format(config))
+    rows = zero_padding(tensors.__getitem__, first) if padding is None else padding
+    plan = plan_export(_shapes(tensors), _shapes(rows), first, _tower_format(config))
     sources = {**tensors, **rows}
     return {target.name: assemble(target, sources.__getitem__) for target in plan.targets}
 
@@ -112,24 +112,24 @@ def export_checkpoint(
     check_output_folder(out)
     source = locate(model)
     config = read_our_config(source)
-    weights = Weights.read(source)
+    weights = Weights(weight_files(source))
     expected = expected_tensors(config)
-    compare(weights, expected, weights.dtypes, f"The weights in {source} do not fit its config")
+    check_same(weights.shapes, expected, f"The weights in {source} do not fit its config")
     first = first_added_id(config)
     rows, origin = _padding(source, weights, first)
-    plan = plan_export({name: weights.shapes[name] for name in expected}, _shapes(rows), first, _tower_format(config))
-    dtype = dtype_name(main_dtype(weights, "auto"))
-    weights.add(WeightFile(source, rows))
-    dtypes = target_dtypes(plan, weights, "auto")
-    shards = split_into_shards(plan.targets, dtypes, max_shard_size)
-    total = num_bytes(plan.targets, dtypes)
-    notes: list[str] = []
-    with output_folder(out, total, on_leftovers=lambda folders: notes.append(leftovers_note(folders))) as folder:
-        notes += write_shards(folder, shards, dtypes, weights.load, progress)
-        notes += _write_original_files(folder, source, config, first + _num_rows(rows), dtype)
-        written, shapes = Weights.read(folder), {target.name: target.shape for target in plan.targets}
-        compare(written, shapes, dtypes, f"What was written to {folder} differs from what should be there")
-    return ExportResult(Path(out), len(plan.targets), total, tuple(shards), origin, tuple(notes))
+    plan = plan_export(expected, _shapes(rows), first, _tower_format(config))
+    written = describe(plan.targets, {**weights.meta, **{name: tensor.to("meta") for name, tensor in rows.items()}})
+
+    def load(name: str) -> torch.Tensor:
+        return rows[name] if name in rows else weights.load(name)
+
+    def write_others(folder: Path) -> list[str]:
+        num_rows = first + max((len(tensor) for tensor in rows.values()), default=0)
+        return _write_original_files(folder, source, config, num_rows, main_dtype(weights.meta))
+
+    shards, notes = write_checkpoint(out, plan.targets, written, load, max_shard_size, progress, write_others)
+    size = sum(tensor.nbytes for tensor in written.values())
+    return ExportResult(Path(out), len(written), size, shards, origin, notes)
 
 
 def read_our_config(source: Path) -> XGenMMConfig:
@@ -140,24 +140,14 @@ def read_our_config(source: Path) -> XGenMMConfig:
     fields = read_json(path)
     if fields.get("model_type") != "xgenmm" or "resampler_config" not in fields:
         raise ValueError(f"{path} is not of this package's layout; export takes what `xgenmm convert` wrote.")
-    try:
-        return XGenMMConfig.from_dict(fields)
-    except ValueError:
-        raise
-    except Exception as error:  # config classes check their fields with errors of several libraries
-        raise ValueError(f"{path} holds a value that no model can have: {one_line(error)}.") from error
+    return checked_config(fields, str(path))
 
 
 def zero_padding(load: Any, first: int) -> dict[str, torch.Tensor]:
     """Builds unused rows of zeros for the old matrices."""
-    count = original_rows(first) - first
-    if count == 0:
-        return {}
-    found = {}
-    for ours, (old, _) in key_map.FOLDED.items():
-        tensor = load(ours)
-        found[old] = tensor.new_zeros((count, *tensor.shape[1:]))
-    return found
+    count = -first % _ROWS_MULTIPLE
+    tensors = {old: load(ours) for ours, (old, _) in key_map.FOLDED.items()} if count else {}
+    return {old: tensor.new_zeros((count, *tensor.shape[1:])) for old, tensor in tensors.items()}
 
 
 def _padding(source: Path, weights: Weights, first: int) -> tuple[dict[str, torch.Tensor], str]:
@@ -168,15 +158,11 @@ def _padding(source: Path, weights: Weights, first: int) -> tuple[dict[str, torc
     file = WeightFile(path)
     rows = {name: file.load(name) for name in file.entries()}
     for ours, (old, _) in key_map.FOLDED.items():
-        if old not in rows or tuple(rows[old].shape[1:]) != weights.shapes[ours][1:]:
+        model = weights.meta[ours]
+        if old not in rows or rows[old].shape[1:] != model.shape[1:]:
             raise ValueError(f"{path} does not belong to this model; remove the folder {KEPT_FOLDER} to export zeros.")
-        if rows[old].dtype != weights.dtypes[ours]:
-            rows[old] = rows[old].to(weights.dtypes[ours])
+        rows[old] = rows[old].to(model.dtype)
     return rows, "kept"
-
-
-def _num_rows(rows: Mapping[str, torch.Tensor]) -> int:
-    return max((tensor.shape[0] for tensor in rows.values()), default=0)
 
 
 def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, Shape]:
@@ -194,23 +180,23 @@ def _tower_format(config: XGenMMConfig) -> str:
 
 def _write_original_files(folder: Path, source: Path, config: XGenMMConfig, rows: int, dtype: str) -> list[str]:
     """Writes config, tower, preprocessor, generation config and tokenizer in the original's form; returns notes."""
-    kept = {
-        name: read_json(source / KEPT_FOLDER / name)
-        for name in (CONFIG_NAME, PREPROCESSOR_NAME, GENERATION_NAME)
-        if (source / KEPT_FOLDER / name).is_file()
-    }
-    write_json(folder / CONFIG_NAME, original_config(config, kept.get(CONFIG_NAME, {}), rows, dtype))
+    names = (CONFIG_NAME, PREPROCESSOR_NAME, GENERATION_NAME)
+    kept, ours = (
+        {name: read_json_if_there(place / name) for name in names} for place in (source / KEPT_FOLDER, source)
+    )
+    write_json(folder / CONFIG_NAME, original_config(config, kept[CONFIG_NAME], rows, dtype))
     tower = _stated_tower(config)
     if tower is not None:
         write_json(folder / VISION_CONFIG_NAME, tower)
-    preprocessor = {**kept.get(PREPROCESSOR_NAME, {}), **original_preprocessor(config, _image_processor(source))}
+    preprocessor = {**kept[PREPROCESSOR_NAME], **original_preprocessor(config, ours[PREPROCESSOR_NAME])}
     write_json(folder / PREPROCESSOR_NAME, preprocessor)
-    generation = kept.get(GENERATION_NAME) or _generation(source)
+    ends = ours[GENERATION_NAME].get("eos_token_id")
+    one_end = {"eos_token_id": ends[-1]} if isinstance(ends, list) and ends else {}  # as the original has it
+    generation = kept[GENERATION_NAME] or {**ours[GENERATION_NAME], **one_end}
     if generation:
         write_json(folder / GENERATION_NAME, generation)
     if not (source / "tokenizer.json").is_file():
         return []
-
     export_tokenizer(XGenMMTokenizer.from_pretrained(source), folder)
     sentencepiece = source / KEPT_FOLDER / SENTENCEPIECE_NAME
     if not sentencepiece.is_file():
@@ -229,20 +215,3 @@ def _stated_tower(config: XGenMMConfig) -> dict[str, Any] | None:
     stated = {name: getattr(ours, name) for name in fields if hasattr(ours, name)}
     same = ours.model_type == released.model_type and all(getattr(released, n, None) == v for n, v in stated.items())
     return None if same else {"model_type": ours.model_type, **stated}
-
-
-def _image_processor(source: Path) -> dict[str, Any]:
-    """Returns the image processor's settings, from whichever file holds them."""
-    for name in reversed(_PROCESSOR_FILES):
-        if (source / name).is_file():
-            content = read_json(source / name)
-            return content.get("image_processor") or content
-    return {}
-
-
-def _generation(source: Path) -> dict[str, Any]:
-    """Returns the generation config with one end token, as the original has it."""
-    path = source / GENERATION_NAME
-    fields = read_json(path) if path.is_file() else {}
-    ends = fields.get("eos_token_id")
-    return {**fields, "eos_token_id": ends[-1]} if isinstance(ends, list) and ends else fields

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}; expected a JSON object.")
     return content
+
+
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """Reads a JSON object from a file; empty where there is no file."""
+    return read_json(path) if path.is_file() else {}
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -78,13 +83,12 @@ def check_output_folder(out: str | Path) -> Path:
 
 
 @contextmanager
-def output_folder(
-    out: str | Path, needed_bytes: int = 0, on_leftovers: Callable[[list[Path]], None] | None = None
-) -> Iterator[Path]:
+def output_folder(out: str | Path, needed_bytes: int = 0, notes: list[str] | None = None) -> Iterator[Path]:
     """Gives a hidden folder that becomes `out` at the end, or disappears if anything fails.
 
     Where `out` does not exist, the hidden folder lies beside it and is renamed. Where it does (an empty folder, a
-    mount point), it lies inside and its entries move up, ``config.json`` last. What a killed run left is removed.
+    mount point), it lies inside and its entries move up, ``config.json`` last. What a killed run left is removed, and
+    `notes` gets a sentence that names it.
     """
     from filelock import FileLock
 
@@ -93,9 +97,9 @@ def output_folder(
     parent = path if inside else path.parent
     parent.mkdir(parents=True, exist_ok=True)
     prefix = UNFINISHED if inside else f"{UNFINISHED}{path.name[:100]}-"
-    leftovers = _remove_leftovers(parent, prefix)
-    if leftovers and on_leftovers is not None:
-        on_leftovers(leftovers)
+    removed = _remove_leftovers(parent, prefix)
+    if removed and notes is not None:
+        notes.append(f"Removed what an interrupted run had left: {', '.join(map(str, removed))}.")
     free = shutil.disk_usage(parent).free
     if free < needed_bytes:
         raise OSError(f"{parent} has {free / 1e9:.1f} GB free; the result takes {needed_bytes / 1e9:.1f} GB.")
@@ -106,16 +110,13 @@ def output_folder(
             staged.mkdir()
             yield staged
             if inside or check_output_folder(out).is_dir():
-                _move_up(staged, check_output_folder(out))
+                folder = check_output_folder(out)
+                for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == "config.json"):
+                    shutil.move(entry, folder / entry.name)
             else:
                 staged.rename(path)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _move_up(staged: Path, folder: Path) -> None:
-    for entry in sorted(staged.iterdir(), key=lambda entry: entry.name == "config.json"):
-        shutil.move(entry, folder / entry.name)
 
 
 def _remove_leftovers(parent: Path, prefix: str) -> list[Path]:

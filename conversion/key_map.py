@@ -5,7 +5,7 @@ same placeholders in the same order. Original names are written here without wra
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container
 from functools import cache
 
 
@@ -46,7 +46,8 @@ RESAMPLER: Pairs = (
     ("vision_tokenizer.projection.{rest}", "model.resampler.projection.{rest}"),
 )
 
-# Vision towers, per format: names after "vision_encoder." -> names after our tower's prefix.
+# Vision towers, per format: names after "vision_encoder." -> names after our tower's prefix. {qkv} stands for three
+# tensors, which one with query, key and value projections on top of each other becomes.
 TRANSFORMERS_TOWER: Pairs = (("{rest}", "{rest}"),)
 OPENCLIP_TOWER: Pairs = (
     ("class_embedding", "embeddings.class_embedding"),
@@ -58,6 +59,7 @@ OPENCLIP_TOWER: Pairs = (
     ("transformer.resblocks.{n}.attn.out_proj.{rest}", "encoder.layers.{n}.self_attn.out_proj.{rest}"),
     ("transformer.resblocks.{n}.mlp.c_fc.{rest}", "encoder.layers.{n}.mlp.fc1.{rest}"),
     ("transformer.resblocks.{n}.mlp.c_proj.{rest}", "encoder.layers.{n}.mlp.fc2.{rest}"),
+    ("transformer.resblocks.{n}.attn.in_proj_{rest}", "encoder.layers.{n}.self_attn.{qkv}_proj.{rest}"),
     ("ln_post.{rest}", "post_layernorm.{rest}"),
 )
 TIMM_TOWER: Pairs = (
@@ -68,23 +70,17 @@ TIMM_TOWER: Pairs = (
     ("trunk.blocks.{n}.attn.proj.{rest}", "encoder.layers.{n}.self_attn.out_proj.{rest}"),
     ("trunk.blocks.{n}.mlp.fc1.{rest}", "encoder.layers.{n}.mlp.fc1.{rest}"),
     ("trunk.blocks.{n}.mlp.fc2.{rest}", "encoder.layers.{n}.mlp.fc2.{rest}"),
+    ("trunk.blocks.{n}.attn.qkv.{rest}", "encoder.layers.{n}.self_attn.{qkv}_proj.{rest}"),
     ("trunk.norm.{rest}", "post_layernorm.{rest}"),
 )
+TOWERS = {"transformers": TRANSFORMERS_TOWER, "openclip": OPENCLIP_TOWER, "timm": TIMM_TOWER}
 
-# One tensor that holds query, key and value projections on top of each other -> our three.
-OPENCLIP_STACKED: Pairs = (
-    ("transformer.resblocks.{n}.attn.in_proj_{rest}", "encoder.layers.{n}.self_attn.{qkv}_proj.{rest}"),
-)
-TIMM_STACKED: Pairs = (("trunk.blocks.{n}.attn.qkv.{rest}", "encoder.layers.{n}.self_attn.{qkv}_proj.{rest}"),)
-
-# A name that only this format has, and what of the format never reaches a feature: pooling heads, projections.
+# A name that only this format has, and the beginnings of what never reaches a feature: pooling heads, projections.
 TOWER_MARKS = {
     "transformers": "embeddings.patch_embedding.weight",
     "openclip": "conv1.weight",
     "timm": "trunk.patch_embed.proj.weight",
 }
-TOWER_PAIRS = {"transformers": TRANSFORMERS_TOWER, "openclip": OPENCLIP_TOWER, "timm": TIMM_TOWER}
-TOWER_STACKED = {"transformers": (), "openclip": OPENCLIP_STACKED, "timm": TIMM_STACKED}
 TOWER_UNUSED = {
     "transformers": ("head.", "embeddings.position_ids"),
     "openclip": ("proj",),
@@ -101,10 +97,22 @@ def strip_wrappers(name: str) -> str:
     return name
 
 
-def tower_format(names: Iterable[str]) -> str | None:
-    """Tells which library wrote a vision tower."""
-    present = set(names)
-    return next((kind for kind, mark in TOWER_MARKS.items() if mark in present), None)
+def tower_format(names: Container[str]) -> str | None:
+    """Tells from a checkpoint's names which library wrote its vision tower, a key of `TOWERS`."""
+    return next((kind for kind, mark in TOWER_MARKS.items() if ORIGINAL_TOWER + mark in names), None)
+
+
+def is_unused(name: str, kind: str | None) -> bool:
+    """Tells whether a tensor is one of the tower that no feature depends on."""
+    marks = TOWER_UNUSED[kind] if kind is not None else ()
+    return name.startswith(tuple(ORIGINAL_TOWER + mark for mark in marks))
+
+
+@cache
+def all_pairs(kind: str | None) -> Pairs:
+    """Returns the names of a whole checkpoint, (original, ours), whose tower is of one format."""
+    tower = TOWERS[kind] if kind is not None else ()
+    return (*RESAMPLER, *LANGUAGE, *((ORIGINAL_TOWER + left, TOWER + right) for left, right in tower))
 
 
 def translate(name: str, pairs: Pairs, reverse: bool = False) -> str | None:
@@ -113,9 +121,8 @@ def translate(name: str, pairs: Pairs, reverse: bool = False) -> str | None:
         source, target = (right, left) if reverse else (left, right)
         match = _compiled(source).fullmatch(name)
         if match:
-            found = match.groupdict()
-            for key in ("n", "rest"):
-                target = target.replace("{" + key + "}", found.get(key, ""))
+            for key, found in match.groupdict().items():
+                target = target.replace("{" + key + "}", found)
             return target
     return None
 
@@ -126,8 +133,3 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     for key, expression in (("n", r"(?P<n>\d+)"), ("rest", r"(?P<rest>.+)"), ("qkv", r"(?P<qkv>[qkv])")):
         escaped = escaped.replace(re.escape("{" + key + "}"), expression)
     return re.compile(escaped)
-
-
-def is_unused(name: str, kind: str) -> bool:
-    """Tells whether a tower's tensor is one that no feature depends on."""
-    return any(name == mark or (mark.endswith(".") and name.startswith(mark)) for mark in TOWER_UNUSED[kind])

@@ -15,7 +15,6 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from xgenmm_hf.conversion.files import write_json
-from xgenmm_hf.conversion.image_mode import ImageMode
 from xgenmm_hf.conversion.model_card import (
     USE,
     is_tuned_on_chats,
@@ -55,27 +54,28 @@ def write_side_files(
     out: Path,
     original: "Original",
     config: XGenMMConfig,
-    mode: ImageMode,
     plan: Plan,
-    dtypes: Mapping[str, torch.dtype],
+    dtype: torch.dtype | None,
     tokenizer_folder: Path | None,
 ) -> list[str]:
-    """Writes all files of a converted checkpoint but its weights."""
+    """Writes all files of a converted checkpoint but its weights; returns notes."""
     normalisation = _normalisation(original, config)
     for name, values in normalisation.items():
         if values != [0.5, 0.5, 0.5]:  # the default, which a config leaves out
             setattr(config, name, values)  # the model normalises tiles that come as uint8
     config.architectures = ["XGenMMForConditionalGeneration"]
     config.save_pretrained(folder)
-    tokenizer = _tokenizer(tokenizer_folder or original.folder, config, tokenizer_folder is not None)
-    if tokenizer is not None and mode.aspect_ratio == "none":
-        tokenizer.chat_template = None  # a base checkpoint, which was never tuned on chats
-    write_processor(folder, config, mode, tokenizer, normalisation)
+    source, tokenizer = tokenizer_folder or original.folder, None
+    if tokenizer_folder is not None or any((source / name).is_file() for name in TOKENIZER_FILES):
+        tokenizer = build_tokenizer(source, first_added_id(config))
+        if config.image_aspect_ratio == "none":
+            tokenizer.chat_template = None  # a base checkpoint, which was never tuned on chats
+    write_processor(folder, config, tokenizer, normalisation)
     _write_generation_config(folder, config, tokenizer, original.side_files.get(GENERATION_NAME, {}))
     copy_remote_code(folder)
     _write_card(folder, out, original, config, plan)
-    keep_original(folder, original, plan, dtypes)
-    sentencepiece = (tokenizer_folder or original.folder) / SENTENCEPIECE_NAME
+    keep_original(folder, original, plan, dtype)
+    sentencepiece = source / SENTENCEPIECE_NAME
     if sentencepiece.is_file():  # the original's slow tokenizer reads this one, ours does not
         shutil.copyfile(sentencepiece, folder / KEPT_FOLDER / SENTENCEPIECE_NAME)
     return [] if tokenizer is not None else [NO_TOKENIZER]
@@ -101,41 +101,29 @@ def _write_card(folder: Path, out: Path, original: "Original", config: XGenMMCon
     card.save(folder / "README.md")
 
 
-def _tokenizer(folder: Path, config: XGenMMConfig, asked_for: bool) -> PreTrainedTokenizerBase | None:
-    """Builds the tokenizer from a folder's files; without files there is none, unless the user named the folder."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        if asked_for:
-            raise FileNotFoundError(f"{folder} holds no tokenizer: expected {' or '.join(TOKENIZER_FILES)}.")
-        return None
-
-    return build_tokenizer(folder, first_added_id(config))
-
-
 def write_processor(
     folder: Path,
     config: XGenMMConfig,
-    mode: ImageMode,
     tokenizer: PreTrainedTokenizerBase | None,
     normalisation: Mapping[str, list[float]],
 ) -> None:
     """Writes the processor, or without a tokenizer the image processor alone."""
     image_processor = XGenMMImageProcessor(
-        image_aspect_ratio=mode.aspect_ratio,
-        anyres_grids=mode.grids,
+        image_aspect_ratio=config.image_aspect_ratio,
+        anyres_grids=config.anyres_grids,
         size={"height": config.tile_size, "width": config.tile_size},
         **normalisation,
     )
     if tokenizer is None:
         image_processor.save_pretrained(str(folder))
         return
-    processor = XGenMMProcessor(
+    XGenMMProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
         num_latents=config.resampler_config.num_latents,
         anyres_patch_sampling=config.anyres_patch_sampling,
         max_images_per_prompt=1 if config.resampler_config.text_conditioned else None,
-    )
-    processor.save_pretrained(str(folder))
+    ).save_pretrained(str(folder))
 
 
 def _normalisation(original: "Original", config: XGenMMConfig) -> dict[str, list[float]]:
@@ -143,7 +131,7 @@ def _normalisation(original: "Original", config: XGenMMConfig) -> dict[str, list
     stated = original.side_files.get(PREPROCESSOR_NAME, {})
     found = {key: stated[key] for key in ("image_mean", "image_std") if stated.get(key)}
     if not found and original.encoder is not None:
-        openclip = original.encoder.openclip_config.get("preprocess_cfg") or {}
+        openclip = original.encoder.openclip.get("preprocess_cfg") or {}
         found = {f"image_{key}": openclip[key] for key in ("mean", "std") if openclip.get(key)}
     if not found and config.resampler_config.text_conditioned:
         found = {"image_mean": list(OPENAI_CLIP_MEAN), "image_std": list(OPENAI_CLIP_STD)}
@@ -167,22 +155,18 @@ def _write_generation_config(
     if tokenizer is not None:
         vocabulary = tokenizer.get_vocab()
         ends = [vocabulary[token] for token in END_TOKENS if token in vocabulary]
-        ids = {
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": ends or tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        }
+        ids = {name: getattr(tokenizer, name) for name in ids}
+        ids["eos_token_id"] = ends or ids["eos_token_id"]
     GenerationConfig(**ids).save_pretrained(folder)
 
 
-def keep_original(folder: Path, original: "Original", plan: Plan, dtypes: Mapping[str, torch.dtype]) -> None:
+def keep_original(folder: Path, original: "Original", plan: Plan, dtype: torch.dtype | None) -> None:
     """Keeps what the way back needs and our layout has no place for."""
     kept = folder / KEPT_FOLDER
     kept.mkdir()
-    files = {CONFIG_NAME: original.config, **original.side_files}
-    for name, content in files.items():
+    for name, content in {CONFIG_NAME: original.config, **original.side_files}.items():
         if content:
             write_json(kept / name, content)
     if plan.padding:
-        rows = {target.name: assemble(target, original.weights.load, dtypes[target.name]) for target in plan.padding}
+        rows = {target.name: assemble(target, original.weights.load, dtype) for target in plan.padding}
         save_file(rows, kept / PADDING_NAME, metadata={"format": "pt"})

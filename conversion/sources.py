@@ -33,42 +33,36 @@ _REMAP_BYTES = 1 << 26
 
 
 class WeightFile:
-    """A file of tensors, or tensors in memory behind the same interface.
+    """A safetensors file, or one that `torch.save` wrote; no code in it ever runs."""
 
-    Args:
-        path: A safetensors file, or one that `torch.save` wrote; no code in it ever runs.
-        tensors: The tensors, where they are in memory already.
-    """
-
-    def __init__(self, path: Path, tensors: "dict[str, torch.Tensor] | None" = None):
+    def __init__(self, path: Path):
+        if path.suffix not in (SAFETENSORS, *PICKLES):
+            raise ValueError(f"{path} is no weight file; expected {SAFETENSORS} or {', '.join(PICKLES)}.")
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path} is empty; fetch it again.")
         self.path = path
-        self._in_memory = tensors is not None
-        self._tensors = tensors
+        self._mapped: dict[str, torch.Tensor] | None = None
         self._handed_out = 0
 
-    def entries(self) -> dict[str, tuple[Shape, "torch.dtype"]]:
-        """Returns shape and dtype by tensor name."""
-        tensors = _read_safetensors(self.path) if self._is_safetensors else self._mapped()
-        return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    def entries(self) -> "dict[str, torch.Tensor]":
+        """Returns the tensors by name, without values (on the meta device)."""
+        tensors = _read_safetensors(self.path) if self.path.suffix == SAFETENSORS else self._pickled()
+        return {name: tensor.to("meta") for name, tensor in tensors.items()}
 
     def load(self, name: str) -> "torch.Tensor":
         """Returns one tensor, a view of the mapped file."""
-        if self._is_safetensors:  # opened again for each tensor, so that only that tensor's pages are held
+        if self.path.suffix == SAFETENSORS:  # opened again for each tensor, so that only that tensor's pages are held
             return _read_safetensors(self.path, name)[name]
-        if self._handed_out > _REMAP_BYTES and not self._in_memory:
-            self._tensors, self._handed_out = None, 0
-        tensor = self._mapped()[name]
+        if self._handed_out > _REMAP_BYTES:
+            self._mapped, self._handed_out = None, 0
+        tensor = self._pickled()[name]
         self._handed_out += tensor.nbytes
         return tensor
 
-    @property
-    def _is_safetensors(self) -> bool:
-        return self.path.suffix == SAFETENSORS and not self._in_memory
-
-    def _mapped(self) -> "dict[str, torch.Tensor]":
-        if self._tensors is None:
-            self._tensors = _read_pickle(self.path)
-        return self._tensors
+    def _pickled(self) -> "dict[str, torch.Tensor]":
+        if self._mapped is None:
+            self._mapped = _read_pickle(self.path)
+        return self._mapped
 
 
 def _read_safetensors(path: Path, *names: str) -> "dict[str, torch.Tensor]":
@@ -129,33 +123,35 @@ def check_plain(tensors: "Mapping[str, torch.Tensor]", place: str) -> None:
 
 
 class Weights:
-    """The tensors of several weight files under one set of names."""
+    """The tensors of several weight files under one set of names: `meta` has them without values."""
 
-    def __init__(self) -> None:
-        self.shapes: dict[str, Shape] = {}
-        self.dtypes: dict[str, torch.dtype] = {}
+    def __init__(self, files: Iterable[WeightFile] = ()):
+        self.meta: dict[str, torch.Tensor] = {}
         self._homes: dict[str, tuple[WeightFile, str]] = {}
+        for file in files:
+            self.add(file)
 
-    @classmethod
-    def read(cls, path: Path) -> "Weights":
-        """Opens all weight files of a checkpoint, see `weight_files`."""
-        weights = cls()
-        for file in weight_files(path):
-            weights.add(file)
-        return weights
+    @property
+    def shapes(self) -> dict[str, Shape]:
+        """The tensors' shapes by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self.meta.items()}
 
     def add(self, file: WeightFile, rename: Callable[[str], str | None] = str) -> None:
-        """Adds a file's tensors."""
+        """Adds a file's tensors; None for a new name leaves one out."""
         entries = file.entries()
-        _check_merged(entries, file.path)
-        for raw, (shape, dtype) in entries.items():
+        unmerged = [name for name in entries if ".lora_A." in name or ".lora_B." in name or ".base_layer." in name]
+        if unmerged:
+            raise ValueError(
+                f"{file.path} holds {len(unmerged)} tensors of an adapter that is not merged ({listed(unmerged)}): "
+                "load the model with PEFT, call merge_and_unload() and save the result."
+            )
+        for raw, tensor in entries.items():
             name = rename(raw)
             if name is None:
                 continue
             if name in self._homes:
                 raise ValueError(f"{name} is in both {self._homes[name][0].path} and {file.path}; remove one of them.")
-            self.shapes[name], self.dtypes[name] = shape, dtype
-            self._homes[name] = (file, raw)
+            self.meta[name], self._homes[name] = tensor, (file, raw)
 
     def load(self, name: str) -> "torch.Tensor":
         """Returns one tensor by its name here."""
@@ -184,13 +180,13 @@ def locate(source: str | Path) -> Path:
 def weight_files(path: Path) -> list[WeightFile]:
     """Lists the weight files of a checkpoint."""
     if path.is_file():
-        return [open_weight_file(path)]
+        return [WeightFile(path)]
     for name in INDEX_FILES:
         if (path / name).is_file():
             return _sharded(path, path / name)
     for name in WEIGHT_FILES:
         if (path / name).is_file():
-            return [open_weight_file(path / name)]
+            return [WeightFile(path / name)]
     check_is_checkpoint(path)
     candidates = sorted(p for p in path.iterdir() if p.suffix in (SAFETENSORS, *PICKLES) and p.is_file())
     if not candidates:
@@ -200,7 +196,7 @@ def weight_files(path: Path) -> list[WeightFile]:
     if len(candidates) > 1:
         names = listed(candidate.name for candidate in candidates)
         raise ValueError(f"{path} holds several weight files and no index ({names}); name one of them.")
-    return [open_weight_file(candidates[0])]
+    return [WeightFile(candidates[0])]
 
 
 def check_is_checkpoint(folder: Path) -> None:
@@ -219,31 +215,11 @@ def check_is_checkpoint(folder: Path) -> None:
         )
 
 
-def _check_merged(names: Iterable[str], path: Path) -> None:
-    unmerged = [name for name in names if ".lora_A." in name or ".lora_B." in name or ".base_layer." in name]
-    if unmerged:
-        raise ValueError(
-            f"{path} holds {len(unmerged)} tensors of an adapter that is not merged ({listed(unmerged)}): load the "
-            "model with PEFT, call merge_and_unload() and save the result."
-        )
-
-
-def open_weight_file(path: Path) -> WeightFile:
-    """Checks by its name and size that a file may hold weights."""
-    if path.suffix not in (SAFETENSORS, *PICKLES):
-        raise ValueError(f"{path} is no weight file; expected {SAFETENSORS} or {', '.join(PICKLES)}.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; fetch it again.")
-    return WeightFile(path)
-
-
 def _sharded(folder: Path, index: Path) -> list[WeightFile]:
     """Opens the shards that an index names, and checks that both agree on every tensor."""
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError(f"{index} has no weight_map; fetch it again.")
-    if not all(isinstance(file, str) for file in weight_map.values()):
-        raise ValueError(f"{index}: every value of weight_map must be a file name; fetch it again.")
+    if not weight_map or not isinstance(weight_map, dict) or not all(isinstance(n, str) for n in weight_map.values()):
+        raise ValueError(f"{index} has no weight_map from tensors to file names; fetch it again.")
     names = sorted(set(weight_map.values()))
     outside = [name for name in names if not name or re.search(r"[/\\\0:]", name) or name in (".", "..")]
     if outside:
@@ -253,20 +229,17 @@ def _sharded(folder: Path, index: Path) -> list[WeightFile]:
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise FileNotFoundError(f"{index} names files that are not there: {listed(absent)}; fetch them.")
-    files = {name: open_weight_file(folder / name) for name in names}
+    files = {name: WeightFile(folder / name) for name in names}
     for name, file in files.items():
-        _check_shard(name, set(file.entries()), {key for key, home in weight_map.items() if home == name}, index)
+        held, promised = set(file.entries()), {key for key, home in weight_map.items() if home == name}
+        if promised - held:
+            raise ValueError(
+                f"{index} looks for {len(promised - held)} tensors in {name} that it does not hold "
+                f"({listed(promised - held)}); the shard belongs to another checkpoint or is damaged."
+            )
+        if held - promised:
+            raise ValueError(
+                f"{name} holds {len(held - promised)} tensors that {index} does not know ({listed(held - promised)}); "
+                "the shard belongs to another checkpoint."
+            )
     return list(files.values())
-
-
-def _check_shard(name: str, held: set[str], promised: set[str], index: Path) -> None:
-    if promised - held:
-        raise ValueError(
-            f"{index} looks for {len(promised - held)} tensors in {name} that it does not hold "
-            f"({listed(promised - held)}); the shard belongs to another checkpoint or is damaged."
-        )
-    if held - promised:
-        raise ValueError(
-            f"{name} holds {len(held - promised)} tensors that {index} does not know ({listed(held - promised)}); "
-            "the shard belongs to another checkpoint."
-        )

@@ -7,6 +7,7 @@ of OpenCLIP towers become three. Nothing is computed, so the way back is exact.
 """
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -43,17 +44,12 @@ class Target:
 
 @dataclass
 class Plan:
-    """Every tensor to write, and what becomes of the rest.
+    """Every tensor to write, and what becomes of the rest."""
 
-    Attributes:
-        targets: Tensors of the model, in writing order.
-        padding: Unused rows of the original's embedding and head, by the original's name without prefix.
-        dropped: Source tensors that no feature depends on.
-    """
-
-    targets: list[Target]
+    targets: list[Target]  # in writing order
+    # unused rows of the original's embedding and head, by the original's name without prefix
     padding: list[Target] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)  # source tensors that no feature depends on
 
 
 def listed(names: Iterable[str]) -> str:
@@ -71,31 +67,37 @@ def one_line(error: BaseException) -> str:
 def plan_conversion(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], first_added_id: int) -> Plan:
     """Plans the way from the original's tensors to ours."""
     names = canonical_names(shapes)
-    pieces: dict[str, list[Piece]] = {}
-    plan, unplaced = Plan([]), []
+    kind = key_map.tower_format(names)
     folded = {original for pair in key_map.FOLDED.values() for original in pair}
-    kind = key_map.tower_format(name.removeprefix(key_map.ORIGINAL_TOWER) for name in names)
+    plan, unplaced = Plan([]), []
+    pieces: defaultdict[str, list[Piece]] = defaultdict(list)
     for name, raw in names.items():
         if name in folded:
             continue
-        in_tower = name.removeprefix(key_map.ORIGINAL_TOWER) if name.startswith(key_map.ORIGINAL_TOWER) else None
-        if in_tower is not None and kind is not None and key_map.is_unused(in_tower, kind):
+        if key_map.is_unused(name, kind):
             plan.dropped.append(raw)
             continue
-        if in_tower is not None:
-            found = _tower_pieces(in_tower, raw, shapes[raw], kind)
-        else:
-            ours = key_map.translate(name, key_map.RESAMPLER + key_map.LANGUAGE)
-            found = [] if ours is None else [(ours, _whole(raw, shapes[raw]))]
-        if not found:
+        ours, rows = key_map.translate(name, key_map.all_pairs(kind)), _num_rows(shapes[raw])
+        parts = "qkv" if ours is not None and "{qkv}" in ours else " "
+        if ours is None or rows % len(parts):
             unplaced.append(raw)
-        for ours, piece in found:
-            pieces.setdefault(ours, []).append(piece)
-    for ours, originals in key_map.FOLDED.items():
+            continue
+        for index, part in enumerate(parts):
+            start, stop = (rows * edge // len(parts) for edge in (index, index + 1))
+            pieces[ours.replace("{qkv}", part)].append(Piece(raw, start, stop))
+    for target, originals in key_map.FOLDED.items():
         if _has_both(originals, names):
             old, added = (names[original] for original in originals)
-            pieces[ours], padding = _fold(old, added, shapes, first_added_id)
-            plan.padding += [Target(originals[0], shape, (rows,)) for rows, shape in padding]
+            rows = _num_rows(shapes[old])
+            if rows < first_added_id:
+                raise ValueError(
+                    f"{old} has {rows} rows, fewer than the {first_added_id} tokens that the config states "
+                    "(initial_tokenizer_len); pass the config.json of this checkpoint."
+                )
+            pieces[target] = [Piece(old, 0, first_added_id), Piece(added, 0, _num_rows(shapes[added]))]
+            if rows > first_added_id:
+                shape = (rows - first_added_id, *shapes[old][1:])
+                plan.padding.append(Target(originals[0], shape, (Piece(old, first_added_id, rows),)))
     _check(pieces, unplaced, shapes, expected)
     plan.targets = [Target(name, tuple(shape), tuple(pieces[name])) for name, shape in expected.items()]
     return plan
@@ -115,50 +117,19 @@ def canonical_names(names: Iterable[str]) -> dict[str, str]:
     return plain
 
 
-def _tower_pieces(name: str, raw: str, shape: Shape, kind: str | None) -> list[tuple[str, Piece]]:
-    if kind is None:
-        return []
-    ours = key_map.translate(name, key_map.TOWER_PAIRS[kind])
-    if ours is not None:
-        return [(key_map.TOWER + ours, _whole(raw, shape))]
-    stacked = key_map.translate(name, key_map.TOWER_STACKED[kind])
-    if stacked is None or not shape or shape[0] % 3:
-        return []
-    rows = shape[0] // 3
-    return [
-        (key_map.TOWER + stacked.replace("{qkv}", letter), Piece(raw, index * rows, (index + 1) * rows))
-        for index, letter in enumerate("qkv")
-    ]
-
-
-def _whole(raw: str, shape: Shape) -> Piece:
-    return Piece(raw, 0, shape[0] if shape else 1)
+def _num_rows(shape: Shape) -> int:
+    return shape[0] if shape else 1
 
 
 def _has_both(originals: tuple[str, str], names: Mapping[str, str]) -> bool:
     """Tells whether a decoupled matrix is there; half of one is an error."""
-    present, absent = ([name for name in originals if (name in names) == there] for there in (True, False))
-    if present and absent:
+    absent = [name for name in originals if name not in names]
+    if len(absent) == 1:
+        present = next(name for name in originals if name in names)
         raise ValueError(
-            f"The checkpoint lacks {absent[0]}, the other half of {names[present[0]]}; "
-            "check that all of its files are there."
+            f"The checkpoint lacks {absent[0]}, the other half of {names[present]}; check that it has all its files."
         )
-    return bool(present)
-
-
-def _fold(
-    old: str, added: str, shapes: Mapping[str, Shape], first_added_id: int
-) -> tuple[list[Piece], list[tuple[Piece, Shape]]]:
-    """Returns the pieces of one decoupled matrix, and its padding rows with their shape."""
-    rows = shapes[old][0] if shapes[old] else 0
-    if rows < first_added_id:
-        raise ValueError(
-            f"{old} has {rows} rows, fewer than the {first_added_id} tokens that the config states "
-            "(initial_tokenizer_len); pass the config.json of this checkpoint."
-        )
-    padding = [(Piece(old, first_added_id, rows), (rows - first_added_id, *shapes[old][1:]))]
-    used = [Piece(old, 0, first_added_id), _whole(added, shapes[added])]
-    return used, padding if rows > first_added_id else []
+    return not absent
 
 
 def _check(
@@ -168,29 +139,24 @@ def _check(
     expected: Mapping[str, Shape],
 ) -> None:
     """Raises a ValueError that names every tensor which is unknown, missing, filled twice or mis-shaped."""
-    unknown = list(unplaced) + [piece.source for ours in set(pieces) - set(expected) for piece in pieces[ours]]
-    missing = set(expected) - set(pieces)
-    problems = []
-    if unknown:
-        problems.append(f"{len(unknown)} tensors have no place in the model ({listed(set(unknown))})")
-    if missing:
-        problems.append(f"{len(missing)} tensors of the model are not in the checkpoint ({listed(missing)})")
-    misfits = [
-        f"{name}: {built} instead of {tuple(expected[name])}"
-        for name in pieces
-        if name in expected and not _fits(built := _built_shape(pieces[name], shapes), tuple(expected[name]))
+    unknown = {*unplaced, *(piece.source for name in pieces.keys() - expected.keys() for piece in pieces[name])}
+    missing = expected.keys() - pieces.keys()
+    built = {name: _built_shape(parts, shapes) for name, parts in pieces.items() if name in expected}
+    misfits = {name for name, shape in built.items() if not _fits(shape, tuple(expected[name]))}
+    shown = listed(f"{name}: {built[name]} instead of {tuple(expected[name])}" for name in misfits)
+    problems = [
+        (unknown, f"tensors have no place in the model ({listed(unknown)})"),
+        (missing, f"tensors of the model are not in the checkpoint ({listed(missing)})"),
+        (misfits, f"tensors have another shape ({shown})"),
     ]
-    if misfits:
-        problems.append(f"{len(misfits)} tensors have another shape ({listed(misfits)})")
-    if not problems:
-        return
-    touched = missing | {misfit.split(":")[0] for misfit in misfits}
-    raise ValueError(f"The checkpoint does not fit its config: {'; '.join(problems)}. {_advice(touched, missing)}")
+    said = [f"{len(names)} {what}" for names, what in problems if names]
+    if said:
+        advice = _advice(missing | misfits, missing)
+        raise ValueError(f"The checkpoint does not fit its config: {'; '.join(said)}. {advice}")
 
 
 def _advice(touched: set[str], missing: set[str]) -> str:
-    tower_missing = [name for name in missing if name.startswith(key_map.TOWER)]
-    if tower_missing and len(tower_missing) == len(missing) == len(touched):
+    if missing and touched == missing and all(name.startswith(key_map.TOWER) for name in missing):
         return "If the vision tower was left out of it, name one with --vision-encoder."
     if touched and all(name.startswith((key_map.TOWER, "model.resampler.")) for name in touched):
         return "The vision tower does not fit: describe it with --vision-config or name another one."
@@ -230,30 +196,49 @@ def assemble(
             block = load(piece.source)[start : min(start + step, piece.stop)]
             copied = rows[filled : filled + len(block)].copy_(block)
             filled += len(block)
-            if dtype == torch.float16 != block.dtype and not torch.equal(copied.isfinite(), block.isfinite()):
+            may_overflow = dtype == torch.float16 != block.dtype and not block.is_meta
+            if may_overflow and not torch.equal(copied.isfinite(), block.isfinite()):
                 raise ValueError(
                     f"{piece.source} holds values beyond float16's range; convert to bfloat16 or float32 instead."
                 )
     return rows.reshape(target.shape)
 
 
+def describe(
+    targets: Iterable[Target], sources: Mapping[str, "torch.Tensor"], dtype: "torch.dtype | None" = None
+) -> "dict[str, torch.Tensor]":
+    """Builds targets without values (on the meta device) from such sources: their names, shapes and dtypes."""
+    targets = list(targets)
+    used = {piece.source: sources[piece.source].dtype for target in targets for piece in target.pieces}
+    odd = [
+        f"{name} ({str(found).removeprefix('torch.')})"
+        for name, found in used.items()
+        if not found.is_floating_point or found.itemsize < 2
+    ]
+    if odd:
+        raise ValueError(
+            f"These tensors hold no floating-point numbers: {listed(odd)}; quantised weights do not convert."
+        )
+    return {target.name: assemble(target, sources.__getitem__, dtype) for target in targets}
+
+
 def plan_export(shapes: Mapping[str, Shape], padding: Mapping[str, Shape], first_added_id: int, kind: str) -> Plan:
     """Plans the way from our tensors back to the original's."""
-    pieces: dict[str, list[Piece]] = {}
+    pieces: defaultdict[str, list[Piece]] = defaultdict(list)
     unplaced = []
     for name, shape in shapes.items():
         if name in key_map.FOLDED:
             old, added = key_map.FOLDED[name]
             pieces[old] = [Piece(name, 0, first_added_id)]
             if old in padding:
-                pieces[old].append(_whole(old, padding[old]))
+                pieces[old].append(Piece(old, 0, _num_rows(padding[old])))
             pieces[added] = [Piece(name, first_added_id, shape[0])]
             continue
-        original = _original_name(name, kind)
+        original = key_map.translate(name, key_map.all_pairs(kind), reverse=True)
         if original is None:
             unplaced.append(name)
         else:
-            pieces.setdefault(original, []).append(_whole(name, shape))
+            pieces[original].append(Piece(name, 0, _num_rows(shape)))
     if unplaced:
         raise ValueError(f"These tensors have no place in the original layout: {listed(unplaced)}.")
     all_shapes = {**shapes, **padding}
@@ -263,14 +248,6 @@ def plan_export(shapes: Mapping[str, Shape], padding: Mapping[str, Shape], first
             for name, parts in pieces.items()
         ]
     )
-
-
-def _original_name(name: str, kind: str) -> str | None:
-    if not name.startswith(key_map.TOWER):
-        return key_map.translate(name, key_map.RESAMPLER + key_map.LANGUAGE, reverse=True)
-    pairs = key_map.TOWER_PAIRS[kind] + key_map.TOWER_STACKED[kind]
-    inner = key_map.translate(name.removeprefix(key_map.TOWER), pairs, reverse=True)
-    return None if inner is None else key_map.ORIGINAL_TOWER + inner
 
 
 def _in_qkv_order(pieces: list[Piece]) -> list[Piece]:

@@ -8,16 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, normalizers, processors
 
-from xgenmm_hf.conversion.files import read_json, write_json
-from xgenmm_hf.modeling.tokenization_xgenmm import (
-    CHAT_TEMPLATE,
-    ESCAPE_MARK,
-    MULTIMODAL_TOKENS,
-    SPACE_PIECE,
-    XGenMMTokenizer,
-)
+from xgenmm_hf.conversion.files import read_json, read_json_if_there, write_json
+from xgenmm_hf.modeling.chat_xgenmm import CHAT_TEMPLATE, ESCAPE_MARK, MULTIMODAL_TOKENS, SPACE_PIECE
+from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
 
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
@@ -25,28 +20,12 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 DEFAULT_LENGTH = 4096
 
 # What transformers writes for a Llama tokenizer: the normaliser puts a space before each stretch between added tokens.
-LLAMA_NORMALIZER = {
-    "type": "Sequence",
-    "normalizers": [
-        {"type": "Prepend", "prepend": "\u2581"},
-        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
-    ],
-}
-LLAMA_DECODER = {
-    "type": "Sequence",
-    "decoders": [
-        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
-        {"type": "ByteFallback"},
-        {"type": "Fuse"},
-        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-    ],
-}
-PLAIN_POST_PROCESSOR = {
-    "type": "TemplateProcessing",
-    "single": [{"Sequence": {"id": "A", "type_id": 0}}],
-    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-    "special_tokens": {},
-}
+LLAMA_NORMALIZER = normalizers.Sequence([normalizers.Prepend(SPACE_PIECE), normalizers.Replace(" ", SPACE_PIECE)])
+LLAMA_DECODER = decoders.Sequence(
+    [decoders.Replace(SPACE_PIECE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+)
+# The original's, behind the removal of the mark and without the space.
+OUR_NORMALIZER = normalizers.Sequence([normalizers.Replace(ESCAPE_MARK, ""), normalizers.Replace(" ", SPACE_PIECE)])
 # The original's turns for libraries that know no generation blocks; they end in the end-of-text token.
 PHI3_CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -75,7 +54,7 @@ def build_tokenizer(source_folder: str | Path, initial_tokenizer_len: int | None
     config = _read_object(folder / "tokenizer_config.json")
     model, post_processor, listed = _read_model(folder)
     added = _collect_added_tokens(folder, config, listed)
-    size = _check_ids(model["vocab"], added, MULTIMODAL_TOKENS, folder)
+    size = _check_ids(model["vocab"], added, folder)
     if initial_tokenizer_len not in (None, size):
         raise ValueError(
             f"The tokenizer in {folder} has {size} tokens, but the checkpoint's config says initial_tokenizer_len = "
@@ -98,8 +77,9 @@ def build_tokenizer(source_folder: str | Path, initial_tokenizer_len: int | None
 def export_tokenizer(tokenizer: XGenMMTokenizer, out_folder: str | Path) -> list[str]:
     """Writes a tokenizer's files in the original layout."""
     folder = Path(out_folder)
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    spec.update(truncation=None, padding=None, pre_tokenizer=None, normalizer=LLAMA_NORMALIZER)
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.normalizer = LLAMA_NORMALIZER
+    spec = {**json.loads(backend.to_str()), "truncation": None, "padding": None, "pre_tokenizer": None}
     spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] not in MULTIMODAL_TOKENS]
     named = {name: getattr(tokenizer, name) for name in NAMED_TOKENS if getattr(tokenizer, name) is not None}
     template = tokenizer.chat_template
@@ -135,7 +115,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None, list[dict[str, Any]]]:
     """Returns the `model` and `post_processor` of a tokenizer.json, and the tokens that it lists as added."""
     path = folder / "tokenizer.json"
     if not path.is_file() and (folder / "tokenizer.model").is_file():
@@ -154,7 +134,7 @@ def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict
     vocab, merges = model.get("vocab"), model.get("merges")
     if not isinstance(vocab, dict) or not isinstance(merges, list) or not all(type(i) is int for i in vocab.values()):
         raise ValueError(f"{path} has no vocabulary, no merges or no ids. Download the file again.")
-    return model, spec.get("post_processor") or PLAIN_POST_PROCESSOR, spec.get("added_tokens") or []
+    return model, spec.get("post_processor"), spec.get("added_tokens") or []
 
 
 def _added_token(content: str, flags: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +145,7 @@ def _added_token(content: str, flags: dict[str, Any]) -> dict[str, Any]:
 def _collect_added_tokens(folder: Path, config: dict, listed: list) -> dict[int, dict[str, Any]]:
     """Returns the added tokens by id; the slow tokenizer read their flags from tokenizer_config.json."""
     added: dict[int, dict[str, Any]] = {}
-    bare = _read_object(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+    bare = read_json_if_there(folder / "added_tokens.json")
     try:
         sources = [
             {int(index): {"content": content} for content, index in bare.items()},
@@ -188,18 +168,19 @@ def _collect_added_tokens(folder: Path, config: dict, listed: list) -> dict[int,
     return added
 
 
-def _check_ids(vocab: dict[str, int], added: dict[int, dict], ours: tuple[str, ...], folder: Path) -> int:
+def _check_ids(vocab: dict[str, int], added: dict[int, dict], folder: Path) -> int:
     """Checks that each id is used once, drops our three tokens where they are listed, and counts those before them."""
     contents = {index: token["content"] for index, token in added.items()}
-    size = min((index for index, content in contents.items() if content in ours), default=None)
+    size = min((index for index, content in contents.items() if content in MULTIMODAL_TOKENS), default=None)
     if size is not None:
-        if [contents.get(size + offset) for offset in range(len(ours))] != list(ours):
+        last = range(size, size + len(MULTIMODAL_TOKENS))
+        if tuple(contents.get(index) for index in last) != MULTIMODAL_TOKENS:
             raise ValueError(
-                f"The tokens {', '.join(ours)} in {folder} stand at other ids than behind all others in this order, "
-                "where the model code puts them. Take the tokenizer files that belong to this checkpoint."
+                f"The tokens {', '.join(MULTIMODAL_TOKENS)} in {folder} stand at other ids than behind all others in "
+                "this order, where the model code puts them. Take the tokenizer files that belong to this checkpoint."
             )
-        for offset in range(len(ours)):
-            del added[size + offset], contents[size + offset]
+        for index in last:
+            del added[index], contents[index]
     by_id = {**{index: piece for piece, index in vocab.items()}, **contents}
     moved = [content for index, content in contents.items() if vocab.get(content, index) != index]
     twice = len(set(contents.values())) != len(contents)
@@ -214,11 +195,9 @@ def _check_ids(vocab: dict[str, int], added: dict[int, dict], ours: tuple[str, .
 
 def _named_tokens(folder: Path, config: dict[str, Any], known: set[str]) -> dict[str, str]:
     """Returns the begin, end, unknown and padding tokens; padding falls back to `<pad>`, then to the end token."""
-    path = folder / "special_tokens_map.json"
-    sources = [config, _read_object(path) if path.is_file() else {}]
     named: dict[str, str] = {}
-    for name in NAMED_TOKENS:
-        for source in sources:
+    for source in (config, read_json_if_there(folder / "special_tokens_map.json")):
+        for name in NAMED_TOKENS:
             value = source.get(name)
             content = value.get("content") if isinstance(value, dict) else value
             if content is not None:
@@ -234,27 +213,18 @@ def _named_tokens(folder: Path, config: dict[str, Any], known: set[str]) -> dict
     return named
 
 
-def _build_backend(model: dict, post_processor: dict, added: dict[int, dict], folder: Path) -> Any:
+def _build_backend(model: dict, post_processor: dict | None, added: dict[int, dict], folder: Path) -> Tokenizer:
     """Builds the fast tokenizer: the original's BPE behind our normaliser."""
-    steps = [(ESCAPE_MARK, ""), (" ", SPACE_PIECE)]
-    spec = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": index, **token} for index, token in sorted(added.items())],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [{"type": "Replace", "pattern": {"String": old}, "content": new} for old, new in steps],
-        },
-        "pre_tokenizer": None,
-        "post_processor": post_processor,
-        "decoder": LLAMA_DECODER,
-        "model": model,
-    }
+    spec = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "decoder"))
+    tokens = [{"id": index, **token} for index, token in sorted(added.items())]
+    spec |= {"version": "1.0", "added_tokens": tokens, "post_processor": post_processor, "model": model}
     try:
         backend = Tokenizer.from_str(json.dumps(spec))
     except Exception as error:  # the library raises nothing narrower
         raise ValueError(f"The tokenizer in {folder} is broken ({error}). Download tokenizer.json again.") from error
+    backend.normalizer, backend.decoder = OUR_NORMALIZER, LLAMA_DECODER
+    if post_processor is None:
+        backend.post_processor = processors.TemplateProcessing(single="$A", pair="$A:0 $B:1", special_tokens=[])
     for index, token in added.items():
         if backend.token_to_id(token["content"]) != index:
             raise ValueError(

@@ -18,6 +18,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
 
+# what others import from here under one name
+__all__ = ["AutoModelForVision2Seq", "initialization", "merge_with_config_defaults"]
+
 IS_V5 = version.parse(transformers.__version__).major >= 5
 
 # 4.57 hands single texts on to the tokenizer's batch method; 5.x has one method for both.
@@ -119,25 +122,17 @@ else:
         return wrapper
 
 
-__all__ = [
-    "IS_V5",
-    "LM_HEAD_TP_PLAN",
-    "TOKENIZES_IN_BATCHES",
-    "AutoModelForVision2Seq",
-    "IMAGE_TEXT_AUTO_CLASSES",
-    "CACHE_NAME",
-    "as_own_class",
-    "build_vision_tower",
-    "initialization",
-    "names_of_mismatched",
-    "merge_with_config_defaults",
-    "read_rope_of_either_line",
-    "warns_of_old_cache_name",
-    "write_rope_of_both_lines",
-]
+class AnyAttentionModel(PreTrainedModel):
+    """A model that takes every attention implementation of the library, and gradient checkpointing."""
+
+    supports_gradient_checkpointing = True
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
 
-class VisionTowerHolder(PreTrainedModel):
+class VisionTowerHolder(AnyAttentionModel):
     """Holds a vision model under the name `vision_model`, where the library's own class has no such level.
 
     SigLIP and CLIP tensors are called `vision_model.*` on 4.57 and have no prefix on later 5.x; with this holder the
@@ -146,11 +141,6 @@ class VisionTowerHolder(PreTrainedModel):
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    supports_gradient_checkpointing = True
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     def __init__(self, vision_model: PreTrainedModel):
         super().__init__(vision_model.config)
@@ -181,9 +171,9 @@ def as_own_class(model: PreTrainedModel) -> PreTrainedModel:
     FSDP2 puts a generated class before the model's own; the library would then write that class's module, a file of
     torch, into the folder and its `auto_map`.
     """
-    if not is_fsdp2_class(type(model)):
-        return model
     own = next(cls for cls in type(model).__mro__ if not is_fsdp2_class(cls))
+    if own is type(model):
+        return model
     view: Any = object.__new__(own)
     object.__setattr__(view, "__dict__", model.__dict__)
     return view
@@ -222,13 +212,10 @@ def read_rope_of_either_line(fields: dict[str, Any], model_type: str) -> dict[st
 
     5.x reads both forms; 4.57 ignores `rope_parameters` and would fall back to a theta of 10000.
     """
-    parameters = fields.get("rope_parameters")
-    if parameters is None or not is_flat_rope(parameters):
-        return fields
-    legacy = legacy_rope(parameters, model_type)
+    legacy = legacy_rope(fields.get("rope_parameters"), model_type)
     if IS_V5:
         return {name: value for name, value in fields.items() if name not in legacy}
-    return {**{name: value for name, value in fields.items() if name != "rope_parameters"}, **legacy}
+    return {name: value for name, value in fields.items() if name != "rope_parameters" or not legacy} | legacy
 
 
 def rope_as_read(fields: dict[str, Any]) -> dict[str, Any]:
@@ -241,41 +228,32 @@ def rope_as_read(fields: dict[str, Any]) -> dict[str, Any]:
 
 def write_rope_of_both_lines(fields: dict[str, Any]) -> dict[str, Any]:
     """Adds to a text config's dict the form of the rotary embedding that the other line reads."""
-    parameters = fields.get("rope_parameters")
-    if parameters is None and fields.get("rope_theta") is not None:
+    if fields.get("rope_parameters") is None and fields.get("rope_theta") is not None:
         scaling = dict(fields.get("rope_scaling") or {})
         rope_type = scaling.pop("type", None) or scaling.get("rope_type", "default")
         parameters = {**scaling, "rope_type": rope_type, "rope_theta": fields["rope_theta"]}
         if "partial_rotary_factor" in fields:
             parameters["partial_rotary_factor"] = fields["partial_rotary_factor"]
         return {**fields, "rope_parameters": parameters}
-    if parameters is None or not is_flat_rope(parameters):
-        return fields
-    legacy = legacy_rope(parameters, fields.get("model_type"))
+    legacy = legacy_rope(fields.get("rope_parameters"), fields.get("model_type"))
     if legacy.get("partial_rotary_factor") == 1.0:  # 4.57's default, which 5.x would keep as an unknown field
         del legacy["partial_rotary_factor"]
     return {**fields, **legacy}
 
 
-def is_flat_rope(parameters: dict[str, Any]) -> bool:
-    """Tells whether `rope_parameters` describe one rotary embedding (and not one for each layer type)."""
-    return "rope_theta" in parameters
-
-
-def legacy_rope(parameters: dict[str, Any], model_type: str | None) -> dict[str, Any]:
-    """Translates `rope_parameters` into the fields of 4.57."""
-    fields = {"rope_theta": parameters["rope_theta"], "rope_scaling": None}
-    if "partial_rotary_factor" in parameters:
-        fields["partial_rotary_factor"] = parameters["partial_rotary_factor"]
+def legacy_rope(parameters: dict[str, Any] | None, model_type: str | None) -> dict[str, Any]:
+    """Translates `rope_parameters` into the fields of 4.57; into none where each type of layer has its own."""
+    if parameters is None or "rope_theta" not in parameters:
+        return {}
+    kept = ("rope_theta", "partial_rotary_factor")
+    fields: dict[str, Any] = {name: parameters[name] for name in kept if name in parameters}
     rope_type = parameters.get("rope_type", "default")
     if rope_type == "default":
-        return fields
+        return {**fields, "rope_scaling": None}
     if model_type == "phi3":
         factors = {name: parameters[name] for name in ("short_factor", "long_factor")}
-        fields["rope_scaling"] = {"type": rope_type, **factors}
-    else:
-        fields["rope_scaling"] = {name: value for name, value in parameters.items() if name not in fields}
-    return fields
+        return {**fields, "rope_scaling": {"type": rope_type, **factors}}
+    return {**fields, "rope_scaling": {name: value for name, value in parameters.items() if name not in fields}}
 
 
 def checkpoints_gradients(model: nn.Module) -> bool:

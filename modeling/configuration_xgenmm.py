@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, SiglipVis
 from .chat_xgenmm import MULTIMODAL_TOKENS
 from .compat_xgenmm import read_rope_of_either_line, rope_as_read, write_rope_of_both_lines
 from .remote_code_xgenmm import AUTO_MAP
-from .tiling_xgenmm import ASPECT_RATIO_MODES, check_grids, default_grids
+from .tiling_xgenmm import checked_grids, checked_mode, default_grids
 
 
 ORIGINAL_TOKENIZER_LENGTH = 32012
@@ -175,7 +175,7 @@ class XGenMMConfig(PretrainedConfig):
         self.end_of_chunk_token_id = end_of_chunk_token_id
         self.image_aspect_ratio = image_aspect_ratio
         grids = default_grids(self.tile_size) if anyres_grids is None else anyres_grids
-        self.anyres_grids = [list(grid) for grid in grids]
+        self.anyres_grids = checked_grids(grids, self.tile_size, image_aspect_ratio)
         self.anyres_patch_sampling = anyres_patch_sampling
         kwargs["auto_map"] = {**(kwargs.get("auto_map") or {}), **AUTO_MAP}
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
@@ -187,18 +187,13 @@ class XGenMMConfig(PretrainedConfig):
         Raises:
             ValueError: With what is wrong and what to set.
         """
-        if self.image_aspect_ratio not in ASPECT_RATIO_MODES:
-            raise ValueError(
-                f"image_aspect_ratio is {self.image_aspect_ratio!r}; "
-                f"it must be one of {', '.join(ASPECT_RATIO_MODES)}."
-            )
+        mode = checked_mode(self.image_aspect_ratio)
+        checked_grids(self.anyres_grids, self.tile_size, mode)
         if self.resampler_config.hidden_size != self.vision_config.hidden_size:
             raise ValueError(
                 f"resampler_config.hidden_size is {self.resampler_config.hidden_size} but the vision tower is "
                 f"{self.vision_config.hidden_size} wide; set both to the same number."
             )
-        if self.image_aspect_ratio == "anyres":
-            check_grids(self.anyres_grids, self.tile_size)
 
     @property
     def added_tokens(self) -> dict[str, int]:

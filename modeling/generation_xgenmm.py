@@ -21,20 +21,9 @@ class MultimodalGenerationMixin(GenerationMixin):
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """Generates tokens; see `GenerationMixin.generate`.
+        """Generates tokens, (B, L + new) with the prompt's, see `GenerationMixin.generate`.
 
-        With a cache (`past_key_values`) the prompt goes on from what the cache holds: only images behind that are
-        read.
-
-        Args:
-            inputs: Token ids, (B, L), in place of `input_ids`.
-            **kwargs: Model inputs and generation options.
-
-        Returns:
-            Prompt and new tokens, (B, L + new).
-
-        Raises:
-            ValueError: If images and prompt do not fit each other.
+        With a cache (`past_key_values`) only images behind what the cache holds are read.
         """
         if "past_key_values" in kwargs:  # by the running version's name
             kwargs.setdefault(CACHE_NAME, kwargs.pop("past_key_values"))
@@ -45,11 +34,8 @@ class MultimodalGenerationMixin(GenerationMixin):
                 raise ValueError("Pass either pixel_values or mm_encoder_outputs, not both.")
             start, prompt = cached_length(kwargs, input_ids), {}
             if self.config.resampler_config.text_conditioned:
-                prompt = {
-                    "prompt_ids": input_ids,
-                    "prompt_embeds": embeds,
-                    "prompt_mask": kwargs.get("attention_mask"),
-                }
+                mask = kwargs.get("attention_mask")
+                prompt = {"prompt_ids": input_ids, "prompt_embeds": embeds, "prompt_mask": mask}
             if start and prompt:
                 raise ValueError(
                     "This checkpoint reads an image together with its whole prompt, so it cannot go on from a cache "
@@ -84,20 +70,15 @@ class MultimodalGenerationMixin(GenerationMixin):
         input_ids: torch.Tensor | None = None,
         **model_kwargs: Any,
     ) -> tuple[torch.Tensor | None, dict[str, Any]]:
-        if not IS_V5:
-            self._repeat_images(expand_size, input_ids, model_kwargs)
+        outputs = (model_kwargs.get("mm_encoder_outputs") or {}).get("image")
+        if outputs is not None and expand_size > 1 and not IS_V5:
+            # the images of each sample as a group: [A1 A2, B] becomes [A1 A2, A1 A2, B, B]
+            lengths = self.image_token_mask(input_ids, model_kwargs.get("inputs_embeds")).sum(-1).tolist()
+            samples = torch.cat(list(outputs.pooler_output)).split(lengths)
+            outputs.pooler_output = [sample for sample in samples for _ in range(expand_size)]
         return super()._expand_inputs_for_generation(
             expand_size=expand_size, is_encoder_decoder=is_encoder_decoder, input_ids=input_ids, **model_kwargs
         )
-
-    def _repeat_images(self, expand_size: int, input_ids: torch.Tensor | None, model_kwargs: dict[str, Any]) -> None:
-        """Repeats the images of each sample as a group: [A1 A2, B] becomes [A1 A2, A1 A2, B, B]."""
-        outputs = (model_kwargs.get("mm_encoder_outputs") or {}).get("image")
-        if outputs is None or expand_size == 1:
-            return
-        lengths = self.image_token_mask(input_ids, model_kwargs.get("inputs_embeds")).sum(-1).tolist()
-        samples = torch.cat(list(outputs.pooler_output)).split(lengths)
-        outputs.pooler_output = [sample for sample in samples for _ in range(expand_size)]
 
 
 def cached_length(kwargs: dict[str, Any], input_ids: torch.Tensor | None) -> int:

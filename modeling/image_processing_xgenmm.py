@@ -21,9 +21,9 @@ from .legacy_api_xgenmm import LegacyImageMixin
 from .pixels_xgenmm import checked_images, cut_image
 from .remote_code_xgenmm import AUTO_MAP
 from .tiling_xgenmm import (
-    ASPECT_RATIO_MODES,
     centre_in_square,
-    check_grids,
+    checked_grids,
+    checked_mode,
     default_grids,
     fit_into_grid,
     select_grids,
@@ -45,15 +45,10 @@ FIXED = {
 
 
 class XGenMMImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
-    """Options of a call beside the library's.
+    """Options of a call beside the library's."""
 
-    Attributes:
-        image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the processor's.
-        crop_to_patches: Whether the call also returns `num_patches`, the tiles per image (TRL asks so).
-    """
-
-    image_aspect_ratio: str | None
-    crop_to_patches: bool | None
+    image_aspect_ratio: str | None  # "anyres", "none" or "pad"; default: the processor's
+    crop_to_patches: bool | None  # whether to return `num_patches` too, the tiles per image (TRL asks so)
 
 
 class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
@@ -103,27 +98,6 @@ class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
         self.image_mean = checked_channels("image_mean", image_mean, lowest=0.0)
         self.image_std = checked_channels("image_std", image_std, lowest=1e-6)
         self.auto_map = {"AutoImageProcessor": AUTO_MAP["AutoImageProcessor"]}
-
-    @classmethod
-    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Builds the processor from the fields of a saved file.
-
-        Args:
-            image_processor_dict: The fields.
-            **kwargs: As in `ImageProcessingMixin.from_dict`.
-
-        Returns:
-            The processor.
-
-        Raises:
-            ValueError: If a field is out of range.
-        """
-        if image_processor_dict.get("anyres_grids", ()) is None:
-            raise ValueError(
-                "preprocessor_config.json says anyres_grids: null, so nothing says how images are tiled; give a list "
-                "of (width, height) in pixels, or leave the field out for the released ones."
-            )
-        return super().from_dict(image_processor_dict, **kwargs)
 
     def __call__(
         self,
@@ -238,8 +212,8 @@ class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
         """Returns the grid of each image as [width, height] in pixels; None in the one-tile modes."""
         if mode != "anyres":
             return [None] * len(sizes)
-        check_grids(self.anyres_grids, self.size["height"])
-        return list(select_grids(torch.tensor(sizes), self.anyres_grids).tolist())
+        grids = checked_grids(self.anyres_grids, self.size["height"])
+        return list(select_grids(torch.tensor(sizes), grids).tolist())
 
     def _count_tiles(self, grid: list[int] | None) -> int:
         return 1 if grid is None else 1 + grid[0] * grid[1] // self.size["height"] ** 2
@@ -272,13 +246,6 @@ class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
         return image.resize((self.size["width"], self.size["height"]), Image.Resampling.BICUBIC)
 
 
-def checked_mode(mode: str) -> str:
-    """Returns an aspect-ratio mode, or raises a ValueError if it is none."""
-    if not isinstance(mode, str) or mode not in ASPECT_RATIO_MODES:
-        raise ValueError(f"image_aspect_ratio is {mode!r}; it must be one of {', '.join(ASPECT_RATIO_MODES)}.")
-    return mode
-
-
 def checked_size(size: Any) -> dict[str, int]:
     """Returns the tile size as `{"height": S, "width": S}`, or raises a ValueError if it is not square."""
     given = 384 if size is None else size
@@ -286,16 +253,6 @@ def checked_size(size: Any) -> dict[str, int]:
     if sides[0] != sides[1] or type(sides[0]) is not int or sides[0] <= 0:
         raise ValueError(f'size is {size!r}; tiles are square: give {{"height": S, "width": S}} in pixels.')
     return {"height": int(sides[0]), "width": int(sides[0])}
-
-
-def checked_grids(grids: Any, tile_size: int, mode: str) -> list[list[int]]:
-    """Returns grids as lists, or raises a ValueError if they are no (width, height) in whole tiles."""
-    is_list = isinstance(grids, (list, tuple)) and all(isinstance(grid, (list, tuple)) for grid in grids)
-    if not is_list or any(type(value) is not int for grid in grids for value in grid):
-        raise ValueError(f"anyres_grids is {quoted(repr(grids))}; give a list of (width, height) in pixels.")
-    if mode == "anyres":
-        check_grids(grids, tile_size)
-    return [list(grid) for grid in grids]
 
 
 def checked_channels(name: str, values: Any, lowest: float) -> list[float]:
@@ -315,15 +272,11 @@ def fill_tiles(
     corner: tuple[int, int],
     scale: tuple[Sequence[float], Sequence[float]] | None,
 ) -> None:
-    """Lays an image on a black canvas and writes the canvas' tiles, in the original's order of operations.
+    """Lays an image on a black canvas, `cols` tiles wide, with its (top, left) at `corner`, and writes the tiles.
 
-    Args:
-        tiles: Where to write, (num_tiles, 3, S, S), row by row.
-        image: An RGB image.
-        cols: Tiles in a row of the canvas.
-        corner: The image's (top, left) on the canvas, in pixels.
-        scale: Mean and standard deviation of the channels, for float32 tiles; None for uint8 tiles.
+    `tiles` is (num_tiles, 3, S, S), row by row: float32 with the channels' (mean, deviation) in `scale`, else uint8.
     """
+    # in the original's order of operations
     side = tiles.shape[-1]
     for channel, plane in enumerate(image.split()):
         pixels = np.asarray(plane)

@@ -58,18 +58,9 @@ def read_image(source: Any, name: str | None = None, *, allow_remote: bool = Fal
 
 
 def read_size(source: Any, name: str | None = None) -> tuple[int, int]:
-    """Reads an image's size from its header; no pixel is decoded.
+    """Reads an image's (height, width) in pixels from its header, as `read_image` has it; nothing is fetched.
 
-    Args:
-        source: As in `read_image`; nothing is fetched.
-        name: What messages call it where it has no file name.
-
-    Returns:
-        (height, width) in pixels, as `read_image` has it (an orientation that a PNG file states behind its pixels is
-        not seen).
-
-    Raises:
-        ValueError: If the header cannot be read, or states more than the limits.
+    No pixel is decoded, so an orientation that a PNG file states behind its pixels is not seen.
     """
     name = image_name(source, name)
     if isinstance(source, Image.Image):
@@ -111,24 +102,13 @@ def flatten(images: Any) -> list[Any]:
     """Lists the images of an image, of (nested) lists of images, or of a batch of arrays; None stands for no image."""
     if images is None:
         return []
-    if isinstance(images, (list, tuple)):
-        return [image for item in images for image in flatten(item)]
-    if _is_array(images) and images.ndim >= 4:
+    if isinstance(images, (list, tuple)) or (_is_array(images) and images.ndim >= 4):
         return [image for item in images for image in flatten(item)]
     return [images]
 
 
 def normalize_tiles(tiles: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """Normalises uint8 tiles as the image processor does, on their device.
-
-    Args:
-        tiles: (num_tiles, 3, S, S), uint8 tensor.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-
-    Returns:
-        float32 tensor of the same shape, bit for bit the image processor's on a CPU.
-    """
+    """Normalises uint8 tiles (num_tiles, 3, S, S) to float32, on a CPU bit for bit as the image processor does."""
     values = tiles.float() / 255
     shape = (-1, 1, 1)
     return (values - values.new_tensor(mean).view(shape)) / values.new_tensor(std).view(shape)
@@ -214,18 +194,10 @@ def _is_array(source: Any) -> bool:
 
 
 def array_to_image(array: Any, name: str) -> Image.Image:
-    """Converts an array or tensor to an RGB image.
+    """Converts an array or tensor to an RGB image; floats are rounded to the nearest of 256 levels.
 
-    Args:
-        array: (height, width, channels) or (channels, height, width) with 1, 3 or 4 channels (where both fit, the
-            first are the channels, as in Transformers); integers in 0-255, or floats in 0-1.
-        name: What to call it.
-
-    Returns:
-        The image; floats are rounded to the nearest of 256 levels.
-
-    Raises:
-        ValueError: If shape or values are others.
+    It is (height, width, channels) or (channels, height, width) with 1, 3 or 4 channels (where both fit, the first are
+    the channels, as in Transformers), of integers in 0-255 or floats in 0-1.
     """
     if not isinstance(array, np.ndarray):
         array = array.detach().cpu()

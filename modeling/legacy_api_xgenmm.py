@@ -83,9 +83,10 @@ class HubEraMixin:
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """Generates tokens; see `GenerationMixin.generate`.
 
-        A call in the Hub-era form (`image_size`, or `pixel_values` nested or of six dimensions) is translated. As in
-        the original it returns the new tokens only, and options such as `repetition_penalty` and
-        `no_repeat_ngram_size` see the new tokens only; in every other call they have the library's meaning.
+        With a cache (`past_key_values`) only images behind what the cache holds are read. A call in the Hub-era form
+        (`image_size`, or `pixel_values` nested or of six dimensions) is translated. As in the original it returns the
+        new tokens only, and options such as `repetition_penalty` and `no_repeat_ngram_size` see the new tokens only;
+        in every other call they have the library's meaning.
 
         Args:
             inputs: Token ids, (B, L), in place of `input_ids`.
@@ -115,23 +116,25 @@ class HubEraMixin:
 
     def _penalise_new_tokens(self, kwargs: dict[str, Any]) -> None:
         """Makes a repetition penalty count from the first new token: 5.24 skips as many as a row has padding."""
-        options = (kwargs, kwargs.get("generation_config"), self.generation_config)
-        stated = (read_option(source, "repetition_penalty") for source in options)
-        penalty = next((value for value in stated if value is not None), 1.0)
-        if penalty != 1.0:
+        penalty = self._option("repetition_penalty", kwargs)
+        if penalty not in (None, 1.0):
             processors = [RepetitionPenaltyLogitsProcessor(penalty), *(kwargs.get("logits_processor") or [])]
             kwargs.update(repetition_penalty=1.0, logits_processor=LogitsProcessorList(processors))
 
     def _never_propose_images(self, kwargs: dict[str, Any]) -> bool:
         """Keeps prompt lookup from copying image tokens out of the prompt, and tells whether it is asked for."""
-        options = (kwargs, kwargs.get("generation_config"), self.generation_config)
-        if not any(read_option(source, "prompt_lookup_num_tokens") for source in options):
+        if not self._option("prompt_lookup_num_tokens", kwargs):
             return False
         ids = [self.config.image_token_id, self.config.image_placeholder_token_id]
-        processors = LogitsProcessorList(kwargs.get("logits_processor") or [])
-        processors.append(SuppressTokensLogitsProcessor(ids, device=self.device))
-        kwargs["logits_processor"] = processors
+        suppress = SuppressTokensLogitsProcessor(ids, device=self.device)
+        kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), suppress])
         return True
+
+    def _option(self, name: str, kwargs: dict[str, Any]) -> Any:
+        """Returns a generation option of a call, or else of the model; None where neither states it."""
+        configs = (kwargs.get("generation_config"), self.generation_config)
+        stated = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
+        return next((value for value in stated if value is not None), None)
 
     def _translate_prompt(self, input_ids: torch.Tensor | None, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Takes the Hub-era inputs out of `kwargs` and returns ours."""
@@ -148,7 +151,8 @@ class HubEraMixin:
         lengths = [self._image_length(image.shape[0]) for image in images]
         rows = [row[mask.bool()] for row, mask in zip(input_ids, attention_mask, strict=True)]
         rows = expand_rows(rows, lengths, self.config.image_token_id, self.config.image_placeholder_token_id)
-        prompt = pad_left(rows, self._pad_token_id(kwargs))
+        pad_token_ids = (self._option("pad_token_id", kwargs), self.config.text_config.pad_token_id)
+        prompt = pad_left(rows, next((token for token in pad_token_ids if token is not None), 0))
         if not images:
             return prompt
         if len(sizes) != len(images):
@@ -176,19 +180,6 @@ class HubEraMixin:
         num_latents = self.config.resampler_config.num_latents
         return count_image_tokens(num_tiles, num_latents, self.config.anyres_patch_sampling)
 
-    def _pad_token_id(self, kwargs: dict[str, Any]) -> int:
-        stated = (
-            kwargs.get("pad_token_id"),
-            self.generation_config.pad_token_id,
-            self.config.text_config.pad_token_id,
-        )
-        return next((token for token in stated if token is not None), 0)
-
-
-def read_option(source: Any, name: str) -> Any:
-    """Reads an option from keyword arguments or from a generation config."""
-    return source.get(name) if isinstance(source, dict) else getattr(source, name, None)
-
 
 def is_legacy_api_call(kwargs: dict[str, Any]) -> bool:
     """Tells the Hub-era form of a `generate` call from ours."""
@@ -205,9 +196,7 @@ def flatten_images(pixel_values: Any) -> list[torch.Tensor]:
     """
     if pixel_values is None:
         return []
-    if isinstance(pixel_values, (list, tuple)):
-        return [image for item in pixel_values for image in flatten_images(item)]
-    if pixel_values.dim() in (5, 6):
+    if isinstance(pixel_values, (list, tuple)) or pixel_values.dim() in (5, 6):
         return [image for item in pixel_values for image in flatten_images(item)]
     if pixel_values.dim() == 4:
         return [pixel_values]

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import can_return_tuple
@@ -17,6 +16,7 @@ from .chunking_xgenmm import Condition  # noqa: F401 (4.57 fetches only the code
 from .compat_xgenmm import (
     CACHE_NAME,
     LM_HEAD_TP_PLAN,
+    AnyAttentionModel,
     as_own_class,
     build_vision_tower,
     merge_with_config_defaults,
@@ -39,7 +39,7 @@ from .targets_xgenmm import IGNORE_INDEX, count_without_images, without_image_ta
 from .text_queries_xgenmm import NO_PROMPT_END, prompt_mask_of
 
 
-class XGenMMPreTrainedModel(PreTrainedModel):
+class XGenMMPreTrainedModel(AnyAttentionModel):
     """Weight initialisation and loading of xGen-MM models."""
 
     config: XGenMMConfig
@@ -47,13 +47,8 @@ class XGenMMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
     _no_split_modules = ["XGenMMResampler"]
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
     _can_compile_fullgraph = True
 
     @classmethod

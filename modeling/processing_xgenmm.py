@@ -84,11 +84,6 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
 
     @property
-    def image_ids(self) -> list[int]:
-        """Ids that stand for images."""
-        return [self.image_token_id]
-
-    @property
     def model_input_names(self) -> list[str]:
         """Names of what a call returns."""
         return [*self.tokenizer.model_input_names, *self.image_processor.model_input_names]
@@ -152,16 +147,18 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         with_replacements = options.pop("return_text_replacement_offsets", False)
         with_replacements = with_replacements and not options.get("return_offsets_mapping")
         remaining = iter(lengths)
+        groups = [[next(remaining) for _ in IMAGE.finditer(prompt)] for prompt in prompts]
+        alone = options.get("add_special_tokens") is False
+        marks = [ESCAPE_MARK if alone and ends_a_turn(prompt) else "" for prompt in prompts]
+        remaining = iter(lengths)
         expanded = [IMAGE.sub(lambda match: IMAGE_TOKEN * next(remaining), prompt) for prompt in prompts]
-        is_rest = [options.get("add_special_tokens") is False and ends_a_turn(prompt) for prompt in prompts]
-        marked = [ESCAPE_MARK + prompt if rest else prompt for prompt, rest in zip(expanded, is_rest, strict=True)]
-        encoding = dict(self.tokenizer(marked, **options))
+        encoding = dict(
+            self.tokenizer([mark + prompt for mark, prompt in zip(marks, expanded, strict=True)], **options)
+        )
         if "offset_mapping" in encoding:
-            remaining = iter(lengths)
-            groups = [[next(remaining) for _ in IMAGE.finditer(prompt)] for prompt in prompts]
             samples = encoding.get("overflow_to_sample_mapping", range(len(prompts)))
             encoding["offset_mapping"] = [
-                offsets_in_prompt(prompts[sample], groups[sample], move_back(offsets, is_rest[sample]))
+                offsets_in_prompt(prompts[sample], groups[sample], offsets, len(marks[sample]))
                 for sample, offsets in zip(samples, encoding["offset_mapping"], strict=True)
             ]
         found = sum(list(row).count(self.image_token_id) for row in encoding["input_ids"])
@@ -172,7 +169,9 @@ class XGenMMProcessor(ImageTextProcessorMixin):
                 "fewer images, or use smaller ones."
             )
         if with_replacements:
-            encoding["text_replacement_offsets"] = replacements_in(prompts, lengths)
+            encoding["text_replacement_offsets"] = [
+                replacements_in(prompt, group) for prompt, group in zip(prompts, groups, strict=True)
+            ]
         if with_types:
             encoding["mm_token_type_ids"] = [
                 [int(token == self.image_token_id) for token in row] for row in encoding["input_ids"]
@@ -235,35 +234,22 @@ def ends_a_turn(text: str) -> bool:
     return first is not None and first[0] == "<|end|>"
 
 
-def replacements_in(prompts: list[str], lengths: list[int]) -> list[list[dict[str, Any]]]:
-    """Tells what each image in prompts is replaced by; serving engines repeat it in prompts of their own."""
-    remaining = iter(lengths)
-    found = []
-    for prompt in prompts:
-        entries: list[dict[str, Any]] = []
-        grown = 0
-        for match in IMAGE.finditer(prompt):
-            replacement = IMAGE_TOKEN * next(remaining)
-            start = match.start() + grown
-            span = (match.start(), match.end())
-            new_span = (start, start + len(replacement))
-            entries.append({"type": "image", "replacement": replacement, "span": span, "new_span": new_span})
-            grown += len(replacement) - len(match[0])
-        found.append(entries)
-    return found
+def replacements_in(prompt: str, lengths: list[int]) -> list[dict[str, Any]]:
+    """Tells what each image in a prompt is replaced by; serving engines repeat it in prompts of their own."""
+    entries, grown = [], 0
+    for match, length in zip(IMAGE.finditer(prompt), lengths, strict=True):
+        start, replacement = match.start() + grown, IMAGE_TOKEN * length
+        new_span = (start, start + len(replacement))
+        entries.append({"type": "image", "replacement": replacement, "span": match.span(), "new_span": new_span})
+        grown += len(replacement) - len(match[0])
+    return entries
 
 
-def move_back(offsets: list, is_marked: bool) -> list:
-    """Counts spans from behind the mark that was put before a text."""
-    length = len(ESCAPE_MARK) if is_marked else 0
-    return [(max(start - length, 0), max(end - length, 0)) for start, end in offsets]
-
-
-def offsets_in_prompt(prompt: str, lengths: list[int], offsets: Any) -> list[tuple[int, int]]:
+def offsets_in_prompt(prompt: str, lengths: list[int], offsets: Any, mark: int) -> list[tuple[int, int]]:
     """Counts (start, end) characters from a prompt as it was before its images were expanded to `lengths` tokens.
 
-    An image's tokens get (0, 0), as padding does: they stand for pixels and belong to no text, so that a mask of what
-    the assistant says never holds them.
+    `mark` characters were put before it. An image's tokens get (0, 0), as padding does: they stand for pixels and
+    belong to no text, so that a mask of what the assistant says never holds them.
     """
     start = 0
     origins: list[np.ndarray] = []  # for each character of the expanded prompt, where it comes from
@@ -271,7 +257,7 @@ def offsets_in_prompt(prompt: str, lengths: list[int], offsets: Any) -> list[tup
         origins += [np.arange(start, match.start()), np.full(length * len(IMAGE_TOKEN), -1)]
         start = match.end()
     origin = np.concatenate([*origins, np.arange(start, len(prompt) + 1)])
-    starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+    starts, ends = (np.array(offsets, dtype=np.int64).reshape(-1, 2) - mark).clip(0).T
     # a text token before an image ends where the image begins
     spans = np.stack([origin[starts], origin[starts] + ends - starts], axis=1) * (origin[starts] >= 0)[:, None]
     return [(start, end) for start, end in spans.tolist()]
@@ -297,18 +283,13 @@ def split_options(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 def checked_prompts(text: Any) -> list[str]:
     """Returns one prompt or several as a list, or raises a ValueError if they are no prompts."""
-    if isinstance(text, str):
-        prompts = [text]
-    elif isinstance(text, (list, tuple)) and not (text and hasattr(text[0], "size")):
-        prompts = list(text)
-    else:
-        first = text[0] if isinstance(text, (list, tuple)) else text
-        hint = (
-            "call processor(images=..., text=...)" if hasattr(first, "size") else "pass a string or a list of strings"
-        )
-        raise ValueError(f"text is a {type(first).__name__}; {hint}.")
-    if not prompts:
-        raise ValueError("text is an empty list; pass at least one prompt.")
+    prompts = [text] if isinstance(text, str) else text
+    first = prompts[0] if isinstance(prompts, (list, tuple)) and prompts else prompts
+    if hasattr(first, "size"):
+        raise ValueError(f"text is a {type(first).__name__}; call processor(images=..., text=...).")
+    if not isinstance(prompts, (list, tuple)) or not prompts:
+        shown = "an empty list" if isinstance(text, (list, tuple)) else f"a {type(text).__name__}"
+        raise ValueError(f"text is {shown}; pass a string or a list of strings.")
     for index, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise ValueError(f"text[{index}] is a {type(prompt).__name__}; pass a string or a list of strings.")
@@ -319,7 +300,7 @@ def checked_prompts(text: Any) -> list[str]:
                 f"text[{index}] holds half a character (a lone surrogate) at position {error.start}; decode the text "
                 'with errors="replace" where it was read.'
             ) from None
-    return prompts
+    return list(prompts)
 
 
 def check_counts(prompts: list[str], images: Any, num_images: int) -> None:
@@ -331,12 +312,10 @@ def check_counts(prompts: list[str], images: Any, num_images: int) -> None:
             f"write one {IMAGE_TOKEN} for each image."
         )
     nested = isinstance(images, (list, tuple)) and len(images) == len(prompts) > 1
-    if not nested or not all(group is None or isinstance(group, (list, tuple)) for group in images):
-        return
-    for index, (count, group) in enumerate(zip(found, images, strict=True)):
-        if count != len(flatten(group)):
-            number = len(flatten(group))
-            raise ValueError(f"text[{index}] holds {count} {IMAGE_TOKEN} for {number} images in images[{index}].")
+    if nested and all(group is None or isinstance(group, (list, tuple)) for group in images):
+        for index, (count, number) in enumerate(zip(found, (len(flatten(group)) for group in images), strict=True)):
+            if count != number:
+                raise ValueError(f"text[{index}] holds {count} {IMAGE_TOKEN} for {number} images in images[{index}].")
 
 
 def check_most_images(prompts: list[str], most: int | None) -> None:

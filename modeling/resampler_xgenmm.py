@@ -11,38 +11,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.siglip.modeling_siglip import eager_attention_forward
 
-from .compat_xgenmm import checkpoints_gradients, initialization
+from .compat_xgenmm import AnyAttentionModel, checkpoints_gradients, initialization
 from .configuration_xgenmm import XGenMMResamplerConfig
 from .text_queries_xgenmm import TextQueries
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes attention with plain matrix products, behind the library's attention interface.
-
-    Query (num_chunks, num_heads, num_queries, head_dim), key and value (num_chunks, num_heads, num_keys, head_dim);
-    the mask is added to the scores. Returns (num_chunks, num_queries, num_heads, head_dim) and the weights,
-    (num_chunks, num_heads, num_queries, num_keys).
-    """
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
 def chosen_attention(config: XGenMMResamplerConfig, output_attentions: bool = False) -> str:
@@ -91,17 +68,8 @@ class XGenMMResamplerAttention(nn.Module):
         implementation = chosen_attention(self.config, output_attentions)
         if implementation != "eager":
             attend = ALL_ATTENTION_FUNCTIONS[implementation]
-        output, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self.scaling,
-            dropout=0.0,
-            is_causal=False,
-            **kwargs,
-        )
+        options = {"scaling": self.scaling, "dropout": 0.0, "is_causal": False, **kwargs}
+        output, weights = attend(self, query, key, value, attention_mask, **options)
         return self.out_proj(output.flatten(2)), weights
 
     def _split_heads(self, states: torch.Tensor) -> torch.Tensor:
@@ -109,17 +77,17 @@ class XGenMMResamplerAttention(nn.Module):
 
 
 class XGenMMResamplerMLP(nn.Module):
-    """The feed-forward part of a block: bias-free, exact GELU."""
+    """Linear, exact GELU, Linear: the feed-forward part of a block, and what maps the prompt's embeddings."""
 
-    def __init__(self, config: XGenMMResamplerConfig):
+    def __init__(self, input_size: int, inner_size: int, output_size: int, bias: bool):
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.ff_mult * config.hidden_size, bias=False)
+        self.fc1 = nn.Linear(input_size, inner_size, bias=bias)
         self.act_fn = ACT2FN["gelu"]
-        self.fc2 = nn.Linear(config.ff_mult * config.hidden_size, config.hidden_size, bias=False)
+        self.fc2 = nn.Linear(inner_size, output_size, bias=bias)
 
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Maps (..., hidden_size) to (..., hidden_size)."""
-        return self.fc2(self.act_fn(self.fc1(latents)))
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Maps (..., input_size) to (..., output_size)."""
+        return self.fc2(self.act_fn(self.fc1(states)))
 
 
 class XGenMMResamplerLayer(GradientCheckpointingLayer):
@@ -131,7 +99,8 @@ class XGenMMResamplerLayer(GradientCheckpointingLayer):
         self.latents_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = XGenMMResamplerAttention(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = XGenMMResamplerMLP(config)
+        width = config.hidden_size
+        self.mlp = XGenMMResamplerMLP(width, config.ff_mult * width, width, bias=False)
 
     def forward(
         self, latents: torch.Tensor, features: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
@@ -144,21 +113,7 @@ class XGenMMResamplerLayer(GradientCheckpointingLayer):
         return latents + self.mlp(self.mlp_norm(latents)), weights
 
 
-class XGenMMTextProjection(nn.Module):
-    """Maps the prompt's embeddings to the resampler's width: Linear, exact GELU, Linear."""
-
-    def __init__(self, input_size: int, hidden_size: int):
-        super().__init__()
-        self.fc1 = nn.Linear(input_size, hidden_size)
-        self.act_fn = ACT2FN["gelu"]
-        self.fc2 = nn.Linear(hidden_size, hidden_size)
-
-    def forward(self, embeds: torch.Tensor) -> torch.Tensor:
-        """Maps (..., input_size) to (..., hidden_size)."""
-        return self.fc2(self.act_fn(self.fc1(embeds)))
-
-
-class XGenMMResampler(PreTrainedModel):
+class XGenMMResampler(AnyAttentionModel):
     """Samples chunks of features into `num_latents` tokens each.
 
     It is a model of its own so that the library sets its attention implementation like the other parts'.
@@ -171,12 +126,7 @@ class XGenMMResampler(PreTrainedModel):
     config: XGenMMResamplerConfig
     config_class = XGenMMResamplerConfig
     main_input_name = "features"
-    supports_gradient_checkpointing = True
     _no_split_modules = ["XGenMMResampler"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     def __init__(self, config: XGenMMResamplerConfig, output_size: int):
         super().__init__(config)
@@ -185,7 +135,8 @@ class XGenMMResampler(PreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.projection = nn.Linear(config.hidden_size, output_size)
         if config.text_conditioned:
-            self.text_projection = XGenMMTextProjection(output_size, config.hidden_size)
+            width = config.hidden_size
+            self.text_projection = XGenMMResamplerMLP(output_size, width, width, bias=True)
         self.post_init()
 
     @classmethod
@@ -232,12 +183,15 @@ class XGenMMResampler(PreTrainedModel):
         if checkpoints_gradients(self) and torch.is_grad_enabled() and not latents.requires_grad:
             # re-entrant checkpointing gives an adapter in a layer no gradient unless the layer's input has one
             latents = latents.detach().requires_grad_(any(weight.requires_grad for weight in self.parameters()))
-        attention_mask = self._attention_mask(visible, latents, text_visible, output_attentions, features.shape[1])
+        if visible is None and text_visible is not None:
+            visible = torch.ones(features.shape[:2], dtype=torch.bool, device=latents.device)
+        attention_mask = None
+        if visible is not None:
+            attention_mask = self._attention_mask(visible, latents, text_visible, output_attentions)
         states, weights = [latents], []
+        kwargs["output_attentions"] = output_attentions
         for layer in self.layers:
-            latents, layer_weights = layer(
-                latents, features, attention_mask, output_attentions=output_attentions, **kwargs
-            )
+            latents, layer_weights = layer(latents, features, attention_mask, **kwargs)
             if output_hidden_states:
                 states.append(latents)
             if output_attentions:
@@ -262,18 +216,9 @@ class XGenMMResampler(PreTrainedModel):
         return torch.cat([latents, embeds], dim=1), visible
 
     def _attention_mask(
-        self,
-        visible: torch.Tensor | None,
-        queries: torch.Tensor,
-        text_visible: torch.Tensor | None,
-        output_attentions: bool,
-        num_patches: int,
-    ) -> torch.Tensor | None:
+        self, visible: torch.Tensor, queries: torch.Tensor, text_visible: torch.Tensor | None, output_attentions: bool
+    ) -> torch.Tensor:
         """Puts the mask over [features ; queries] into the form of the attention implementation."""
-        if visible is None and text_visible is None:
-            return None
-        if visible is None:
-            visible = torch.ones(queries.shape[0], num_patches, dtype=torch.bool, device=queries.device)
         keys = nn.functional.pad(visible, (0, self.config.num_latents), value=True)
         if text_visible is not None:
             keys = torch.cat([keys, text_visible], dim=1)

@@ -21,17 +21,11 @@ NO_PROMPT_END = (
 
 
 class TextQueries(NamedTuple):
-    """The text that goes with each image.
+    """The text that goes with each image."""
 
-    Attributes:
-        embeds: Embeddings of the text, (num_images, T, text width).
-        visible: False on padding, (num_images, T).
-        image: Which image each chunk belongs to, (num_chunks,); None: each chunk is an image.
-    """
-
-    embeds: torch.Tensor
-    visible: torch.Tensor
-    image: torch.Tensor | None = None
+    embeds: torch.Tensor  # (num_images, T, text width)
+    visible: torch.Tensor  # False on padding, (num_images, T)
+    image: torch.Tensor | None = None  # which image each chunk belongs to, (num_chunks,); None: each is an image
 
 
 def select_text(

@@ -9,7 +9,7 @@ Source: BLIP-3 report, section 2 (any-resolution encoding), and the released inf
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,16 +37,27 @@ def default_grids(tile_size: int) -> list[list[int]]:
     return [[columns * tile_size, rows * tile_size] for columns, rows in DEFAULT_GRID_SHAPES]
 
 
-def check_grids(anyres_grids: list[list[int]], tile_size: int) -> None:
-    """Raises a ValueError if there is no grid, or one is no (width, height) in whole tiles of `tile_size` pixels."""
-    if not anyres_grids:
+def checked_mode(mode: Any) -> str:
+    """Returns an aspect-ratio mode, or raises a ValueError if it is none."""
+    if not isinstance(mode, str) or mode not in ASPECT_RATIO_MODES:
+        raise ValueError(f"image_aspect_ratio is {mode!r}; it must be one of {', '.join(ASPECT_RATIO_MODES)}.")
+    return mode
+
+
+def checked_grids(grids: Any, tile_size: int, mode: str = "anyres") -> list[list[int]]:
+    """Returns grids as lists, or raises a ValueError if they are no (width, height) in tiles of `tile_size` pixels."""
+    is_list = isinstance(grids, (list, tuple)) and all(isinstance(grid, (list, tuple)) for grid in grids)
+    if not is_list or any(type(value) is not int for grid in grids for value in grid):
+        raise ValueError(f"anyres_grids is {repr(grids)[:80]}; give a list of (width, height) in pixels.")
+    if mode == "anyres" and not grids:
         raise ValueError('anyres_grids is empty; give at least one (width, height), or set image_aspect_ratio="none".')
-    for grid in anyres_grids:
+    for grid in grids if mode == "anyres" else ():
         if len(grid) != 2 or any(value <= 0 or value % tile_size for value in grid):
             raise ValueError(
                 f"anyres_grids holds {list(grid)}; every grid must be (width, height) in multiples of the tile size, "
                 f"{tile_size} pixels."
             )
+    return [list(grid) for grid in grids]
 
 
 def select_grids(image_sizes: torch.Tensor, anyres_grids: list[list[int]]) -> torch.Tensor:
@@ -106,15 +117,7 @@ def fit_into_grid(height: int, width: int, grid_width: int, grid_height: int) ->
 
 
 def centre_in_square(height: int, width: int) -> tuple[int, int, int]:
-    """Computes where an image lies on the square canvas of the mode `pad`.
-
-    Args:
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-
-    Returns:
-        (side of the canvas, top, left) in pixels.
-    """
+    """Returns (side of the canvas, top, left) in pixels of an image on the square canvas of the mode `pad`."""
     side = max(height, width)
     return side, (side - height) // 2, (side - width) // 2
 
@@ -165,16 +168,9 @@ def tile_layout(
 
 
 def letterbox_margins(image_sizes: torch.Tensor, map_sizes: torch.Tensor) -> torch.Tensor:
-    """Computes how many rows above and columns left of the image are letterbox in its merged feature map.
+    """Computes the letterbox above and left of images in their merged maps, (num_images, 2) as (rows, columns).
 
-    As many lie below and to the right.
-
-    Args:
-        image_sizes: Image sizes as (height, width), (num_images, 2).
-        map_sizes: Sizes of the merged maps as (width, height) in patches, (num_images, 2).
-
-    Returns:
-        Margins as (rows, columns), (num_images, 2).
+    As much lies below and to the right. `image_sizes` are (height, width), `map_sizes` (width, height) in patches.
     """
     device = "cpu" if image_sizes.device.type == "mps" else image_sizes.device
     height, width = image_sizes.to(device, torch.float64).unbind(-1)

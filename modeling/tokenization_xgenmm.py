@@ -7,9 +7,11 @@ token (one that `all_special_tokens` names; `<|system|>` and its kind are only m
 Shapes: texts, token lists and ids are plain Python lists here; offsets are (start, end) pairs of characters.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +19,25 @@ import numpy as np
 from transformers import AutoTokenizer, BatchEncoding, PretrainedConfig, PreTrainedTokenizerFast
 
 from .chat_xgenmm import (
-    CHAT_TEMPLATE,
-    END_OF_CHUNK_TOKEN,
     ESCAPE_MARK,
     IMAGE_PLACEHOLDER_TOKEN,
     IMAGE_TOKEN,
-    MULTIMODAL_TOKENS,
     SPACE_PIECE,
     break_tokens,
     escape_messages,
-    escape_special_tokens,
 )
 from .compat_xgenmm import TOKENIZES_IN_BATCHES
 
 
-__all__ = [
-    "CHAT_TEMPLATE",
-    "END_OF_CHUNK_TOKEN",
-    "ESCAPE_MARK",
-    "IMAGE_PLACEHOLDER_TOKEN",
-    "IMAGE_TOKEN",
-    "MULTIMODAL_TOKENS",
-    "SPACE_PIECE",
-    "XGenMMTokenizer",
-    "escape_messages",
-    "escape_special_tokens",
-    "register_tokenizer",
-]
-
 # The placeholders behind an image's token in the base models' form.
 _PLACEHOLDERS = re.compile(f"(?<={re.escape(IMAGE_TOKEN)})(?:{re.escape(IMAGE_PLACEHOLDER_TOKEN)})+")
 _BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")
+# Decodes each byte that belongs to no character to one replacement character.
+_PER_BYTE = "xgenmm_per_byte"
+codecs.register_error(
+    _PER_BYTE,
+    lambda error: ("\ufffd" * (error.end - error.start), error.end),  # type: ignore[attr-defined]
+)
 # White space to Python, and so to the slow tokenizer's tokens that swallow it, but not to the fast library.
 _SEPARATORS = frozenset("\x1c\x1d\x1e\x1f")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -85,16 +75,17 @@ class PrefixedEncoding:
     def __len__(self) -> int:
         return len(self._encoding)
 
-    def _shift_of(self, sequence: int | None, word: int | None = None) -> int:
+    def _shift_of(self, sequence: int, word: int | None = None) -> int:
         """Number of characters that were put before a word of a sequence."""
-        if sequence is None:
-            return 0
         shift = self._shifts[sequence]
         return shift if isinstance(shift, int) else sum(shift[word or 0 :][:1])
 
-    def _move(self, span: tuple[int, int] | None, shift: int) -> tuple[int, int] | None:
-        """Moves a span back; what was put before the text has no width in it."""
-        return None if span is None else (max(span[0] - shift, 0), max(span[1] - shift, 0))
+    def _moved(self, span: tuple[int, int] | None, sequence: int | None, word: int | None) -> tuple[int, int] | None:
+        """Counts a span from the caller's text; what was put before it has no width there."""
+        if span is None or sequence is None:
+            return span
+        start, end = (max(edge - self._shift_of(sequence, word), 0) for edge in span)
+        return start, end
 
     @property
     def offsets(self) -> list:
@@ -104,8 +95,7 @@ class PrefixedEncoding:
             if self._shifts == (0,):
                 return encoding.offsets
             return [(start - (start > 0), end - (end > 0)) for start, end in encoding.offsets]
-        places = zip(encoding.offsets, encoding.sequence_ids, encoding.word_ids, strict=True)
-        return [self._move(span, self._shift_of(sequence, word)) for span, sequence, word in places]
+        return list(map(self._moved, encoding.offsets, encoding.sequence_ids, encoding.word_ids))
 
     @property
     def overflowing(self) -> list:
@@ -116,7 +106,7 @@ class PrefixedEncoding:
         """Returns the span of a token (see `tokenizers.Encoding.token_to_chars`)."""
         sequence = self._encoding.token_to_sequence(token_index)
         word = self._encoding.word_ids[token_index] if sequence is not None else None
-        return self._move(self._encoding.token_to_chars(token_index), self._shift_of(sequence, word))
+        return self._moved(self._encoding.token_to_chars(token_index), sequence, word)
 
     def char_to_token(self, char_pos: int, sequence_index: int = 0) -> int | None:
         """Returns the token at a character (see `tokenizers.Encoding.char_to_token`)."""
@@ -124,8 +114,7 @@ class PrefixedEncoding:
 
     def word_to_chars(self, word_index: int, sequence_index: int = 0) -> Any:
         """Returns the span of a word (see `tokenizers.Encoding.word_to_chars`)."""
-        span = self._encoding.word_to_chars(word_index, sequence_index)
-        return self._move(span, self._shift_of(sequence_index, word_index))
+        return self._moved(self._encoding.word_to_chars(word_index, sequence_index), sequence_index, word_index)
 
     def char_to_word(self, char_pos: int, sequence_index: int = 0) -> int | None:
         """Returns the word at a character (see `tokenizers.Encoding.char_to_word`)."""
@@ -267,9 +256,9 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
                 run.append(int(byte.group(1), 16))
                 continue
             known = self.backend_tokenizer.token_to_id(piece) is not None
-            text += _decode_bytes(run) + (piece.replace(SPACE_PIECE, " ") if known else piece)
+            text += run.decode("utf-8", _PER_BYTE) + (piece.replace(SPACE_PIECE, " ") if known else piece)
             run.clear()
-        return text + _decode_bytes(run)
+        return text + run.decode("utf-8", _PER_BYTE)
 
     def _decode(
         self,
@@ -297,18 +286,12 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
             hidden |= {token.content for token in added if token.special}
         named = {token for name, token in self.special_tokens_map.items() if name in _NAMED_TOKENS}
         apart = {token.content for token in added} - named
+        shown = [token for token in tokens if token is not None and token not in hidden]
         parts: list[str] = []
-        run: list[str] = []
-        for token in tokens:
-            if token is None or token in hidden:
-                continue
-            if token in apart:
-                parts += [text for text in [self.convert_tokens_to_string(run)] if text] + [token]
-                run = []
-            else:
-                run.append(token)
-        if run:
-            parts.append(self.convert_tokens_to_string(run))
+        for stands_apart, group in groupby(shown, apart.__contains__):
+            run = list(group)
+            parts += run if stands_apart else [self.convert_tokens_to_string(run)]
+        parts = [part for part in parts[:-1] if part] + parts[-1:]
         text = (" " if spaces_between_special_tokens else "").join(parts)
         clean = clean_up_tokenization_spaces
         clean = self.clean_up_tokenization_spaces if clean is None else clean
@@ -341,12 +324,12 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         self.backend_tokenizer.no_truncation()
         written = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
         prefix = f"{filename_prefix}-" if filename_prefix else ""
-        config_file = Path(save_directory) / f"{prefix}tokenizer_config.json"
-        map_file = Path(save_directory) / f"{prefix}special_tokens_map.json"
+        names = (f"{prefix}tokenizer_config.json", f"{prefix}special_tokens_map.json")
+        config_file, map_file = (Path(save_directory) / name for name in names)
         config = json.loads(config_file.read_text(encoding="utf-8"))
         _write_json(config_file, self._portable_config(config))
         _write_json(map_file, self._portable_special_tokens())
-        return (*written, *(name for name in [str(map_file)] if name not in written))
+        return tuple(dict.fromkeys([*written, str(map_file)]))
 
     def _portable_config(self, config: dict[str, Any]) -> dict[str, Any]:
         """Rewrites what a library line put into tokenizer_config.json."""
@@ -404,23 +387,8 @@ def _count_from_the_text(encoded: BatchEncoding, shifts: Sequence, words: bool) 
 
 def _by_sequence(shifts: Any, words: bool) -> Sequence:
     """Lists what precedes the sequences of a sample, which is a text, a pair, words or a pair of words."""
-    if words:
-        is_pair = bool(shifts) and isinstance(shifts[0], (list, tuple))
-    else:
-        is_pair = isinstance(shifts, (list, tuple))
-    return shifts if is_pair else (shifts,)
-
-
-def _decode_bytes(run: bytearray) -> str:
-    """Decodes UTF-8; each byte that belongs to no character becomes one replacement character."""
-    text = ""
-    while run:
-        try:
-            return text + run.decode("utf-8")
-        except UnicodeDecodeError as error:
-            text += run[: error.start].decode("utf-8") + "\ufffd" * (error.end - error.start)
-            run = run[error.end :]
-    return text
+    first = (shifts or [0])[0] if words else shifts
+    return shifts if isinstance(first, (list, tuple)) else (shifts,)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -10,29 +10,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 
-if TYPE_CHECKING:
-    from xgenmm_hf.bulk.engines import BulkGenerator
-    from xgenmm_hf.conversion.tokenizer import build_tokenizer
-    from xgenmm_hf.data.lengths import add_lengths
-    from xgenmm_hf.data.loading import load_rows
-    from xgenmm_hf.data.mixture import load_mixture
-    from xgenmm_hf.demo.page import build_page, launch_page
-    from xgenmm_hf.explain.addresses import ImageAddresses, image_token_addresses
-    from xgenmm_hf.inference.asking import ask
-    from xgenmm_hf.inference.loading import load
-    from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM
-    from xgenmm_hf.modeling.compat_xgenmm import AutoModelForVision2Seq
-    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig, XGenMMResamplerConfig
-    from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor
-    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration, XGenMMModel
-    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
-    from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid, select_grids, tile_layout
-    from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer
-    from xgenmm_hf.training.collators import PreferenceCollator, PretrainingCollator, SupervisedCollator
-    from xgenmm_hf.training.dpo import XGenMMDPOTrainer
-    from xgenmm_hf.training.modules import lora_targets
-    from xgenmm_hf.training.run import run_stage
-    from xgenmm_hf.training.sft import XGenMMSFTTrainer
+if TYPE_CHECKING:  # an alias of the same name marks what this package exports
+    from xgenmm_hf.bulk.engines import BulkGenerator as BulkGenerator
+    from xgenmm_hf.conversion.tokenizer import build_tokenizer as build_tokenizer
+    from xgenmm_hf.data.lengths import add_lengths as add_lengths
+    from xgenmm_hf.data.loading import load_rows as load_rows
+    from xgenmm_hf.data.mixture import load_mixture as load_mixture
+    from xgenmm_hf.demo.page import build_page as build_page
+    from xgenmm_hf.demo.page import launch_page as launch_page
+    from xgenmm_hf.explain.addresses import ImageAddresses as ImageAddresses
+    from xgenmm_hf.explain.addresses import image_token_addresses as image_token_addresses
+    from xgenmm_hf.inference.asking import ask as ask
+    from xgenmm_hf.inference.loading import load as load
+    from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM as RELEASED_SYSTEM
+    from xgenmm_hf.modeling.compat_xgenmm import AutoModelForVision2Seq as AutoModelForVision2Seq
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig as XGenMMConfig
+    from xgenmm_hf.modeling.configuration_xgenmm import XGenMMResamplerConfig as XGenMMResamplerConfig
+    from xgenmm_hf.modeling.image_processing_xgenmm import XGenMMImageProcessor as XGenMMImageProcessor
+    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration as XGenMMForConditionalGeneration
+    from xgenmm_hf.modeling.modeling_xgenmm import XGenMMModel as XGenMMModel
+    from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor as XGenMMProcessor
+    from xgenmm_hf.modeling.tiling_xgenmm import fit_into_grid as fit_into_grid
+    from xgenmm_hf.modeling.tiling_xgenmm import select_grids as select_grids
+    from xgenmm_hf.modeling.tiling_xgenmm import tile_layout as tile_layout
+    from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer as XGenMMTokenizer
+    from xgenmm_hf.training.collators import PreferenceCollator as PreferenceCollator
+    from xgenmm_hf.training.collators import PretrainingCollator as PretrainingCollator
+    from xgenmm_hf.training.collators import SupervisedCollator as SupervisedCollator
+    from xgenmm_hf.training.dpo import XGenMMDPOTrainer as XGenMMDPOTrainer
+    from xgenmm_hf.training.modules import lora_targets as lora_targets
+    from xgenmm_hf.training.run import run_stage as run_stage
+    from xgenmm_hf.training.sft import XGenMMSFTTrainer as XGenMMSFTTrainer
 
 __version__ = "0.3.0"
 
@@ -75,41 +83,8 @@ _HOME_OF = {
     "tile_layout": "modeling.tiling_xgenmm",
 }
 
-__all__ = [
-    "RELEASED_SYSTEM",
-    "TINY_BASE_MODEL",
-    "TINY_MODEL",
-    "AutoModelForVision2Seq",
-    "BulkGenerator",
-    "ImageAddresses",
-    "PreferenceCollator",
-    "PretrainingCollator",
-    "SupervisedCollator",
-    "XGenMMConfig",
-    "XGenMMDPOTrainer",
-    "XGenMMForConditionalGeneration",
-    "XGenMMImageProcessor",
-    "XGenMMModel",
-    "XGenMMProcessor",
-    "XGenMMResamplerConfig",
-    "XGenMMSFTTrainer",
-    "XGenMMTokenizer",
-    "__version__",
-    "add_lengths",
-    "ask",
-    "build_page",
-    "build_tokenizer",
-    "fit_into_grid",
-    "image_token_addresses",
-    "launch_page",
-    "load",
-    "load_mixture",
-    "load_rows",
-    "lora_targets",
-    "run_stage",
-    "select_grids",
-    "tile_layout",
-]
+__all__ = ["TINY_BASE_MODEL", "TINY_MODEL", "__version__"]
+__all__ += list(_HOME_OF)
 
 
 def __getattr__(name: str) -> Any:

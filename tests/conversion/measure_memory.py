@@ -52,8 +52,9 @@ def write_checkpoint(folder: Path, layers: int, dtype: torch.dtype, shard_size: 
 
     folder.mkdir(parents=True)
     if layout == "a":
-        dtypes = {target.name: dtype for target in plan.targets}
-        write_shards(folder, split_into_shards(plan.targets, dtypes, shard_size), dtypes, load)
+        targets = {target.name: target for target in plan.targets}
+        written = {name: torch.empty(target.shape, dtype=dtype, device="meta") for name, target in targets.items()}
+        write_shards(folder, split_into_shards(written, shard_size), targets, written, load)
     else:
         state = {
             target.name.removeprefix("vlm."): torch.full(target.shape, 0.01, dtype=dtype) for target in plan.targets

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from xgenmm_hf.conversion.files import check_output_folder, output_folder, read_json, replacing, write_json
+from xgenmm_hf.conversion.files import (
+    UNFINISHED,
+    check_output_folder,
+    output_folder,
+    read_json,
+    replacing,
+    write_json,
+)
 
 
 FILL = """
@@ -81,20 +88,20 @@ def test_what_a_killed_run_left_is_removed_and_named(tmp_path: Path, made_before
     killed = subprocess.run([sys.executable, "-c", FILL, out, "kill"], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert "half" in everything(tmp_path)
-    named: list[Path] = []
-    with output_folder(out, on_leftovers=named.extend) as folder:
+    notes: list[str] = []
+    with output_folder(out, notes=notes) as folder:
         (folder / "whole").write_text("")
-    assert len(named) == 1
+    assert len(notes) == 1 and notes[0].count(UNFINISHED) == 1
     assert everything(out) == {"whole"} == everything(tmp_path) - {"out"}
 
 
 def test_a_run_that_lives_is_left_alone(tmp_path: Path) -> None:
     other = subprocess.Popen([sys.executable, "-c", FILL, tmp_path / "out"], stdin=-1, stdout=-1)
     assert other.stdout.readline() == b"filling\n"
-    named: list[Path] = []
-    with output_folder(tmp_path / "out", on_leftovers=named.extend) as folder:
+    notes: list[str] = []
+    with output_folder(tmp_path / "out", notes=notes) as folder:
         (folder / "ours").write_text("")
-    assert named == []
+    assert notes == []
     other.communicate()
     assert other.returncode == 1  # it finds the folder filled
     assert everything(tmp_path / "out") == {"ours"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode
+from xgenmm_hf.conversion.original_config import ImageMode, build_config, decide_image_mode
 from xgenmm_hf.modeling.tiling_xgenmm import default_grids
 
 
@@ -29,20 +29,20 @@ def encoder(**fields) -> dict:
     ],
 )
 def test_files_decide(original: dict, preprocessor: dict | None, expected: ImageMode) -> None:
-    assert decide_image_mode(original, preprocessor, None, 384) == expected
+    assert decide_image_mode(original, preprocessor, None) == expected
 
 
 @pytest.mark.parametrize("original", [{}, encoder(image_aspect_ratio="anyres"), {"vision_encoder_config": None}])
 def test_nothing_decides(original: dict) -> None:
     with pytest.raises(ValueError, match="--image-mode anyres"):
-        decide_image_mode(original, None, None, 384)
+        decide_image_mode(original, None, None)
 
 
 def test_the_user_decides() -> None:
     original = encoder(image_aspect_ratio="anyres", anyres_grids=OTHER)
-    assert decide_image_mode(original, {"grids": GRIDS}, "none", 384) == ImageMode("none")
-    assert decide_image_mode(original, {"grids": GRIDS}, "anyres", 384) == ImageMode("anyres", GRIDS)
-    assert decide_image_mode({}, {"grids": None}, "anyres", 62) == ImageMode("anyres", default_grids(62))
+    assert decide_image_mode(original, {"grids": GRIDS}, "none") == ImageMode("none")
+    assert decide_image_mode(original, {"grids": GRIDS}, "anyres") == ImageMode("anyres", GRIDS)
+    assert decide_image_mode({}, {"grids": None}, "anyres") == ImageMode("anyres", None)
 
 
 def test_released_grids() -> None:
@@ -51,10 +51,11 @@ def test_released_grids() -> None:
 
 @pytest.mark.parametrize("grids", ["anyres", [384, 768], [[384]], [[384, 0]], [["a", "b"]]])
 def test_malformed_grids(grids) -> None:
-    with pytest.raises(ValueError, match="expected a list of"):
-        decide_image_mode({}, {"grids": grids}, None, 384)
+    mode = decide_image_mode({}, {"grids": grids}, None)
+    with pytest.raises(ValueError, match="anyres_grids .*width, height"):
+        build_config({}, None, mode, "float32", {})
 
 
 def test_unknown_mode() -> None:
-    with pytest.raises(ValueError, match="expected one of anyres, none, pad"):
-        decide_image_mode({}, None, "tiles", 384)
+    with pytest.raises(ValueError, match="must be one of anyres, none, pad"):
+        build_config({}, None, decide_image_mode({}, None, "tiles"), "float32", {})

@@ -293,8 +293,8 @@ def test_long_lists_are_five_names_and_a_count(source: Path, tmp_path: Path, gol
     assert str(caught.value).count("model.resampler.") == 5
 
 
-def test_same_name_in_two_files() -> None:
-    weights = Weights()
-    weights.add(WeightFile(Path(), {"a": torch.zeros(1)}))
-    with pytest.raises(ValueError, match="a is in both"):
-        weights.add(WeightFile(Path(), {"a": torch.zeros(1)}))
+def test_same_name_in_two_files(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "one.safetensors")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "two.pt")
+    with pytest.raises(ValueError, match=r"a is in both .*one\.safetensors and .*two\.pt"):
+        Weights([WeightFile(tmp_path / "one.safetensors"), WeightFile(tmp_path / "two.pt")])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xgenmm_hf.conversion.tokenizer import build_tokenizer, export_tokenizer
-from xgenmm_hf.modeling.tokenization_xgenmm import CHAT_TEMPLATE
+from xgenmm_hf.modeling.chat_xgenmm import CHAT_TEMPLATE
 
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -196,7 +196,6 @@ def test_an_error_of_a_batch_names_the_file(processor, image, tmp_path):
     ("fields", "message"),
     [
         ({"size": "384"}, "tiles are square"),
-        ({"anyres_grids": None}, "anyres_grids: null"),
         ({"image_std": [0, 0, 0]}, "image_std"),
         ({"image_mean": [float("nan")] * 3}, "image_mean"),
     ],

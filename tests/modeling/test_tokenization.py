@@ -16,15 +16,10 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer
 
 from xgenmm_hf.conversion.tokenizer import build_tokenizer
+from xgenmm_hf.modeling.chat_xgenmm import ESCAPE_MARK, escape_messages, escape_special_tokens
 from xgenmm_hf.modeling.compat_xgenmm import IS_V5
 from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
-from xgenmm_hf.modeling.tokenization_xgenmm import (
-    ESCAPE_MARK,
-    XGenMMTokenizer,
-    escape_messages,
-    escape_special_tokens,
-    register_tokenizer,
-)
+from xgenmm_hf.modeling.tokenization_xgenmm import XGenMMTokenizer, register_tokenizer
 
 
 TESTS = Path(__file__).resolve().parents[1]

@@ -39,18 +39,18 @@ def push(
         show(plan)
     commit = None if dry_run else sending.push(plan, private=private, revision=revision, message=message)
     if as_json:
-        record = {"repository": plan.repo_id, "bytes": plan.size, "left_out": plan.left_out, "card": plan.card}
-        sizes = {file.name: file.size for file in plan.files}
-        print(json.dumps({**record, "files": sizes, "commit": commit}, ensure_ascii=False))
+        sizes = plan.sizes
+        record = {"repository": plan.repo_id, "bytes": sum(sizes.values()), "left_out": plan.left_out}
+        print(json.dumps({**record, "card": plan.card, "files": sizes, "commit": commit}, ensure_ascii=False))
     elif commit is not None:
         print(f"pushed: {commit}")
 
 
 def show(plan: "Upload") -> None:
     """Prints a plan for people."""
-    for file in plan.files:
-        print(f"{file.size:>14,}  {file.name}")
-    print(f"{plan.size:>14,}  bytes in {len(plan.files)} files for {plan.repo_id}")
+    for name, size in plan.sizes.items():
+        print(f"{size:>14,}  {name}")
+    print(f"{sum(plan.sizes.values()):>14,}  bytes in {len(plan.files)} files for {plan.repo_id}")
     if plan.left_out:
         print(f"not sent: {', '.join(plan.left_out)}")
     print(f"\n{plan.card}")

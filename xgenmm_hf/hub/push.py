@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.model_card import (
     TAGS,
     TASK,
@@ -20,7 +21,7 @@ from xgenmm_hf.conversion.model_card import (
     set_part,
     usage,
 )
-from xgenmm_hf.hub.contents import CARD, Contents, File, adapter_base, collect, with_base
+from xgenmm_hf.hub.contents import ADAPTER_CONFIG, CARD, Files, collect, size_of, with_fields
 from xgenmm_hf.inference.source import REPO_ID
 
 
@@ -43,19 +44,14 @@ class Upload:
     """A commit that is ready to be sent: its files, the card among them, and the names of what stays in the folder."""
 
     repo_id: str
-    files: tuple[File, ...]
-    left_out: tuple[str, ...]
+    card: str
+    files: Files
+    left_out: list[str]
 
     @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.size for file in self.files)
-
-    @property
-    def card(self) -> str:
-        """The model card."""
-        content = next(file.content for file in self.files if file.name == CARD)
-        return content.decode() if isinstance(content, bytes) else content.read_text(encoding="utf-8")
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file by name."""
+        return {name: size_of(content) for name, content in self.files.items()}
 
 
 def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Upload:
@@ -68,15 +64,19 @@ def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Upload:
             raise ValueError(f"{name!r} is no repository that a card could link to: name it organisation/name.")
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}: give a checkpoint folder.")
-    contents = collect(folder)
+    files, left_out = collect(folder)
     _check_results(folder, facts.results)
     base = None
-    if contents.is_adapter:
-        base = _base_of(contents, facts)
-        contents = with_base(contents, base)
-    card = File(CARD, write_card(folder, repo_id, facts, base=base).encode())
-    files = sorted([*contents.files, card], key=lambda file: file.name)
-    return Upload(repo_id, tuple(files), contents.left_out)
+    if ADAPTER_CONFIG in files:
+        base = facts.base_model or read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        if not base or not REPO_ID.fullmatch(base) or Path(base).exists():
+            raise ValueError(
+                f"The adapter in {folder} was trained on {base!r}, which nobody else can load: say --base-model "
+                "organisation/name."
+            )
+        files[ADAPTER_CONFIG] = with_fields(folder / ADAPTER_CONFIG, base_model_name_or_path=base)
+    card = write_card(folder, repo_id, facts, base=base)
+    return Upload(repo_id, card, dict(sorted({**files, CARD: card.encode()}.items())), left_out)
 
 
 def write_card(folder: Path, repo_id: str, facts: Facts, base: str | None = None) -> str:
@@ -112,17 +112,6 @@ def _merged(present: Any, more: Sequence[str]) -> list[str]:
     """Returns what metadata gives as one value or several, with what it lacks."""
     values = [present] if isinstance(present, str) else present or ()
     return list(dict.fromkeys([*values, *more]))
-
-
-def _base_of(contents: Contents, facts: Facts) -> str:
-    """Returns the repository that an adapter's card and config name as its base."""
-    base = facts.base_model or adapter_base(contents.folder)
-    if not base or not REPO_ID.fullmatch(base) or Path(base).exists():
-        raise ValueError(
-            f"The adapter in {contents.folder} was trained on {base!r}, which nobody else can load: say --base-model "
-            "organisation/name."
-        )
-    return base
 
 
 def prompt_note(results: Sequence[Mapping[str, Any]]) -> str:
@@ -180,7 +169,7 @@ def push(
             plan.repo_id,
             [
                 *(CommitOperationDelete(name) for name in stale),
-                *(CommitOperationAdd(file.name, file.content) for file in plan.files),
+                *(CommitOperationAdd(name, content) for name, content in plan.files.items()),
             ],
             commit_message=message or "Upload with xgenmm-hf",
             repo_type="model",
@@ -195,8 +184,7 @@ def push(
 
 def stale_files(present: Sequence[str], plan: Upload) -> list[str]:
     """Returns what a repository holds that would be mixed up with the files that are sent, sorted by name."""
-    sent = {file.name for file in plan.files}
-    at_top = (name for name in present if "/" not in name and name not in sent)
+    at_top = (name for name in present if "/" not in name and name not in plan.files)
     return sorted(name for name in at_top if any(fnmatch(name, pattern) for pattern in STALE))
 
 

@@ -9,14 +9,14 @@ import torch
 
 from xgenmm_hf import XGenMMConfig
 from xgenmm_hf.conversion.files import read_json
-from xgenmm_hf.conversion.image_mode import ImageMode, decide_image_mode
+from xgenmm_hf.conversion.original_config import ImageMode, decide_image_mode
 from xgenmm_hf.conversion.sources import weight_files
 from xgenmm_hf.conversion.verify import meta_model
 from xgenmm_hf.inference.loading import pick_device
 from xgenmm_hf.inference.precision import choose_dtype
 from xgenmm_hf.inference.provenance import name_device, provenance
 from xgenmm_hf.inference.source import is_local, is_original_layout, read_config, resolve_model
-from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens, count_tiles
+from xgenmm_hf.modeling.tiling_xgenmm import checked_grids, count_image_tokens, count_tiles, default_grids
 
 
 PARTS = {
@@ -111,7 +111,8 @@ def original_image_mode(folder: Path, fields: dict[str, Any], tile_size: int) ->
     file = folder / "preprocessor_config.json"
     try:
         preprocessor = read_json(file) if file.is_file() else None
-        return decide_image_mode(fields, preprocessor, None, tile_size)
+        mode, grids = decide_image_mode(fields, preprocessor, None)
+        return ImageMode(mode, checked_grids(default_grids(tile_size) if grids is None else grids, tile_size, mode))
     except ValueError:
         return None
 
@@ -122,5 +123,6 @@ def describe_weights(folder: Path) -> dict[str, Any]:
         files = weight_files(folder)
     except FileNotFoundError as error:
         return {"problem": str(error)}
-    dtypes = Counter(str(dtype).removeprefix("torch.") for file in files for _, dtype in file.entries().values())
+    tensors = [tensor for file in files for tensor in file.entries().values()]
+    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors)
     return {"files": len(files), "bytes": sum(file.path.stat().st_size for file in files), "dtypes": dict(dtypes)}

@@ -6,12 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from xgenmm_hf.hub.contents import adapter_base, collect
+from xgenmm_hf.hub.contents import collect, size_of
 from xgenmm_hf.modeling.remote_code_xgenmm import AUTO_MAP, copy_remote_code
-
-
-def names(contents) -> set[str]:
-    return {file.name for file in contents.files}
 
 
 def test_a_checkpoint_goes_along_with_its_code_and_nothing_else(folder, tmp_path):
@@ -26,11 +22,11 @@ def test_a_checkpoint_goes_along_with_its_code_and_nothing_else(folder, tmp_path
         (folder / stray).write_text("stays here")
     (folder / "original").mkdir()
     (folder / "original" / "config.json").write_text("{}")
-    contents = collect(folder)
+    files, left_out = collect(folder)
     code = set(copy_remote_code(tmp_path))
-    assert code | {"config.json", "model.safetensors", "tokenizer.json", "original/config.json"} <= names(contents)
-    assert not any(name.startswith("checkpoint-") or name.endswith((".pt", ".bin")) for name in names(contents))
-    assert set(contents.left_out) == {
+    assert code | {"config.json", "model.safetensors", "tokenizer.json", "original/config.json"} <= files.keys()
+    assert not any(name.startswith("checkpoint-") or name.endswith((".pt", ".bin")) for name in files)
+    assert set(left_out) == {
         ".env", "checkpoint-10/model.safetensors", "optimizer.pt", "trainer_state.json", "training_args.bin"
     }  # fmt: skip
 
@@ -38,8 +34,8 @@ def test_a_checkpoint_goes_along_with_its_code_and_nothing_else(folder, tmp_path
 def test_old_code_in_the_folder_is_replaced_by_this_packages(folder, tmp_path):
     (folder / "modeling_xgenmm.py").write_text("old")
     copy_remote_code(tmp_path)
-    found = {file.name: file.content for file in collect(folder).files}["modeling_xgenmm.py"]
-    assert found == (tmp_path / "modeling_xgenmm.py").read_bytes()
+    files, _ = collect(folder)
+    assert files["modeling_xgenmm.py"] == (tmp_path / "modeling_xgenmm.py").read_bytes()
 
 
 def test_a_config_without_the_code_gets_it(folder):
@@ -47,9 +43,9 @@ def test_a_config_without_the_code_gets_it(folder):
     fields = json.loads(path.read_text())
     fields.pop("auto_map", None)
     path.write_text(json.dumps(fields))
-    config = next(file for file in collect(folder).files if file.name == "config.json")
-    assert json.loads(config.content) == {**fields, "auto_map": AUTO_MAP}
-    assert config.size == len(config.content)
+    config = collect(folder)[0]["config.json"]
+    assert json.loads(config) == {**fields, "auto_map": AUTO_MAP}
+    assert size_of(config) == len(config)
     assert json.loads(path.read_text()) == fields
 
 
@@ -88,8 +84,6 @@ def test_an_adapter_goes_without_config_and_whole_model(folder):
     with pytest.raises(FileNotFoundError, match="adapter_model"):
         collect(folder)
     save_file({"a": torch.zeros(1)}, folder / "adapter_model.safetensors")
-    contents = collect(folder)
-    assert contents.is_adapter
-    assert {"adapter_config.json", "adapter_model.safetensors", "processor_config.json"} <= names(contents)
-    assert "model.safetensors" not in names(contents)
-    assert adapter_base(folder) == "someone/base"
+    files, _ = collect(folder)
+    assert {"adapter_config.json", "adapter_model.safetensors", "processor_config.json"} <= files.keys()
+    assert not {"model.safetensors", "config.json"} & files.keys()

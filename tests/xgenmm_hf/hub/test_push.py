@@ -8,7 +8,6 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from results_of import make_result
 
-from xgenmm_hf.hub.contents import adapter_base
 from xgenmm_hf.hub.push import Facts, plan_push, prompt_note, push, stale_files, write_card
 from xgenmm_hf.inference.provenance import describe_checkpoint
 
@@ -51,7 +50,7 @@ def test_one_commit_carries_everything_and_clears_what_is_in_the_way(plan):
     deleted = [one.path_in_repo for one in api.operations if isinstance(one, CommitOperationDelete)]
     added = [one.path_in_repo for one in api.operations if isinstance(one, CommitOperationAdd)]
     assert deleted == ["model-00001-of-00002.safetensors", "old_xgenmm.py"] == stale_files(api.present, plan)
-    assert added == [file.name for file in plan.files] and "README.md" in added
+    assert added == list(plan.files) and "README.md" in added
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(plan):
@@ -113,10 +112,9 @@ def test_rows_that_were_asked_otherwise_are_named_beside_each_other(folder):
     assert " | base form, 4 shots |" in card and "prompt: base form, 4 shots" in card
 
 
-def plain_text(file) -> str:
+def plain_text(content) -> str:
     """A file's content, as far as it is text."""
-    content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
-    return content.decode(errors="replace")
+    return (content if isinstance(content, bytes) else content.read_bytes()).decode(errors="replace")
 
 
 def test_an_adapter_of_a_local_folder_needs_a_base_to_link_to(folder):
@@ -129,7 +127,6 @@ def test_an_adapter_of_a_local_folder_needs_a_base_to_link_to(folder):
         plan_push(folder, "a/b", Facts("mit"))
     plan = plan_push(folder, "a/b", Facts("mit", "someone/base"))
     assert "someone/base" in plan.card
-    assert not any(str(folder) in plain_text(file) for file in plan.files)
-    config = next(file for file in plan.files if file.name == "adapter_config.json")
-    assert json.loads(config.content) == {"base_model_name_or_path": "someone/base", "r": 8}
-    assert adapter_base(folder) == str(folder)
+    assert not any(str(folder) in plain_text(content) for content in plan.files.values())
+    assert json.loads(plan.files["adapter_config.json"]) == {"base_model_name_or_path": "someone/base", "r": 8}
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(folder)
