@@ -30,13 +30,11 @@ Turns = list[Question]
 _ASKED = (
     *SHORT_KINDS,
     *FURTHER_KINDS,
-    "relation",
-    "relation",
+    *("relation",) * 5,
+    *("check",) * 3,
+    *("count",) * 3,
+    *("presence",) * 2,
     "place",
-    "count",
-    "count",
-    "count",
-    "presence",
     "all places",
 )
 _SHORT_ASKED = (*SHORT_KINDS, "relation", "relation", "place", "count", "count")
@@ -56,10 +54,10 @@ _QUESTIONS_SHARE = 0.7
 _CAPTIONS_SHARE = 0.05
 _CAPTION_EXAMPLES = 0.15
 # Of a chat: one without an image; one turn alone; one form for all its questions; a further image shown later.
-_TEXT_SHARE, _SINGLE_SHARE, _ONE_FORM, _LATER_IMAGE = 0.08, 0.25, 0.5, 0.2
+_TEXT_SHARE, _SINGLE_SHARE, _ONE_FORM, _LATER_IMAGE = 0.1, 0.25, 0.5, 0.5
 _MOST_TURNS = 8
 # Of its turns: captions, requests, talk, and questions that cannot be answered.
-_TURN_CAPTIONS, _TURN_REQUESTS, _TURN_TALK, _TURN_UNKNOWN = 0.06, 0.07, 0.03, 0.04
+_TURN_CAPTIONS, _TURN_REQUESTS, _TURN_TALK, _TURN_UNKNOWN = 0.1, 0.07, 0.05, 0.04
 # Instruction data is known to ask for what is there more often than for what is not; ours shares that fault, so that
 # preference tuning has something to mend.
 _KEPT_NO = 0.8
@@ -121,7 +119,7 @@ def document_rows(count: int, num_images: int, seed: int, as_examples: bool = Fa
         count: rows.
         num_images: images there are.
         seed: seed of the rows.
-        as_examples: two to nine images with a question each, or two to five with a caption, as in prompts with
+        as_examples: two to nine images with a question or two each, or two to five with a caption, as in prompts with
             examples; else two or three images with various texts.
 
     Yields:
@@ -132,7 +130,7 @@ def document_rows(count: int, num_images: int, seed: int, as_examples: bool = Fa
         rng = random.Random(f"{label}/{seed}/{number}")
         tell, most = short_caption, 3
         if as_examples:
-            tell, most = (caption_of, 5) if rng.random() < _CAPTION_EXAMPLES else (question_of, 9)
+            tell, most = (caption_of, 5) if rng.random() < _CAPTION_EXAMPLES else (questions_of, 9)
         images: list[str | None] = []
         texts: list[str | None] = []
         for _ in range(rng.randint(2, most)):
@@ -147,9 +145,13 @@ def caption_of(scene: Scene, rng: random.Random) -> str:
     return caption(scene)
 
 
-def question_of(scene: Scene, rng: random.Random) -> str:
-    """Asks and answers a question about a scene, half of the time in its first wording."""
-    return as_short_answer(ask_several(scene, 1, rng, _SHORT_ASKED, rng.choice((PLAIN, TRAIN)))[0])
+def questions_of(scene: Scene, rng: random.Random) -> str:
+    """Asks and answers one question about a scene, or two in a row, half of the time in their first wording.
+
+    The second one teaches what follows an answer: `<|endofchunk|>` is no target.
+    """
+    questions = ask_several(scene, rng.choice((1, 1, 1, 2)), rng, _SHORT_ASKED, rng.choice((PLAIN, TRAIN)))
+    return " ".join(map(as_short_answer, questions))
 
 
 def as_short_answer(question: Question) -> str:
@@ -174,13 +176,14 @@ def chat_rows(count: int, num_images: int, seed: int, allowed_only: bool = False
             continue
         image = _draw_image(num_images, rng, allowed_only)
         form = draw_form(rng) if rng.random() < _ONE_FORM else None
-        wanted = 1 if rng.random() < _SINGLE_SHARE else rng.randint(3, _MOST_TURNS)
+        several = rng.random() < _LATER_IMAGE
+        wanted = 1 if rng.random() < _SINGLE_SHARE else rng.randint(2 if several else 3, 4 if several else _MOST_TURNS)
         turns = _ask(scene_of(image), wanted, rng, form, allowed_only)
         shown = {0: [image]}
-        if wanted > 1 and rng.random() < _LATER_IMAGE:
+        if several:
             later = _draw_image(num_images, rng, allowed_only)
             shown[len(turns)] = [later]
-            further = _ask(scene_of(later), rng.randint(1, 3), rng, form, allowed_only)
+            further = _ask(scene_of(later), rng.randint(1, 4), rng, form, allowed_only)
             turns += further + _look_back((image, later), rng, form)
         yield llava_row(f"chat-{number}", shown, turns, rng)
 

@@ -100,17 +100,17 @@ STAGES = (
         "safety",
         "finish",
         (
-            Source("allowed", "llava", 22_000, seed=11),
-            Source("allowed-pairs", "llava", 10_000, seed=11),
-            Source("counting", "llava", 6_400, seed=11),
-            Source("guard", "vlguard", 2_000, seed=11),
+            Source("allowed", "llava", 22_000, seed=14),
+            Source("allowed-pairs", "llava", 10_000, seed=14),
+            Source("counting", "llava", 4_000, seed=14),
+            Source("guard", "vlguard", 2_000, seed=14),
         ),
         3e-3,
     ),
 )
 # A branch of its own: chat tuning leaves little of the base models' form, so prompts with examples have a model of
 # theirs, as in the released family. It follows the last step of pre-training.
-BASE = Stage("base", "pretrain", "base", (Source("examples", "interleaved", 16_000, seed=10),), 4e-3)
+BASE = Stage("base", "pretrain", "base", (Source("examples", "interleaved", 16_000, seed=14),), 4e-3)
 BASE_FOLLOWS = "pretrain-5"
 
 

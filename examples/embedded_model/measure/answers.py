@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from embedded_model.measure.held_out import END_OF_CHUNK, Asked
+from embedded_model.world.talk import TALK
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
 
 
@@ -52,7 +53,7 @@ class Model:
         images = [image for each in asked for image in each.images]
         options: dict[str, Any] = {"images": images} if images else {}
         inputs = processor(text=texts, padding=True, padding_side="left", return_tensors="pt", **options)
-        longest = LONGEST_CAPTION if any(each.kind == "caption" for each in asked) else LONGEST_ANSWER
+        longest = LONGEST_CAPTION if any(each.kind in ("caption", TALK) for each in asked) else LONGEST_ANSWER
         chunk = processor.tokenizer.convert_tokens_to_ids(END_OF_CHUNK)
         ends = self.model.generation_config.eos_token_id
         with torch.inference_mode():

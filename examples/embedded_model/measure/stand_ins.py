@@ -1,15 +1,18 @@
-"""Drawn stand-ins for benchmarks, in the files that VLMEvalKit reads: TSV with base64 images.
+"""Drawn stand-ins for benchmarks, in the files that the two evaluation harnesses read.
 
-    python -m embedded_model.measure.stand_ins LMUData --count 200
+    python -m embedded_model.measure.stand_ins FOLDER --count 200
 
-VLMEvalKit reads them from the folder that the variable LMUData names. A file whose digest is not that of the real data
-set is downloaded again, unless the entry of its class in `DATASET_MD5` is emptied. The columns are those of POPE, MME,
-MMBench_DEV_EN and TextVQA_VAL. Images show held-out scenes, questions are in held-out wordings.
+VLMEvalKit's are TSV files with base64 images and the columns of POPE, MME, MMBench_DEV_EN and TextVQA_VAL; lmms-eval's
+are parquet files with the columns of pope, mme, mmbench_en_dev_static and vqav2_val, and tasks that include the
+harness's own with only the data replaced. Images show held-out scenes, questions are in held-out wordings.
+`embedded_model.measure.harnesses` runs both.
 """
 
+import ast
 import base64
 import csv
 import io
+import os
 import random
 import string
 from collections.abc import Callable, Iterator
@@ -17,7 +20,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
+import datasets
 import typer
+import yaml
 
 from embedded_model.measure.held_out import IMAGE_SIDE
 from embedded_model.world.forms import YES_OR_NO, draw_options
@@ -95,8 +100,37 @@ FILES: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 
+def _pope(row: Row) -> Row:
+    return {"id": row["index"], "question_id": row["index"], "image_source": f"{row['index']}.png"}
+
+
+def _mme(row: Row) -> Row:
+    return {"question_id": row["image_path"]}
+
+
+def _mmbench(row: Row) -> Row:
+    # The published rows write an empty cell as "nan".
+    letters = {letter: row[letter] or "nan" for letter in "ABCD"}
+    return {**letters, "hint": "nan", "L2-category": row["l2-category"], "source": "drawn", "comment": ""}
+
+
+def _vqa(row: Row) -> Row:
+    answer = ast.literal_eval(row["answer"])[0]
+    answers = [{"answer": answer, "answer_confidence": "yes", "answer_id": number} for number in range(1, 11)]
+    return {"question_id": row["index"], "answers": answers, "multiple_choice_answer": answer}
+
+
+# By the task's name: the rows, its folder and split in lmms-eval, and the columns that its functions read besides.
+TASKS: dict[str, tuple[str, str, str, Callable[[Row], Row]]] = {
+    "pope": ("POPE", "pope", "test", _pope),
+    "mme": ("MME", "mme", "test", _mme),
+    "mmbench_en_dev_static": ("MMBench_DEV_EN", "mmbench", "dev", _mmbench),
+    "vqav2_val": ("TextVQA_VAL", "vqav2", "validation", _vqa),
+}
+
+
 def write_stand_ins(folder: Path, count: int) -> list[Path]:
-    """Writes all files.
+    """Writes VLMEvalKit's files.
 
     Args:
         folder: Where to; it is made.
@@ -107,14 +141,46 @@ def write_stand_ins(folder: Path, count: int) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, make_rows in FILES.items():
-        rows = [{"index": index, **row} for index, row in enumerate(islice(make_rows(), count))]
+    for name in FILES:
+        rows = draw_rows(name, count)
         files.append(folder / f"{name}.tsv")
         with files[-1].open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]), delimiter="\t")
             writer.writeheader()
             writer.writerows(rows)
     return files
+
+
+def draw_rows(name: str, count: int) -> list[Row]:
+    """Returns the first rows of a stand-in, a key of `FILES`."""
+    return [{"index": index, **row} for index, row in enumerate(islice(FILES[name](), count))]
+
+
+def write_tasks(folder: Path, count: int, tasks: Path) -> list[str]:
+    """Writes lmms-eval's data and tasks.
+
+    Args:
+        folder: Where to; it is made, and is what `--include_path` takes.
+        count: Rows of each.
+        tasks: lmms-eval's own folder of tasks.
+
+    Returns:
+        The tasks' names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for name, (stand_in, own, split, columns) in TASKS.items():
+        rows = [{**row, **columns(row)} for row in draw_rows(stand_in, count)]
+        images = [{"bytes": base64.b64decode(row["image"]), "path": None} for row in rows]
+        table = datasets.Dataset.from_list([{**row, "image": None} for row in rows]).remove_columns("image")
+        data = (folder / f"{name}.parquet").absolute()
+        table.add_column("image", images, feature=datasets.Image()).to_parquet(data)
+        names.append(f"{name}_drawn")
+        included = os.path.relpath(tasks / own / f"{name}.yaml", folder)
+        task = {"include": included, "task": names[-1], "dataset_path": "parquet", "dataset_name": None}
+        task["dataset_kwargs"] = {"data_files": {split: str(data)}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    return names
 
 
 def main(

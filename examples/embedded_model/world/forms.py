@@ -51,6 +51,8 @@ _SENTENCE = (
 _LETTERED = (
     f"{{question}}\n{{options}}\n{LETTER}",
     f"{{question}}\n{{options}}\n{LETTER}",
+    f"{{question}} There are several options:\n{{options}}\n\n{LETTER}",
+    f"{{question}} There are several options:\n{{options}}\n\n{LETTER}",
     f"Question: {{question}}\nOptions:\n{{options}}\n{SELECT}",
     f"Question: {{question}}\nOptions:\n{{options}}\n{SELECT} \n",
     f"Hint: Look at the image.\nQuestion: {{question}}\nOptions:\n{{options}}\n{SELECT}",
@@ -147,7 +149,7 @@ def list_options(options: Sequence[str]) -> str:
 
 Form = Callable[[Question, random.Random], Question | None]
 # How often each is drawn; one that a question does not allow leaves it plain.
-FORMS: dict[Form, int] = {plain: 40, short: 16, lettered: 24, yes_no: 8, sentence: 8, listed: 4}
+FORMS: dict[Form, int] = {plain: 36, short: 16, lettered: 20, yes_no: 10, sentence: 14, listed: 4}
 
 
 def single_word(question: Question, rng: random.Random) -> Question:
@@ -160,14 +162,20 @@ def lmms_eval_letters(question: Question, rng: random.Random) -> Question | None
     return lettered(question, rng, _LETTERED[:1])
 
 
+def lmms_eval_mmbench(question: Question, rng: random.Random) -> Question | None:
+    """Gives options as lmms-eval does for MMBench."""
+    return lettered(question, rng, _LETTERED[2:3])
+
+
 def vlmevalkit_letters(question: Question, rng: random.Random) -> Question | None:
     """Gives options as VLMEvalKit does."""
-    return lettered(question, rng, _LETTERED[2:3])
+    return lettered(question, rng, _LETTERED[4:5])
 
 
 HARNESS_FORMS: dict[str, Form] = {
     "single word or phrase": single_word,
     "letters, lmms-eval": lmms_eval_letters,
+    "letters, MMBench of lmms-eval": lmms_eval_mmbench,
     "letters, VLMEvalKit": vlmevalkit_letters,
     "options without letters": listed,
 }

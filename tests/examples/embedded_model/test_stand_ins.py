@@ -5,7 +5,9 @@ import io
 from collections import Counter
 
 import pytest
-from embedded_model.measure.stand_ins import FILES, write_stand_ins
+import yaml
+from datasets import Dataset
+from embedded_model.measure.stand_ins import FILES, TASKS, write_stand_ins, write_tasks
 from PIL import Image
 
 
@@ -40,3 +42,16 @@ def test_letters_name_one_of_the_options(rows):
 
 def test_short_answers_are_lists_of_ten(rows):
     assert all(len(ast.literal_eval(row["answer"])) == 10 for row in rows["TextVQA_VAL"])
+
+
+def test_lmms_evals_tasks_include_the_harness_own_and_read_the_same_rows(rows, tmp_path):
+    names = write_tasks(tmp_path / "tasks", 56, tmp_path / "lmms_eval" / "tasks")
+    assert names == [f"{task}_drawn" for task in TASKS]
+    for task, (stand_in, *_) in TASKS.items():
+        text = yaml.safe_load((tmp_path / "tasks" / f"{task}.yaml").read_text())
+        assert text["include"].startswith("../lmms_eval/tasks/")
+        (file,) = text["dataset_kwargs"]["data_files"].values()
+        table = Dataset.from_parquet(file, cache_dir=tmp_path)
+        assert table["question"] == [row["question"] for row in rows[stand_in]]
+        assert table[0]["image"].width > 100
+    assert len(Dataset.from_parquet(file, cache_dir=tmp_path)[0]["answers"]) == 10
