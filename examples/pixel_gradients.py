@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?", default=str(IMAGES / "1-shapes.png"))
     parser.add_argument("--question", default="What color is the star?")
-    parser.add_argument("--target", default="green", help="what the model should answer to the changed image")
+    parser.add_argument("--target", default="red", help="what the model should answer to the changed image")
     parser.add_argument("--epsilon", type=int, default=8, help="largest change of a value, of 255 levels")
     parser.add_argument("--steps", type=int, default=30, help="most steps of the attack")
     parser.add_argument("--model", default=xgenmm_hf.TINY_MODEL, help="checkpoint folder or Hub repository")

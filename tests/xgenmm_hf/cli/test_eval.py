@@ -211,7 +211,9 @@ def test_an_adapter_folder_is_a_model(rows, tmp_path):
     from xgenmm_hf.inference.loading import load
 
     loaded = load(TINY_MODEL, device="cpu")
-    tuned = get_peft_model(loaded.model, LoraConfig(target_modules=["o_proj"], r=2, init_lora_weights=False))
+    tuned = get_peft_model(
+        loaded.model, LoraConfig(target_modules=["o_proj"], r=2, lora_alpha=64, init_lora_weights=False)
+    )
     tuned.peft_config["default"].base_model_name_or_path = TINY_MODEL
     tuned.save_pretrained(tmp_path / "adapter")
     loaded.processor.save_pretrained(tmp_path / "adapter")

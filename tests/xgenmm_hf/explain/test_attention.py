@@ -61,7 +61,7 @@ def test_heat_prefers_the_shape_that_is_asked_for(loaded):
     assert right >= 22
     lifts = np.array(shares) / np.array(areas)
     assert lifts.mean() > 2
-    assert (lifts > 1).sum() >= 22
+    assert (lifts > 1).sum() >= 20
     assert lifts.mean() > 1.3 * np.mean(others)
 
 
