@@ -96,9 +96,9 @@ setup(
         "jinja2>=3.1",
         "numpy",
         "pillow>=11",
-        "rich>=13.4",
+        "rich>=14.3",
         "safetensors>=0.4.3",
-        "typer>=0.19",
+        "typer>=0.26",
     ],
     extras_require={
         "train": TRAIN,
