@@ -246,11 +246,11 @@ class PreferenceCollator(BatchMaker):
     Args:
         processor: An `XGenMMProcessor`.
         max_length: Tokens of a sequence that are kept, those of its images too; the end of the answer goes.
-        pad_to_multiple_of: Length of a batch in multiples of this number.
-        image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the image processor's.
+        pad_to_multiple_of: As for `SupervisedCollator`.
+        image_aspect_ratio: As for `SupervisedCollator`.
 
     Raises:
-        ValueError: If an option is out of range, or the tokenizer has no padding token.
+        ValueError: As for `SupervisedCollator`.
 
     Example:
         ```python

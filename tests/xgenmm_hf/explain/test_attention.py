@@ -36,8 +36,11 @@ def scenes_with_a_lone_shape(count: int):
             yield scene, lone[0]
 
 
-def test_heat_prefers_the_shape_that_is_asked_for(loaded):
-    """Where the last layer looks for a colour: at the shape, more than its area and than other shapes would get."""
+@pytest.fixture(scope="module")
+def lifts(loaded):
+    """Where the last layer looks for a colour, in 24 scenes: the asked shape's share of the heat by its share of the
+    area, the same for the other shapes, and the number of right answers.
+    """
     shares, areas, others, right = [], [], [], 0
     last = loaded.model.config.text_config.num_hidden_layers - 1
     for scene, item in scenes_with_a_lone_shape(24):
@@ -58,11 +61,19 @@ def test_heat_prefers_the_shape_that_is_asked_for(loaded):
                 areas.append(area)
             else:
                 others.append(share / area)
+    return np.array(shares) / np.array(areas), np.mean(others), right
+
+
+def test_heat_prefers_the_shape_that_is_asked_for(lifts):
+    asked, others, right = lifts
     assert right >= 22
-    lifts = np.array(shares) / np.array(areas)
-    assert lifts.mean() > 2
-    assert (lifts > 1).sum() >= 20
-    assert lifts.mean() > 1.3 * np.mean(others)
+    assert asked.mean() > 2
+    assert asked.mean() > 1.3 * others
+
+
+@pytest.mark.xfail(strict=True, reason="20 of 24 on the shipped weights; 22 on those before")
+def test_heat_prefers_it_in_nearly_every_scene(lifts):
+    assert (lifts[0] > 1).sum() >= 22
 
 
 @pytest.fixture(scope="module")
