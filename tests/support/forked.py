@@ -21,8 +21,9 @@ from unittest import mock
 
 
 SETTINGS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+SETTINGS["PYTHONPATH"] = str(Path(__file__).parent)  # where the server finds what it imports
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["xgenmm_hf.auto", "xgenmm_hf.cli.app", "xgenmm_hf.training.run"])
+context.set_forkserver_preload(["forked_libraries"])
 
 
 class Program:
