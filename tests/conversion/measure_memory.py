@@ -11,9 +11,11 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 
 CONVERT = """
@@ -38,28 +40,29 @@ def write_checkpoint(folder: Path, layers: int, dtype: torch.dtype, shard_size: 
     from xgenmm_hf.conversion.key_map import FOLDED
     from xgenmm_hf.conversion.tensors import plan_export
     from xgenmm_hf.conversion.verify import expected_tensors
-    from xgenmm_hf.conversion.writer import split_into_shards, write_shards
+    from xgenmm_hf.conversion.writer import split_into_shards
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
     config = XGenMMConfig(text_config={"num_hidden_layers": layers}, vision_config={"num_hidden_layers": layers})
     shapes = expected_tensors(config)
     padding = {old: (52, *shapes[ours][1:]) for ours, (old, _) in FOLDED.items()}
     plan = plan_export(shapes, padding, 32012, "transformers")
-    sources = {**shapes, **padding}
+    targets = {target.name: target.shape for target in plan.targets}
 
-    def load(name: str) -> torch.Tensor:
-        return torch.full(sources[name], 0.01, dtype=dtype)
+    def make(names: Iterable[str], prefix: str = "") -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): torch.full(targets[name], 0.01, dtype=dtype) for name in names}
 
     folder.mkdir(parents=True)
     if layout == "a":
-        targets = {target.name: target for target in plan.targets}
-        written = {name: torch.empty(target.shape, dtype=dtype, device="meta") for name, target in targets.items()}
-        write_shards(folder, split_into_shards(written, shard_size), targets, written, load)
+        shards = split_into_shards(
+            {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in targets.items()}, shard_size
+        )
+        for file, names in shards.items():
+            save_file(make(names), folder / file, metadata={"format": "pt"})
+        weight_map = {name: file for file, names in shards.items() for name in names}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     else:
-        state = {
-            target.name.removeprefix("vlm."): torch.full(target.shape, 0.01, dtype=dtype) for target in plan.targets
-        }
-        torch.save(state, folder / "base_model_weight.pt")
+        torch.save(make(targets, "vlm."), folder / "base_model_weight.pt")
     original = {
         "model_type": "xgenmm",
         "text_config": {"model_type": "phi3", "initial_tokenizer_len": 32012, "num_hidden_layers": layers},
