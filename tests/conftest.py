@@ -25,6 +25,7 @@ TRANSFORMERS_MARKS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    gc.disable()  # until the libraries are imported, whose objects are no garbage
     with suppress(ImportError):  # environments of engines and harnesses have none
         from hypothesis import settings
 
@@ -47,8 +48,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leaves what the imports made out of garbage collections, which else take a third of a second each."""
-    gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

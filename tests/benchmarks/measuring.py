@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 SIDES = {"cpu": (1024, 2048, 3072), "cuda": (4096, 8192, 12288)}
+COPIED = {"cpu": 2**28, "cuda": 2**31}
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -86,7 +87,7 @@ def measure_limits(device: torch.device, dtype: torch.dtype, rounds: int = 7) ->
             torch.matmul(left, right, out=out)
 
         rates.append(2 * side**3 / min(time_in_turns({"": multiply}, rounds)[""]))
-    source = torch.randint(0, 127, (2**28 if device.type == "cpu" else 2**31,), device=device, dtype=torch.int8)
+    source = torch.randint(0, 127, (COPIED[device.type],), device=device, dtype=torch.int8)
     target = torch.empty_like(source)
     copied = min(time_in_turns({"": lambda: target.copy_(source)}, rounds)[""])
     return Limits(max(rates), 2 * source.numel() / copied)

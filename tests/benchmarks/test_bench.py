@@ -4,6 +4,7 @@ import itertools
 import json
 
 import bench
+import forked
 import measuring
 import pytest
 import torch
@@ -12,6 +13,8 @@ from parts import PARTS
 
 def test_every_part_gives_figures(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(measuring.SIDES, "cpu", (256,))
+    monkeypatch.setitem(measuring.COPIED, "cpu", 2**22)
+    monkeypatch.setattr("parts.subprocess.run", lambda command, **_: forked.run(command[1:]))
     file = tmp_path / "figures.json"
     bench.main(["--preset", "tiny", "--rounds", "1", "--json", str(file)])
     record = json.loads(file.read_text())
