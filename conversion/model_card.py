@@ -6,6 +6,7 @@ two comments, a part; pushing renews the parts and leaves the rest of the text a
 
 import json
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 TAGS = ("xgenmm", "blip-3")
 TASK = "image-text-to-text"
+# The parts of a model, and how the names of their tensors begin.
+PARTS = {
+    "vision tower": "model.vision_tower.",
+    "resampler": "model.resampler.",
+    "language model": "model.language_model.",
+    "head": "lm_head.",
+    "total": "",
+}
 USE, EVALUATION = "use", "evaluation"
 
 _SNIPPET = """\
@@ -121,25 +130,27 @@ def usage(where: str, *, chat: bool, base: str | None = None) -> str:
     )
 
 
+def count_parameters(shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Counts the parameters of a model's parts and their total, by the names and shapes of its tensors."""
+    return {
+        part: sum(prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
+        for part, prefix in PARTS.items()
+    }
+
+
 def model_table(config: "XGenMMConfig", shapes: Mapping[str, Shape]) -> str:
     """Writes a model's parts and how it cuts images."""
-    from math import prod
-
     vision, resampler, text = config.vision_config, config.resampler_config, config.text_config
-    rows = [
-        (f"vision tower: {vision.model_type}, {vision.num_hidden_layers} layers, width {vision.hidden_size}",
-         "model.vision_tower."),
-        (f"resampler: perceiver, {resampler.depth} layers, {resampler.num_latents} tokens per tile",
-         "model.resampler."),
-        (f"language model: {text.model_type}, {text.num_hidden_layers} layers, width {text.hidden_size}, context of "
-         f"{text.max_position_embeddings} tokens", "model.language_model."),
-        (f"head: vocabulary of {text.vocab_size}", "lm_head."),
-        ("all", ""),
-    ]  # fmt: skip
-    lines = [
-        f"| {what} | {sum(prod(shape) for name, shape in shapes.items() if name.startswith(prefix)):,} |"
-        for what, prefix in rows
-    ]
+    facts = (
+        f": {vision.model_type}, {vision.num_hidden_layers} layers, width {vision.hidden_size}",
+        f": perceiver, {resampler.depth} layers, {resampler.num_latents} tokens per tile",
+        f": {text.model_type}, {text.num_hidden_layers} layers, width {text.hidden_size}, context of "
+        f"{text.max_position_embeddings} tokens",
+        f": vocabulary of {text.vocab_size}",
+        "",
+    )
+    counts = count_parameters(shapes).items()
+    lines = [f"| {part}{fact} | {count:,} |" for (part, count), fact in zip(counts, facts, strict=True)]
     tile = f"{config.tile_size} x {config.tile_size} pixels"
     if config.image_aspect_ratio == "anyres":
         most = max(width * height for width, height in config.anyres_grids) // config.tile_size**2

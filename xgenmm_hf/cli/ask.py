@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,6 @@ DEFAULT_PROMPT = "Describe this image."
 ImageArguments = Annotated[
     list[str] | None, Argument(metavar="IMAGE...", help="Images in the order the question counts them; - reads stdin.")
 ]
-Prompt = Annotated[str | None, Option("--prompt", "-p", help="The question.", show_default=DEFAULT_PROMPT)]
 Shots = Annotated[
     Path | None, Option(metavar="FILE", help='Examples for a base model: JSON lines {"image": PATH, "text": TEXT}.')
 ]
@@ -28,7 +28,7 @@ Shots = Annotated[
 
 def ask(
     images: ImageArguments = None,
-    prompt: Prompt = None,
+    prompt: Annotated[str | None, Option("--prompt", "-p", help="The question.", show_default=DEFAULT_PROMPT)] = None,
     model: options.Model = TINY_MODEL,
     max_new_tokens: options.AnswerTokens = 512,
     system: options.System = None,
@@ -67,7 +67,7 @@ def ask(
         system=turn,
         shots=examples,
         max_new_tokens=max_new_tokens,
-        on_text=None if as_json else print_piece,
+        on_text=None if as_json else partial(print, end="", flush=True),
         image_mode=image_mode,
         stop=stop or (),
         **sampling_options(temperature, top_p, seed),
@@ -93,8 +93,3 @@ def open_argument(path: str, prompt: str | None, allow_remote: bool) -> "Image.I
         if prompt is None and " " in path.strip() and not Path(path).exists():
             raise ValueError(f'{path:.80} is no image: write a question as --prompt (-p) "{path:.40}".') from None
         raise
-
-
-def print_piece(text: str) -> None:
-    """Prints a piece of the answer at once."""
-    print(text, end="", flush=True)

@@ -62,10 +62,8 @@ def chat(
     from xgenmm_hf.serving.conversation import Conversation
 
     loaded = load_model(source, dtype, device, load_in)
-    drawn = sampling_options(temperature, top_p, seed)
-    limits = max_new_tokens, kept_mib << 20
-    mode = image_mode
-    conversation = Conversation(loaded, system_turn(system), *limits, mode, stop or (), **drawn)
+    turn, drawn = system_turn(system), sampling_options(temperature, top_p, seed)
+    conversation = Conversation(loaded, turn, max_new_tokens, kept_mib << 20, image_mode, stop or (), **drawn)
     session = Session(conversation, Console(highlight=False), allow_remote)
     print(f"Computing in {loaded.dtype}.", file=sys.stderr)
     session.show(opened)
@@ -136,7 +134,9 @@ class Session:
         if not line.startswith("/"):
             self._say(line)
         elif command == "/image":
-            self._open(shlex.split(rest))
+            if not rest:
+                raise ValueError("/image needs the path of an image.")
+            self.show(open_images(shlex.split(rest), self._allow_remote))
         elif command == "/reset":
             from xgenmm_hf.serving.conversation import names_of
 
@@ -160,11 +160,6 @@ class Session:
             self._note("Cut off before anything was said: it counts as not asked.")
         else:
             self._images = []
-
-    def _open(self, paths: list[str]) -> None:
-        if not paths:
-            raise ValueError("/image needs the path of an image.")
-        self.show(open_images(paths, self._allow_remote))
 
     def _save(self, path: str) -> None:
         if not path:

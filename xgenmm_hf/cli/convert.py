@@ -33,24 +33,16 @@ def convert(
     max_shard_size: options.ShardSize = "5GB",
 ) -> None:
     """Convert an original checkpoint to this package's layout."""
+    given = locals()
+    from rich.filesize import decimal
+
     from xgenmm_hf.conversion.convert import convert_checkpoint
 
     with cleaning_up_on_sigterm(), bytes_bar() as progress:
-        result = convert_checkpoint(
-            source,
-            out,
-            vision_config=vision_config,
-            vision_encoder=vision_encoder,
-            config=config,
-            tokenizer=tokenizer,
-            dtype=dtype,
-            image_mode=image_mode,
-            max_shard_size=max_shard_size,
-            progress=progress,
-        )
+        result = convert_checkpoint(**given, progress=progress)
     print(
         f"{result.folder}: {result.num_tensors} tensors, {result.num_parameters:,} parameters, {result.dtype}, "
-        f"{readable(result.num_bytes)} in {len(result.shards)} file(s), image mode {result.image_mode}"
+        f"{decimal(result.num_bytes)} in {len(result.shards)} file(s), image mode {result.image_mode}"
     )
     if result.dropped:
         print(f"left out {len(result.dropped)} of {result.num_source_tensors} source tensors that no feature needs:")
@@ -64,13 +56,6 @@ def show_notes(notes: tuple[str, ...]) -> None:
     """Prints what a user should read, on stderr."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-
-
-def readable(num_bytes: int) -> str:
-    """Returns a size for people, in decimal units."""
-    from rich.filesize import decimal
-
-    return decimal(num_bytes)
 
 
 def bytes_bar() -> "AbstractContextManager[Progress]":

@@ -27,8 +27,6 @@ SHOWN_PROBLEMS = 5
 # The options that a harness hands to our adapter.
 ADAPTER = ("batch_size", "max_new_tokens", "system", "image_mode", "dtype", "device", "overlong")
 Harness = Literal["vlmevalkit", "lmms-eval"]
-
-# The options of the verb, in the order in which help shows them.
 Words = Annotated[
     list[str] | None,
     Argument(
@@ -41,57 +39,41 @@ Words = Annotated[
 Output = Annotated[
     str | None, Option("--output", "-o", metavar="DIR", help="Where answers and results go; a stopped run is resumed.")
 ]
-HarnessName = Annotated[Harness | None, Option(help="Measure by this harness; its options go behind --.")]
-Data = Annotated[list[str] | None, Option(metavar="NAME...", help="VLMEvalKit's names of data sets.")]
-Tasks = Annotated[list[str] | None, Option(metavar="NAME...", help="lmms-eval's names of tasks.")]
-Overlong = Annotated[Literal["skip", "truncate"], Option(help="Harness: leave out or cut too long prompts.")]
-Images = Annotated[str | None, Option(metavar="DIR", help="Folder of the images; default: that of the first file.")]
-Name = Annotated[str | None, Option(help="What reports call the task; default: its kind.")]
 MetricName = Annotated[
     str | None, Option("--metric", help="Another metric than the kind's: exact, contains, choice, yes_no, ...")
 ]
-Split = Annotated[str | None, Option(help="Split of Karpathy's captions; default: test.")]
-BatchSize = Annotated[int | None, Option(min=1, help="Prompts computed at a time; default: 8, harnesses 1.")]
-AnswerTokens = Annotated[int | None, Option(min=1, help="Longest answer; default: 32, captions 64, chats 256.")]
 PromptForm = Annotated[
     Literal["chat", "base"] | None, Option(help="Prompts of these models; default: base with --shots.")
 ]
-Protocol = Annotated[Literal["xgenmm", "openflamingo"], Option(help="How base models are asked and answers cut.")]
-Suffix = Annotated[str | None, Option(help="Text behind each question in chats; default: asks for short answers.")]
-Instruction = Annotated[str | None, Option(help="What an image is shown with where a sample has no text.")]
-Shots = Annotated[int, Option(min=0, help="Examples in the prompt.")]
 Support = Annotated[
     list[str] | None, Option(metavar="FILE", help="Where examples come from; default: the task's samples.")
 ]
-SupportImages = Annotated[str | None, Option(metavar="DIR", help="Folder of its images; default: as --images.")]
-Limit = Annotated[int | None, Option(min=1, metavar="N", help="Ask only the first N samples.")]
-Seed = Annotated[int, Option(help="Seed of the choice of examples.")]
 
 
 def evaluate(
     words: Words = None,
     output: Output = None,
     model: options.Model = TINY_MODEL,
-    harness: HarnessName = None,
-    data: Data = None,
-    tasks: Tasks = None,
-    overlong: Overlong = "skip",
-    images: Images = None,
-    name: Name = None,
+    harness: Annotated[Harness | None, Option(help="Measure by this harness; its options go behind --.")] = None,
+    data: Annotated[list[str] | None, Option(metavar="NAME...", help="VLMEvalKit's names of data sets.")] = None,
+    tasks: Annotated[list[str] | None, Option(metavar="NAME...", help="lmms-eval's names of tasks.")] = None,
+    overlong: Annotated[Literal["skip", "truncate"], Option(help="Harnesses: prompts over the context.")] = "skip",
+    images: Annotated[str | None, Option(metavar="DIR", help="Images' folder; default: the first file's.")] = None,
+    name: Annotated[str | None, Option(help="What reports call the task; default: its kind.")] = None,
     metric: MetricName = None,
-    split: Split = None,
-    batch_size: BatchSize = None,
-    max_new_tokens: AnswerTokens = None,
+    split: Annotated[str | None, Option(help="Split of Karpathy's captions; default: test.")] = None,
+    batch_size: Annotated[int | None, Option(min=1, help="Prompts at a time; default: 8, harnesses 1.")] = None,
+    max_new_tokens: Annotated[int | None, Option(min=1, help="Longest answer (32, captions 64, chats 256).")] = None,
     form: PromptForm = None,
-    protocol: Protocol = "xgenmm",
+    protocol: Annotated[Literal["xgenmm", "openflamingo"], Option(help="How base models are asked.")] = "xgenmm",
     system: options.System = None,
-    suffix: Suffix = None,
-    instruction: Instruction = None,
-    shots: Shots = 0,
+    suffix: Annotated[str | None, Option(help="Text behind questions in chats; default: asks to be short.")] = None,
+    instruction: Annotated[str | None, Option(help="What an image is shown with where a sample has no text.")] = None,
+    shots: Annotated[int, Option(min=0, help="Examples in the prompt.")] = 0,
     support: Support = None,
-    support_images: SupportImages = None,
-    limit: Limit = None,
-    seed: Seed = 0,
+    support_images: Annotated[str | None, Option(metavar="DIR", help="Its images' folder; default: --images.")] = None,
+    limit: Annotated[int | None, Option(min=1, metavar="N", help="Ask only the first N samples.")] = None,
+    seed: Annotated[int, Option(help="Seed of the choice of examples.")] = 0,
     image_mode: options.Images = None,
     kept_mib: options.KeptMib = 0,
     dtype: options.ComputeDtype = "auto",
@@ -111,21 +93,20 @@ def evaluate(
 
     source = resolve_checkpoint(model)
     if harness or data or tasks:
-        adapter = {name: given[name] for name in ADAPTER if given[name] is not None}
-        measure_by_harness(harness, data or [], tasks or [], words or [], source, output, adapter)
+        measure_by_harness(source, given)
         return
     if not words or output is None:
         raise typer.BadParameter("Give KIND FILE... and -o DIR, or --harness with --data or --tasks.")
     asked = {field.name: given[field.name] for field in fields(AskSettings) if field.name in given}
     settings = AskSettings(**{**asked, "batch_size": batch_size or 8, "system": system_turn(system)})
-    measure(source, words, output, settings, given)
+    measure(source, settings, given)
 
 
-def measure(source: str, words: list[str], output: str, settings: "AskSettings", given: Mapping[str, Any]) -> None:
+def measure(source: str, settings: "AskSettings", given: Mapping[str, Any]) -> None:
     """Reads a task, asks, rates and prints; `given` are the verb's options."""
     from xgenmm_hf.evaluation.tasks import load_task
 
-    (kind, *files), support, images = words, given["support"], given["images"]
+    (kind, *files), output, support, images = (given[name] for name in ("words", "output", "support", "images"))
     shown = settings.shots or settings.rules.blind_examples
     if support and not shown:
         raise ValueError("--support holds examples for the prompt, but --shots is 0: ask for some, such as --shots 4.")
@@ -148,24 +129,18 @@ def measure(source: str, words: list[str], output: str, settings: "AskSettings",
         print(as_object(result, output) if given["as_json"] else "\n".join(render(result, output)))
 
 
-def measure_by_harness(
-    harness: Harness | None,
-    data: list[str],
-    tasks: list[str],
-    words: list[str],
-    source: str,
-    output: str | None,
-    adapter: Mapping[str, Any],
-) -> None:
-    """Hands over to a harness."""
+def measure_by_harness(source: str, given: Mapping[str, Any]) -> None:
+    """Hands over to a harness; `given` are the verb's options."""
     from xgenmm_hf.evaluation.harness.launch import HarnessRun, run_harness
 
-    chosen = harness or ("lmms-eval" if tasks else "vlmevalkit")
+    data, tasks, words = (given[name] or [] for name in ("data", "tasks", "words"))
+    chosen = given["harness"] or ("lmms-eval" if tasks else "vlmevalkit")
     if data if chosen == "lmms-eval" else tasks:
         raise ValueError("--data belongs to --harness vlmevalkit, --tasks to --harness lmms-eval.")
     stop = next((place for place, word in enumerate(words) if word.startswith("-")), len(words))
     names = [part for name in [*data, *tasks, *words[:stop]] for part in name.split(",") if part]
-    run_harness(HarnessRun(chosen, names, source, output, adapter, words[stop:]), print)
+    adapter = {name: given[name] for name in ADAPTER if given[name] is not None}
+    run_harness(HarnessRun(chosen, names, source, given["output"], adapter, words[stop:]), print)
 
 
 def announce_prompt(prompt: Mapping[str, Any], difference: str) -> None:

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
@@ -12,9 +12,6 @@ from xgenmm_hf.cli import options
 from xgenmm_hf.cli.console import load_model
 from xgenmm_hf.conversion.files import replacing
 
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -50,23 +47,15 @@ def explain(
     from xgenmm_hf.explain.overlay import draw_overlay
     from xgenmm_hf.inference.prompts import system_turn
 
-    turn = system_turn(system)
-    found = explain_answer(
-        load_model(source, dtype, device),
-        opened,
-        prompt,
-        answer=answer,
-        system=turn,
-        layer=layer,
-        text_layer=text_layer,
-        max_new_tokens=max_new_tokens,
-    )
-    write_image(draw_overlay(opened, found.pixels, found.addresses), output)
+    loaded = load_model(source, dtype, device)
+    turn, layers = system_turn(system), {"layer": layer, "text_layer": text_layer}
+    found = explain_answer(loaded, opened, prompt, answer=answer, system=turn, max_new_tokens=max_new_tokens, **layers)
+    with replacing(output) as draft:
+        draw_overlay(opened, found.pixels, found.addresses).save(draft, format=_FORMATS[output.suffix.lower()])
     record = found.as_record()
     if as_json:
-        asked = {"model": source, "image": image, "prompt": prompt, "system": turn}
-        looked = {"layer": layer, "text_layer": text_layer, "output": os.fspath(output)}
-        print(json.dumps({**asked, **looked, **record}, ensure_ascii=False))
+        asked = {"model": source, "image": image, "prompt": prompt, "system": turn, **layers}
+        print(json.dumps({**asked, "output": os.fspath(output), **record}, ensure_ascii=False))
         return
     print(found.answer)
     for tile in record["tiles"]:
@@ -82,9 +71,3 @@ def check_output(output: Path) -> None:
         raise ValueError(f"There is no folder {output.parent}: make it first.")
     if output.is_dir():
         raise ValueError(f"{output} is a folder: give the name of a file.")
-
-
-def write_image(image: "Image.Image", output: Path) -> None:
-    """Writes an image beside its place and moves it there, so that a failure leaves no half file."""
-    with replacing(output) as draft:
-        image.save(draft, format=_FORMATS[output.suffix.lower()])

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument
 
 from xgenmm_hf.cli import options
-from xgenmm_hf.cli.convert import bytes_bar, readable, show_notes
+from xgenmm_hf.cli.convert import bytes_bar, show_notes
 from xgenmm_hf.cli.errors import cleaning_up_on_sigterm
 
 
@@ -18,6 +18,8 @@ def export(
     max_shard_size: options.ShardSize = "5GB",
 ) -> None:
     """Write a checkpoint in the original layout, or a LoRA adapter in the one that vLLM loads."""
+    from rich.filesize import decimal
+
     from xgenmm_hf.conversion.adapters import ADAPTER_CONFIG, export_adapter
     from xgenmm_hf.conversion.export import export_checkpoint
 
@@ -28,7 +30,7 @@ def export(
         result = export_checkpoint(model, out, max_shard_size=max_shard_size, progress=progress)
     rows = "as converted" if result.padding == "kept" else "zeros"
     print(
-        f"{result.folder}: {result.num_tensors} tensors, {readable(result.num_bytes)} in {len(result.shards)} "
+        f"{result.folder}: {result.num_tensors} tensors, {decimal(result.num_bytes)} in {len(result.shards)} "
         f"file(s); unused vocabulary rows: {rows}; the pooling head, which no feature needs, is not written"
     )
     show_notes(result.notes)

@@ -11,8 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from functools import partial
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -58,18 +57,13 @@ def find_command(name: str) -> Callable[[], object]:
         sys.path.insert(0, str(Path(name).resolve().parent))
         return lambda: runpy.run_path(name, run_name="__main__")
     for script in entry_points(group="console_scripts", name=name):
-        return partial(start_installed, script)
+        return lambda script=script: sys.exit(script.load()())  # an installed command returns its exit code
     if is_module(name):
         return lambda: runpy.run_module(name, run_name="__main__", alter_sys=True)
     raise ValueError(
         f"{name} is no file, no command of a package installed beside xgenmm and no module; "
         "write for example: xgenmm run sft_vlm.py [its options]"
     )
-
-
-def start_installed(script: EntryPoint) -> None:
-    """Loads and calls what a package installs as a command, which returns its exit code."""
-    raise SystemExit(script.load()())
 
 
 def is_module(name: str) -> bool:

@@ -15,22 +15,17 @@ from xgenmm_hf.cli.console import load_model
 
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
-Name = Annotated[str | None, Option(help="What clients call the model.", show_default="the folder's name")]
-Host = Annotated[str, Option(help="Address to listen on; the default is reachable from here only.")]
-Port = Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0: any free one.")]
-ApiKey = Annotated[str | None, Option(envvar="XGENMM_API_KEY", help="Key that requests must bear.")]
-ImageRoot = Annotated[Path | None, Option(help="Folder whose files file:// addresses may name.")]
 BodySeconds = Annotated[float, Option(min=1, help="Time to send a request's headers, and again for its body.")]
 
 
 def serve(
     model: options.Model = TINY_MODEL,
-    name: Name = None,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    api_key: ApiKey = None,
+    name: Annotated[str | None, Option(help="What clients call the model.", show_default="the folder's name")] = None,
+    host: Annotated[str, Option(help="Address to listen on; the default is reachable from here only.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
+    api_key: Annotated[str | None, Option(envvar="XGENMM_API_KEY", help="Key that requests must bear.")] = None,
     allow_remote: options.AllowRemote = False,
-    image_root: ImageRoot = None,
+    image_root: Annotated[Path | None, Option(help="Folder whose files file:// addresses may name.")] = None,
     max_batch: Annotated[int, Option(min=1, help="Requests that are computed together.")] = 16,
     max_batch_tokens: Annotated[int, Option(min=1, help="Tokens of context held for them together.")] = 65536,
     kept_mib: options.KeptMib = 1024,

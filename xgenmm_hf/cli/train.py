@@ -41,7 +41,9 @@ def train(
         warnings.simplefilter("ignore", category)
     show_messages()
     if options:
-        print_options(stage)
+        from xgenmm_hf.training.arguments import RecipeParser
+
+        RecipeParser(stage).print_help()
     elif dry_run:
         preview(stage, given, output)
     else:
@@ -50,20 +52,14 @@ def train(
         print(run_stage(stage, given))
 
 
-def print_options(stage: str) -> None:
-    """Prints every option of a stage."""
-    from xgenmm_hf.training.arguments import RecipeParser
-
-    RecipeParser(stage).print_help()
-
-
 def preview(stage: str, given: list[str], output: str | None = None) -> None:
     """Shows what a stage would train on, as `xgenmm data` does, with images cut as the training cuts them."""
+    from xgenmm_hf import XGenMMProcessor
     from xgenmm_hf.cli.data import show_mixture
     from xgenmm_hf.data.preview import require_libraries
     from xgenmm_hf.inference.source import resolve_model
     from xgenmm_hf.training.arguments import parse_recipe
-    from xgenmm_hf.training.loading import config_of, hub_options, load_processor, mixture_path
+    from xgenmm_hf.training.loading import config_of, cut_as, mixture_path
 
     require_libraries()
     # a dry run computes nothing, so it needs no accelerator
@@ -73,9 +69,8 @@ def preview(stage: str, given: list[str], output: str | None = None) -> None:
         raise ValueError(f"{name} holds saved rows, which were checked when they were made: name a mixture or a file.")
     mixture = str(mixture_path(recipe, name))
     source = resolve_model(recipe.base)
-    where = hub_options(recipe, source)
-    config = config_of(recipe, source, where)
-    processor = load_processor(source, config, where)
+    config = config_of(recipe, source)
+    processor = cut_as(XGenMMProcessor.from_pretrained(source, revision=recipe.model.model_revision), config)
     show_mixture(
         mixture, processor, output, max_length=recipe.training.max_length, image_aspect_ratio=config.image_aspect_ratio
     )

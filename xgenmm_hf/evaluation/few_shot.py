@@ -8,10 +8,12 @@ Source: the base model's published notebook; OpenFlamingo's evaluation (open_fla
 
 import random
 import re
+import runpy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 from xgenmm_hf.data.image_refs import UnreadableImage, image_key, open_image
@@ -66,7 +68,7 @@ def base_content(
     parts: list[dict[str, Any]] = []
     for number, sample in enumerate((*shots, query)):
         text = rules.texts.get(style, "{}").format(sample.text or instruction or "")
-        parts += [image_part() if piece is None else text_part(piece) for piece in pieces_of(sample, text)]
+        parts += parts_of(sample, text)
         if number < len(shots):
             answer = (example_answer(sample, style, rules.first_answer) or "").strip()
             parts += [text_part((rules.space if text else "") + answer), end_of_chunk_part()]
@@ -74,16 +76,16 @@ def base_content(
     return parts
 
 
-def pieces_of(sample: Sample, text: str) -> list[str | None]:
-    """Returns the texts of a sample's prompt in their order, and None for each image."""
-    return split_at_marks(text) if sample.marked else [*(None for _ in sample.images), *([text] if text else [])]
+def parts_of(sample: Sample, text: str) -> list[dict[str, Any]]:
+    """Returns a sample's images and the text that asks about them, in their order."""
+    pieces = split_at_marks(text) if sample.marked else [*(None for _ in sample.images), *([text] if text else [])]
+    return [image_part() if piece is None else text_part(piece) for piece in pieces]
 
 
 def split_at_marks(text: str) -> list[str | None]:
     """Returns the pieces of a text around its `<image>` marks, and None for each mark."""
-    first, *others = text.split(IMAGE_TOKEN)
-    pieces = [first, *(part for other in others for part in (None, other))]
-    return [piece for piece in pieces if piece != ""]
+    pieces = re.split(f"({IMAGE_TOKEN})", text)
+    return [None if piece == IMAGE_TOKEN else piece for piece in pieces if piece]
 
 
 def trim_continuation(answer: str, style: str, rules: Protocol, kind: str = "") -> str:
@@ -98,7 +100,7 @@ def trim_continuation(answer: str, style: str, rules: Protocol, kind: str = "") 
 def stem_answer(answer: str) -> str:
     """Brings an answer to its stems by OpenFlamingo's own code, as OK-VQA's annotations were."""
     try:
-        return _stemmer()(answer)
+        return _stemmer()["postprocess_ok_vqa_generation"](answer)
     except (OSError, ImportError, LookupError):
         raise ValueError(
             "OpenFlamingo's protocol for OK-VQA compares stems: pip install --no-deps open-flamingo nltk inflection, "
@@ -108,14 +110,11 @@ def stem_answer(answer: str) -> str:
 
 
 @cache
-def _stemmer() -> Callable[[str], str]:
-    import runpy
-    from importlib.util import find_spec
-
-    found = find_spec("open_flamingo")
-    (folder, *_) = (found.submodule_search_locations if found is not None else None) or [""]
+def _stemmer() -> dict[str, Any]:
     # Run as a file: importing the package would load its models.
-    return runpy.run_path(f"{folder}/eval/ok_vqa_utils.py")["postprocess_ok_vqa_generation"]
+    found = find_spec("open_flamingo")
+    (folder, *_) = (found and found.submodule_search_locations) or [""]
+    return runpy.run_path(f"{folder}/eval/ok_vqa_utils.py")
 
 
 class Examples:
@@ -140,29 +139,23 @@ class Examples:
         self._can_be_shown = cache(self._look_at)
 
     def choose(self, query: Sample) -> list[Sample]:
-        """Chooses the examples of a query."""
-        keys = frozenset(map(image_key, query.images))
-        chosen: list[Sample] = []
-        for index in self._at_random(query):
-            shot = self.support[index]
-            if shot.id != query.id and keys.isdisjoint(self._keys[index]) and self._can_be_shown(index):
-                chosen.append(replace(shot, images=(), marked=False) if self.blind else shot)
-                if len(chosen) == self.count:
-                    return chosen
-        raise ValueError(
-            f"only {len(chosen)} of {self.count} examples are left without the sample itself, others about its "
-            "images, and unreadable ones"
-        )
-
-    def _at_random(self, query: Sample) -> Iterator[int]:
-        """Yields all indices of the support in a random order that the seed and the query's id decide."""
-        rng = random.Random(f"{self.seed}/{query.id}")
-        seen: set[int] = set()
-        while len(seen) < len(self.support):
+        """Chooses the examples of a query, in a random order that the seed and the query's id decide."""
+        rng, keys = random.Random(f"{self.seed}/{query.id}"), frozenset(map(image_key, query.images))
+        tried: set[int] = set()
+        shots: list[Sample] = []
+        while len(shots) < self.count:
+            if len(tried) == len(self.support):
+                raise ValueError(
+                    f"only {len(shots)} of {self.count} examples are left without the sample itself, others about its "
+                    "images, and unreadable ones"
+                )
             index = rng.randrange(len(self.support))
-            if index not in seen:
-                seen.add(index)
-                yield index
+            shot = self.support[index]
+            fits = index not in tried and shot.id != query.id and keys.isdisjoint(self._keys[index])
+            tried.add(index)
+            if fits and self._can_be_shown(index):
+                shots.append(replace(shot, images=(), marked=False) if self.blind else shot)
+        return shots
 
     def _look_at(self, index: int) -> bool:
         """Returns whether an example's images can be read, and reports it if not."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xgenmm_hf.data.encoding import count_tiles_and_tokens, render_content
 from xgenmm_hf.data.image_refs import image_key, image_size
-from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Protocol, base_content, pieces_of
+from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Protocol, base_content, parts_of
 from xgenmm_hf.evaluation.samples import Sample, Task
 from xgenmm_hf.inference.prompt_form import PromptForm
 
@@ -100,10 +100,8 @@ class AskedSample(NamedTuple):
 def chat_messages(sample: Sample, style: str, settings: AskSettings) -> list[dict[str, Any]]:
     """Builds the chat that asks a sample; the system turn is the template's unless the settings have one."""
     text = sample.text or settings.instruction or CHAT_TEXTS.get(style, "")
-    pieces = pieces_of(sample, text + suffix_of(sample, style, settings))
-    content = [{"type": "image"} if piece is None else {"type": "text", "text": piece} for piece in pieces]
     turns = [] if settings.system is None else [{"role": "system", "content": settings.system}]
-    return [*turns, {"role": "user", "content": content}]
+    return [*turns, {"role": "user", "content": parts_of(sample, text + suffix_of(sample, style, settings))}]
 
 
 def suffix_of(sample: Sample, style: str, settings: AskSettings) -> str:

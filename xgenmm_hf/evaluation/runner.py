@@ -122,10 +122,10 @@ def evaluate_task(
         stem_answer("men riding horses")
     prompt = describe_prompt(loaded.processor, task, settings)
     checkpoint = describe_checkpoint(source, getattr(loaded.model.config, "_commit_hash", None))
-    asking["checkpoint"] = checkpoint.get("sha256") or checkpoint.get("commit") or source
     if announce is not None and share.rank == 0:
         asking["started"] = lambda: announce(prompt, other_prompt(output, prompt))
-    run = run_task(loaded, task, output, settings, share=share, **asking)
+    key = checkpoint.get("sha256") or checkpoint.get("commit") or source
+    run = run_task(loaded, task, output, settings, share=share, checkpoint=key, **asking)
     if share.rank != 0:
         return None
     if not run.answered:
@@ -198,7 +198,16 @@ def _prepare_all(
     examples = Examples(pool, count, style, seed=settings.seed, blind=not settings.shots) if count else None
     longest, processor = settings.answer_tokens(style), loaded.processor
     context = loaded.model.config.text_config.max_position_embeddings
-    identity = _identity(loaded, checkpoint, longest, settings)
+    identity = {  # what decides the answers beside each sample's prompt and images
+        "checkpoint": checkpoint,
+        "dtype": str(loaded.model.dtype),
+        "end_tokens": end_tokens(loaded.model).tolist(),
+        "processor": describe_processor(processor, settings.image_mode),
+        "image_processor": json.loads(processor.image_processor.to_json_string()),
+        "max_new_tokens": longest,
+        "image_mode": settings.image_mode,
+        "protocol": settings.protocol,
+    }
     asked, problems = [], []
     for sample in samples:
         try:
@@ -218,20 +227,6 @@ def _prepare_all(
 
 def _reason(error: ValueError) -> str:
     return " ".join(str(error).split()).rstrip(".")
-
-
-def _identity(loaded: Loaded, checkpoint: str, longest: int, settings: AskSettings) -> dict[str, Any]:
-    """Returns what decides the answers of a run beside each sample's prompt and images, as JSON-ready values."""
-    return {
-        "checkpoint": checkpoint,
-        "dtype": str(loaded.model.dtype),
-        "end_tokens": end_tokens(loaded.model).tolist(),
-        "processor": describe_processor(loaded.processor, settings.image_mode),
-        "image_processor": json.loads(loaded.processor.image_processor.to_json_string()),
-        "max_new_tokens": longest,
-        "image_mode": settings.image_mode,
-        "protocol": settings.protocol,
-    }
 
 
 def _answer(

@@ -8,23 +8,16 @@ from typing import Any
 import torch
 
 from xgenmm_hf import XGenMMConfig
-from xgenmm_hf.conversion.files import read_json
+from xgenmm_hf.conversion.files import read_json, read_json_if_there
+from xgenmm_hf.conversion.model_card import count_parameters
 from xgenmm_hf.conversion.original_config import ImageMode, decide_image_mode
 from xgenmm_hf.conversion.sources import weight_files
-from xgenmm_hf.conversion.verify import meta_model
+from xgenmm_hf.conversion.verify import expected_tensors, meta_model
 from xgenmm_hf.inference.loading import pick_device
 from xgenmm_hf.inference.precision import choose_dtype
 from xgenmm_hf.inference.provenance import name_device, provenance
-from xgenmm_hf.inference.source import is_local, is_original_layout, read_config, resolve_model
+from xgenmm_hf.inference.source import is_local, resolve_model
 from xgenmm_hf.modeling.tiling_xgenmm import checked_grids, count_image_tokens, count_tiles, default_grids
-
-
-PARTS = {
-    "vision tower": "model.vision_tower.",
-    "resampler": "model.resampler.",
-    "language model": "model.language_model.",
-    "head": "lm_head.",
-}
 
 
 def describe(
@@ -33,17 +26,16 @@ def describe(
     """Describes a checkpoint from its config and the headers of its weight files; provenance reads them whole."""
     source = resolve_model(model, ours=False)
     config = XGenMMConfig.from_pretrained(source)
-    fields = read_config(Path(source)) if is_local(source) else {}
     mode: ImageMode | None = ImageMode(config.image_aspect_ratio, config.anyres_grids)
-    if is_original_layout(fields):
-        mode = original_image_mode(Path(source), fields, config.tile_size)
+    if config.original_schema and is_local(source):
+        mode = original_image_mode(Path(source), config.tile_size)
     device = pick_device()
     dtype, computes_in = choose_dtype(config.dtype or torch.float32, config.text_config, device)
     facts = {
         "model": source,
-        "layout": "original" if is_original_layout(fields) else "xgenmm-hf",
+        "layout": "original" if config.original_schema else "xgenmm-hf",
         "architecture": describe_architecture(config),
-        "parameters": count_parameters(config),
+        "parameters": count_parameters(expected_tensors(config)),
         "weights": describe_weights(Path(source)) if is_local(source) else None,
         "images": describe_images(config, mode, image_size),
         "context": config.text_config.max_position_embeddings,
@@ -75,17 +67,6 @@ def describe_architecture(config: XGenMMConfig) -> dict[str, dict[str, Any]]:
     }
 
 
-def count_parameters(config: XGenMMConfig) -> dict[str, int]:
-    """Counts parameters by part on the meta device, so nothing is allocated."""
-    model = meta_model(config)
-    counts = dict.fromkeys(PARTS, 0)
-    for name, parameter in model.named_parameters():
-        for part, prefix in PARTS.items():
-            if name.startswith(prefix):
-                counts[part] += parameter.numel()
-    return {**counts, "total": sum(parameter.numel() for parameter in model.parameters())}
-
-
 def describe_images(
     config: XGenMMConfig, mode: ImageMode | None, image_size: tuple[int, int] | None
 ) -> dict[str, Any]:
@@ -106,12 +87,11 @@ def describe_images(
     return facts
 
 
-def original_image_mode(folder: Path, fields: dict[str, Any], tile_size: int) -> ImageMode | None:
+def original_image_mode(folder: Path, tile_size: int) -> ImageMode | None:
     """Returns the image mode that an original folder states, or None where conversion would have to ask."""
-    file = folder / "preprocessor_config.json"
     try:
-        preprocessor = read_json(file) if file.is_file() else None
-        mode, grids = decide_image_mode(fields, preprocessor, None)
+        preprocessor = read_json_if_there(folder / "preprocessor_config.json")
+        mode, grids = decide_image_mode(read_json(folder / "config.json"), preprocessor, None)
         return ImageMode(mode, checked_grids(default_grids(tile_size) if grids is None else grids, tile_size, mode))
     except ValueError:
         return None

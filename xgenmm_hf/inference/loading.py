@@ -61,7 +61,8 @@ def load(
         check_quantisation(load_in, base is not None)
     place = pick_device(device)
     source, chosen, reason = check_source(base or model, dtype, place)
-    loaded, processor = _load_parts(source, chosen, {} if load_in is None else quantised(load_in, chosen, place))
+    options = {} if load_in is None else quantised(load_in, chosen, place)
+    loaded, processor = load_parts(source, dtype=chosen, **options)
     if base is not None:
         loaded = merge_adapter(loaded, model)
         processor = XGenMMProcessor.from_pretrained(model)
@@ -107,13 +108,13 @@ def quantised(load_in: str, dtype: torch.dtype, place: torch.device) -> dict[str
     return {"quantization_config": keep_whole(config), "device_map": {"": place}}
 
 
-def _load_parts(source: str, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, Any]:
+def load_parts(source: str, revision: str = "main", **options: Any) -> tuple[Any, Any]:
     """Loads model and processor; a model whose weights and config do not fit is refused."""
     try:
         model, report = XGenMMForConditionalGeneration.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            source, revision=revision, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-        processor = XGenMMProcessor.from_pretrained(source)
+        processor = XGenMMProcessor.from_pretrained(source, revision=revision)
     except Exception as error:  # config, weights, tokenizer and download fail with errors of five libraries
         raise ValueError(f"{source} could not be loaded: {error}") from error
     odd = names_of_mismatched(report)

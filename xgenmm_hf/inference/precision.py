@@ -1,7 +1,7 @@
 """The dtype that `dtype="auto"` computes in."""
 
-import time
-from functools import cache
+import timeit
+from functools import cache, partial
 
 import torch
 from transformers import PretrainedConfig
@@ -44,10 +44,6 @@ def bfloat16_gain(width: int, inner: int, rows: int = 128, runs: int = 3) -> flo
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         weight, tokens = torch.ones(inner, width, dtype=dtype), torch.ones(rows, width, dtype=dtype)
-        taken = []
-        for _ in range(runs + 1):  # the first one also prepares
-            start = time.perf_counter()
-            torch.nn.functional.linear(tokens, weight)
-            taken.append(time.perf_counter() - start)
-        seconds[dtype] = min(taken[1:])
+        multiply = partial(torch.nn.functional.linear, tokens, weight)
+        seconds[dtype] = min(timeit.repeat(multiply, number=1, repeat=runs + 1))  # the first one also prepares
     return seconds[torch.float32] / seconds[torch.bfloat16]

@@ -11,19 +11,17 @@ from typing import Any
 from datasets import load_from_disk
 from transformers import set_seed
 
-from xgenmm_hf import XGenMMConfig, XGenMMForConditionalGeneration, XGenMMProcessor, recipes
+from xgenmm_hf import XGenMMConfig, XGenMMProcessor, recipes
 from xgenmm_hf.conversion.files import output_folder
-from xgenmm_hf.conversion.tensors import listed
 from xgenmm_hf.data.lengths import add_lengths
 from xgenmm_hf.data.mixture import load_mixture
 from xgenmm_hf.data.rows import row_kind
 from xgenmm_hf.inference.adapters import adapter_base, merge_adapter
-from xgenmm_hf.inference.loading import check_files
+from xgenmm_hf.inference.loading import check_files, load_parts
 from xgenmm_hf.inference.prompt_form import PromptForm
 from xgenmm_hf.inference.quantisation import check_quantised
 from xgenmm_hf.inference.source import is_local, resolve_model
 from xgenmm_hf.modeling.chat_xgenmm import CHAT_TEMPLATE
-from xgenmm_hf.modeling.compat_xgenmm import names_of_mismatched
 from xgenmm_hf.training.answers import joined_text
 from xgenmm_hf.training.arguments import Recipe
 from xgenmm_hf.training.modules import quantization_config
@@ -39,8 +37,7 @@ def load_for_training(recipe: Recipe, quantised: bool = True) -> tuple[Any, Any]
     """Loads the model and the processor of a run."""
     source = checked_source(recipe.base)
     set_seed(recipe.training.seed)
-    where = hub_options(recipe, source)
-    config = config_of(recipe, source, where)
+    config = config_of(recipe, source)
     quantisation = quantization_config(recipe.model) if quantised else None
     options = {
         "config": config,
@@ -49,39 +46,21 @@ def load_for_training(recipe: Recipe, quantised: bool = True) -> tuple[Any, Any]
         "quantization_config": quantisation,
         **(recipe.training.model_init_kwargs or {}),
     }
-    try:
-        model, report = XGenMMForConditionalGeneration.from_pretrained(
-            source,
-            output_loading_info=True,
-            **where,
-            **{name: value for name, value in options.items() if value is not None},
-        )
-        processor = load_processor(source, config, where)
-        if recipe.stage != "pretrain" and processor.chat_template is None:  # tuning on chats makes a base model one
-            processor.chat_template = processor.tokenizer.chat_template = CHAT_TEMPLATE
-    except (OSError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{source} could not be loaded: {error}") from error
-    gaps = [*report["missing_keys"], *names_of_mismatched(report)]
-    if gaps:
-        raise ValueError(
-            f"The weights in {source} do not fit its config.json ({listed(gaps)}); use one model's files."
-        )
+    given = {name: value for name, value in options.items() if value is not None}
+    model, processor = load_parts(source, recipe.model.model_revision, **given)
+    cut_as(processor, config)
+    if recipe.stage != "pretrain" and processor.chat_template is None:  # tuning on chats makes a base model one
+        processor.chat_template = processor.tokenizer.chat_template = CHAT_TEMPLATE
     if quantisation is not None:
         check_quantised(model)
     return model, processor
 
 
-def load_processor(source: str, config: XGenMMConfig, where: dict[str, Any]) -> XGenMMProcessor:
-    """Loads a processor that cuts images as a stage does."""
-    processor = XGenMMProcessor.from_pretrained(source, **where)
+def cut_as(processor: XGenMMProcessor, config: XGenMMConfig) -> XGenMMProcessor:
+    """Makes a processor cut images as a config says, and returns it."""
     processor.image_processor.image_aspect_ratio = config.image_aspect_ratio
     processor.image_processor.anyres_grids = [list(grid) for grid in config.anyres_grids]
     return processor
-
-
-def hub_options(recipe: Recipe, source: str) -> dict[str, Any]:
-    """Returns the options of the Hub that a run's source is loaded with; a folder has none."""
-    return {} if is_local(source) else {"revision": recipe.model.model_revision}
 
 
 def checked_source(name: str) -> str:
@@ -108,8 +87,9 @@ def with_merged_base(recipe: Recipe) -> Recipe:
     return replace(recipe, base=str(folder))
 
 
-def config_of(recipe: Recipe, source: str, where: dict[str, Any]) -> XGenMMConfig:
+def config_of(recipe: Recipe, source: str) -> XGenMMConfig:
     """Reads a checkpoint's config, with the stage's way of showing images in it."""
+    where = {"revision": recipe.model.model_revision}
     config = XGenMMConfig.from_pretrained(source, **where)
     changes = {
         "image_aspect_ratio": recipe.data.image_aspect_ratio,

@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 from transformers import GenerationConfig, set_seed
 
-from xgenmm_hf.data.image_refs import image_ref, open_image
+from xgenmm_hf.data.image_refs import open_image
+from xgenmm_hf.data.rows import text_part
 from xgenmm_hf.evaluation.few_shot import split_at_marks
 from xgenmm_hf.evaluation.prompting import prompt_length
 from xgenmm_hf.inference.asking import generate_rows
@@ -21,7 +22,7 @@ from xgenmm_hf.inference.batches import encode_batch, read_answer
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompt_form import read_prompt_form
 from xgenmm_hf.inference.prompts import system_turn
-from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN, escape_messages
+from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN, content_as_items, escape_messages
 from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
@@ -60,11 +61,9 @@ class Decoding:
     @classmethod
     def of(cls, options: Mapping[str, Any], max_new_tokens: int) -> "Decoding":
         """Translates a harness's generation options; one that the model cannot follow is an error."""
-        given = {name: value for name, value in options.items() if value is not None and name not in PASSED_OVER}
-        length = next((int(given[name]) for name in _LENGTHS if given.get(name)), max_new_tokens)
-        until = next((given[name] for name in _ENDS if given.get(name)), ())
-        seed = given.get("seed")
-        rest = {name: value for name, value in given.items() if name not in (*_LENGTHS, *_ENDS, "seed")}
+        rest = {name: value for name, value in options.items() if value is not None and name not in PASSED_OVER}
+        lengths, ends = ([rest.pop(name, None) for name in names] for names in (_LENGTHS, _ENDS))
+        seed, until = rest.pop("seed", None), next(filter(None, ends), ())
         unknown = [name for name in rest if not hasattr(GenerationConfig(), name) or name == "num_return_sequences"]
         if unknown:
             raise ValueError(
@@ -75,8 +74,9 @@ class Decoding:
             rest["do_sample"] = True
         else:
             rest = {name: value for name, value in rest.items() if name not in SAMPLING}
-        ends = tuple(text for text in ([until] if isinstance(until, str) else until) if text != PARAGRAPH)
-        return cls(length, tuple(sorted(rest.items())), ends, None if seed is None else int(seed))
+        texts = tuple(text for text in ([until] if isinstance(until, str) else until) if text != PARAGRAPH)
+        length = int(next(filter(None, lengths), max_new_tokens))
+        return cls(length, tuple(sorted(rest.items())), texts, None if seed is None else int(seed))
 
 
 def render(
@@ -86,15 +86,18 @@ def render(
 
     Where a message's images stand before a text that marks as many places with `<image>`, they go to these places.
     """
-    turns = [{"role": message["role"], "content": place_images(as_items(message["content"]))} for message in messages]
+    turns = content_as_items(list(messages))
+    for turn in turns:
+        if odd := [item["type"] for item in turn["content"] if item["type"] not in ("text", "image")]:
+            raise ValueError(f"A message holds an item of type {odd[0]!r}; xGen-MM reads text and images only.")
+        turn["content"] = place_images(turn["content"])
     if system is not None and turns[0]["role"] != "system":
-        turns.insert(0, {"role": "system", "content": [text_item(system)]})
-    shown = [item for turn in turns for item in turn["content"] if item["type"] == "image"]
-    sources = [item.get("image", item.get("url")) for item in shown]
-    images = [open_image(image_ref(one) if isinstance(one, str) else one) for one in sources]
+        turns.insert(0, {"role": "system", "content": [text_part(system)]})
+    shown = [item.get("image") for turn in turns for item in turn["content"] if item["type"] == "image"]
+    images = [open_image(image) for image in shown]
     # What users and tasks wrote is escaped first, so that the images' own token can then be written out.
     turns = escape_messages(turns, processor.tokenizer)
-    image = text_item(IMAGE_TOKEN + image_end)
+    image = text_part(IMAGE_TOKEN + image_end)
     for turn in turns:
         turn["content"] = [image if item["type"] == "image" else item for item in turn["content"]]
     text = processor.apply_chat_template(turns, add_generation_prompt=True, escape_special_tokens=False)
@@ -107,38 +110,20 @@ def system_in_force(model: str, named: str | None) -> str | None:
     return system_turn(named) if form is None else form.system
 
 
-def text_item(text: str) -> dict[str, Any]:
-    """Returns a text as an item of a message."""
-    return {"type": "text", "text": text}
-
-
-def as_items(content: Any) -> list[dict[str, Any]]:
-    """Returns a message's content as items."""
-    items = [text_item(content)] if isinstance(content, str) else [dict(item) for item in content]
-    for item in items:
-        if item["type"] not in ("text", "image"):
-            raise ValueError(f"A message holds an item of type {item['type']!r}; xGen-MM reads text and images only.")
-    return items
-
-
 def place_images(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Puts a message's images where its texts mark them with `<image>`."""
     images = [item for item in items if item["type"] == "image"]
-    texts = [item["text"] for item in items if item["type"] == "text"]
+    # The template puts a line break behind an image by itself.
+    texts = [item["text"].replace(f"{IMAGE_TOKEN}\n", IMAGE_TOKEN) for item in items if item["type"] == "text"]
     marks = sum(text.count(IMAGE_TOKEN) for text in texts)
     if not marks or not images:
         return list(items)
     if marks != len(images):
         logger.warning("A text marks %d images, but comes with %d: the marks are left out.", marks, len(images))
-        return [
-            item if item["type"] == "image" else text_item(item["text"].replace(IMAGE_TOKEN, "")) for item in items
-        ]
-    left, placed = iter(images), []
-    for text in texts:
-        # The template puts a line break behind an image by itself.
-        text = text.replace(f"{IMAGE_TOKEN}\n", IMAGE_TOKEN)
-        placed += [next(left) if piece is None else text_item(piece) for piece in split_at_marks(text)]
-    return placed
+        return [text_part(item["text"].replace(IMAGE_TOKEN, "")) if item["type"] == "text" else item for item in items]
+    left = iter(images)
+    pieces = [piece for text in texts for piece in split_at_marks(text)]
+    return [next(left) if piece is None else text_part(piece) for piece in pieces]
 
 
 class Answerer:
@@ -170,7 +155,7 @@ class Answerer:
 
     def converse(self, messages: Sequence[Any], room: int = 1) -> Conversation:
         """Renders messages and sees to it that prompt and answer fit the context."""
-        turns = [{**message, "content": as_items(message["content"])} for message in messages]
+        turns = content_as_items(list(messages))
         while True:
             found = render(self.loaded.processor, turns, self.system, self.image_end)
             sizes = [(image.height, image.width) for image in found.images]
@@ -179,7 +164,7 @@ class Answerer:
             if excess <= 0:
                 return found
             texts = [item for turn in turns for item in turn["content"] if item["type"] == "text"]
-            longest = max(texts, key=lambda item: len(item["text"]), default=text_item(""))
+            longest = max(texts, key=lambda item: len(item["text"]), default=text_part(""))
             ids = self.loaded.processor.tokenizer(longest["text"])["input_ids"]
             if self.overlong == "skip" or len(ids) <= excess:
                 break

@@ -114,12 +114,12 @@ def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -
 
     from xgenmm_hf import XGenMMProcessor
     from xgenmm_hf.conversion.files import write_json
-    from xgenmm_hf.evaluation.harness.conversations import render, system_in_force, text_item
+    from xgenmm_hf.evaluation.harness.conversations import render, system_in_force
+    from xgenmm_hf.inference.prompts import build_messages
 
     system = system_in_force(run.model, run.options.get("system"))
     processor = XGenMMProcessor.from_pretrained(run.model)
-    content = [{"type": "image", "image": Image.new("RGB", (1, 1))}, text_item("{question}")]
-    shown = render(processor, [{"role": "user", "content": content}], system, image_end)
+    shown = render(processor, build_messages([Image.new("RGB", (1, 1))], "{question}"), system, image_end)
     text = f"prompt in force (the question is the harness's own):\n{shown.text}"
     if folder is not None:
         facts = {"harness": run.harness, "names": list(run.names), "model": run.model, "prompt": shown.text}

@@ -21,10 +21,10 @@ from xgenmm_hf.evaluation.harness.conversations import (
     Decoding,
     in_batches,
     system_in_force,
-    text_item,
 )
 from xgenmm_hf.inference.batches import rate_answers
 from xgenmm_hf.inference.loading import load
+from xgenmm_hf.inference.prompts import build_messages
 
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class XGenMMSimple(XGenMMBase):
         self, context: str, options: Any, to_visual: Callable, index: int, task: str, split: str
     ) -> Sequence[Any]:
         """Returns a request's messages."""
-        return one_turn(context, to_visual(self.document(task, split, index)))
+        return build_messages(to_visual(self.document(task, split, index)) or [], context)
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
         """Rates given answers by their losses; lmms-eval's own scoring takes the smallest as the best answer."""
@@ -146,10 +146,5 @@ class XGenMMSimple(XGenMMBase):
     def _pair(self, context: str, answer: Any, to_visual: Callable | None = None, *place: Any) -> tuple:
         document = None if to_visual is None else self.document(place[1], place[2], place[0])
         text = answer if isinstance(answer, str) else answer(document)
-        return self.converse(one_turn(context, to_visual(document) if to_visual is not None else None), {}), text
-
-
-def one_turn(context: str, visuals: Sequence[Any] | None) -> list[dict[str, Any]]:
-    """Returns the messages of a context and the images before it."""
-    images = [{"type": "image", "image": visual} for visual in visuals or []]
-    return [{"role": "user", "content": [*images, text_item(context)]}]
+        images = to_visual(document) if to_visual is not None else None
+        return self.converse(build_messages(images or [], context), {}), text

@@ -23,7 +23,6 @@ from xgenmm_hf.evaluation.harness.conversations import (
     Decoding,
     Gatherer,
     system_in_force,
-    text_item,
 )
 from xgenmm_hf.inference.loading import load
 
@@ -82,10 +81,7 @@ class XGenMMBatched(BaseModel):
 
     def converse(self, message: Sequence[dict[str, Any]]) -> Conversation:
         """Renders one message and opens its images; a bad image fails here, and no other question with it."""
-        items = [
-            text_item(part["value"]) if part["type"] == "text" else {"type": part["type"], "image": part["value"]}
-            for part in message
-        ]
+        items = [{"type": one["type"], "text" if one["type"] == "text" else "image": one["value"]} for one in message]
         return self.answerer.converse([{"role": "user", "content": items}])
 
     def _answer(self, conversations: list[Conversation]) -> list[str]:

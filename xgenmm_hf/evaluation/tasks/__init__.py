@@ -4,34 +4,35 @@ A row that cannot be asked is never dropped in silence: it is one of the task's 
 with the command that measures them.
 """
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from xgenmm_hf.data.records import find_files
 from xgenmm_hf.evaluation.harness.benchmarks import HARNESS_HINT, command_for
 from xgenmm_hf.evaluation.metrics import METRICS
-from xgenmm_hf.evaluation.samples import Task
-from xgenmm_hf.evaluation.tasks.own import read_own
-from xgenmm_hf.evaluation.tasks.published import read_captions, read_textvqa, read_vlguard, read_vqa
-from xgenmm_hf.evaluation.tasks.rows import Collector, EnoughSamples
+from xgenmm_hf.evaluation.samples import Sample, Task
+from xgenmm_hf.evaluation.tasks.own import own_samples
+from xgenmm_hf.evaluation.tasks.published import caption_rows, caption_samples, vlguard_samples, vqa_rows, vqa_samples
+from xgenmm_hf.evaluation.tasks.rows import Collector, Row, read_rows
 
 
 class Kind(NamedTuple):
-    """A kind of task: what reads its files into a `Collector`, its usual metric, how it is put to a model."""
+    """A kind of task: what reads rows and makes samples of one, its usual metric, how it is put to a model."""
 
-    read: Callable[..., None]
+    rows: Callable[..., Iterable[Row]]
+    samples: Callable[..., Iterable[Sample]]
     metric: str
     prompt_style: str
 
 
 KINDS = {
-    "vqav2": Kind(read_vqa, "vqa_accuracy", "vqa"),
-    "okvqa": Kind(read_vqa, "vqa_accuracy", "vqa"),
-    "textvqa": Kind(read_textvqa, "textvqa_accuracy", "vqa"),
-    "coco_captions": Kind(read_captions, "cider", "caption"),
-    "vlguard": Kind(read_vlguard, "safety", "chat"),
-    "own": Kind(read_own, "exact", "vqa"),
+    "vqav2": Kind(vqa_rows, vqa_samples, "vqa_accuracy", "vqa"),
+    "okvqa": Kind(vqa_rows, vqa_samples, "vqa_accuracy", "vqa"),
+    "textvqa": Kind(read_rows, vqa_samples, "textvqa_accuracy", "vqa"),
+    "coco_captions": Kind(caption_rows, caption_samples, "cider", "caption"),
+    "vlguard": Kind(read_rows, vlguard_samples, "safety", "chat"),
+    "own": Kind(read_rows, own_samples, "exact", "vqa"),
 }
 
 
@@ -54,13 +55,16 @@ def load_task(
         )
     if metric is not None and metric not in METRICS:
         raise ValueError(f"There is no metric {metric!r}; there are {', '.join(METRICS)}.")
-    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    if split is not None and chosen.rows is not caption_rows:
+        raise ValueError(f"The files of {kind} have no splits: leave out --split, and give the file of the split.")
+    paths = find_files(files)
     if not paths:
         raise ValueError("There is no file: give the files of the task.")
+    if table := next((path for path in paths if path.suffix.lower() == ".tsv"), None):
+        raise ValueError(
+            f"{table} is a table as VLMEvalKit reads it: run xgenmm eval --harness vlmevalkit --data {table.stem}."
+        )
     collector = Collector(images, paths, limit)
-    if split is not None and chosen.read is not read_captions:
-        raise ValueError(f"The files of {kind} have no splits: leave out --split, and give the file of the split.")
-    with contextlib.suppress(EnoughSamples):
-        chosen.read(paths, collector, **({} if split is None else {"split": split}))
+    collector.collect(chosen.rows(paths, **({} if split is None else {"split": split})), chosen.samples)
     usual = "choice" if any("choices" in sample.options for sample in collector.samples) else chosen.metric
     return Task(name or kind, kind, collector.samples, collector.problems, metric or usual, chosen.prompt_style)

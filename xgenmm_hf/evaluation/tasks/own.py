@@ -8,13 +8,11 @@ Fields by which published benchmarks say more than that are refused: their harne
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.evaluation.harness.benchmarks import HARNESS_HINT
 from xgenmm_hf.evaluation.samples import Sample
-from xgenmm_hf.evaluation.tasks.rows import BadRow, Collector, first_of, plain_text, read_rows, text_of, texts_of
+from xgenmm_hf.evaluation.tasks.rows import BadRow, Collector, first_of, plain_text, text_of, texts_of
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 
 
@@ -25,22 +23,13 @@ FOREIGN = re.compile(
 )
 
 
-def read_own(files: Sequence[Path], collector: Collector) -> None:
-    """Reads rows of one's own."""
-    numbers = count(1)
-
-    def make(row: Mapping[str, Any]) -> Iterator[Sample]:
-        if foreign := sorted(name for name in row if FOREIGN.fullmatch(name)):
-            raise ValueError(
-                f"A row has the field {foreign[0]!r}, which own rows do not have (id, question, image or images, "
-                f"answer or answers, options, category): rename it, or, if this is a benchmark, {HARNESS_HINT}"
-            )
-        yield _sample(row, str(next(numbers)), collector)
-
-    collector.collect(read_rows(*files), make)
-
-
-def _sample(row: Mapping[str, Any], number: str, collector: Collector) -> Sample:
+def own_samples(row: Mapping[str, Any], collector: Collector) -> Iterator[Sample]:
+    """Makes the sample of a row of one's own."""
+    if foreign := sorted(name for name in row if FOREIGN.fullmatch(name)):
+        raise ValueError(
+            f"A row has the field {foreign[0]!r}, which own rows do not have (id, question, image or images, "
+            f"answer or answers, options, category): rename it, or, if this is a benchmark, {HARNESS_HINT}"
+        )
     question = text_of(row, "question")
     value = first_of(row, ("images", "image"))
     images = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
@@ -51,8 +40,8 @@ def _sample(row: Mapping[str, Any], number: str, collector: Collector) -> Sample
     answers = texts_of(row, "answers", "answer")
     if not choices and any(re.fullmatch(r"\(?[A-Z]\)?", answer) for answer in answers):
         raise BadRow(f"the answer {answers[0]!r} is a letter, but the row has no options")
-    return Sample(
-        text_of(row, "id", optional=True) or number,
+    yield Sample(
+        text_of(row, "id", optional=True) or str(1 + len(collector.samples) + len(collector.problems)),
         "\n".join([question, *(f"{letter}. {text}" for letter, text in choices.items())]),
         tuple(collector.image(one) for one in images),
         (_right_letter(answers, choices),) if choices else answers,

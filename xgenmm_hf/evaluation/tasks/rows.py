@@ -15,35 +15,37 @@ from xgenmm_hf.data.records import make_shards, read_shard
 from xgenmm_hf.evaluation.samples import Problem, Sample
 
 
-SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet")
-
-
 class BadRow(ValueError):
     """A row that cannot be evaluated; its message says why."""
 
 
-class EnoughSamples(Exception):
-    """As many samples as wanted are there."""
-
-
 class Row(NamedTuple):
-    """A row with its file, its place there, and its fields (or what stands where a row belongs)."""
+    """A row with its file, its place there, and its fields (a `BadRow`, or what else stands where a row belongs)."""
 
     source: str
     where: str
     fields: Any
 
+    def rejected(self, reason: str) -> "Row":
+        """Returns the row as one that cannot be evaluated."""
+        return self._replace(fields=BadRow(reason))
+
+    def key(self, name: str) -> str | int | None:
+        """Returns a field by which rows are joined; None where there is no such field, or nothing to join by."""
+        value = self.fields.get(name) if isinstance(self.fields, Mapping) else None
+        return value if isinstance(value, str | int) else None
+
 
 def read_document(path: Path) -> dict[str, Any]:
     """Returns what a JSON file that is one object holds; nothing for files of rows."""
-    layouts = {shard["layout"] for shard in make_shards([check_file(path)])}
+    layouts = {shard["layout"] for shard in make_shards([path])}
     return read_json(path) if "object" in layouts else {}
 
 
-def read_rows(*paths: Path) -> Iterator[Row]:
-    """Yields the rows of files one by one; one that cannot be read has a `BadRow` in the place of its fields."""
+def read_rows(paths: Sequence[Path]) -> Iterator[Row]:
+    """Yields the rows of files one by one."""
     for path in paths:
-        for shard in make_shards([check_file(path)]):
+        for shard in make_shards([path]):
             for found in read_shard(shard):
                 record = found.record
                 where = f"line {found.place}" if shard["layout"] == "lines" else f"row {int(found.place) + 1}"
@@ -56,20 +58,6 @@ def numbered(path: Path, rows: Any, word: str = "row") -> Iterator[Row]:
         raise ValueError(f"{path} holds a {type(rows).__name__} where a list of rows belongs.")
     for number, fields in enumerate(rows, start=1):
         yield Row(path.name, f"{word} {number}", fields)
-
-
-def check_file(path: Path) -> Path:
-    """Returns a file that is there and of a kind that is read, or raises what is wrong with it."""
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}; check the path.")
-    suffix = path.suffix.lower()
-    if suffix == ".tsv":
-        raise ValueError(
-            f"{path} is a table as VLMEvalKit reads it: run xgenmm eval --harness vlmevalkit --data {path.stem}."
-        )
-    if suffix not in SUFFIXES:
-        raise ValueError(f"{path} is of an unknown kind; give {', '.join(SUFFIXES)}.")
-    return path
 
 
 def first_of(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -126,30 +114,41 @@ class Collector:
     def __init__(self, images: str | Path | None, files: Sequence[Path], limit: int | None = None):
         self._roots, self._limit = Roots(default=images or files[0].parent), limit
         self._fault_of_file = cache(_fault_of)  # files are looked at once
-        self._ids: dict[str, str] = {}
         self._held: tempfile.TemporaryDirectory | None = None
         self.samples: list[Sample] = []
         self.problems: list[Problem] = []
 
-    def collect(self, rows: Iterable[Row], make: Callable[[Mapping[str, Any]], Iterable[Sample]]) -> None:
+    def collect(self, rows: Iterable[Row], make: Callable[[Mapping[str, Any], "Collector"], Iterable[Sample]]) -> None:
         """Makes samples of rows; a row's first fault becomes a problem."""
+        places: dict[str, str] = {}
         for row in rows:
             try:
                 if isinstance(row.fields, BadRow):
                     raise row.fields
                 if not isinstance(row.fields, Mapping):
                     raise BadRow(f"there is a {type(row.fields).__name__} where a row with fields belongs")
-                for sample in make(row.fields):
-                    self._add(row, sample)
+                for sample in make(row.fields, self):
+                    if sample.id in places:
+                        raise BadRow(
+                            f"the id {sample.id} was there before ({places[sample.id]}); the first one counts"
+                        )
+                    places[sample.id] = f"{row.source}, {row.where}"
+                    self.samples.append(sample)
+                    if len(self.samples) == self._limit:
+                        return
             except BadRow as error:
-                self.reject(row, str(error))
+                self.problems.append(Problem(row.source, row.where, str(error)))
 
-    def reject(self, row: Row, reason: str) -> None:
-        """Notes a problem."""
-        self.problems.append(Problem(row.source, row.where, reason))
+    def image(self, *values: Any) -> dict[str, Any]:
+        """Returns the reference of an image that a row holds or names; of several paths the first that is a file."""
+        refs = [self._ref(value) for value in values]
+        ref = next((ref for ref in refs if os.path.isfile(ref["path"])), refs[0])
+        if fault := self._fault_of_file(ref["path"]):
+            raise BadRow(fault)
+        return ref
 
-    def image(self, value: Any) -> Any:
-        """Makes an image's reference from what a row says: a path, encoded bytes, or a mapping of both."""
+    def _ref(self, value: Any) -> dict[str, Any]:
+        """Makes a reference from a path, encoded bytes, or a mapping of both."""
         path = value.get("path") if isinstance(value, Mapping) else value
         data = value.get("bytes") if isinstance(value, Mapping) else value
         if isinstance(data, bytes) and data:
@@ -157,14 +156,9 @@ class Collector:
         if not isinstance(path, str) or not path.strip():
             raise BadRow("the image is missing" if not path else f"the image is a {type(path).__name__}")
         try:
-            return image_ref(self._roots.resolve(path.strip()))
+            return {**image_ref(self._roots.resolve(path.strip()))}
         except PathRefused as error:
             raise BadRow(str(error)) from None
-
-    def image_among(self, paths: Sequence[str]) -> Any:
-        """Returns the reference of the first of several possible paths that is a file, or else of the first path."""
-        refs = [self.image(path) for path in paths]
-        return next((ref for ref in refs if os.path.isfile(ref["path"])), refs[0])
 
     def _hold(self, data: bytes, name: str) -> dict[str, Any]:
         """Writes an image that a row holds to the temporary folder; its digest tells it from others."""
@@ -176,18 +170,6 @@ class Collector:
             file.write_bytes(data)
         # The reference keeps the folder: it goes when the last sample goes.
         return {**image_ref(file), "digest": digest, "folder": self._held}
-
-    def _add(self, row: Row, sample: Sample) -> None:
-        """Keeps a sample whose id is new and whose images are there."""
-        if sample.id in self._ids:
-            raise BadRow(f"the id {sample.id} was there before ({self._ids[sample.id]}); the first one counts")
-        for image in sample.images:
-            if fault := self._fault_of_file(image["path"]):
-                raise BadRow(fault)
-        self._ids[sample.id] = f"{row.source}, {row.where}"
-        self.samples.append(sample)
-        if len(self.samples) == self._limit:
-            raise EnoughSamples
 
 
 def _fault_of(path: str) -> str:

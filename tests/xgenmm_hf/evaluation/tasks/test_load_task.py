@@ -24,7 +24,7 @@ def test_wrong_calls_say_what_is_wrong(write_json):
         load_task("vlguard", path, split="test")
     with pytest.raises(ValueError, match="There is no file"):
         load_task("own", [])
-    with pytest.raises(ValueError, match="no file .*none.json"):
+    with pytest.raises(ValueError, match="no data file at .*none.json"):
         load_task("own", path.with_name("none.json"))
 
 
@@ -35,7 +35,7 @@ def test_wrong_calls_say_what_is_wrong(write_json):
         ("a.json", b'"text"', "holds no list of records"),
         ("a.json", b"\xff\xfe", "holds no list of records"),
         ("a.parquet", b"PAR1 no", "cannot be read"),
-        ("a.txt", b"x", "unknown kind"),
+        ("a.txt", b"x", "has the suffix '.txt'"),
         ("MMStar.tsv", b"index\timage", "--harness vlmevalkit --data MMStar"),
     ],
 )
