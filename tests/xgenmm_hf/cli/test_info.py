@@ -55,6 +55,14 @@ def test_a_full_size_original_from_its_config_alone(tmp_path):
     assert "image" not in facts["images"]
 
 
+def test_the_layout_of_a_repository_is_that_of_its_config(tmp_path, monkeypatch):
+    monkeypatch.setattr("xgenmm_hf.inference.info.is_local", lambda source: False)
+    assert facts_of(TINY_MODEL)["layout"] == "xgenmm-hf"
+    (tmp_path / "config.json").write_text(json.dumps(ORIGINAL))
+    facts = facts_of(str(tmp_path))
+    assert (facts["layout"], facts["weights"]) == ("original", None)
+
+
 def test_the_preprocessor_of_an_original_decides_the_mode(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(ORIGINAL))
     (tmp_path / "preprocessor_config.json").write_text('{"grids": null}')

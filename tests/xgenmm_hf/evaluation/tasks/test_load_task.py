@@ -51,6 +51,12 @@ def test_name_and_metric_can_be_chosen(write_json):
     assert (task.name, task.kind, task.metric, task.prompt_style) == ("mine", "own", "contains", "vqa")
 
 
+def test_a_pattern_names_files(write_lines):
+    for name in ("b.jsonl", "a.jsonl"):
+        path = write_lines(name, [{"id": name, "question": "?", "answer": "x"}])
+    assert [sample.id for sample in load_task("own", path.with_name("*.jsonl")).samples] == ["a.jsonl", "b.jsonl"]
+
+
 def test_problems_leave_the_score_of_the_rest_alone(write_lines, image):
     good = [{"id": n, "image": image(f"{n}.png"), "question": "?", "answer": "x"} for n in range(3)]
     bad = [
