@@ -56,8 +56,8 @@ def find_command(name: str) -> Callable[[], object]:
     if Path(name).is_file():
         sys.path.insert(0, str(Path(name).resolve().parent))
         return lambda: runpy.run_path(name, run_name="__main__")
-    for script in entry_points(group="console_scripts", name=name):
-        return lambda script=script: sys.exit(script.load()())  # an installed command returns its exit code
+    if scripts := list(entry_points(group="console_scripts", name=name)):
+        return lambda: sys.exit(scripts[0].load()())  # an installed command returns its exit code
     if is_module(name):
         return lambda: runpy.run_module(name, run_name="__main__", alter_sys=True)
     raise ValueError(
