@@ -3,9 +3,8 @@
 import json
 import os
 import re
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 import transformers
@@ -150,10 +149,8 @@ def test_without_the_package_bit_identical_and_again(saved, expected_logits, tmp
     """The folder loads as remote code, and what that code saves loads again, without the package and with it."""
     again, logits = tmp_path / "again", tmp_path / "logits.pt"
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE, *map(str, (saved, again, logits))]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, check=False, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path
-    )
+    command = ["-c", WITHOUT_THE_PACKAGE, saved, again, logits]
+    done = forked.run(command, env=environment, cwd=tmp_path, package=False)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in again.iterdir()} == {path.name for path in saved.iterdir()}
     assert all(torch.equal(each, expected_logits) for each in torch.load(logits, weights_only=True))

@@ -5,11 +5,10 @@ import json
 import os
 import pickle
 import random
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import transformers
@@ -296,8 +295,7 @@ def test_auto_tokenizer_without_the_package(saved, tmp_path):
         tokenizer.save_pretrained({str(tmp_path / "again")!r})
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = forked.run(["-c", textwrap.dedent(code)], env=environment, cwd=tmp_path, package=False)
     assert done.returncode == 0, done.stderr
     assert {"chat_xgenmm.py", "tokenization_xgenmm.py"} <= {path.name for path in (tmp_path / "again").iterdir()}
 

@@ -24,6 +24,8 @@ SETTINGS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_O
 SETTINGS["PYTHONPATH"] = str(Path(__file__).parent)  # where the server finds what it imports
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["forked_libraries"])
+others = forkserver.ForkServer()
+others.set_forkserver_preload(["forked_others"])
 
 
 class Program:
@@ -35,6 +37,7 @@ class Program:
         cwd: its folder; None: that of this process.
         stdin: what it can read.
         terminal: a terminal that takes the place of the three standard streams.
+        package: False: nothing has imported the package yet, only libraries of others.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Program:
         cwd: Any = None,
         stdin: str = "",
         terminal: str | None = None,
+        package: bool = True,
     ):
         self._folder = tempfile.TemporaryDirectory(prefix="xgenmm-forked-")
         self._files = [Path(self._folder.name) / name for name in ("stdin", "stdout", "stderr")]
@@ -52,11 +56,13 @@ class Program:
             file.write_text(text)
         self._command = [str(part) for part in command]
         streams = [str(file) for file in self._files] if terminal is None else [terminal] * 3
+        server = forkserver._forkserver if package else others
         with mock.patch.dict(os.environ, SETTINGS):
-            forkserver.ensure_running()
+            server.ensure_running()
         environment, folder = dict(os.environ if env is None else env), str(cwd or Path.cwd())
         self._process = context.Process(target=_become, args=(self._command, environment, folder, streams))
-        self._process.start()
+        with mock.patch.object(forkserver, "connect_to_new_process", server.connect_to_new_process):
+            self._process.start()
         self.pid = self._process.pid
 
     def __enter__(self) -> "Program":
@@ -134,6 +140,9 @@ def _become(command: list[str], environment: dict[str, str], folder: str, stream
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    if "transformers.dynamic_module_utils" in sys.modules and "HF_MODULES_CACHE" in environment:
+        # where Transformers, which is imported already, has read it
+        sys.modules["transformers.dynamic_module_utils"].HF_MODULES_CACHE = environment["HF_MODULES_CACHE"]
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     if command[0] == "-m":
         sys.argv = command[1:]

@@ -1,7 +1,6 @@
 """`xgenmm run`: commands of others, with the family registered."""
 
 import platform
-import subprocess
 import sys
 
 import forked
@@ -32,9 +31,8 @@ def script(tmp_path):
 
 
 def test_a_script_finds_the_family_and_what_lies_beside_it(script):
-    # a new interpreter: nothing but `xgenmm run` has imported the family
-    command = [sys.executable, "-c", START, "run", script, "--model", "x", "--help"]
-    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=300)
+    # nothing but `xgenmm run` has imported the family
+    done = forked.run(["-c", START, "run", script, "--model", "x", "--help"], package=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "argv ['--model', 'x', '--help'] xgenmm beside_xgenmm_run\n"
 
