@@ -102,5 +102,5 @@ def test_two_processes_train_like_one(tmp_path):
         assert config["auto_map"]["AutoModelForImageTextToText"] == "modeling_xgenmm.XGenMMForConditionalGeneration"
         assert not (folder / "_fully_shard.py").exists()
     fresh = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = forked.run(["-c", LOAD_ANYWHERE, tmp_path / "two"], env=fresh, package=False)
+    done = forked.run(["-c", LOAD_ANYWHERE, tmp_path / "two"], env=fresh, server=forked.others)
     assert done.returncode == 0, done.stderr[-3000:]

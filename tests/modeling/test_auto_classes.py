@@ -150,7 +150,7 @@ def test_without_the_package_bit_identical_and_again(saved, expected_logits, tmp
     again, logits = tmp_path / "again", tmp_path / "logits.pt"
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     command = ["-c", WITHOUT_THE_PACKAGE, saved, again, logits]
-    done = forked.run(command, env=environment, cwd=tmp_path, package=False)
+    done = forked.run(command, env=environment, cwd=tmp_path, server=forked.others)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in again.iterdir()} == {path.name for path in saved.iterdir()}
     assert all(torch.equal(each, expected_logits) for each in torch.load(logits, weights_only=True))

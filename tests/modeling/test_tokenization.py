@@ -295,7 +295,7 @@ def test_auto_tokenizer_without_the_package(saved, tmp_path):
         tokenizer.save_pretrained({str(tmp_path / "again")!r})
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = forked.run(["-c", textwrap.dedent(code)], env=environment, cwd=tmp_path, package=False)
+    done = forked.run(["-c", textwrap.dedent(code)], env=environment, cwd=tmp_path, server=forked.others)
     assert done.returncode == 0, done.stderr
     assert {"chat_xgenmm.py", "tokenization_xgenmm.py"} <= {path.name for path in (tmp_path / "again").iterdir()}
 

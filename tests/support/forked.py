@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,17 @@ others = forkserver.ForkServer()
 others.set_forkserver_preload(["forked_others"])
 
 
+@contextmanager
+def others_with(environment: dict[str, str]) -> Iterator[forkserver.ForkServer]:
+    """A server like `others` for settings that libraries read when they are imported."""
+    server = forkserver.ForkServer()
+    server.set_forkserver_preload(["forked_others"])
+    with mock.patch.dict(os.environ, {**environment, "PYTHONPATH": SETTINGS["PYTHONPATH"]}, clear=True):
+        server.ensure_running()
+    yield server
+    server._stop()
+
+
 class Program:
     """A running program.
 
@@ -37,7 +48,7 @@ class Program:
         cwd: its folder; None: that of this process.
         stdin: what it can read.
         terminal: a terminal that takes the place of the three standard streams.
-        package: False: nothing has imported the package yet, only libraries of others.
+        server: what it is forked from; `others` has not imported the package.
     """
 
     def __init__(
@@ -48,7 +59,7 @@ class Program:
         cwd: Any = None,
         stdin: str = "",
         terminal: str | None = None,
-        package: bool = True,
+        server: forkserver.ForkServer = forkserver._forkserver,
     ):
         self._folder = tempfile.TemporaryDirectory(prefix="xgenmm-forked-")
         self._files = [Path(self._folder.name) / name for name in ("stdin", "stdout", "stderr")]
@@ -56,7 +67,6 @@ class Program:
             file.write_text(text)
         self._command = [str(part) for part in command]
         streams = [str(file) for file in self._files] if terminal is None else [terminal] * 3
-        server = forkserver._forkserver if package else others
         with mock.patch.dict(os.environ, SETTINGS):
             server.ensure_running()
         environment, folder = dict(os.environ if env is None else env), str(cwd or Path.cwd())

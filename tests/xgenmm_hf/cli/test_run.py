@@ -32,7 +32,7 @@ def script(tmp_path):
 
 def test_a_script_finds_the_family_and_what_lies_beside_it(script):
     # nothing but `xgenmm run` has imported the family
-    done = forked.run(["-c", START, "run", script, "--model", "x", "--help"], package=False)
+    done = forked.run(["-c", START, "run", script, "--model", "x", "--help"], server=forked.others)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "argv ['--model', 'x', '--help'] xgenmm beside_xgenmm_run\n"
 

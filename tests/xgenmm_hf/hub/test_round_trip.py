@@ -4,9 +4,8 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
+import forked
 import pytest
 import torch
 from local_hub import TOKEN, serve_hub
@@ -77,21 +76,21 @@ def environment(hub, tmp_path):
     return {**kept, **settings}
 
 
-def run(environment, *command, cwd):
-    done = subprocess.run(
-        [sys.executable, "-c", *map(str, command)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()[-1]
+@pytest.fixture
+def run(environment, tmp_path):
+    """Returns a function that runs a program where only the stand-in is known; it returns the last line."""
+    with forked.others_with(environment) as server:
+
+        def run_program(*command):
+            done = forked.run(["-c", *command], env=environment, cwd=tmp_path, server=server)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.splitlines()[-1]
+
+        yield run_program
 
 
 @pytest.mark.slow
-def test_to_the_hub_and_back(hub, environment, tmp_path):
+def test_to_the_hub_and_back(hub, environment, run, tmp_path):
     folder, other = tmp_path / "checkpoint", tmp_path / "other"
     for copy in (folder, other):
         shutil.copytree(TINY_MODEL, copy)
@@ -103,7 +102,7 @@ def test_to_the_hub_and_back(hub, environment, tmp_path):
     second = [str(other), REPOSITORY, "--license", "apache-2.0", "--revision", "trial", "-m", "Trial"]
     refused = [TINY_MODEL, "someone/else", "--license", "mit"]
     commands = [[TOKEN, "push", *first], [TOKEN, "push", *second], ["hf_other", "push", *refused]]
-    done = json.loads(run(environment, COMMANDS, json.dumps(commands), cwd=tmp_path))
+    done = json.loads(run(COMMANDS, json.dumps(commands)))
     assert [code for code, _, _ in done] == [0, 0, 1], done
 
     pushed = json.loads(done[0][1])
@@ -120,7 +119,7 @@ def test_to_the_hub_and_back(hub, environment, tmp_path):
     Image.linear_gradient("L").resize((90, 60)).convert("RGB").save(tmp_path / "image.jpg")
     image = Image.open(tmp_path / "image.jpg").convert("RGB")
     code = re.search(r"```python\n(.*?)```", there["README.md"].decode(), re.DOTALL).group(1)
-    used = json.loads(run(environment, USE, code, "trial", cwd=tmp_path))
+    used = json.loads(run(USE, code, "trial"))
     # The card's code computes in the checkpoint's own dtype.
     loaded = load(TINY_MODEL, dtype="float16", device="cpu")
     assert used["said"].strip() == ask(loaded, [image], "What is in this image?", max_new_tokens=128).text
