@@ -49,7 +49,10 @@ def friendly_errors(verb: Verb) -> Verb:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(BROKEN_PIPE) from None
         except Exception as error:
-            if debugging() or _belongs_to_typer(error):
+            import typer
+
+            # typer reports usage errors and exits by itself
+            if debugging() or isinstance(error, (typer.BadParameter, typer.Exit, typer.Abort)):
                 raise
             print(f"error: {one_line(error)}", file=sys.stderr)
             raise SystemExit(FAILURE) from None
@@ -70,10 +73,3 @@ def cleaning_up_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _belongs_to_typer(error: Exception) -> bool:
-    """Returns whether the error is a usage error or an exit that typer reports by itself."""
-    import typer
-
-    return isinstance(error, (typer.BadParameter, typer.Exit, typer.Abort))

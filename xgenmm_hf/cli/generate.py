@@ -13,23 +13,18 @@ from xgenmm_hf.cli.console import hide_loading_bars
 from xgenmm_hf.cli.errors import debugging
 
 
-Input = Annotated[str, Argument(metavar="INPUT", help="Folder of images, data file (see the docs), .tar or data set.")]
-Shard = Annotated[str | None, Option(metavar="3/8", help="Share of the rows.", show_default="torchrun's rank")]
-ImageRoot = Annotated[Path | None, Option(help="Folder of the files' paths.", show_default="each file's own")]
-
-
 def generate(
-    source: Input,
+    source: Annotated[str, Argument(metavar="INPUT", help="Folder of images, data file, .tar or data set.")],
     prompt: Annotated[str, Option("--prompt", "-p", help="The question about each row's images.")],
     out: Annotated[Path, Option("--out", "-o", metavar="OUT.jsonl", help="File to make; one line per row.")],
     model: options.Model = TINY_MODEL,
     system: options.System = None,
     max_new_tokens: options.AnswerTokens = 128,
     batch_size: Annotated[int, Option(min=1, help="Rows answered together.")] = 8,
-    shard: Shard = None,
+    shard: Annotated[str | None, Option(metavar="3/8", help="Share of rows.", show_default="torchrun's rank")] = None,
     engine: Annotated[Literal["transformers", "vllm"], Option(help="What answers.")] = "transformers",
     workers: Annotated[int, Option(min=1, help="Threads that read and cut images.")] = 2,
-    image_root: ImageRoot = None,
+    image_root: Annotated[Path | None, Option(help="Folder of files' paths.", show_default="each file's own")] = None,
     dtype: options.ComputeDtype = "auto",
     device: options.Device = "auto",
 ) -> None:

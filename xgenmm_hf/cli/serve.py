@@ -15,7 +15,6 @@ from xgenmm_hf.cli.console import load_model
 
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
-BodySeconds = Annotated[float, Option(min=1, help="Time to send a request's headers, and again for its body.")]
 
 
 def serve(
@@ -34,7 +33,7 @@ def serve(
     max_images: Annotated[int, Option(min=0, help="Images in one request.")] = 16,
     max_pixels: Annotated[int, Option(min=1, help="Pixels of a request's images together.")] = 100_000_000,
     max_body_mib: Annotated[int, Option(min=1, help="Size of one request in MiB.")] = 32,
-    max_body_seconds: BodySeconds = 30,
+    max_body_seconds: Annotated[float, Option(min=1, help="Time for request headers, and again for the body.")] = 30,
     max_seconds: Annotated[float, Option(min=1, help="Time for one request, waiting included.")] = 120,
     grace_seconds: Annotated[float, Option(min=0, help="Time to finish requests when told to stop.")] = 30,
     dtype: options.ComputeDtype = "auto",

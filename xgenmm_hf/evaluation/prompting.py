@@ -97,13 +97,6 @@ class AskedSample(NamedTuple):
     answer: str = ""
 
 
-def chat_messages(sample: Sample, style: str, settings: AskSettings) -> list[dict[str, Any]]:
-    """Builds the chat that asks a sample; the system turn is the template's unless the settings have one."""
-    text = sample.text or settings.instruction or CHAT_TEXTS.get(style, "")
-    turns = [] if settings.system is None else [{"role": "system", "content": settings.system}]
-    return [*turns, {"role": "user", "content": parts_of(sample, text + suffix_of(sample, style, settings))}]
-
-
 def suffix_of(sample: Sample, style: str, settings: AskSettings) -> str:
     """Returns the text behind a sample's question in the chat form."""
     usual = CHOOSE if "choices" in sample.options else SHORT_ANSWER if style == "vqa" else ""
@@ -115,9 +108,15 @@ def suffix_of(sample: Sample, style: str, settings: AskSettings) -> str:
 def render_prompt(
     processor: "XGenMMProcessor", sample: Sample, shots: Sequence[Sample], style: str, settings: AskSettings
 ) -> str:
-    """Renders a sample's prompt; control tokens that its texts spell out stay plain text."""
+    """Renders a sample's prompt; control tokens that its texts spell out stay plain text.
+
+    The system turn of a chat is the template's unless the settings have one.
+    """
     if settings.prompt_form == "chat":
-        return processor.apply_chat_template(chat_messages(sample, style, settings), add_generation_prompt=True)
+        text = sample.text or settings.instruction or CHAT_TEXTS.get(style, "")
+        turns: list[Any] = [] if settings.system is None else [{"role": "system", "content": settings.system}]
+        turns.append({"role": "user", "content": parts_of(sample, text + suffix_of(sample, style, settings))})
+        return processor.apply_chat_template(turns, add_generation_prompt=True)
     content = base_content(sample, shots, style, settings.rules, settings.instruction)
     images = [image for one in (*shots, sample) for image in one.images]
     return render_content(processor, {"content": content, "images": images})

@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xgenmm_hf.conversion.tensors import one_line
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.data.lengths import describe_processor
 from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, stem_answer, trim_continuation
@@ -221,12 +222,8 @@ def _prepare_all(
                 )
             asked.append(one)
         except ValueError as error:
-            problems.append(Problem(task.name, f"sample {sample.id}", _reason(error)))
+            problems.append(Problem(task.name, f"sample {sample.id}", one_line(error)))
     return asked, [*task.problems, *(examples.problems if examples else []), *problems]
-
-
-def _reason(error: ValueError) -> str:
-    return " ".join(str(error).split()).rstrip(".")
 
 
 def _answer(
@@ -240,7 +237,7 @@ def _answer(
             images += [open_image(image) for image in one.images]
             readable.append(one)
         except UnreadableImage as error:
-            lines.append({"id": one.sample.id, "key": one.key, "problem": _reason(error)})
+            lines.append({"id": one.sample.id, "key": one.key, "problem": one_line(error)})
     if readable:
         style, rules, mode = task.prompt_style, settings.rules, settings.image_mode
         texts, longest = [one.prompt for one in readable], settings.answer_tokens(style)

@@ -8,7 +8,7 @@ from pathlib import Path
 from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.sources import WeightFile, Weights, weight_files
 from xgenmm_hf.conversion.tensors import listed
-from xgenmm_hf.inference.source import is_original_layout, read_config
+from xgenmm_hf.inference.source import resolve_model
 from xgenmm_hf.modeling.remote_code_xgenmm import AUTO_MAP, copy_remote_code
 
 
@@ -72,8 +72,7 @@ def collect(folder: Path) -> tuple[Files, list[str]]:
 
 def _check_model(folder: Path) -> tuple[str, ...]:
     """Checks that weights are safetensors of the model that the config describes; returns the names of their files."""
-    if is_original_layout(read_config(folder)):
-        raise ValueError(f"{folder} is in the original layout: convert it first with `xgenmm convert {folder} OUT`.")
+    resolve_model(folder)
     from xgenmm_hf.conversion.verify import check_same, expected_tensors
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 

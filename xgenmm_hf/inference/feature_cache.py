@@ -19,6 +19,7 @@ from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from xgenmm_hf.data.image_refs import image_key
 from xgenmm_hf.modeling.images_xgenmm import flatten, read_image
 from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows, pad_left
 from xgenmm_hf.modeling.processing_xgenmm import checked_prompts
@@ -83,8 +84,8 @@ class FeatureCache:
             )
         state = self._state(image_aspect_ratio)
         texts: Sequence[Any] = [None] * len(images) if prompts is None else prompts
-        read_with = [state if ids is None else state + str(ids.tolist()).encode() for ids in texts]
-        keys = [image_digest(image, known) for image, known in zip(images, read_with, strict=True)]
+        read_with = [state if ids is None else f"{state} {ids.tolist()}" for ids in texts]
+        keys = [f"{image_key(image)} {known}" for image, known in zip(images, read_with, strict=True)]
         found = {key: self._tokens[key] for key in keys if key in self._tokens}
         places = {key: place for place, key in enumerate(keys) if key not in found}
         if places:
@@ -125,7 +126,7 @@ class FeatureCache:
             _, oldest = self._tokens.popitem(last=False)
             self._bytes -= oldest.nbytes
 
-    def _state(self, image_aspect_ratio: str | None) -> bytes:
+    def _state(self, image_aspect_ratio: str | None) -> str:
         """Describes how images are cut and which weights read them."""
         root = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         parts = (root.model.vision_tower, root.model.resampler)
@@ -135,16 +136,8 @@ class FeatureCache:
         storages = [weight.data_ptr() for weight in weights]
         settings = self.processor.image_processor.to_dict()
         description = [image_aspect_ratio, settings, versions, storages, places]
-        return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).digest()
+        return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()
 
     def _pad_token_id(self) -> int:
         padding = self.processor.tokenizer.pad_token_id
         return 0 if padding is None else int(padding)
-
-
-def image_digest(image: Image.Image, state: bytes = b"") -> str:
-    """Returns a key of an image's content."""
-    digest = hashlib.sha256(state)
-    digest.update(f"{image.mode} {image.size} ".encode())
-    digest.update(image.tobytes())
-    return digest.hexdigest()

@@ -19,7 +19,7 @@ def resolve_model(model: str | os.PathLike[str], *, ours: bool = True) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         fields = read_config(folder)
-        if ours and is_original_layout(fields):
+        if ours and ("vision_encoder_config" in fields or "vision_tokenizer_config" in fields):
             raise ValueError(f"{name} is in the original layout: convert it first with `xgenmm convert {name} OUT`.")
         return str(folder)
     if folder.exists():
@@ -53,8 +53,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     if fields.get("model_type") != "xgenmm":
         raise ValueError(f"{file} says model_type {fields.get('model_type')!r}; an xGen-MM checkpoint says 'xgenmm'.")
     return fields
-
-
-def is_original_layout(fields: dict[str, Any]) -> bool:
-    """Returns whether a config follows the original's schema instead of ours."""
-    return "vision_encoder_config" in fields or "vision_tokenizer_config" in fields
