@@ -21,7 +21,8 @@ from unittest import mock
 
 
 SETTINGS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-SETTINGS["PYTHONPATH"] = str(Path(__file__).parent)  # where the server finds what it imports
+# where a server finds what it imports
+SETTINGS["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["forked_libraries"])
 others = forkserver.ForkServer()
