@@ -2,7 +2,9 @@
 
 A new interpreter takes seconds to import them. These processes are forked from one server, which imported them once
 for all tests of a worker; otherwise they are like those of `subprocess`: arguments, environment, folder, standard
-streams, signals and exit code. What a program imports by itself, and in which order, needs a new interpreter.
+streams, signals and exit code. `others` is a second server, without the package: for programs that import it as
+remote code, or in an order of their own. What is imported of other libraries, and in which order, and what happens
+while an interpreter shuts down need a new interpreter.
 """
 
 import multiprocessing
