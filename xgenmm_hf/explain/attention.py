@@ -43,33 +43,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where an answer's attention lies.
-
-    Attributes:
-        answer: The answer.
-        patches: Heat of patches, (num_tiles, side, side), summing to one.
-        pixels: Heat of the image's pixels, (height, width), summing to one.
-        outside: Share of the patches' heat on padding.
-        image_share: Share of the answer's attention that goes to image tokens, before it is scaled to one.
-        addresses: Where the image's tokens come from.
-    """
+    """Where an answer's attention lies."""
 
     answer: str
-    patches: np.ndarray
-    pixels: np.ndarray
-    outside: float
-    image_share: float
+    patches: np.ndarray  # heat of patches, (num_tiles, side, side), summing to one
+    pixels: np.ndarray  # heat of the image's pixels, (height, width), summing to one
+    outside: float  # share of the patches' heat on padding
+    image_share: float  # of the answer's attention, before it is scaled to one
     addresses: ImageAddresses
 
     def as_record(self, top: int = 10) -> dict[str, Any]:
-        """Returns what was found as JSON-ready values.
+        """Returns what was found as JSON-ready values, with all tiles and the hottest patches.
 
-        Args:
-            top: How many of the hottest patches to list.
-
-        Returns:
-            `answer`, `image_share`, `outside`, `tiles` (share and box of each) and `patches` (the hottest). Boxes are
-            (left, top, right, bottom) in pixels of the image.
+        Boxes are (left, top, right, bottom) in pixels of the image.
         """
         found, tiles, patches = self.addresses, [], []
         for tile, (row, column) in enumerate(found.tile_cell.tolist()):
@@ -180,9 +166,8 @@ def weigh_tokens(attention: list[torch.Tensor], places: torch.Tensor, layer: int
 def roll_out(layers: list[torch.Tensor], num_latents: int) -> torch.Tensor:
     """Joins the attention of the resampler's layers, (num_chunks, queries, patches of a chunk + queries) each.
 
-    Returns:
-        How much each latent looked at each patch, (num_chunks, num_latents, patches of a chunk), summing to one; zero
-        where a chunk has no visible patch.
+    The result, (num_chunks, num_latents, patches of a chunk), says how much each latent looked at each patch: it sums
+    to one over them, or is zero where a chunk has no visible patch.
     """
     queries = layers[0].shape[1]  # the latents, and the first release's text behind them
     looked = torch.zeros_like(layers[0][..., :-queries])

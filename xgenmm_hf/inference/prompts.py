@@ -30,9 +30,7 @@ if TYPE_CHECKING:
 
 def system_turn(name: str | None) -> str | None:
     """Returns the text of the system turn that a command line names."""
-    if name is None:
-        return None
-    return {"none": "", "released": RELEASED_SYSTEM}.get(name, name)
+    return None if name is None else {"none": "", "released": RELEASED_SYSTEM}.get(name, name)
 
 
 def build_messages(images: Sequence[Any], prompt: str, system: str | None = None) -> list[dict[str, Any]]:
