@@ -140,7 +140,11 @@ def convert_checkpoint(
     original = open_original(source, vision_config, vision_encoder, config)
     weights, wanted = original.weights, None if dtype == "auto" else getattr(torch, dtype)
     stated_dtype = main_dtype(weights.meta) if wanted is None else dtype
-    ours = _our_config(original, image_mode, stated_dtype)
+    shapes = {name: tuple(weights.meta[raw].shape) for name, raw in canonical_names(weights.meta).items()}
+    fields = with_model_type(original.config, shapes)
+    tower = choose_vision_config(shapes, fields, original.vision_config, original.encoder)
+    mode = decide_image_mode(fields, original.side_files[PREPROCESSOR_NAME], image_mode)
+    ours = build_config(fields, tower, mode, stated_dtype, shapes)
     plan = plan_conversion(weights.shapes, expected_tensors(ours), first_added_id(ours))
     written = describe(plan.targets, weights.meta, wanted)
 
@@ -187,16 +191,6 @@ def open_original(
         vision_config=read_json(tower) if vision_config is not None or tower.is_file() else None,
         encoder=encoder,
     )
-
-
-def _our_config(original: Original, asked_mode: str | None, dtype: str) -> XGenMMConfig:
-    shapes = {
-        name: tuple(original.weights.meta[raw].shape) for name, raw in canonical_names(original.weights.meta).items()
-    }
-    fields = with_model_type(original.config, shapes)
-    tower = choose_vision_config(shapes, fields, original.vision_config, original.encoder)
-    mode = decide_image_mode(fields, original.side_files[PREPROCESSOR_NAME], asked_mode)
-    return build_config(fields, tower, mode, dtype, shapes)
 
 
 def main_dtype(tensors: Mapping[str, torch.Tensor]) -> str:

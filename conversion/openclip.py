@@ -102,5 +102,4 @@ def _side(num_patches: int) -> int:
 
 
 def _count(shapes: Mapping[str, Shape], pattern: str) -> int:
-    found = [re.match(pattern, name) for name in shapes]
-    return 1 + max(int(match.group(1)) for match in found if match)
+    return 1 + max(int(match[1]) for match in map(re.compile(pattern).match, shapes) if match)

@@ -219,10 +219,7 @@ def read_rope_of_either_line(fields: dict[str, Any], model_type: str) -> dict[st
 
 
 def rope_as_read(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns a text config's dict with the forms of the rotary embedding that the running line keeps when it reads.
-
-    5.x folds the older form into its own; 4.57 keeps the newer one as an unknown field.
-    """
+    """Returns the fields of a text config as reading keeps them: 5.x folds the older form into its own, 4.57 keeps both."""
     return fields if IS_V5 else write_rope_of_both_lines(fields)
 
 

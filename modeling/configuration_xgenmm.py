@@ -173,22 +173,12 @@ class XGenMMConfig(PretrainedConfig):
         self.image_token_id = image_token_id
         self.image_placeholder_token_id = image_placeholder_token_id
         self.end_of_chunk_token_id = end_of_chunk_token_id
-        self.image_aspect_ratio = image_aspect_ratio
+        self.image_aspect_ratio = checked_mode(image_aspect_ratio)
         grids = default_grids(self.tile_size) if anyres_grids is None else anyres_grids
         self.anyres_grids = checked_grids(grids, self.tile_size, image_aspect_ratio)
         self.anyres_patch_sampling = anyres_patch_sampling
         kwargs["auto_map"] = {**(kwargs.get("auto_map") or {}), **AUTO_MAP}
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
-        self.check()
-
-    def check(self) -> None:
-        """Checks that the fields are in range and that the parts fit each other.
-
-        Raises:
-            ValueError: With what is wrong and what to set.
-        """
-        mode = checked_mode(self.image_aspect_ratio)
-        checked_grids(self.anyres_grids, self.tile_size, mode)
         if self.resampler_config.hidden_size != self.vision_config.hidden_size:
             raise ValueError(
                 f"resampler_config.hidden_size is {self.resampler_config.hidden_size} but the vision tower is "

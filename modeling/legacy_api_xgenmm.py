@@ -5,6 +5,7 @@ The released notebooks and VLMEvalKit's wrapper call `update_special_tokens` and
 placeholders), and read only the new tokens from what comes back. The model itself knows nothing of this.
 """
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -148,7 +149,8 @@ class HubEraMixin:
         attention_mask = kwargs.pop("attention_mask", None)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        lengths = [self._image_length(image.shape[0]) for image in images]
+        sampling = (self.config.resampler_config.num_latents, self.config.anyres_patch_sampling)
+        lengths = [count_image_tokens(image.shape[0], *sampling) for image in images]
         rows = [row[mask.bool()] for row, mask in zip(input_ids, attention_mask, strict=True)]
         rows = expand_rows(rows, lengths, self.config.image_token_id, self.config.image_placeholder_token_id)
         pad_token_ids = (self._option("pad_token_id", kwargs), self.config.text_config.pad_token_id)
@@ -175,10 +177,6 @@ class HubEraMixin:
         if self.config.image_aspect_ratio == "anyres":
             return images
         return [tile for image in images for tile in image.split(1)]
-
-    def _image_length(self, num_tiles: int) -> int:
-        num_latents = self.config.resampler_config.num_latents
-        return count_image_tokens(num_tiles, num_latents, self.config.anyres_patch_sampling)
 
 
 def is_legacy_api_call(kwargs: dict[str, Any]) -> bool:
@@ -252,8 +250,6 @@ def expand_rows(
 
 def pad_left(rows: list[torch.Tensor], pad_token_id: int) -> dict[str, torch.Tensor]:
     """Pads prompts of (length,) on the left: `input_ids` and `attention_mask`, (B, longest length) each."""
-    kinds = {"input_ids": (rows, pad_token_id), "attention_mask": ([torch.ones_like(row) for row in rows], 0)}
-    return {
-        name: nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill, padding_side="left")
-        for name, (values, fill) in kinds.items()
-    }
+    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side="left")
+    mask = pad([torch.ones_like(row) for row in rows])
+    return {"input_ids": pad(rows, padding_value=pad_token_id), "attention_mask": mask}

@@ -113,17 +113,13 @@ def asked_states(options: dict[str, Any], config: Any) -> dict[str, bool]:
 
 
 def image_output(vision: BaseModelOutput, tokens: list[torch.Tensor], sampled: BaseModelOutput) -> XGenMMImageOutput:
-    """Joins what tower and resampler returned."""
+    """Joins what tower and resampler returned; not every attention implementation has weights."""
+    weights = vision.get("attentions") or (None,)
     return XGenMMImageOutput(
         last_hidden_state=vision.last_hidden_state,
         pooler_output=tokens,
         hidden_states=vision.get("hidden_states"),
-        attentions=known_weights(vision.get("attentions")),
+        attentions=None if any(layer is None for layer in weights) else weights,
         resampler_hidden_states=sampled.hidden_states,
         resampler_attentions=sampled.attentions,
     )
-
-
-def known_weights(weights: tuple | None) -> tuple | None:
-    """Returns attention weights, or None where the attention implementation does not have them."""
-    return None if not weights or any(layer is None for layer in weights) else weights

@@ -114,13 +114,9 @@ class XGenMMResamplerLayer(GradientCheckpointingLayer):
 
 
 class XGenMMResampler(AnyAttentionModel):
-    """Samples chunks of features into `num_latents` tokens each.
+    """Samples chunks of features into `num_latents` tokens each, of the language model's width (`output_size`).
 
     It is a model of its own so that the library sets its attention implementation like the other parts'.
-
-    Args:
-        config: The resampler's config.
-        output_size: Width of the language model.
     """
 
     config: XGenMMResamplerConfig
@@ -158,23 +154,12 @@ class XGenMMResampler(AnyAttentionModel):
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """Samples.
+        """Samples features, (num_chunks, num_patches, hidden_size), those left out where `visible` is False.
 
-        Args:
-            features: (num_chunks, num_patches, hidden_size).
-            visible: False on features that must not be seen, (num_chunks, num_patches). Latents are always seen.
-            text: Further queries, needed if and only if the config is `text_conditioned`.
-            output_hidden_states: Whether to return the queries before and after each block.
-            output_attentions: Whether to return each block's attention weights.
-            **kwargs: Passed to the attention implementation.
-
-        Returns:
-            Tokens, (num_chunks, num_latents, output_size), as `last_hidden_state`; with the states asked for
-            `hidden_states`, depth + 1 times (num_chunks, num_queries, hidden_size), before the final norm, and
-            `attentions`, depth times (num_chunks, num_heads, num_queries, num_patches + num_queries).
-
-        Raises:
-            ValueError: If the text is missing.
+        `text` are further queries, needed if and only if the config is `text_conditioned`; `kwargs` go to the
+        attention implementation. Returns tokens, (num_chunks, num_latents, output_size), as `last_hidden_state`; on
+        request `hidden_states`, the queries before and after each block and before the final norm, (num_chunks,
+        num_queries, hidden_size), and `attentions`, (num_chunks, num_heads, num_queries, num_patches + num_queries).
         """
         latents = self.latents.unsqueeze(0).expand(features.shape[0], -1, -1)
         text_visible = None

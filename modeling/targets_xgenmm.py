@@ -23,20 +23,14 @@ class ModelInputs(BatchFeature):
 
     `inputs["image_num_tiles"]` answers, but is no item: the model counts tiles from `image_sizes`, and trainers hand
     every item on to functions that know only the names of the library's own models.
-
-    Args:
-        data: The inputs by name.
-        tensor_type: As for `BatchFeature`.
-        image_token_id: Id of the tokens that stand for images; None leaves labels as they are.
-        image_num_tiles: Tiles of each image, (num_images,); None without images.
     """
 
     def __init__(
         self,
         data: Any = None,
         tensor_type: Any = None,
-        image_token_id: int | None = None,
-        image_num_tiles: Any = None,
+        image_token_id: int | None = None,  # None leaves labels as they are
+        image_num_tiles: Any = None,  # of each image, (num_images,); None without images
     ):
         self.image_token_id = image_token_id
         counts = {} if image_num_tiles is None else {"image_num_tiles": image_num_tiles}

@@ -20,16 +20,10 @@ DEFAULT_GRID_SHAPES = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
 
 
 class TileLayout(NamedTuple):
-    """Where the patches of the sampled chunks come from.
+    """Where the patches of the sampled chunks come from, (num_tiles, num_patches) each."""
 
-    Attributes:
-        source: Index into the flat (num_tiles * num_patches) features for every patch of every chunk,
-            (num_tiles, num_patches).
-        visible: False on letterbox patches, (num_tiles, num_patches).
-    """
-
-    source: torch.Tensor
-    visible: torch.Tensor
+    source: torch.Tensor  # index into the flat (num_tiles * num_patches) features
+    visible: torch.Tensor  # False on letterbox patches
 
 
 def default_grids(tile_size: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ from xgenmm_hf import XGenMMProcessor
 from xgenmm_hf.bulk.rows import BulkRow, references
 from xgenmm_hf.data.image_refs import UnreadableImage, image_name, open_image
 from xgenmm_hf.inference.adapters import adapter_base
-from xgenmm_hf.inference.asking import room_for_answer
+from xgenmm_hf.inference.asking import generate_rows, room_for_answer
 from xgenmm_hf.inference.loading import check_source, load
 from xgenmm_hf.inference.precision import name_of
 from xgenmm_hf.inference.prompts import build_messages, render_prompt
@@ -170,13 +170,10 @@ class _TransformersEngine:
 
     def answer(self, inputs: Any) -> list[str]:
         model = self.parts.model
-        inputs = inputs.to(model.device, model.dtype)
-        length = inputs["input_ids"].shape[1]
-        limit = min(self.options.max_new_tokens, room_for_answer(model.config, length))
-        with torch.inference_mode():
-            output = model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
-        texts = self.parts.processor.batch_decode(output[:, length:], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        room = room_for_answer(model.config, inputs["input_ids"].shape[1])
+        limit = min(self.options.max_new_tokens, room)
+        rows = generate_rows(self.parts, inputs.to(model.device, model.dtype), max_new_tokens=limit)
+        return [text.strip() for text in self.parts.processor.batch_decode(rows, skip_special_tokens=True)]
 
 
 class _VllmEngine:

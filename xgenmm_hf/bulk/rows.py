@@ -33,8 +33,14 @@ def read_rows(source: str | os.PathLike[str], image_root: str | os.PathLike[str]
     """Reads rows in an order that every process sees alike."""
     name = os.fspath(source)
     path = Path(name).expanduser()
+    if (path / "state.json").is_file():
+        from datasets import load_from_disk
+
+        saved = enumerate(keep_encoded(load_from_disk(str(path))))
+        yield from (_row(str(index), record, None) for index, record in saved)
+        return
     if path.is_dir():
-        yield from _saved_rows(path) if (path / "state.json").is_file() else _folder_rows(path)
+        yield from _folder_rows(path)
         return
     files = [path] if path.is_file() else sorted(Path(file) for file in glob.glob(str(path), recursive=True))
     if not files:
@@ -92,13 +98,6 @@ def _archive_rows(archive: Path) -> Iterator[BulkRow]:
                 file.members = []  # type: ignore[attr-defined]  # or the archive keeps a header of every file
     except (tarfile.TarError, OSError) as error:
         raise ValueError(f"The archive {archive} cannot be read ({error}): get it again.") from error
-
-
-def _saved_rows(folder: Path) -> Iterator[BulkRow]:
-    from datasets import load_from_disk
-
-    rows = keep_encoded(load_from_disk(str(folder)))
-    yield from (_row(str(index), record, None) for index, record in enumerate(rows))
 
 
 def _row(place: str, record: Record | RejectedRecord, roots: Roots | None) -> BulkRow:

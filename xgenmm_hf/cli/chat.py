@@ -138,10 +138,8 @@ class Session:
                 raise ValueError("/image needs the path of an image.")
             self.show(open_images(shlex.split(rest), self._allow_remote))
         elif command == "/reset":
-            from xgenmm_hf.serving.conversation import names_of
-
-            names = [name for turn in self._conversation.turns for name in names_of(turn)]
-            left = dict.fromkeys([*names, *(name for name, _ in self._images)])
+            shown = [image for turn in self._conversation.turns for image in turn.images]
+            left = dict.fromkeys(name for name, _ in [*shown, *self._images])
             self._conversation.reset()
             self._images = []
             self._note(f"A new chat{', without ' + ', '.join(left) if left else ''}.")

@@ -28,7 +28,8 @@ def data(
     limit: Annotated[int | None, Option(min=1, metavar="N", help="Measure only N rows, chosen at random.")] = None,
     max_length: Annotated[int | None, Option(min=1, metavar="N", help="Count the rows of more than N tokens.")] = None,
     show: Annotated[
-        int, Option(min=0, metavar="N", help="Show N rows: images, prompt, what is trained on; PNG with --output.")
+        int,
+        Option(min=0, metavar="N", help="Show N rows: images, prompt, what is trained on; rows.html with --output."),
     ] = 0,
     image_mode: Annotated[
         options.ImageMode | None,
@@ -139,24 +140,24 @@ def render_measured(measured: dict[str, Any]) -> str:
 
 
 def print_rows(rows: Any, processor: "XGenMMProcessor", output: str | None) -> None:
-    """Prints rows with their targets marked, and draws them where there is a folder for it."""
+    """Prints rows with their targets marked, and writes them as a page where there is a folder for it."""
     from rich.console import Console
     from rich.text import Text
 
     from xgenmm_hf.data.encoding import row_name
-    from xgenmm_hf.data.preview import draw_row, image_lines, show_row
+    from xgenmm_hf.data.preview import image_lines, show_row, write_page
 
     console = Console(soft_wrap=True)
-    for index, row in enumerate(rows):
+    for row in rows:
         console.rule(Text(row_name(row)))
         for line in image_lines(row):
             console.print(Text(f"image: {line}", style="dim"))
-        for shown in show_row(row, processor):
-            if shown.title:
-                console.print(Text(f"{shown.title}:", style="bold"))
+        for title, pieces in show_row(row, processor):
+            if title:
+                console.print(Text(f"{title}:", style="bold"))
             # Without color, brackets say what is trained on.
             marks = ("", "") if console.color_system else ("[[", "]]")
-            marked = [(f"{marks[0]}{text}{marks[1]}", "green") if on else (text, "dim") for text, on in shown.pieces]
+            marked = [(f"{marks[0]}{text}{marks[1]}", "green") if on else (text, "dim") for text, on in pieces]
             console.print(Text.assemble(*marked))
-        if output is not None:
-            draw_row(row, processor, Path(output) / f"row-{index}.png")
+    if output is not None and rows:
+        write_page(rows, processor, Path(output) / "rows.html")

@@ -12,8 +12,8 @@ IMAGE_FIELDS = ("image", "images", "image_path", "img_path", "path", "filepath",
 ADDRESS_FIELDS = ("url", "uid", "key")
 CAPTION_FIELDS = ("caption", "text", "txt", "alt_text", "TEXT", "re_caption")
 NOT_UNICODE = "holds bytes that are not UTF-8, or half of a surrogate pair"
-# Only such an escape can bring half of a surrogate pair into a text that is UTF-8.
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# What can bring half of a surrogate pair into a value of JSON: such an escape, or bytes that were read as surrogates.
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 class RecordProblem(Exception):

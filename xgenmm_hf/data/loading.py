@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from xgenmm_hf.data.fields import RecordProblem, RejectedRecord, first_field
 from xgenmm_hf.data.hub_sets import HubSet, hub_shards
 from xgenmm_hf.data.image_refs import Roots
 from xgenmm_hf.data.records import Files, Found, Shard, find_files, first_record, make_shards, read_shard
-from xgenmm_hf.data.report import SourceReport, Tally
+from xgenmm_hf.data.report import PROBLEMS, SourceReport, Tally
 from xgenmm_hf.data.rows import InvalidRow, Row, features_of, validate_row
 
 
-CACHE_FORM = 3  # raise it when the same files give other rows than before
+CACHE_FORM = 4  # raise it when the same files give other rows than before
 MAX_REJECTED = 0.01
 STREAM_SHARDS = 16
 REPORT = "report.json"
@@ -103,7 +103,7 @@ def load_rows(
     }
     report = SourceReport(recipe["source"], adapter.name, recipe["kind"], names)
     if streaming:
-        arguments = {"shards": shards, "recipe": {**recipe, "log": None, "max_rejected": max_rejected}}
+        arguments = {"shards": shards, "recipe": {**recipe, "max_rejected": max_rejected}}
         features = features_of(recipe["kind"])
         return LoadedRows(IterableDataset.from_generator(_generate, features=features, gen_kwargs=arguments), report)
     loaded = _build(shards, recipe, report, cache)
@@ -126,7 +126,8 @@ def _build(shards: list[Shard], recipe: dict[str, Any], report: SourceReport, ca
         if not complete:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-        arguments = {"shards": shards, "recipe": {**recipe, "log": str(folder), "max_rejected": 1.0}}
+        tally = Tally(report.source, str(folder / PROBLEMS))
+        arguments = {"shards": shards, "recipe": recipe, "tally": tally}
         try:
             dataset = datasets.Dataset.from_generator(
                 _generate, features=features_of(recipe["kind"]), cache_dir=str(folder), gen_kwargs=arguments
@@ -144,7 +145,7 @@ def _build(shards: list[Shard], recipe: dict[str, Any], report: SourceReport, ca
         if complete:
             report = SourceReport(**read_json(folder / REPORT))
         else:
-            report.sum_counts(folder)
+            report = replace(report, **tally.counts(), problems_file=tally.problems_file)
         if dataset is None:
             report.check(max_rejected=1.0)
             raise ValueError(f"{report.source} gave rows that datasets did not keep: delete {folder} and try again.")
@@ -152,10 +153,10 @@ def _build(shards: list[Shard], recipe: dict[str, Any], report: SourceReport, ca
     return LoadedRows(dataset, report)
 
 
-def _generate(shards: list[Shard], recipe: dict[str, Any]) -> Iterator[Row]:
-    """Yields the rows of some shards; `datasets` calls this with a part of them in each process."""
+def _generate(shards: list[Shard], recipe: dict[str, Any], tally: Tally | None = None) -> Iterator[Row]:
+    """Yields the rows of some shards; while streaming `datasets` calls this with a part of them in each process."""
     adapter = adapter_of(recipe["format"])
-    tally = Tally(recipe["source"], recipe["log"], recipe["max_rejected"])
+    tally = tally or Tally(recipe["source"], max_rejected=recipe["max_rejected"])
     addresses = AddressTable(recipe["images"]) if recipe["images"] else None
     for shard in shards:
         beside = os.path.dirname(shard["path"]) if recipe["roots"] is None and recipe["base"] else None

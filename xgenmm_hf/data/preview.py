@@ -1,35 +1,39 @@
 """A dry run of a mixture: what it holds, what its rows take, and rows as a person reads them; no model is loaded."""
 
+import base64
 import json
 import os
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from html import escape
 from importlib.util import find_spec
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from xgenmm_hf.conversion.files import replacing, write_json
+from xgenmm_hf.conversion.files import replacing, write_json, write_text
 from xgenmm_hf.data.encoding import WRITTEN_PARTS, RenderedText, render_texts, row_name
-from xgenmm_hf.data.image_refs import UnreadableImage, image_name, image_size, open_image
+from xgenmm_hf.data.image_refs import UnreadableImage, image_name, image_size, open_image, png_bytes
 from xgenmm_hf.data.lengths import measure_rows
 from xgenmm_hf.data.mixture import Mixture, sample_indices
+from xgenmm_hf.data.report import PROBLEMS
 from xgenmm_hf.data.rows import Row
 from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
-REPORT, PROBLEMS, HISTOGRAM = "report.json", "problems.jsonl", "lengths.png"
+REPORT, HISTOGRAM = "report.json", "lengths.png"
 NEEDED = {"datasets": "datasets", "yaml": "pyyaml", "matplotlib": "matplotlib"}
 MEASURES = ("text_tokens", "image_tokens", "tokens", "tiles")
 BATCH_ROWS = 64
 BINS = 40
-WIDTH, IMAGE_SIDE, MARGIN, FONT = 900, 260, 12, 15
-COLORS = {True: "#0a7d32", False: "#555555"}
+IMAGE_SIDE = 400
+STYLE = """<!doctype html><meta charset="utf-8">
+<style>img { margin: 6px } pre { white-space: pre-wrap; color: #555 } mark { background: none; color: #0a7d32 }</style>
+"""
 
 
 def require_libraries() -> None:
@@ -145,17 +149,10 @@ def _write(report: dict[str, Any], problems: Iterable[dict[str, Any]], lengths: 
         figure.savefig(draft)
 
 
-class ShownText(NamedTuple):
-    """A rendered text of a row: its title where a row has several, and (text, whether it is trained on) in order."""
-
-    title: str
-    pieces: list[tuple[str, bool]]
-
-
-def show_row(row: Row, processor: XGenMMProcessor) -> list[ShownText]:
-    """Renders a row and marks its targets."""
+def show_row(row: Row, processor: XGenMMProcessor) -> list[tuple[str, list[tuple[str, bool]]]]:
+    """Renders a row: for each text its title, where there are two, and (text, whether it is trained on) in order."""
     titles = ("chosen", "rejected") if row.get("chosen") else ("",)
-    return [ShownText(title, _pieces(text)) for title, text in zip(titles, render_texts(processor, row), strict=True)]
+    return [(title, _pieces(text)) for title, text in zip(titles, render_texts(processor, row), strict=True)]
 
 
 def _pieces(rendered: RenderedText) -> list[tuple[str, bool]]:
@@ -184,25 +181,18 @@ def image_lines(row: Row) -> list[str]:
     return [it if isinstance(it, str) else f"{image_name(ref)} ({it.width} x {it.height})" for ref, it in opened]
 
 
-def draw_row(row: Row, processor: XGenMMProcessor, file: Path) -> None:
-    """Draws a row as a PNG file: its images, then its text with the targets in green."""
-    font: Any = ImageFont.load_default(FONT)
-    opened = list(open_images(row))
-    lines = [(row_name(row), "black"), *((reason, "red") for reason in opened if isinstance(reason, str))]
-    for shown in show_row(row, processor):
-        lines += [(f"-- {shown.title}", "black")] if shown.title else []
-        for text, trained in shown.pieces:
-            for line in text.splitlines() or [""]:
-                wrapped = textwrap.wrap(line, WIDTH // (FONT // 2), drop_whitespace=False) or [""]
-                lines += [(part, COLORS[trained]) for part in wrapped]
-    images = [image for image in opened if not isinstance(image, str)]
-    per_line, cell, step = (WIDTH - MARGIN) // (IMAGE_SIDE + MARGIN), IMAGE_SIDE + MARGIN, FONT + 5
-    top = MARGIN + -(-len(images) // per_line) * cell
-    page = Image.new("RGB", (WIDTH, top + len(lines) * step + MARGIN), "white")
-    for index, image in enumerate(images):
-        image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-        page.paste(image, (MARGIN + index % per_line * cell, MARGIN + index // per_line * cell))
-    draw = ImageDraw.Draw(page)
-    for index, (text, color) in enumerate(lines):
-        draw.text((MARGIN, top + index * step), text, fill=color, font=font)
-    page.save(file, format="PNG")
+def write_page(rows: Iterable[Row], processor: XGenMMProcessor, file: Path) -> None:
+    """Writes rows as a web page: their images, then their texts with the targets in green."""
+    parts = [STYLE]
+    for row in rows:
+        parts.append(f"<h3>{escape(row_name(row))}</h3>")
+        for image in open_images(row):
+            if isinstance(image, str):
+                parts.append(f"<p>{escape(image)}</p>")
+                continue
+            image.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+            parts.append(f'<img src="data:image/png;base64,{base64.b64encode(png_bytes(image)).decode()}">')
+        for title, pieces in show_row(row, processor):
+            marked = (f"<mark>{escape(text)}</mark>" if trained else escape(text) for text, trained in pieces)
+            parts.append(f"<h4>{title}</h4><pre>{''.join(marked)}</pre>")
+    write_text(file, "\n".join(parts))

@@ -178,7 +178,6 @@ def _readable(path: Path) -> Iterator[None]:
 def _read_json(path: Path, shard: Shard) -> Placed:
     """Reads a JSON array one record at a time."""
     text = path.read_bytes().decode("utf-8-sig", "surrogateescape")
-    checked = not SURROGATE.search(text) and is_unicode(text)
     if not text.lstrip().startswith("["):
         raise ValueError(f"The data file {path} holds no list of records.")
     place, index, decoder = text.index("[") + 1, 0, json.JSONDecoder()
@@ -190,7 +189,7 @@ def _read_json(path: Path, shard: Shard) -> Placed:
             record, end = RejectedRecord("json", "the record is nested too deeply"), _past_value(text, place)
         except json.JSONDecodeError as error:
             raise ValueError(f"The data file {path} is not JSON ({error}): get it again.") from error
-        yield str(index), _checked(record, checked)
+        yield str(index), _checked(record, text[place:end])
         place, index = _past_space(text, end), index + 1
         if text[place : place + 1] == ",":
             place += 1
@@ -219,7 +218,7 @@ def _read_object(path: Path, shard: Shard) -> Placed:
     except RejectedRecord as problem:
         raise ValueError(f"{problem.reason[0].upper()}{problem.reason[1:]}: restore the file.") from None
     records = next((value[name] for name in LISTS if isinstance(value.get(name), list)), [value])
-    yield from ((str(index), _checked(record, unicode=True)) for index, record in enumerate(records))
+    yield from ((str(index), _checked(record)) for index, record in enumerate(records))
 
 
 def _read_lines(path: Path, shard: Shard) -> Placed:
@@ -227,7 +226,7 @@ def _read_lines(path: Path, shard: Shard) -> Placed:
     for number, line in _lines(path, shard):
         try:
             if line.strip():
-                yield str(number), _checked(parse_json(line, "the line"), unicode=True)
+                yield str(number), _checked(parse_json(line, "the line"))
         except RejectedRecord as problem:
             yield str(number), problem
 
@@ -314,12 +313,13 @@ def _read_tar(path: Path, shard: Shard) -> Placed:
                 yield key, problem
 
 
-def _checked(record: Any, unicode: bool) -> Record | RejectedRecord:
-    """Returns a record if it is a mapping whose texts are Unicode, as its reader may know already."""
+def _checked(record: Any, text: str = "") -> Record | RejectedRecord:
+    """Returns a record if it is a mapping, and one of Unicode, which JSON that was read as it was may not be."""
     if not isinstance(record, (dict, RejectedRecord)):
         return RejectedRecord("fields", f"the record is a {type(record).__name__}; it must be a mapping")
-    known = unicode or isinstance(record, RejectedRecord) or is_unicode(record)
-    return record if known else RejectedRecord("text", f"the record {NOT_UNICODE}")
+    if isinstance(record, dict) and SURROGATE.search(text) and not is_unicode(record):
+        return RejectedRecord("text", f"the record {NOT_UNICODE}")
+    return record
 
 
 READERS = {

@@ -13,17 +13,10 @@ from xgenmm_hf.data.fields import RecordProblem, RejectedRecord
 
 logger = logging.getLogger(__name__)
 
-PROBLEMS, COUNTS = "problems.jsonl", "counts.jsonl"
+PROBLEMS = "problems.jsonl"
 COUNTED = ("rejected", "skipped", "notes")
 LOGGED_PROBLEMS = 5
 SMALLEST_SAMPLE = 100
-
-
-def read_lines(file: str | Path | None) -> Iterator[dict[str, Any]]:
-    """Yields the lines of a JSON lines file; none where there is no file."""
-    if file is not None and Path(file).is_file():
-        with open(file, encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
 
 
 @dataclass
@@ -49,7 +42,9 @@ class SourceReport:
 
     def problems(self) -> Iterator[dict[str, Any]]:
         """Yields every problem as `{"source", "file", "id", "outcome", "kind", "reason"}`."""
-        yield from read_lines(self.problems_file)
+        if self.problems_file is not None and Path(self.problems_file).is_file():
+            with open(self.problems_file, encoding="utf-8") as lines:
+                yield from map(json.loads, lines)
 
     def exceeds(self, max_rejected: float) -> bool:
         """Tells whether more than a share of the records are malformed, or no row is left."""
@@ -70,22 +65,14 @@ class SourceReport:
             f"all are listed in {self.problems_file}."
         )
 
-    def sum_counts(self, folder: Path) -> None:
-        """Takes over the counts of all shards, as their tallies wrote them."""
-        entries = list(read_lines(folder / COUNTS))
-        self.records, self.rows = (sum(entry[name] for entry in entries) for name in ("records", "rows"))
-        for name in COUNTED:
-            setattr(self, name, dict(sum((Counter(entry[name]) for entry in entries), Counter())))
-        self.problems_file = str(folder / PROBLEMS)
-
 
 @dataclass
 class Tally:
-    """Counts what becomes of a shard's records; problems go to a file at once, or without a folder to the log."""
+    """Counts what becomes of records; problems go to a file at once, or while streaming to the log."""
 
     source: str
-    folder: str | None
-    max_rejected: float
+    problems_file: str | None = None
+    max_rejected: float = 1.0  # while streaming
     records: int = 0
     rows: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
@@ -96,10 +83,11 @@ class Tally:
         """Counts and notes a problem."""
         rejected = isinstance(problem, RejectedRecord)
         (self.rejected if rejected else self.skipped)[problem.kind] += 1
-        if self.folder is not None:
+        if self.problems_file is not None:
             outcome = "rejected" if rejected else "skipped"
             entry = {"source": self.source, "file": file, "id": id, "outcome": outcome, "kind": problem.kind}
-            self._append(PROBLEMS, {**entry, "reason": problem.reason})
+            with open(self.problems_file, "a", encoding="utf-8", errors="backslashreplace") as lines:
+                lines.write(json.dumps({**entry, "reason": problem.reason}, ensure_ascii=False) + "\n")
             return
         if self.rejected.total() + self.skipped.total() <= LOGGED_PROBLEMS:
             logger.warning("%s, %s of %s: %s", self.source, id, file, problem.reason)
@@ -110,13 +98,10 @@ class Tally:
             )
 
     def close(self) -> None:
-        """Writes the counts down; a stream logs them, as nothing else tells what it left out."""
-        counts = {"records": self.records, "rows": self.rows, **{name: dict(getattr(self, name)) for name in COUNTED}}
-        if self.folder is not None:
-            self._append(COUNTS, counts)
-        elif any(counts[name] for name in COUNTED):
-            logger.warning("%s: %s", self.source, counts)
+        """Logs the counts of a stream, as nothing else tells what it left out."""
+        if self.problems_file is None and any(getattr(self, name) for name in COUNTED):
+            logger.warning("%s: %s", self.source, self.counts())
 
-    def _append(self, name: str, entry: dict[str, Any]) -> None:
-        with Path(self.folder or "", name).open("a", encoding="utf-8", errors="backslashreplace") as lines:
-            lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    def counts(self) -> dict[str, Any]:
+        """Returns all counts by the names that they have in a `SourceReport`."""
+        return {"records": self.records, "rows": self.rows, **{name: dict(getattr(self, name)) for name in COUNTED}}

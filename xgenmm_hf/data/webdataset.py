@@ -59,17 +59,15 @@ def _images_of(key: str, files: dict[str, bytes]) -> list[ImageRef]:
 
 def _split_frames(data: bytes, name: str) -> Iterator[bytes]:
     """Yields the frames of a TIFF file as PNG files; a lone frame as it is."""
-    from PIL import Image
+    from PIL import Image, ImageSequence
 
     try:
         with reading(), image_errors(name), Image.open(io.BytesIO(data), formats=("TIFF", "PNG", "JPEG")) as image:
-            number = getattr(image, "n_frames", 1)
-            if number == 1:
+            if getattr(image, "n_frames", 1) == 1:
                 yield data
                 return
-            for index in range(number):
-                image.seek(index)
-                yield png_bytes(to_rgb(image, name))
+            for frame in ImageSequence.Iterator(image):
+                yield png_bytes(to_rgb(frame, name))
     except UnreadableImage as error:
         raise RejectedRecord("image", str(error)) from None
 

@@ -6,7 +6,6 @@ Shapes: an image of height x width pixels in num_tiles tiles of S x S pixels; ti
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
@@ -36,8 +35,8 @@ class CutView:
 
 def view_cut(config: Any, processor: "XGenMMProcessor", image: Image.Image) -> CutView:
     """Cuts an image as the model does and shows it."""
-    prepared = processor.image_processor([image], return_tensors="np")
-    tiles = [tile_as_image(values, processor.image_processor) for values in prepared["pixel_values"]]
+    prepared = processor.image_processor([image], return_tensors="np", do_normalize=False)
+    tiles = [Image.fromarray(pixels.transpose(1, 2, 0)) for pixels in prepared["pixel_values"]]
     size, count = [(image.height, image.width)], torch.tensor([len(tiles)])
     addresses = image_token_addresses(size, config, image_num_tiles=count)
     rows, columns = (addresses.tile_cell.amax(0) + 1).tolist()
@@ -52,15 +51,6 @@ def view_cut(config: Any, processor: "XGenMMProcessor", image: Image.Image) -> C
     summary = f"{image.width} x {image.height} pixels: the image {cut} pixels, {num_tokens} tokens ({sampled})."
     drawn = draw_grid(image, columns, rows, config.tile_size) if columns else image
     return CutView(drawn, tuple(zip(names, tiles, strict=True)), columns, rows, num_tokens, summary)
-
-
-def tile_as_image(values: np.ndarray, image_processor: Any) -> Image.Image:
-    """Turns a tile's values back into an image."""
-    mean, std = (
-        np.asarray(each).reshape(-1, 1, 1) for each in (image_processor.image_mean, image_processor.image_std)
-    )
-    pixels = ((values * std + mean) * 255).round().clip(0, 255).astype(np.uint8)
-    return Image.fromarray(pixels.transpose(1, 2, 0))
 
 
 def draw_grid(image: Image.Image, columns: int, rows: int, tile_size: int) -> Image.Image:

@@ -52,20 +52,15 @@ def plain_chatbot(**options: Any) -> gr.Chatbot:
     return chatbot
 
 
-def _map_texts(messages: Any, change: Callable[[str], str]) -> Any:
-    def changed(content: Any) -> Any:
-        if isinstance(content, str):
-            return change(content)
-        if isinstance(content, list):
-            return [changed(part) for part in content]
-        if isinstance(content, dict) and isinstance(content.get("text"), str):
-            return {**content, "text": change(content["text"])}
-        return content
-
-    return messages and [
-        {**message, "content": changed(message["content"])} if isinstance(message, dict) else message
-        for message in messages
-    ]
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Changes the texts of a chat, of one of its messages, or of a part of one; all else stays."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_map_texts(one, change) for one in value]
+    if isinstance(value, dict):
+        return {**value, **{key: _map_texts(value[key], change) for key in ("content", "text") if key in value}}
+    return value
 
 
 def build_page(
@@ -120,22 +115,6 @@ def launch_page(page: gr.Blocks, **options: Any) -> Any:
     return page.launch(**{**settings, **options})
 
 
-def answer_options() -> list[Any]:
-    """Returns what a chat may set besides the model: system turn, length and temperature of answers."""
-    return [
-        gr.Dropdown(
-            list(SYSTEMS),
-            value=next(iter(SYSTEMS)),
-            label="system turn: choose one, or write your own text",
-            allow_custom_value=True,
-            elem_id="system",
-            render=False,
-        ),
-        gr.Slider(1, 1024, value=256, step=1, label="longest answer, in tokens", render=False),
-        gr.Slider(0, 1.5, value=0, step=0.1, label="temperature (0: the most likely answer)", render=False),
-    ]
-
-
 def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
     """Adds the tab for chats about any number of images, over any number of turns."""
 
@@ -151,6 +130,18 @@ def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
 
     rows = shipped_examples()
     # Made here and placed by the chat: hence `render=False`.
+    options = [
+        gr.Dropdown(
+            list(SYSTEMS),
+            value=next(iter(SYSTEMS)),
+            label="system turn: choose one, or write your own text",
+            allow_custom_value=True,
+            elem_id="system",
+            render=False,
+        ),
+        gr.Slider(1, 1024, value=256, step=1, label="longest answer, in tokens", render=False),
+        gr.Slider(0, 1.5, value=0, step=0.1, label="temperature (0: the most likely answer)", render=False),
+    ]
     cost = gr.Textbox(show_label=False, container=False, interactive=False, max_lines=3, elem_id="cost", render=False)
     question = gr.MultimodalTextbox(
         file_types=["image"],
@@ -167,7 +158,7 @@ def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
         chatbot=plain_chatbot(height=420, show_label=False, buttons=["copy"], elem_id="chat", render=False),
         additional_inputs_accordion=gr.Accordion("Options", open=False, render=False),
         additional_outputs=cost,
-        additional_inputs=[model, *answer_options()],
+        additional_inputs=[model, *options],
         examples=[[{"text": row["question"], "files": [row["file"]]}] for row in rows[:3]],
         example_labels=[row["question"] for row in rows[:3]],
         cache_examples=False,

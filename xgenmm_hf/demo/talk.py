@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 # Begins what the page says in place of an answer; such a turn is no part of the chat.
 ERROR_MARK = "⚠"
-Shot = tuple[str, str]
 EMBEDDED = "It knows drawn shapes and short words only, no photographs."
 
 
@@ -83,9 +84,9 @@ class Desk:
             yield replace(said, text=trim_continuation(said.text, last)) if self.is_base else said
 
     def continue_shots(
-        self, shots: Sequence[Shot], image: str, query: str = "", *, max_new_tokens: int = 64
+        self, shots: Sequence[tuple[str, str]], image: str, query: str = "", *, max_new_tokens: int = 64
     ) -> Iterator[str]:
-        """Continues examples in the base models' form."""
+        """Continues examples, (path of an image, text) each, in the base models' form."""
         tokenizer = self.loaded.processor.tokenizer
         images = [open_upload(path) for path in (*(path for path, _ in shots), image)]
         prompt = render_shots([text for _, text in shots], query, tokenizer)
@@ -120,24 +121,23 @@ def messages_of_page(
     if not files and not text:
         raise ValueError("Nothing was sent: write a question, or add an image.")
     new = [*({"type": "file", "file": {"path": path}} for path in files), {"type": "text", "text": text}]
-    turns: list[tuple[str, list[Any]]] = []
-    for one in (*without_errors(history), {"role": "user", "content": new}):
-        if not turns or turns[-1][0] != one["role"]:
-            turns.append((one["role"], []))
-        content = one["content"]
-        turns[-1][1].extend(content if isinstance(content, list) else [content])
-    messages = [{"role": role, "content": _as_content(items)} for role, items in turns]
-    own = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
-    return [*own, *messages]
+    messages = [] if system is None else [{"role": "system", "content": [{"type": "text", "text": system}]}]
+    turns = [*without_errors(history), {"role": "user", "content": new}]
+    for role, group in groupby(turns, itemgetter("role")):
+        items = [item for one in group for item in _items_of(one)]
+        opened = [open_upload(item["file"]["path"]) for item in items if item["type"] != "text"]
+        text = "\n".join(item["text"] for item in items if item["type"] == "text" and item["text"])
+        images = [{"type": "image", "image": image} for image in opened]
+        messages.append({"role": role, "content": [*images, {"type": "text", "text": text}]})
+    return messages
 
 
 def without_errors(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Leaves out the turns that failed: what the page said in place of an answer, and what it said it to."""
     kept: list[Mapping[str, Any]] = []
     for one in history:
-        content = one["content"]
-        texts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
-        if one["role"] == "assistant" and any(text.startswith(ERROR_MARK) for text in texts):
+        failed = any(item.get("text", "").startswith(ERROR_MARK) for item in _items_of(one))
+        if one["role"] == "assistant" and failed:
             while kept and kept[-1]["role"] == "user":
                 kept.pop()
         else:
@@ -145,18 +145,11 @@ def without_errors(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, An
     return kept
 
 
-def _as_content(items: Sequence[Any]) -> list[dict[str, Any]]:
-    """Opens the images of a turn and puts them before its text."""
-    images: list[dict[str, Any]] = []
-    texts: list[str] = []
-    for item in items:
-        if isinstance(item, str):
-            texts.append(item)
-        elif item["type"] == "text":
-            texts.append(item["text"])
-        else:
-            images.append({"type": "image", "image": open_upload(item["file"]["path"])})
-    return [*images, {"type": "text", "text": "\n".join(text for text in texts if text)}]
+def _items_of(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the texts and files of one of Gradio's turns, whose content may be one text or a list."""
+    content = turn["content"]
+    items = content if isinstance(content, list) else [content]
+    return [{"type": "text", "text": item} if isinstance(item, str) else item for item in items]
 
 
 def open_upload(path: str) -> "Image.Image":

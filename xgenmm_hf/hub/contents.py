@@ -5,8 +5,9 @@ import tempfile
 from fnmatch import fnmatch
 from pathlib import Path
 
+from xgenmm_hf.conversion.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from xgenmm_hf.conversion.files import read_json
-from xgenmm_hf.conversion.sources import WeightFile, Weights, weight_files
+from xgenmm_hf.conversion.sources import INDEX_FILES, WeightFile, Weights, weight_files
 from xgenmm_hf.conversion.tensors import listed
 from xgenmm_hf.inference.source import resolve_model
 from xgenmm_hf.modeling.remote_code_xgenmm import AUTO_MAP, copy_remote_code
@@ -15,9 +16,6 @@ from xgenmm_hf.modeling.remote_code_xgenmm import AUTO_MAP, copy_remote_code
 # Files of a repository: names there -> paths on this machine, or contents made here.
 Files = dict[str, Path | bytes]
 
-INDEX = "model.safetensors.index.json"
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 NEEDED = ("tokenizer.json", "tokenizer_config.json", "processor_config.json")
 SETTINGS = (
     *NEEDED,
@@ -84,7 +82,7 @@ def _check_model(folder: Path) -> tuple[str, ...]:
         )
     expected = expected_tensors(XGenMMConfig.from_pretrained(folder))
     check_same(Weights(files).shapes, expected, f"The weights in {folder} do not fit its config.json")
-    return (*(file.path.name for file in files), *([INDEX] if len(files) > 1 else []))
+    return (*(file.path.name for file in files), *(INDEX_FILES[:1] if len(files) > 1 else ()))
 
 
 def _check_adapter(folder: Path) -> tuple[str, ...]:

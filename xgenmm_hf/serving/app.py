@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -29,14 +29,13 @@ from xgenmm_hf.serving.description import (
     describe,
     errors,
 )
-from xgenmm_hf.serving.engine import Done, Piece
+from xgenmm_hf.serving.engine import Done
 from xgenmm_hf.serving.errors import RequestError
-from xgenmm_hf.serving.service import Running, Service, no_model
+from xgenmm_hf.serving.service import Service
 from xgenmm_hf.serving.ticket import CLIENT_LEFT, Ticket
 
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-DONE = "data: [DONE]\n\n"
 BEARER = HTTPBearer(auto_error=False)
 
 
@@ -104,7 +103,7 @@ def _add_information(app: FastAPI, service: Service) -> None:
         state = "ok" if engine.alive else "failed" if engine.failed else "stopping"
         return JSONResponse({"status": state, "model": name}, 200 if engine.alive else 503)
 
-    @app.get("/metrics", dependencies=keyed, response_class=PlainTextResponse, responses=METRICS_ANSWERS)
+    @app.get("/metrics", dependencies=keyed, response_class=Response, responses=METRICS_ANSWERS)
     async def metrics() -> Response:
         return Response(service.metrics.render(), media_type=METRICS_TYPE)
 
@@ -118,8 +117,7 @@ def _add_information(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models/{model:path}", dependencies=keyed, response_model=ModelCard, responses=errors(401, 404))
     async def model(model: str) -> dict[str, Any]:
-        if model != name:
-            raise no_model(model, name)
+        service.check_model(model)
         return card
 
 
@@ -140,10 +138,10 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         # A request counts from when its body is there.
         ticket = service.enter()
         try:
-            running = await _unless_gone(request, ticket, service.start(body, ticket))
-            if running is not None and running.request.stream:
-                return _Stream(service, running)
-            answer = running and await _unless_gone(request, ticket, _collect(service, running))
+            started = await _unless_gone(request, ticket, service.start(body, ticket))
+            if started and ticket.request.stream:
+                return _Stream(service, ticket)
+            answer = started and await _unless_gone(request, ticket, _collect(service, ticket))
         except RequestError as error:
             ticket.end(error.status)
             raise
@@ -157,9 +155,9 @@ def _add_chat(app: FastAPI, service: Service) -> None:
 class _Stream(StreamingResponse):
     """A streamed answer, which ends with the response even where its generator never began."""
 
-    def __init__(self, service: Service, running: Running):
-        super().__init__(_stream(service, running), media_type="text/event-stream")
-        self._ticket = running.ticket
+    def __init__(self, service: Service, ticket: Ticket):
+        super().__init__(_stream(service, ticket), media_type="text/event-stream")
+        self._ticket = ticket
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -188,70 +186,59 @@ async def _unless_gone(request: Request, ticket: Ticket, work: Any) -> Any:
                 await task
 
 
-async def _collect(service: Service, running: Running) -> dict[str, Any]:
+async def _collect(service: Service, ticket: Ticket) -> dict[str, Any]:
     """Waits for a whole answer and returns the response's body."""
     text, done = "", Done("stop", 0)
-    async for event in running.pieces():
-        if isinstance(event, Piece):
-            text += event.text
-        else:
+    async for event in service.answer(ticket):
+        if isinstance(event, Done):
             done = event
-    service.metrics.first_seconds.observe(time.monotonic() - running.ticket.started)
-    service.metrics.new_tokens.inc(done.new_tokens)
+        else:
+            text += event
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": text, "refusal": None},
         "logprobs": None,
         "finish_reason": done.reason,
     }
-    return {**_head(running, "chat.completion"), "choices": [choice], "usage": _usage(running, done)}
+    return {**_head(ticket, "chat.completion"), "choices": [choice], "usage": _usage(ticket, done)}
 
 
-async def _stream(service: Service, running: Running) -> AsyncIterator[str]:
+async def _stream(service: Service, ticket: Ticket) -> AsyncIterator[str]:
     """Yields a streamed answer as server-sent events."""
-    options = running.request.stream_options
+    options = ticket.request.stream_options
     with_usage = options is not None and options.include_usage
-    head = _head(running, "chat.completion.chunk")
+    head = _head(ticket, "chat.completion.chunk")
 
     def chunk(delta: dict[str, Any], reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         return _event({**head, "choices": [choice], **({"usage": None} if with_usage else {})})
 
     yield chunk({"role": "assistant", "content": ""})
-    first = True
     try:
-        async for event in running.pieces():
-            if isinstance(event, Piece):
-                if first:
-                    service.metrics.first_seconds.observe(time.monotonic() - running.ticket.started)
-                    first = False
-                yield chunk({"content": event.text})
+        async for event in service.answer(ticket):
+            if not isinstance(event, Done):
+                yield chunk({"content": event})
                 continue
-            service.metrics.new_tokens.inc(event.new_tokens)
             yield chunk({}, event.reason)
             if with_usage:
-                yield _event({**head, "choices": [], "usage": _usage(running, event)})
+                yield _event({**head, "choices": [], "usage": _usage(ticket, event)})
     except RequestError as error:
-        running.ticket.end(error.status)
+        ticket.end(error.status)
         yield _event(error.body())
         return
-    running.ticket.end(200)
-    yield DONE
+    ticket.end(200)
+    yield "data: [DONE]\n\n"
 
 
-def _head(running: Running, kind: str) -> dict[str, Any]:
+def _head(ticket: Ticket, kind: str) -> dict[str, Any]:
     """Returns the fields that every response begins with."""
-    return {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": running.request.model,
-    }
+    name = f"chatcmpl-{uuid.uuid4().hex}"
+    return {"id": name, "object": kind, "created": int(time.time()), "model": ticket.request.model}
 
 
-def _usage(running: Running, done: Done) -> dict[str, int]:
+def _usage(ticket: Ticket, done: Done) -> dict[str, int]:
     """Returns the tokens that a request cost, image tokens among the prompt's."""
-    prompt, new = running.prompt_tokens, done.new_tokens
+    prompt, new = ticket.job.input_ids.shape[1], done.new_tokens
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 

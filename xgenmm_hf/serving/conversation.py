@@ -48,12 +48,11 @@ class Conversation:
         self._loaded, self._system, self._image_mode = loaded, system, image_mode
         self._options = {"max_new_tokens": max_new_tokens, "stop": stop, **options}
         self._cache = FeatureCache(loaded.model, loaded.processor, max_bytes)
-        self.turns: list[Turn] = []
         self.reset()
 
     def reset(self) -> None:
         """Forgets everything but the system turn."""
-        self.turns = [] if self._system is None else [Turn("system", self._system)]
+        self.turns: list[Turn] = [] if self._system is None else [Turn("system", self._system)]
 
     def answer(self, text: str, images: list[tuple[str, Image.Image]], on_text: Callable[[str], None]) -> str:
         """Answers the user's next turn; cut off by Ctrl-C, what was said so far counts as the answer.
@@ -83,16 +82,11 @@ class Conversation:
 
     def save(self, path: Path) -> None:
         """Writes the chat as JSON: messages with text and the images' names."""
-        messages = [
-            {"role": turn.role, "content": turn.text, **({"images": names} if (names := names_of(turn)) else {})}
-            for turn in self.turns
-        ]
+        messages = []
+        for turn in self.turns:
+            shown = {"images": [name for name, _ in turn.images]} if turn.images else {}
+            messages.append({"role": turn.role, "content": turn.text, **shown})
         try:
             write_json(path, {"messages": messages})
         except OSError as error:
             raise ValueError(f"The chat cannot be written to {path} ({error.strerror}): give another file.") from None
-
-
-def names_of(turn: Turn) -> list[str]:
-    """Returns the names of a turn's images."""
-    return [name for name, _ in turn.images]

@@ -108,10 +108,7 @@ CHAT_ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 METRICS_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format."},
-    401: {
-        "content": {"application/json": {"schema": {"$ref": REFERENCE.format(model="ErrorAnswer")}}},
-        "description": ERRORS[401],
-    },
+    **errors(401),
 }
 CHAT_BODY: dict[str, Any] = {
     "requestBody": {

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 
-from xgenmm_hf.inference.asking import end_tokens, room_for_answer
+from xgenmm_hf.inference.asking import end_tokens
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.serving.batch import Batch
 from xgenmm_hf.serving.errors import OUT_OF_MEMORY, RequestError
@@ -26,13 +25,6 @@ MAX_FAILURES = 3
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A piece of an answer's text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
 class Done:
     """The end of an answer: why it ended (``stop`` or ``length``) and how many tokens it took."""
 
@@ -40,7 +32,7 @@ class Done:
     new_tokens: int
 
 
-Event = Piece | Done | RequestError
+Event = str | Done | RequestError  # a piece of an answer's text, its end, or why there is none
 
 
 @dataclass(eq=False)
@@ -72,11 +64,6 @@ class _Row:
     last: int = 0
     count: int = 0
     sampler: Sampler | None = None  # once it is needed
-
-    def pick(self, logits: torch.Tensor) -> int:
-        """Draws the next token for logits (vocabulary,)."""
-        self.sampler = self.sampler or Sampler(self.job.sampling, logits.device)
-        return self.sampler.pick(logits)
 
 
 class Engine:
@@ -232,7 +219,8 @@ class Engine:
 
     def _read(self, jobs: list[Job]) -> None:
         """Reads the prompts of jobs and chooses their first tokens."""
-        rows = [_Row(job, AnswerText(self._decode, job.stops)) for job in jobs]
+        decode = partial(self._loaded.processor.decode, skip_special_tokens=True)
+        rows = [_Row(job, AnswerText(decode, job.stops)) for job in jobs]
         images = [tokens for row in rows for tokens in row.job.images]
         logits = self._batch.add([row.job.input_ids for row in rows], images)
         self._rows += rows
@@ -249,7 +237,11 @@ class Engine:
         finished = []
         for number, row in enumerate(rows):
             try:
-                row.last = likeliest[number] if row.job.sampling.is_plain else row.pick(logits[number])
+                if row.job.sampling.is_plain:
+                    row.last = likeliest[number]
+                else:
+                    row.sampler = row.sampler or Sampler(row.job.sampling, logits.device)
+                    row.last = row.sampler.pick(logits[number])
                 row.count += 1
                 complete = self._advance(row)
             except Exception as error:
@@ -270,7 +262,7 @@ class Engine:
         if complete:
             text += row.text.finish()
         if text:
-            job.emit(Piece(text))
+            job.emit(text)
         if complete:
             job.emit(Done("stop" if ended or row.text.stopped else "length", row.count))
         return complete
@@ -282,15 +274,3 @@ class Engine:
         kept = [number for number, row in enumerate(self._rows) if row not in leaving]
         self._batch.keep(kept)
         self._rows = [self._rows[number] for number in kept]
-
-    def _decode(self, ids: list[int]) -> str:
-        return str(self._loaded.processor.decode(ids, skip_special_tokens=True)) if ids else ""
-
-
-def room_for(loaded: Loaded, wanted: int, length: int) -> int:
-    """Returns how many tokens an answer may take."""
-    config: Any = loaded.model.config
-    try:
-        return min(wanted, room_for_answer(config, length))
-    except ValueError as error:
-        raise RequestError(400, str(error), code="context_length_exceeded", param="messages") from None

@@ -1,25 +1,24 @@
 """What a client is told when a request cannot be answered, in the form that OpenAI's clients read."""
 
+from dataclasses import dataclass
 from typing import Any
 
 
 OUT_OF_MEMORY = "The server is out of memory: use fewer or smaller images."
 
 
+@dataclass(eq=False)
 class RequestError(Exception):
-    """A request that is refused or fails; `retry_after` is in seconds."""
+    """A request that is refused or fails."""
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: str | None = None,
-        param: str | None = None,
-        retry_after: int | None = None,
-    ):
-        super().__init__(message)
-        self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
+    status: int
+    message: str
+    code: str | None = None  # a short name of the cause for programs
+    param: str | None = None  # the field it is about
+    retry_after: int | None = None  # in seconds
+
+    def __str__(self) -> str:
+        return self.message
 
     def body(self) -> dict[str, Any]:
         """Returns the JSON body of the answer."""

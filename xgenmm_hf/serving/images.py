@@ -19,7 +19,7 @@ def is_remote(url: str) -> bool:
 
 
 def read_image(url: str, name: str, settings: Settings, fetched: Mapping[str, bytes], pixels: int) -> Image.Image:
-    """Reads one image."""
+    """Reads one image, whose header must promise no more than the pixels that are left."""
     scheme = url.partition(":")[0].lower()
     try:
         if scheme == "data":
@@ -32,7 +32,13 @@ def read_image(url: str, name: str, settings: Settings, fetched: Mapping[str, by
             known = {"file": "--image-root FOLDER", "http": "--allow-remote", "https": "--allow-remote"}
             hint = f" (the server allows {scheme} addresses only with {known[scheme]})" if scheme in known else ""
             raise RequestError(400, f"{name} must be a data URL, data:image/png;base64,...{hint}.", param="messages")
-        return decode_image(data, name, pixels, settings.max_pixels)
+        height, width = read_size(data, name)
+        if height * width <= pixels:
+            return decode(data, name)
+        raise ValueError(
+            f"{name} has {width} x {height} pixels; {pixels} are left of the {settings.max_pixels} that a request's "
+            "images may have together: make it smaller, or send fewer."
+        )
     except ValueError as error:
         raise RequestError(400, str(error), code="invalid_image", param="messages") from None
 
@@ -59,14 +65,3 @@ def read_file(url: str, name: str, root: Path, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
         raise RequestError(413, f"{name} is larger than the limit of {max_bytes} bytes.", param="messages")
     return data
-
-
-def decode_image(data: bytes, name: str, pixels: int, max_pixels: int) -> Image.Image:
-    """Decodes an image whose header promises no more than is left."""
-    height, width = read_size(data, name)
-    if height * width > pixels:
-        raise ValueError(
-            f"{name} has {width} x {height} pixels; {pixels} are left of the {max_pixels} that a request's images may "
-            "have together: make it smaller, or send fewer."
-        )
-    return decode(data, name)

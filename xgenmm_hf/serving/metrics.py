@@ -1,5 +1,7 @@
 """What a server counts and measures, in Prometheus' form."""
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from xgenmm_hf.serving.engine import Engine
@@ -14,33 +16,22 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "xgenmm_requests",
-            "Chat requests by status (429: turned away, 499: the client left).",
-            ["status"],
-            registry=self.registry,
-        )
-        self.prompt_tokens = Counter(
-            "xgenmm_prompt_tokens", "Tokens of prompts, images included.", registry=self.registry
-        )
-        self.new_tokens = Counter("xgenmm_generated_tokens", "Tokens of answers.", registry=self.registry)
-        self.images = Counter("xgenmm_images", "Images in requests.", registry=self.registry)
-        self.seconds = Histogram(
-            "xgenmm_request_seconds", "Time of answered requests.", buckets=SECONDS, registry=self.registry
-        )
-        self.first_seconds = Histogram(
-            "xgenmm_first_text_seconds", "Time to a request's first text.", buckets=SECONDS, registry=self.registry
-        )
-        self.rows = Histogram(
-            "xgenmm_batch_rows", "Requests decoded together, at each token.", buckets=ROWS, registry=self.registry
-        )
+        counter, histogram = (partial(kind, registry=self.registry) for kind in (Counter, Histogram))
+        statuses = "Chat requests by status (429: turned away, 499: the client left)."
+        self.requests = counter("xgenmm_requests", statuses, ["status"])
+        self.prompt_tokens = counter("xgenmm_prompt_tokens", "Tokens of prompts, images included.")
+        self.new_tokens = counter("xgenmm_generated_tokens", "Tokens of answers.")
+        self.images = counter("xgenmm_images", "Images in requests.")
+        self.seconds = histogram("xgenmm_request_seconds", "Time of answered requests.", buckets=SECONDS)
+        first_text = "Time to a request's first text."
+        self.first_seconds = histogram("xgenmm_first_text_seconds", first_text, buckets=SECONDS)
+        self.rows = histogram("xgenmm_batch_rows", "Requests decoded together, at each token.", buckets=ROWS)
 
     def watch(self, engine: Engine) -> None:
         """Adds the engine's present state."""
-        running = Gauge("xgenmm_running_requests", "Requests being decoded.", registry=self.registry)
-        running.set_function(lambda: engine.running)
-        waiting = Gauge("xgenmm_waiting_requests", "Requests that wait for a place.", registry=self.registry)
-        waiting.set_function(lambda: engine.waiting)
+        gauge = partial(Gauge, registry=self.registry)
+        gauge("xgenmm_running_requests", "Requests being decoded.").set_function(lambda: engine.running)
+        gauge("xgenmm_waiting_requests", "Requests that wait for a place.").set_function(lambda: engine.waiting)
 
     def render(self) -> bytes:
         """Returns all values in Prometheus' text format."""

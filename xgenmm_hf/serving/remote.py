@@ -19,8 +19,6 @@ from xgenmm_hf.serving.errors import RequestError
 
 MAX_REDIRECTS = 3
 PORTS = {"http": 80, "https": 443}
-USER_AGENT = "xgenmm-serve"
-CHUNK = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 # What `ipaddress` of some Python versions takes for public: protocol assignments, prefixes that carry an IPv4 address,
 # which may be a private one (6to4 relay, NAT64, 6to4, Teredo), site-local addresses, and those for documentation.
@@ -98,7 +96,7 @@ def _get(url: str, max_bytes: int, end: float) -> tuple[bytes, str | None]:
     deadline.daemon = True
     deadline.start()
     try:
-        connection.request("GET", path, headers={"User-Agent": USER_AGENT, "Accept": "image/*"})
+        connection.request("GET", path, headers={"User-Agent": "xgenmm-serve", "Accept": "image/*"})
         response = connection.getresponse()
         location = response.getheader("Location")
         if response.status in _REDIRECTS and location:
@@ -136,7 +134,7 @@ def _read(response: http.client.HTTPResponse, connection: _PinnedConnection, max
     """Reads an answer up to a size and a time."""
     parts: list[bytes] = []
     size = 0
-    while part := response.read1(CHUNK):
+    while part := response.read1(1 << 16):
         parts.append(part)
         size += len(part)
         if size > max_bytes:

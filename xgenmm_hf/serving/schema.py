@@ -54,6 +54,11 @@ class Message(_Strict):
     tool_calls: Empty | None = None
     function_call: None = None
 
+    @property
+    def parts(self) -> list[TextPart | ImagePart]:
+        """Its texts and images."""
+        return [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else list(self.content)
+
 
 class StreamOptions(_Strict):
     """Options of a streamed answer."""
@@ -100,6 +105,12 @@ class ChatRequest(_Strict):
     def stops(self) -> tuple[str, ...]:
         """The texts that end an answer."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses of its images, in order."""
+        parts = [part for message in self.messages for part in message.parts]
+        return [part.image_url.url for part in parts if isinstance(part, ImagePart)]
 
 
 def _progress(entry: Any) -> tuple[int, bool]:

@@ -5,23 +5,23 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 
+from xgenmm_hf.inference.asking import room_for_answer
 from xgenmm_hf.inference.feature_cache import FeatureCache
 from xgenmm_hf.inference.loading import Loaded
 from xgenmm_hf.inference.prompts import render_prompt
 from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows
-from xgenmm_hf.serving.engine import Done, Engine, Event, Job, Piece, room_for
+from xgenmm_hf.serving.engine import Done, Engine, Event, Job
 from xgenmm_hf.serving.errors import OUT_OF_MEMORY, RequestError
 from xgenmm_hf.serving.images import is_remote, read_image
 from xgenmm_hf.serving.metrics import Metrics
 from xgenmm_hf.serving.remote import fetch
 from xgenmm_hf.serving.sampling import Sampling
-from xgenmm_hf.serving.schema import ChatRequest, ImagePart, Message, TextPart, read_request
+from xgenmm_hf.serving.schema import ChatRequest, Message, TextPart, read_request
 from xgenmm_hf.serving.settings import MIB, Settings
 from xgenmm_hf.serving.ticket import Ticket
 
@@ -34,38 +34,6 @@ SLACK = 1.0
 # No tokenizer's tokens are that long on average; a longer text need not be tokenised to know that it does not fit.
 CHARACTERS_PER_TOKEN = 32
 Result = TypeVar("Result")
-
-
-@dataclass(eq=False)
-class Running:
-    """An answer that is being generated."""
-
-    request: ChatRequest
-    job: Job
-    ticket: Ticket
-    events: "asyncio.Queue[Event]" = field(default_factory=asyncio.Queue)
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt, image tokens included."""
-        return self.job.input_ids.shape[1]
-
-    async def pieces(self) -> AsyncIterator[Piece | Done]:
-        """Yields the answer up to its end; the job is cancelled when nobody listens any more."""
-        try:
-            while True:
-                seconds = max(self.job.deadline + SLACK - time.monotonic(), 0.0)
-                try:
-                    event = await asyncio.wait_for(self.events.get(), seconds)
-                except (TimeoutError, asyncio.TimeoutError):
-                    raise RequestError(503, "The model does not answer; try again.", code="timeout") from None
-                if isinstance(event, RequestError):
-                    raise event
-                yield event
-                if isinstance(event, Done):
-                    return
-        finally:
-            self.job.cancelled = True
 
 
 class Service:
@@ -107,37 +75,57 @@ class Service:
         if status < 400:
             self.metrics.seconds.observe(time.monotonic() - started)
 
-    async def start(self, body: bytes, ticket: Ticket) -> Running:
-        """Starts answering a request."""
-        request = await self._in_thread(self._readers, ticket, self._check, body)
-        fetched = await self._fetch(request, ticket)
-        input_ids, images = await self._in_thread(self._preparers, ticket, self._prepare, request, fetched, ticket)
-        length = input_ids.shape[1]
+    async def start(self, body: bytes, ticket: Ticket) -> Ticket:
+        """Starts answering a request, and returns its ticket, by which `answer` finds what comes."""
         loop = asyncio.get_running_loop()
-        job = Job(
+
+        def emit(event: Event) -> None:
+            try:
+                loop.call_soon_threadsafe(ticket.events.put_nowait, event)
+            except RuntimeError:  # the server's loop is closed
+                ticket.job.cancelled = True
+
+        request = ticket.request = await self._in_thread(self._readers, ticket, self._check, body)
+        fetched = await self._fetch(request, ticket)
+        prepared = await self._in_thread(self._preparers, ticket, self._prepare, request, fetched, ticket)
+        input_ids, images, room = prepared
+        ticket.job = Job(
             input_ids=input_ids,
-            max_new_tokens=room_for(self.loaded, self._wanted_tokens(request), length),
-            emit=lambda event: None,
+            max_new_tokens=min(self._wanted_tokens(request), room),
+            emit=emit,
             images=images,
             sampling=self._sampling(request),
             stops=request.stops,
             stream=bool(request.stream),
             deadline=ticket.deadline,
         )
-        ticket.job, running = job, Running(request, job, ticket)
-
-        def emit(event: Event) -> None:
-            try:
-                loop.call_soon_threadsafe(running.events.put_nowait, event)
-            except RuntimeError:  # the server's loop is closed
-                job.cancelled = True
-
-        job.emit = emit
         ticket.check()
-        self.engine.submit(job)
-        self.metrics.prompt_tokens.inc(length)
+        self.engine.submit(ticket.job)
+        self.metrics.prompt_tokens.inc(input_ids.shape[1])
         self.metrics.images.inc(len(images))
-        return running
+        return ticket
+
+    async def answer(self, ticket: Ticket) -> AsyncIterator[str | Done]:
+        """Yields an answer's texts and its end; the job is cancelled when nobody listens any more."""
+        told = False
+        try:
+            while True:
+                seconds = max(ticket.job.deadline + SLACK - time.monotonic(), 0.0)
+                try:
+                    event = await asyncio.wait_for(ticket.events.get(), seconds)
+                except (TimeoutError, asyncio.TimeoutError):
+                    raise RequestError(503, "The model does not answer; try again.", code="timeout") from None
+                if isinstance(event, RequestError):
+                    raise event
+                if not told:
+                    told = True
+                    self.metrics.first_seconds.observe(time.monotonic() - ticket.started)
+                yield event
+                if isinstance(event, Done):
+                    self.metrics.new_tokens.inc(event.new_tokens)
+                    return
+        finally:
+            ticket.job.cancelled = True
 
     async def _in_thread(
         self, pool: ThreadPoolExecutor, ticket: Ticket, work: Callable[..., Result], *arguments: Any
@@ -154,7 +142,7 @@ class Service:
 
     async def _fetch(self, request: ChatRequest, ticket: Ticket) -> dict[str, bytes]:
         """Fetches the remote images of a request, all at once, away from the threads that compute."""
-        urls = {part.image_url.url for part in image_parts(request) if is_remote(part.image_url.url)}
+        urls = {url for url in request.urls if is_remote(url)}
         if not urls or not self.settings.allow_remote:
             return {}
 
@@ -169,30 +157,42 @@ class Service:
             for task in tasks:
                 task.cancel()
 
+    def check_model(self, name: str) -> None:
+        """Refuses a model that is not here."""
+        if name != self.settings.name:
+            message = f"There is no model {name[:80]!r} here; this server has {self.settings.name!r}."
+            raise RequestError(404, message, code="model_not_found", param="model")
+
     def _check(self, body: bytes) -> ChatRequest:
         """Reads a request and refuses what needs no further work to be refused."""
         request = read_request(body)
-        if request.model != self.settings.name:
-            raise no_model(request.model, self.settings.name)
+        self.check_model(request.model)
         self._wanted_tokens(request)
-        count, most = len(image_parts(request)), self.settings.max_images
+        count, most = len(request.urls), self.settings.max_images
         if count > most:
             raise RequestError(400, f"The messages hold {count} images; the limit is {most}.", param="messages")
-        self._check_length(request.messages)
+        texts = [part.text for message in request.messages for part in message.parts if isinstance(part, TextPart)]
+        context = self.loaded.model.config.text_config.max_position_embeddings
+        if sum(map(len, texts)) > context * CHARACTERS_PER_TOKEN:
+            message = f"The messages are longer than the model's context of {context} tokens: use shorter texts."
+            raise RequestError(400, message, code="context_length_exceeded", param="messages")
         return request
 
     def _prepare(
         self, request: ChatRequest, fetched: Mapping[str, bytes], ticket: Ticket
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Returns a request's ids (1, length) and its images' tokens; in a thread of its own.
+    ) -> tuple[torch.Tensor, list[torch.Tensor], int]:
+        """Returns a request's ids (1, length), its images' tokens and the room for an answer; in a thread of its own.
 
         Images are encoded here, beside the engine, so that nobody's answer stands still meanwhile.
         """
         messages, images = self._messages(request.messages, fetched, ticket)
         input_ids = self._encode_text(messages, images)
-        room_for(self.loaded, 1, input_ids.shape[1])
+        try:
+            room = room_for_answer(self.loaded.model.config, input_ids.shape[1])
+        except ValueError as error:
+            raise RequestError(400, str(error), code="context_length_exceeded", param="messages") from None
         ticket.check()
-        return input_ids, self._encode_images(images, ticket, input_ids[0])
+        return input_ids, self._encode_images(images, ticket, input_ids[0]), room
 
     def _encode_images(self, images: list[Image.Image], ticket: Ticket, prompt: torch.Tensor) -> list[torch.Tensor]:
         """Returns the tokens of a request's images, a few per turn: a call of the model cannot be interrupted."""
@@ -225,7 +225,7 @@ class Service:
         rendered, images, left = [], [], self.settings.max_pixels
         for number, message in enumerate(messages):
             content: list[dict[str, Any]] = []
-            for index, part in enumerate(parts_of(message)):
+            for index, part in enumerate(message.parts):
                 if isinstance(part, TextPart):
                     content.append({"type": "text", "text": part.text})
                     continue
@@ -238,15 +238,6 @@ class Service:
                 left -= images[-1].width * images[-1].height
             rendered.append({"role": "system" if message.role == "developer" else message.role, "content": content})
         return rendered, images
-
-    def _check_length(self, messages: list[Message]) -> None:
-        """Refuses texts that cannot fit the context, before any time is spent on them."""
-        parts = [part for message in messages for part in parts_of(message)]
-        length = sum(len(part.text) for part in parts if isinstance(part, TextPart))
-        context = self.loaded.model.config.text_config.max_position_embeddings
-        if length > context * CHARACTERS_PER_TOKEN:
-            message = f"The messages are longer than the model's context of {context} tokens: use shorter texts."
-            raise RequestError(400, message, code="context_length_exceeded", param="messages")
 
     def _wanted_tokens(self, request: ChatRequest) -> int:
         """Returns the longest answer that a request asks for, or refuses it."""
@@ -261,34 +252,13 @@ class Service:
     def _sampling(self, request: ChatRequest) -> Sampling:
         """Returns how to choose tokens; what a request leaves open is the model's own default."""
         own = self.loaded.model.generation_config
-        sampled = bool(own.do_sample)
-
-        def first(value: Any, default: Any, other: Any) -> Any:
-            return value if value is not None else default if sampled and default is not None else other
-
+        chosen: dict[str, Any] = {"temperature": 1.0 if own.do_sample else 0.0, "top_p": 1.0, "top_k": 0}
+        for source in (own, request) if own.do_sample else (request,):
+            stated = {name: getattr(source, name) for name in chosen}
+            chosen |= {name: value for name, value in stated.items() if value is not None}
         return Sampling(
-            temperature=first(request.temperature, own.temperature, 1.0 if sampled else 0.0),
-            top_p=first(request.top_p, own.top_p, 1.0),
-            top_k=first(request.top_k, own.top_k, 0),
+            **chosen,
             seed=request.seed,
             frequency_penalty=request.frequency_penalty or 0.0,
             presence_penalty=request.presence_penalty or 0.0,
         )
-
-
-def no_model(asked: str, name: str) -> RequestError:
-    """Returns the refusal of a model that is not here."""
-    message = f"There is no model {asked[:80]!r} here; this server has {name!r}."
-    return RequestError(404, message, code="model_not_found", param="model")
-
-
-def parts_of(message: Message) -> list[TextPart | ImagePart]:
-    """Returns the texts and images of a message."""
-    if isinstance(message.content, str):
-        return [TextPart(type="text", text=message.content)]
-    return list(message.content)
-
-
-def image_parts(request: ChatRequest) -> list[ImagePart]:
-    """Returns the images of a request, in order."""
-    return [part for message in request.messages for part in parts_of(message) if isinstance(part, ImagePart)]

@@ -50,15 +50,11 @@ class AnswerText:
             self.stopped = True
             return self._begin(self._held[: min(found)].rstrip())
         longest = max((len(stop) for stop in self._stops), default=1)
-        kept = next(
-            (size for size in range(min(longest - 1, len(self._held)), 0, -1) if self._may_stop(self._held[-size:])), 0
-        )
+        sizes = range(min(longest - 1, len(self._held)), 0, -1)
+        kept = next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stops)), 0)
         ready = self._held[: len(self._held) - kept].rstrip()
         self._held = self._held[len(ready) :]
         return self._begin(ready)
-
-    def _may_stop(self, end: str) -> bool:
-        return any(stop.startswith(end) for stop in self._stops)
 
     def _begin(self, text: str) -> str:
         """Drops white space before the answer."""

@@ -1,8 +1,9 @@
-"""A request's place in the server, by which its work learns whether anybody still waits for it."""
+"""A request on its way through the server, by which its work learns whether anybody still waits for it."""
 
+import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from xgenmm_hf.serving.errors import RequestError
@@ -18,8 +19,10 @@ class Ticket:
     started: float
     deadline: float
     on_end: Callable[[int, float], None] = lambda status, started: None
-    job: Any = None  # of the engine, once there is one
     cancelled: bool = False  # set by anyone who no longer wants the answer
+    request: Any = None  # the `ChatRequest`, once it is read
+    job: Any = None  # of the engine, once there is one
+    events: "asyncio.Queue[Any]" = field(default_factory=asyncio.Queue)  # of the job
 
     def end(self, status: int) -> None:
         """Counts the request out, and nothing more is computed for it; only the first call counts."""

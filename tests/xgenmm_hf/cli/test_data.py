@@ -1,17 +1,19 @@
 """`xgenmm data`: the dry run on the command line."""
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 import typer
-from PIL import Image, ImageColor
+from PIL import Image
 from typer.testing import CliRunner
 
 from xgenmm_hf.cli.data import data
 from xgenmm_hf.cli.errors import friendly_errors
 from xgenmm_hf.data import preview
-from xgenmm_hf.data.preview import COLORS
 
 
 @pytest.fixture
@@ -57,9 +59,18 @@ def test_a_data_file_is_shown_with_its_targets(mixture, tmp_path):
     assert "<|user|>\nIs it?<|end|>" in shown
     assert "[[No. No." in shown and "<|end|>" in shown.split("[[")[1].split("]]")[0]
     assert "Is it?" not in shown.split("[[")[1]
-    with Image.open(tmp_path / "out" / "row-0.png") as page:
-        colors = {color for _, color in page.convert("RGB").getcolors(1 << 20)}
-    assert ImageColor.getrgb(COLORS[True]) in colors and ImageColor.getrgb(COLORS[False]) in colors
+    page = (tmp_path / "out" / "rows.html").read_text(encoding="utf-8")
+    assert "&lt;|user|&gt;\nIs it?&lt;|end|&gt;" in page.split("<mark>")[0]
+    assert page.split("<mark>")[1].startswith("No. No.")
+
+
+def test_a_page_shows_images_or_why_they_cannot_be_read(mixture, tmp_path):
+    run(tmp_path / "a.json", "--show", "2", "--output", tmp_path / "out", "--cache-dir", tmp_path / "cache")
+    page = (tmp_path / "out" / "rows.html").read_text(encoding="utf-8")
+    (source,) = re.findall(r'<img src="data:image/png;base64,([^"]+)">', page)
+    with Image.open(io.BytesIO(base64.b64decode(source))) as image:
+        assert image.size == (300, 100)
+    assert re.search("<p>The image .*2.png is not an image", page)
 
 
 def test_what_it_refuses(mixture, tmp_path, monkeypatch):

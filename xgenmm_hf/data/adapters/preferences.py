@@ -71,13 +71,11 @@ def _answers(record: Record, id: str, context: Context) -> Iterator[Row]:
 
 def mean_rating(annotations: Any) -> float | None:
     """Returns the mean of an answer's three ratings, each from 0 to 5."""
-    ratings = []
-    for aspect in ASPECTS:
-        value = annotations.get(aspect) if isinstance(annotations, Mapping) else None
-        try:
-            ratings.append(float(value.get("Rating") if isinstance(value, Mapping) else value))  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            return None
+    try:
+        values = [annotations[aspect] for aspect in ASPECTS]
+        ratings = [float(value["Rating"] if isinstance(value, Mapping) else value) for value in values]
+    except (KeyError, TypeError, ValueError):
+        return None
     return sum(ratings) / len(ratings) if all(0 <= rating <= HIGHEST for rating in ratings) else None
 
 
