@@ -219,7 +219,7 @@ def read_rope_of_either_line(fields: dict[str, Any], model_type: str) -> dict[st
 
 
 def rope_as_read(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a text config as reading keeps them: 5.x folds the older form into its own, 4.57 keeps both."""
+    """Returns a text config's dict as read: 5.x folds the older form of the rotary embedding, 4.57 has both."""
     return fields if IS_V5 else write_rope_of_both_lines(fields)
 
 
