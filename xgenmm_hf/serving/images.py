@@ -44,10 +44,7 @@ def read_image(url: str, name: str, settings: Settings, fetched: Mapping[str, by
 
 
 def read_file(url: str, name: str, root: Path, max_bytes: int) -> bytes:
-    """Returns the bytes of a ``file://`` address under a folder, or raises a RequestError.
-
-    What lies outside the folder looks like what does not exist.
-    """
+    """Returns the bytes of a ``file://`` address under a folder; what lies outside looks like what does not exist."""
     missing = RequestError(400, f"{name} is no file under the server's image folder.", param="messages")
     try:
         parts = urlsplit(url)

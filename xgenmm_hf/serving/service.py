@@ -120,9 +120,10 @@ class Service:
                 if not told:
                     told = True
                     self.metrics.first_seconds.observe(time.monotonic() - ticket.started)
-                yield event
                 if isinstance(event, Done):
                     self.metrics.new_tokens.inc(event.new_tokens)
+                yield event
+                if isinstance(event, Done):
                     return
         finally:
             ticket.job.cancelled = True
