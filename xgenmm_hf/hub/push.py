@@ -7,6 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from xgenmm_hf.conversion.adapters import ADAPTER_CONFIG
 from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.conversion.model_card import (
     TAGS,
@@ -21,7 +22,7 @@ from xgenmm_hf.conversion.model_card import (
     set_part,
     usage,
 )
-from xgenmm_hf.hub.contents import ADAPTER_CONFIG, CARD, Files, collect, size_of, with_fields
+from xgenmm_hf.hub.contents import CARD, Files, collect, size_of, with_fields
 from xgenmm_hf.inference.source import REPO_ID
 
 

@@ -16,7 +16,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        counter, histogram = (partial(kind, registry=self.registry) for kind in (Counter, Histogram))
+        counter, histogram = partial(Counter, registry=self.registry), partial(Histogram, registry=self.registry)
         statuses = "Chat requests by status (429: turned away, 499: the client left)."
         self.requests = counter("xgenmm_requests", statuses, ["status"])
         self.prompt_tokens = counter("xgenmm_prompt_tokens", "Tokens of prompts, images included.")
