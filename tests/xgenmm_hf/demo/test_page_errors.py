@@ -53,6 +53,7 @@ def wait_for(page: Page, script: str):
 
 def upload(page: Page, where: str, file: Path) -> None:
     wait_for(page, f"document.querySelector('{where} input[type=file]')")
+    wait_for(page, f"!document.querySelector('{where} textarea')?.disabled")
     found = page.call("Runtime.evaluate", expression=f"document.querySelector('{where} input[type=file]')")
     page.call("DOM.setFileInputFiles", files=[str(file)], objectId=found["result"]["objectId"])
 
@@ -70,13 +71,16 @@ def bubbles(page: Page) -> list[str]:
 def say(page: Page, text: str) -> str:
     """Sends a question and returns what the page answers once it takes the next one."""
     before = len(bubbles(page))
+    end, seen = time.monotonic() + PATIENCE, ""
     wait_for(page, "!document.querySelector('#question textarea').disabled")
     page.run("document.querySelector('#question textarea').focus()")
-    if text:
+    # the end of an earlier answer empties the field, on a busy machine also behind what is typed
+    while len(page.run("document.querySelector('#question textarea').value")) < len(text):
+        assert time.monotonic() < end, text
+        page.run("document.querySelector('#question textarea').focus()")
         page.call("Input.insertText", text=text)
-        wait_for(page, f"document.querySelector('#question textarea').value.length >= {len(text)}")
+        time.sleep(0.2)
     press_enter(page)
-    end, seen = time.monotonic() + PATIENCE, ""
     while True:  # an answer is whole where it neither grows nor can be stopped
         time.sleep(0.7)
         said = bubbles(page)
