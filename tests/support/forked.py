@@ -156,6 +156,8 @@ def _become(command: list[str], environment: dict[str, str], folder: str, stream
     if "transformers.dynamic_module_utils" in sys.modules and "HF_MODULES_CACHE" in environment:
         # where Transformers, which is imported already, has read it
         sys.modules["transformers.dynamic_module_utils"].HF_MODULES_CACHE = environment["HF_MODULES_CACHE"]
+    # of the worker, whose search path comes along: it may have loaded remote code of its own
+    sys.path[:] = [entry for entry in sys.path if not Path(entry, "transformers_modules").exists()]
     sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     if command[0] == "-m":
         sys.argv = command[1:]
