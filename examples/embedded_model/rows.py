@@ -14,7 +14,7 @@ from typing import Any
 from embedded_model.drawn_images import FIRST_SEED, file_of, scene_of
 from embedded_model.world.drills import drill
 from embedded_model.world.facts import fact
-from embedded_model.world.forms import Form, apply_form, draw_form
+from embedded_model.world.forms import Form, apply_form, draw_form, plain, short, yes_no
 from embedded_model.world.language import caption
 from embedded_model.world.pairs import ask_pair
 from embedded_model.world.questions import FURTHER_KINDS, NO, SHORT_KINDS, YES, Question, ask, ask_several
@@ -46,8 +46,10 @@ _COMPARING = {
 _REVIEWING = {
     "point": 1, "find": 1, "trait": 3, "word": 1, "which": 4, "whether": 4, "count": 2, "presence": 1,
 }  # fmt: skip
+_COUNTING = (*("count",) * 4, "all places", "check")
+_CHECKING = (*("check",) * 4, *("relation",) * 4, "presence", "count", "place")
 # To tell one image from the other is harder than to compare them.
-_PAIRS_ASKED = ("which", "which", "which", "of one", "of one", "of one", "more", "same")
+_PAIRS_ASKED = (*("which",) * 3, *("of one",) * 5, "more", "same")
 _PAIR_CAPTIONS = 0.04
 _SYSTEM_SHARE = 0.5
 _QUESTIONS_SHARE = 0.7
@@ -266,7 +268,7 @@ def pair_rows(count: int, num_images: int, seed: int, allowed_only: bool = False
     """
     for number in range(count):
         rng = random.Random(f"pair/{seed}/{number}")
-        wanted = 1 if rng.random() < _SINGLE_SHARE else rng.randint(2, 6)
+        wanted = 1 if rng.random() < _SINGLE_SHARE else rng.randint(2, _MOST_TURNS)
         form = draw_form(rng) if rng.random() < _ONE_FORM else None
         turns: dict[str, Question] = {}
         while not turns:
@@ -281,18 +283,49 @@ def pair_rows(count: int, num_images: int, seed: int, allowed_only: bool = False
         yield llava_row(f"pair-{number}", {0: images}, list(turns.values()), rng)
 
 
-def counting_rows(count: int, num_images: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yields chats that count, over and over, what one image shows, and tell where all of it is.
+def drilling_rows(
+    count: int, num_images: int, seed: int, label: str, kinds: tuple[str, ...], form: Form, formed: float
+) -> Iterator[dict[str, Any]]:
+    """Yields chats that ask one image over and over for what single questions teach most slowly.
 
-    Counting is what single questions teach most slowly: here every phrase that a scene allows is counted.
+    Args:
+        count: rows.
+        num_images: images there are.
+        seed: seed of the rows.
+        label: what tells these rows from others of the same seed.
+        kinds: kinds of the questions, the more frequent ones repeated.
+        form: the form of some of them.
+        formed: share of the questions that have it.
     """
     for number in range(count):
-        rng = random.Random(f"counting/{seed}/{number}")
+        rng = random.Random(f"{label}/{seed}/{number}")
         image = _draw_image(num_images, rng, allowed_only=True)
-        kinds = ("count", "count", "count", "count", "all places", "check")
         turns = ask_several(scene_of(image), rng.randint(6, 12), rng, kinds)
-        turns = [apply_form(draw_form(rng), turn, rng) if rng.random() < 0.2 else turn for turn in turns]
-        yield llava_row(f"counting-{number}", {0: [image]}, turns, rng)
+        turns = [apply_form(form, turn, rng) if rng.random() < formed else turn for turn in turns]
+        yield llava_row(f"{label}-{number}", {0: [image]}, turns, rng)
+
+
+def switching_rows(count: int, num_images: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yields chats that go from image to image, two to four in all, with one to four questions about each.
+
+    What is asked is about the last image, in words that would fit the ones before it as well.
+
+    Args:
+        count: rows.
+        num_images: images there are.
+        seed: seed of the rows.
+    """
+    for number in range(count):
+        rng = random.Random(f"switching/{seed}/{number}")
+        form = draw_form(rng) if rng.random() < _ONE_FORM else plain
+        shown: dict[int, list[int]] = {}
+        turns: Turns = []
+        for _ in range(rng.randint(2, 4)):
+            image = _draw_image(num_images, rng, allowed_only=True)
+            shown[len(turns)] = [image]
+            asked = ask_several(scene_of(image), rng.randint(1, 4), rng, (*_SHORT_ASKED, "check"))
+            turns += [apply_form(form, question, rng) for question in asked]
+        yield llava_row(f"switching-{number}", shown, turns, rng)
 
 
 def preference_rows(count: int, num_images: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -434,7 +467,9 @@ WRITERS: dict[str, Callable[[int, int, int], Iterable[dict[str, Any]]]] = {
     "examples": partial(document_rows, as_examples=True),
     "chats": chat_rows,
     "pairs": pair_rows,
-    "counting": counting_rows,
+    "counting": partial(drilling_rows, label="counting", kinds=_COUNTING, form=short, formed=0.2),
+    "checking": partial(drilling_rows, label="checking", kinds=_CHECKING, form=yes_no, formed=0.5),
+    "switching": switching_rows,
     "preferences": preference_rows,
     "guard": guard_rows,
     "allowed": partial(chat_rows, allowed_only=True),

@@ -34,8 +34,10 @@ WORDINGS = {
             "Tell me the color of the {}.",
             "Name the color of the {}.",
             "The {} is what color?",
+            "Which is the color of the {}?",
+            "What color has the {}?",
         ),
-        ("Which is the color of the {}?", "What color has the {}?"),
+        ("Name the color that the {} has.", "The color of the {} is what?"),
     ),
     "shape at": Wordings(
         (
@@ -46,8 +48,10 @@ WORDINGS = {
             "Which shape do you see {place}?",
             "Name the shape {place}.",
             "Tell me which shape is {place}.",
+            "What shape do you see {place}?",
+            "Which shape is there {place}?",
         ),
-        ("What shape do you see {place}?", "Which shape is there {place}?"),
+        ("The shape {place} is what?", "What kind of shape is {place}?"),
     ),
     "shape": Wordings(
         (
@@ -57,8 +61,10 @@ WORDINGS = {
             "What is the {}?",
             "Which shape is the {}?",
             "Tell me what the {} is.",
+            "The {} is what shape?",
+            "The {} is what kind of shape?",
         ),
-        ("The {} is what shape?", "The {} is what kind of shape?"),
+        ("What shape does the {} have?", "Name the shape of the {}."),
     ),
     "count": Wordings(
         (
@@ -70,8 +76,10 @@ WORDINGS = {
             "What is the number of {}?",
             "How many {} does the image show?",
             "Tell me how many {} there are.",
+            "How many {} does the image have?",
+            "What number of {} do you see?",
         ),
-        ("How many {} does the image have?", "What number of {} do you see?"),
+        ("The image shows how many {}?", "How many {} are there in total?"),
     ),
     "place": Wordings(
         (
@@ -82,8 +90,11 @@ WORDINGS = {
             "Where can I see the {}?",
             "Tell me where the {} is.",
             "In which part of the image is the {}?",
+            "Where can you see the {}?",
+            "In which place is the {}?",
+            "At what position is the {}?",
         ),
-        ("Where can you see the {}?", "In which place is the {}?", "At what position is the {}?"),
+        ("Which place is the {} in?", "The {} is where?"),
     ),
     "all places": Wordings(
         (
@@ -92,8 +103,10 @@ WORDINGS = {
             "Find all {}.",
             "Tell me where the {} are.",
             "Where are all {}?",
+            "Where can you see {}?",
+            "In which places are the {}?",
         ),
-        ("Where can you see {}?", "In which places are the {}?"),
+        ("Which places are the {} in?", "Where can I find all {}?"),
     ),
     "which": Wordings(
         (
@@ -103,11 +116,10 @@ WORDINGS = {
             "Is the {one} or the {other} {further}?",
             "Tell me which is {further}, the {one} or the {other}.",
             "Which of the two is {further}, the {one} or the {other}?",
-        ),
-        (
             "Which shape is {further}, the {one} or the {other}?",
             "What do you see {further}, the {one} or the {other}?",
         ),
+        ("Of the {one} and the {other}, which is {further}?", "Which do you see {further}, the {one} or the {other}?"),
     ),
     "whether": Wordings(
         (
@@ -120,8 +132,10 @@ WORDINGS = {
             "Is there a {one} {relation} the {other}?",
             "Does the image show the {one} {relation} the {other}?",
             "The {one} is {relation} the {other}, is that true?",
+            "Can you see the {one} {relation} the {other}?",
+            "Is the position of the {one} {relation} the {other}?",
         ),
-        ("Can you see the {one} {relation} the {other}?", "Is the position of the {one} {relation} the {other}?"),
+        ("The {one}: is it {relation} the {other}?", "Does the {one} have a place {relation} the {other}?"),
     ),
     "size": Wordings(
         (
@@ -132,8 +146,10 @@ WORDINGS = {
             "How large is the {}?",
             "What is the size of the {}?",
             "Tell me the size of the {}.",
+            "Which size does the {} have?",
+            "Which size is the {}?",
         ),
-        ("Which size does the {} have?", "Which size is the {}?"),
+        ("The {} is what size?", "What size does the {} have?"),
     ),
     "word": Wordings(
         (
@@ -145,8 +161,10 @@ WORDINGS = {
             "What does the word say?",
             "Which word does the image show?",
             "What text is in the image?",
+            "What word is in the image?",
+            "Read the text in the image.",
         ),
-        ("What word is in the image?", "Read the text in the image."),
+        ("Which text is written in the image?", "What word can you see?"),
     ),
     "presence": Wordings(
         (
@@ -161,8 +179,10 @@ WORDINGS = {
             "Is a {} there?",
             "There is a {}, is that true?",
             "Is it true that there is a {}?",
+            "Does the image have a {}?",
+            "Is there a {} to see?",
         ),
-        ("Does the image have a {}?", "Is there a {} to see?"),
+        ("Can you find a {}?", "Is a {} to be seen in the image?"),
     ),
     "caption": Wordings(
         (
@@ -177,8 +197,10 @@ WORDINGS = {
             "Tell me what is in the image.",
             "Provide a one-sentence caption for the provided image.",
             "Write a caption for the image.",
+            "Please describe the image.",
+            "What do you see in the image?",
         ),
-        ("Please describe the image.", "What do you see in the image?"),
+        ("Can you describe the image?", "What is there to see?"),
     ),
     # Questions about two images.
     "which image": Wordings(
@@ -189,8 +211,10 @@ WORDINGS = {
             "In which image is there a {}?",
             "Which of the two images has a {}?",
             "In which image do you see a {}?",
+            "Which image is a {} in?",
+            "Which of the images shows a {}?",
         ),
-        ("Which image is a {} in?", "Which of the images shows a {}?"),
+        ("Which one of the images has a {}?", "In which of the images is there a {}?"),
     ),
     "which more": Wordings(
         (
@@ -199,8 +223,10 @@ WORDINGS = {
             "In which image are there {} shapes?",
             "Which image shows {} shapes?",
             "Which of the two images has {} shapes?",
+            "In which image do you see {} shapes?",
+            "Which of the images has {} shapes?",
         ),
-        ("In which image do you see {} shapes?", "Which of the images has {} shapes?"),
+        ("Which one of the images has {} shapes?", "Where do you see {} shapes, in the first or in the second image?"),
     ),
     "same background": Wordings(
         (
@@ -209,8 +235,10 @@ WORDINGS = {
             "Are the backgrounds of the two images the same?",
             "Is the color of the background the same in both images?",
             "Do the two images have the same background?",
+            "Is the background of both images the same?",
+            "Do you see the same background in both images?",
         ),
-        ("Is the background of both images the same?", "Do you see the same background in both images?"),
+        ("Are both backgrounds the same?", "Is it the same background in both images?"),
     ),
     "both word": Wordings(
         (
@@ -219,8 +247,10 @@ WORDINGS = {
             "Do both images show a word?",
             "Do you see a word in both images?",
             "Do the two images both have a word?",
+            "Can you see a word in both images?",
+            "Does each of the images have a word?",
         ),
-        ("Can you see a word in both images?", "Does each of the images have a word?"),
+        ("Are there words in both images?", "Do you see a word in the first and in the second image?"),
     ),
     # Yes/no questions as MME words them, about one trait of one thing.
     "check color": Wordings(
@@ -233,8 +263,10 @@ WORDINGS = {
             "Is {value} the color of the {}?",
             "In the image, is the {} {value}?",
             "The {} is {value}, is that true?",
+            "Is it true that the {} is {value}?",
+            "Can you see that the {} is {value}?",
         ),
-        ("Is it true that the {} is {value}?", "Can you see that the {} is {value}?"),
+        ("Is the {} {value} in color?", "Does the {} look {value}?"),
     ),
     "check count": Wordings(
         (
@@ -246,8 +278,10 @@ WORDINGS = {
             "Can you count {value} {}?",
             "There are {value} {}, is that true?",
             "In the image, are there {value} {}?",
+            "Can you see {value} {}?",
+            "Is it true that there are {value} {}?",
         ),
-        ("Can you see {value} {}?", "Is it true that there are {value} {}?"),
+        ("Is it {value} {} that you see?", "Does the image have {value} {}?"),
     ),
     "check place": Wordings(
         (
@@ -258,8 +292,10 @@ WORDINGS = {
             "In the image, is the {} {value}?",
             "Does the image show the {} {value}?",
             "The {} is {value}, is that true?",
+            "Is it true that the {} is {value}?",
+            "Can you see the {} {value}?",
         ),
-        ("Is it true that the {} is {value}?", "Can you see the {} {value}?"),
+        ("Can I see the {} {value}?", "Is the place of the {} {value}?"),
     ),
     "check word": Wordings(
         (
@@ -271,8 +307,10 @@ WORDINGS = {
             "Is {value} the word in the image?",
             "The word is {value}, is that true?",
             "Is the text in the image {value}?",
+            "Is it true that the word is {value}?",
+            "Does the image show the word {value}?",
         ),
-        ("Is it true that the word is {value}?", "Does the image show the word {value}?"),
+        ("Can you read the word {value}?", "Does it say {value}?"),
     ),
 }
 # What is asked, as it stands behind "tell me": the same in training and held out, where only the leads differ.
@@ -310,8 +348,9 @@ _LEADS = {
     TRAIN: (
         *("Tell me {}.", "Please tell me {}.", "I want to know {}.", "Say {}.", "Do you know {}?", "Now tell me {}."),
         *("Answer me {}.", "I want you to tell me {}.", "Please answer {}.", "Show me {}.", "I do not know {}."),
+        *("Can you tell me {}?", "Please say {}.", "I have to know {}."),
     ),
-    HELD_OUT: ("Can you tell me {}?", "Please say {}.", "I have to know {}."),
+    HELD_OUT: ("Can you say {}?", "I want you to say {}.", "Do tell me {}."),
 }
 PLAIN = "plain"
 ORDINALS = ("first", "second")
@@ -329,8 +368,9 @@ _OPENINGS = {
     TRAIN: (
         *("Please tell me: ", "Look at the image. ", "Question: ", "Hi! ", "Hello, ", "Now tell me: ", "Tell me: "),
         *("In the image, ", "In this image: ", "Look: ", "Now: ", "Please: ", "Tell me, ", "And "),
+        *("Look at this: ", "Please answer: ", "Now tell me, "),
     ),
-    HELD_OUT: ("Look at this: ", "Please answer: ", "Now tell me, "),
+    HELD_OUT: ("Here is a question: ", "Please look: ", "Tell me this: "),
 }
 _OPENED, _NAMED, _TYPED, _LED = 0.15, 0.25, 0.05, 0.3
 
