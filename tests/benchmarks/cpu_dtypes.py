@@ -1,11 +1,13 @@
 """One feed-forward matrix of the 4B model on one core of this CPU, in every form of weights that torch multiplies.
 
 OMP_NUM_THREADS=1 python tests/benchmarks/cpu_dtypes.py
+OMP_NUM_THREADS=1 python tests/benchmarks/cpu_dtypes.py --compiled              # needs torchao and a C++ compiler
 OMP_NUM_THREADS=1 python tests/benchmarks/cpu_dtypes.py --model 4b-slice        # needs torchao
 
 Prints a Markdown table: for one row (a decode step) and for many (a prompt) the ratio to float32. With `--model` the
-same for a whole model of `shapes.py`: a prompt with an image of five tiles, and a decode step behind it. The clock is
-the process's own CPU time, the fastest of several runs counts, and all forms take turns in one process.
+same for a whole model of `shapes.py`: a prompt with an image of five tiles, and a decode step behind it; with
+`--compiled` for two feed-forward blocks as `torch.compile` makes them, their weights frozen into the graph. The clock
+is the process's own CPU time, the fastest of several runs counts, and all forms take turns in one process.
 """
 
 import argparse
@@ -41,6 +43,26 @@ def forms(rows: int) -> dict[str, Callable[[], torch.Tensor]]:
     }
 
 
+def compiled_forms(rows: int) -> dict[str, Callable[[], torch.Tensor]]:
+    """Returns a function for each form of the weights of two feed-forward blocks, compiled but for the first two."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    torch._inductor.config.freezing = True
+    candidates: dict[str, Callable[[], torch.Tensor]] = {}
+    for name in ("float32", "bfloat16", "float32, compiled", "bfloat16, compiled", "int8 weights, bfloat16, compiled"):
+        dtype = torch.bfloat16 if "bfloat16" in name else torch.float32
+        widths = (WIDTH, INNER, WIDTH, INNER, WIDTH)
+        layers = [torch.nn.Linear(*pair, bias=False) for pair in zip(widths, widths[1:], strict=False)]
+        blocks = torch.nn.Sequential(*layers).to(dtype).eval()
+        if name.startswith("int8"):
+            quantize_(blocks, Int8WeightOnlyConfig())
+        multiply = torch.compile(blocks) if name.endswith("compiled") else blocks
+        tokens = torch.randn(rows, WIDTH, dtype=dtype)
+        multiply(tokens)  # compiles
+        candidates[name] = lambda multiply=multiply, tokens=tokens: multiply(tokens)
+    return candidates
+
+
 def steps_of(preset: str) -> dict[str, dict[str, Callable[[], torch.Tensor]]]:
     """Returns for a prompt and for a decode step a function for each form of a model's weights."""
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
@@ -57,8 +79,7 @@ def steps_of(preset: str) -> dict[str, dict[str, Callable[[], torch.Tensor]]]:
         def read(model=model, prompt=prompt) -> torch.Tensor:
             return model(**prompt, use_cache=True, logits_to_keep=1)
 
-        with torch.inference_mode():
-            cache = read().past_key_values
+        cache = read().past_key_values
         token = torch.full((1, 1), 7)
 
         def decode(model=model, cache=cache, token=token) -> torch.Tensor:
@@ -68,7 +89,7 @@ def steps_of(preset: str) -> dict[str, dict[str, Callable[[], torch.Tensor]]]:
     return steps
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def seconds_of(candidates: dict[str, Callable[[], torch.Tensor]]) -> dict[str, float]:
     """Measures all forms in turns and returns the fastest run of each, in seconds of CPU time."""
     fastest: dict[str, float] = {}
@@ -84,12 +105,15 @@ def seconds_of(candidates: dict[str, Callable[[], torch.Tensor]]) -> dict[str, f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", choices=PRESETS)
+    parser.add_argument("--compiled", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, one thread")
     print("| what | weights | ms | against float32 |\n|---|---|---|---|")
-    named = steps_of(options.model) if options.model else {f"{rows} rows": forms(rows) for rows in ROWS}
+    made = compiled_forms if options.compiled else forms
+    with torch.no_grad():
+        named = steps_of(options.model) if options.model else {f"{rows} rows": made(rows) for rows in ROWS}
     for what, candidates in named.items():
         measured = seconds_of(candidates)
         for name, taken in measured.items():
