@@ -48,6 +48,7 @@ _REVIEWING = {
 }  # fmt: skip
 _COUNTING = (*("count",) * 4, "all places", "check")
 _CHECKING = (*("check",) * 4, *("relation",) * 4, "presence", "count", "place")
+_SWITCHING = (*_SHORT_ASKED, "count", "count", "check")
 # To tell one image from the other is harder than to compare them.
 _PAIRS_ASKED = (*("which",) * 3, *("of one",) * 5, "more", "same")
 _PAIR_CAPTIONS = 0.04
@@ -323,7 +324,7 @@ def switching_rows(count: int, num_images: int, seed: int) -> Iterator[dict[str,
         for _ in range(rng.randint(2, 4)):
             image = _draw_image(num_images, rng, allowed_only=True)
             shown[len(turns)] = [image]
-            asked = ask_several(scene_of(image), rng.randint(1, 4), rng, (*_SHORT_ASKED, "check"))
+            asked = ask_several(scene_of(image), rng.randint(1, 4), rng, _SWITCHING)
             turns += [apply_form(form, question, rng) for question in asked]
         yield llava_row(f"switching-{number}", shown, turns, rng)
 

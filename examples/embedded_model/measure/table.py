@@ -84,9 +84,10 @@ def as_markdown(results: dict[str, Numbers], count: int) -> str:
     for name, share in rows.items():
         lines.append(f"| {name}{f' ({MEANINGS[name]})' if name in MEANINGS else ''} | {100 * share:.1f} |")
     kinds = {kind: share for kind, share in results.get("plain", {}).items() if kind != "all"}
-    lines += ["", f"Of the plain questions, by kind ({count} in all):", ""]
-    lines += [f"| {' | '.join(kinds)} |", f"|{'---|' * len(kinds)}"]
-    lines += [f"| {' | '.join(f'{100 * share:.1f}' for share in kinds.values())} |"]
+    if kinds:
+        lines += ["", f"Of the plain questions, by kind ({count} in all):", ""]
+        lines += [f"| {' | '.join(kinds)} |", f"|{'---|' * len(kinds)}"]
+        lines += [f"| {' | '.join(f'{100 * share:.1f}' for share in kinds.values())} |"]
     return "\n".join(lines) + "\n"
 
 
