@@ -36,8 +36,10 @@ WORDINGS = {
             "The {} is what color?",
             "Which is the color of the {}?",
             "What color has the {}?",
+            "Name the color that the {} has.",
+            "The color of the {} is what?",
         ),
-        ("Name the color that the {} has.", "The color of the {} is what?"),
+        ("The color of the {}?", "In which color is the {} drawn?"),
     ),
     "shape at": Wordings(
         (
@@ -50,8 +52,10 @@ WORDINGS = {
             "Tell me which shape is {place}.",
             "What shape do you see {place}?",
             "Which shape is there {place}?",
+            "The shape {place} is what?",
+            "What kind of shape is {place}?",
         ),
-        ("The shape {place} is what?", "What kind of shape is {place}?"),
+        ("Which kind of shape is {place}?", "What shape can you see {place}?"),
     ),
     "shape": Wordings(
         (
@@ -63,8 +67,10 @@ WORDINGS = {
             "Tell me what the {} is.",
             "The {} is what shape?",
             "The {} is what kind of shape?",
+            "What shape does the {} have?",
+            "Name the shape of the {}.",
         ),
-        ("What shape does the {} have?", "Name the shape of the {}."),
+        ("Which shape does the {} have?", "The shape of the {}?"),
     ),
     "count": Wordings(
         (
@@ -78,8 +84,10 @@ WORDINGS = {
             "Tell me how many {} there are.",
             "How many {} does the image have?",
             "What number of {} do you see?",
+            "The image shows how many {}?",
+            "How many {} are there in total?",
         ),
-        ("The image shows how many {}?", "How many {} are there in total?"),
+        ("How many {} can I see?", "The number of {}?"),
     ),
     "place": Wordings(
         (
@@ -93,8 +101,10 @@ WORDINGS = {
             "Where can you see the {}?",
             "In which place is the {}?",
             "At what position is the {}?",
+            "Which place is the {} in?",
+            "The {} is where?",
         ),
-        ("Which place is the {} in?", "The {} is where?"),
+        ("Which part of the image is the {} in?", "The {}: where is it?"),
     ),
     "all places": Wordings(
         (
@@ -105,8 +115,10 @@ WORDINGS = {
             "Where are all {}?",
             "Where can you see {}?",
             "In which places are the {}?",
+            "Which places are the {} in?",
+            "Where can I find all {}?",
         ),
-        ("Which places are the {} in?", "Where can I find all {}?"),
+        ("Where can I see all {}?", "Which parts of the image are the {} in?"),
     ),
     "which": Wordings(
         (
@@ -118,8 +130,13 @@ WORDINGS = {
             "Which of the two is {further}, the {one} or the {other}?",
             "Which shape is {further}, the {one} or the {other}?",
             "What do you see {further}, the {one} or the {other}?",
+            "Of the {one} and the {other}, which is {further}?",
+            "Which do you see {further}, the {one} or the {other}?",
         ),
-        ("Of the {one} and the {other}, which is {further}?", "Which do you see {further}, the {one} or the {other}?"),
+        (
+            "Which do I see {further}, the {one} or the {other}?",
+            "Which of them is {further}, the {one} or the {other}?",
+        ),
     ),
     "whether": Wordings(
         (
@@ -134,8 +151,10 @@ WORDINGS = {
             "The {one} is {relation} the {other}, is that true?",
             "Can you see the {one} {relation} the {other}?",
             "Is the position of the {one} {relation} the {other}?",
+            "The {one}: is it {relation} the {other}?",
+            "Does the {one} have a place {relation} the {other}?",
         ),
-        ("The {one}: is it {relation} the {other}?", "Does the {one} have a place {relation} the {other}?"),
+        ("Can I see the {one} {relation} the {other}?", "Do you see that the {one} is {relation} the {other}?"),
     ),
     "size": Wordings(
         (
@@ -148,8 +167,10 @@ WORDINGS = {
             "Tell me the size of the {}.",
             "Which size does the {} have?",
             "Which size is the {}?",
+            "The {} is what size?",
+            "What size does the {} have?",
         ),
-        ("The {} is what size?", "What size does the {} have?"),
+        ("How large or small is the {}?", "The size of the {}?"),
     ),
     "word": Wordings(
         (
@@ -163,8 +184,10 @@ WORDINGS = {
             "What text is in the image?",
             "What word is in the image?",
             "Read the text in the image.",
+            "Which text is written in the image?",
+            "What word can you see?",
         ),
-        ("Which text is written in the image?", "What word can you see?"),
+        ("Which word is there in the image?", "What text do you see?"),
     ),
     "presence": Wordings(
         (
@@ -181,8 +204,10 @@ WORDINGS = {
             "Is it true that there is a {}?",
             "Does the image have a {}?",
             "Is there a {} to see?",
+            "Can you find a {}?",
+            "Is a {} to be seen in the image?",
         ),
-        ("Can you find a {}?", "Is a {} to be seen in the image?"),
+        ("Do I see a {}?", "Is there a {} that you can see?"),
     ),
     "caption": Wordings(
         (
@@ -199,8 +224,10 @@ WORDINGS = {
             "Write a caption for the image.",
             "Please describe the image.",
             "What do you see in the image?",
+            "Can you describe the image?",
+            "What is there to see?",
         ),
-        ("Can you describe the image?", "What is there to see?"),
+        ("What can you see in the image?", "Give a caption for the image."),
     ),
     # Questions about two images.
     "which image": Wordings(
@@ -213,8 +240,10 @@ WORDINGS = {
             "In which image do you see a {}?",
             "Which image is a {} in?",
             "Which of the images shows a {}?",
+            "Which one of the images has a {}?",
+            "In which of the images is there a {}?",
         ),
-        ("Which one of the images has a {}?", "In which of the images is there a {}?"),
+        ("Which of these images shows a {}?", "Which image can you see a {} in?"),
     ),
     "which more": Wordings(
         (
@@ -225,8 +254,10 @@ WORDINGS = {
             "Which of the two images has {} shapes?",
             "In which image do you see {} shapes?",
             "Which of the images has {} shapes?",
+            "Which one of the images has {} shapes?",
+            "Where do you see {} shapes, in the first or in the second image?",
         ),
-        ("Which one of the images has {} shapes?", "Where do you see {} shapes, in the first or in the second image?"),
+        ("In which of the images are there {} shapes?", "Which of the two has {} shapes?"),
     ),
     "same background": Wordings(
         (
@@ -237,8 +268,10 @@ WORDINGS = {
             "Do the two images have the same background?",
             "Is the background of both images the same?",
             "Do you see the same background in both images?",
+            "Are both backgrounds the same?",
+            "Is it the same background in both images?",
         ),
-        ("Are both backgrounds the same?", "Is it the same background in both images?"),
+        ("Do the images have the same background?", "Is the background in both images the same?"),
     ),
     "both word": Wordings(
         (
@@ -249,8 +282,10 @@ WORDINGS = {
             "Do the two images both have a word?",
             "Can you see a word in both images?",
             "Does each of the images have a word?",
+            "Are there words in both images?",
+            "Do you see a word in the first and in the second image?",
         ),
-        ("Are there words in both images?", "Do you see a word in the first and in the second image?"),
+        ("Do both of the images have a word?", "Can I see a word in both images?"),
     ),
     # Yes/no questions as MME words them, about one trait of one thing.
     "check color": Wordings(
@@ -265,8 +300,10 @@ WORDINGS = {
             "The {} is {value}, is that true?",
             "Is it true that the {} is {value}?",
             "Can you see that the {} is {value}?",
+            "Is the {} {value} in color?",
+            "Does the {} look {value}?",
         ),
-        ("Is the {} {value} in color?", "Does the {} look {value}?"),
+        ("Do you see that the {} is {value}?", "Is the {} drawn in {value}?"),
     ),
     "check count": Wordings(
         (
@@ -280,8 +317,10 @@ WORDINGS = {
             "In the image, are there {value} {}?",
             "Can you see {value} {}?",
             "Is it true that there are {value} {}?",
+            "Is it {value} {} that you see?",
+            "Does the image have {value} {}?",
         ),
-        ("Is it {value} {} that you see?", "Does the image have {value} {}?"),
+        ("Do I see {value} {}?", "Is {value} the number of {}?"),
     ),
     "check place": Wordings(
         (
@@ -294,8 +333,10 @@ WORDINGS = {
             "The {} is {value}, is that true?",
             "Is it true that the {} is {value}?",
             "Can you see the {} {value}?",
+            "Can I see the {} {value}?",
+            "Is the place of the {} {value}?",
         ),
-        ("Can I see the {} {value}?", "Is the place of the {} {value}?"),
+        ("Can you see the {} {value} of the image?", "Do you see that the {} is {value}?"),
     ),
     "check word": Wordings(
         (
@@ -309,8 +350,10 @@ WORDINGS = {
             "Is the text in the image {value}?",
             "Is it true that the word is {value}?",
             "Does the image show the word {value}?",
+            "Can you read the word {value}?",
+            "Does it say {value}?",
         ),
-        ("Can you read the word {value}?", "Does it say {value}?"),
+        ("Do I see the word {value}?", "Is {value} what the word says?"),
     ),
 }
 # What is asked, as it stands behind "tell me": the same in training and held out, where only the leads differ.
@@ -349,8 +392,9 @@ _LEADS = {
         *("Tell me {}.", "Please tell me {}.", "I want to know {}.", "Say {}.", "Do you know {}?", "Now tell me {}."),
         *("Answer me {}.", "I want you to tell me {}.", "Please answer {}.", "Show me {}.", "I do not know {}."),
         *("Can you tell me {}?", "Please say {}.", "I have to know {}."),
+        *("Can you say {}?", "I want you to say {}.", "Do tell me {}."),
     ),
-    HELD_OUT: ("Can you say {}?", "I want you to say {}.", "Do tell me {}."),
+    HELD_OUT: ("Let me know {}.", "Please let me know {}.", "I ask you to tell me {}."),
 }
 PLAIN = "plain"
 ORDINALS = ("first", "second")
@@ -369,8 +413,9 @@ _OPENINGS = {
         *("Please tell me: ", "Look at the image. ", "Question: ", "Hi! ", "Hello, ", "Now tell me: ", "Tell me: "),
         *("In the image, ", "In this image: ", "Look: ", "Now: ", "Please: ", "Tell me, ", "And "),
         *("Look at this: ", "Please answer: ", "Now tell me, "),
+        *("Here is a question: ", "Please look: ", "Tell me this: "),
     ),
-    HELD_OUT: ("Here is a question: ", "Please look: ", "Tell me this: "),
+    HELD_OUT: ("Look here: ", "Please say: ", "I ask you: "),
 }
 _OPENED, _NAMED, _TYPED, _LED = 0.15, 0.25, 0.05, 0.3
 

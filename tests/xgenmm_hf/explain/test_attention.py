@@ -71,7 +71,6 @@ def test_heat_prefers_the_shape_that_is_asked_for(lifts):
     assert asked.mean() > 1.3 * others
 
 
-@pytest.mark.xfail(strict=True, reason="20 of 24 on the shipped weights; 22 on those before")
 def test_heat_prefers_it_in_nearly_every_scene(lifts):
     assert (lifts[0] > 1).sum() >= 22
 
