@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -53,8 +54,23 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtestloop() -> Iterator[None]:
+    """Forks the server of the tests' programs where any test needs it, before a test changes anything."""
+    if forked := sys.modules.get("forked"):
+        forked.start_here()
+    return (yield)
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["HF_MODULES_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_to_collect() -> None:
+    """Leaves what is alive between two files out of garbage collections; every training run asks for some."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,34 +1,62 @@
 """Programs in processes of their own that find torch, Transformers, TRL and the package imported.
 
-A new interpreter takes seconds to import them. These processes are forked from one server, which imported them once
-for all tests of a worker; otherwise they are like those of `subprocess`: arguments, environment, folder, standard
-streams, signals and exit code. `others` is a second server, without the package: for programs that import it as
-remote code, or in an order of their own. What is imported of other libraries, and in which order, and what happens
-while an interpreter shuts down need a new interpreter.
+A new interpreter takes seconds to import them. These processes are forked from one server for all tests of a worker,
+itself a fork of the worker as it was before its first test; otherwise they are like those of `subprocess`: arguments,
+environment, folder, standard streams, signals and exit code. `others` is a second server, without the package: for
+programs that import it as remote code, or in an order of their own. What is imported of other libraries, and in which
+order, and what happens while an interpreter shuts down need a new interpreter.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 
 SETTINGS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+IMPORTED_WITH = tuple(SETTINGS)
 # where a server finds what it imports
 SETTINGS["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["forked_libraries"])
 others = forkserver.ForkServer()
 others.set_forkserver_preload(["forked_others"])
+
+
+def start_here() -> None:
+    """Forks the server from this process, if it imported the libraries with the server's settings."""
+    if sys.platform == "linux" and all(os.environ.get(name) == SETTINGS[name] for name in IMPORTED_WITH):
+        with mock.patch.object(util, "spawnv_passfds", _fork):
+            forkserver._forkserver.ensure_running()
+
+
+def _fork(program: str, arguments: list[str], descriptors: list[int]) -> int:
+    """Starts what multiprocessing would start as a new interpreter: the server's code, with a pipe and a socket."""
+    if pid := os.fork():
+        return pid
+    try:
+        # what pytest holds open, and may write to when one of its objects dies here, leads nowhere
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in set(map(int, os.listdir("/proc/self/fd"))) - {0, 1, 2, nowhere, *descriptors}:
+            os.dup2(nowhere, descriptor)
+        # of pytest, too
+        faulthandler.disable()
+        sys.unraisablehook, threading.excepthook = sys.__unraisablehook__, threading.__excepthook__
+        forkserver._forkserver._lock = threading.Lock()
+        exec(arguments[-1])
+    finally:
+        os._exit(0)
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """The exported graphs give what the model gives: images' tokens, logits, answers."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +18,34 @@ from PIL import Image
 from xgenmm_hf import TINY_MODEL, XGenMMConfig, XGenMMForConditionalGeneration, load
 
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "export.md"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    out = tmp_path_factory.mktemp("graphs") / "out"
+    """The graphs that the command of docs/export.md writes."""
+    place = tmp_path_factory.mktemp("export")
+    (place / "xgenmm_hf").mkdir()
+    (place / "xgenmm_hf/assets").symlink_to(Path(TINY_MODEL).parent)
+    command = re.search(r"^PYTHONPATH=examples python -m (export_graphs .*)$", PAGE.read_text(), re.M)[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["export_graphs", TINY_MODEL, str(out), "--context", "384"])
+        patch.chdir(place)
+        patch.setattr(sys, "argv", shlex.split(command))
         main()
-    return out
+    return place / "graphs"
+
+
+@pytest.fixture(scope="module")
+def graphs(folder):
+    """The graphs as docs/export.md reads them; the page compares their answer with the model's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder.parent)
+        Image.open(Path(TINY_MODEL).parent / "images/1-shapes.png").resize((120, 90)).save("photo.png")
+        names = {}
+        for block in re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S):
+            exec(compile(block, PAGE.name, "exec"), names)
+    assert names["answer"].shape[1] > 0
+    return names["graphs"]
 
 
 def test_a_folder_in_use_and_a_wrong_context_are_one_line(tmp_path, monkeypatch, capsys):
@@ -34,11 +58,6 @@ def test_a_folder_in_use_and_a_wrong_context_are_one_line(tmp_path, monkeypatch,
         with pytest.raises(SystemExit, match="1"):
             main()
         assert said in capsys.readouterr().err.splitlines()[-1]  # behind the library's loading bar
-
-
-@pytest.fixture(scope="module")
-def graphs(folder):
-    return Graphs.load(folder)
 
 
 @pytest.fixture(scope="module")

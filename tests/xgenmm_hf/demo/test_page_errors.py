@@ -82,7 +82,7 @@ def say(page: Page, text: str) -> str:
         time.sleep(0.2)
     press_enter(page)
     while True:  # an answer is whole where it neither grows nor can be stopped
-        time.sleep(0.7)
+        time.sleep(0.4)
         said = bubbles(page)
         busy = len(said) <= before or page.run("!!document.querySelector('#question .stop-button')")
         if not busy and said[-1] == seen and seen not in ("", "Loading content"):
