@@ -46,7 +46,7 @@ _COMPARING = {
 _REVIEWING = {
     "point": 1, "find": 1, "trait": 3, "word": 1, "which": 4, "whether": 4, "count": 2, "presence": 1,
 }  # fmt: skip
-_COUNTING = (*("count",) * 4, "all places", "check")
+_COUNTING = ("count", *("rare count",) * 5, *("all places",) * 2)
 _CHECKING = (*("check",) * 4, *("relation",) * 4, "presence", "count", "place")
 _SWITCHING = (*_SHORT_ASKED, "count", "count", "check")
 # To tell one image from the other is harder than to compare them.

@@ -16,7 +16,9 @@ from embedded_model.world.wording import word
 
 YES, NO = "yes", "no"
 _COUNTED: tuple[tuple[str, ...], ...] = ((), ("shape",), ("color",), ("color", "shape"), ("size",))
-_ZERO_SHARE, _STRANGE_SHARE = 0.05, 0.12
+# What has to be found among other things before it is counted.
+_SELECTED = (("shape",), ("color",), ("color", "shape"))
+_ZERO_SHARE, _RARE_ZERO_SHARE, _STRANGE_SHARE = 0.05, 0.25, 0.12
 # What no scene holds, as people and benchmarks ask for it: held-out words, then trained ones.
 STRANGE_THINGS = (
     ("cow", "table", "ball", "flower", "phone"),
@@ -191,15 +193,33 @@ def _ask_count(scene: Scene, rng: random.Random, wording: str) -> Question:
     counts: dict[int, list[tuple[Item, tuple[str, ...]]]] = {}
     for wanted in scene.items:
         for traits in _COUNTED:
-            count = sum(_matches(item, wanted, traits) for item in scene.items)
-            counts.setdefault(count, []).append((wanted, traits))
+            number = sum(_matches(item, wanted, traits) for item in scene.items)
+            counts.setdefault(number, []).append((wanted, traits))
     if rng.random() < _ZERO_SHARE and (missing := _absent(scene, ("color", "shape"), rng)):
         counts = {0: [(missing, ("color", "shape"))]}
     # First the number, then what is counted: otherwise most answers would be 1.
-    count = rng.choice(sorted(counts))
-    name = describe(*rng.choice(counts[count]))
-    said = f"There is 1 {name}." if count == 1 else f"There are {count or 'no'} {pluralize(name)}."
-    return Question("count", word("count", rng, wording, pluralize(name)), str(count), said, "count")
+    number = rng.choice(sorted(counts))
+    return _number("count", *rng.choice(counts[number]), number, rng, wording)
+
+
+def _ask_rare_count(scene: Scene, rng: random.Random, wording: str) -> Question | None:
+    """Asks how many there are of a shape or color, which takes finding them: mostly more than one, or none at all."""
+    traits = rng.choice(_SELECTED)
+    if rng.random() < _RARE_ZERO_SHARE and (missing := _absent(scene, traits, rng)):
+        return _number("rare count", missing, traits, 0, rng, wording)
+    counts = [sum(_matches(item, wanted, traits) for item in scene.items) for wanted in scene.items]
+    number, wanted = rng.choices([*zip(counts, scene.items, strict=True)], weights=[each**2 for each in counts])[0]
+    if number == 1 and rng.random() < 0.8:
+        return None
+    return _number("rare count", wanted, traits, number, rng, wording)
+
+
+def _number(
+    kind: str, counted: Item, traits: tuple[str, ...], number: int, rng: random.Random, wording: str
+) -> Question:
+    name = describe(counted, traits)
+    said = f"There is 1 {name}." if number == 1 else f"There are {number or 'no'} {pluralize(name)}."
+    return Question(kind, word("count", rng, wording, pluralize(name)), str(number), said, "count")
 
 
 def _ask_place(scene: Scene, rng: random.Random, wording: str) -> Question | None:
@@ -357,6 +377,7 @@ KINDS: dict[str, Callable[[Scene, random.Random, str], Question | None]] = {
     "caption": _ask_caption,
     "check": _ask_check,
     "all places": _ask_all_places,
+    "rare count": _ask_rare_count,
 }
 # What is answered in a word or a few, and what is asked besides in training.
 SHORT_KINDS = ("color", "shape", "count", "place", "relation", "size", "word", "presence")
