@@ -25,8 +25,9 @@ def address(loaded, serve_page):
         yield url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser():
+    """A browser for one test: a page that is left keeps its connection to the server, and a browser opens only six."""
     with open_browser(find_browser()) as page:
         yield page
 
@@ -34,8 +35,6 @@ def browser():
 @pytest.fixture
 def page(browser, address) -> Page:
     """The page, freshly opened."""
-    browser.events.clear()
-    browser.call("Page.navigate", url="about:blank")
     browser.call("Page.navigate", url=address)
     wait_for(browser, "document.querySelector('#question textarea')")
     return browser
