@@ -24,10 +24,10 @@ from typing import Any
 from unittest import mock
 
 
-SETTINGS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-IMPORTED_WITH = tuple(SETTINGS)
-# where a server finds what it imports
-SETTINGS["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+# what libraries read when they are imported, and where a server finds what it imports
+READ_BY_LIBRARIES = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+SEARCH_PATH = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+SETTINGS = {**READ_BY_LIBRARIES, "PYTHONPATH": SEARCH_PATH}
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["forked_libraries"])
 others = forkserver.ForkServer()
@@ -36,7 +36,7 @@ others.set_forkserver_preload(["forked_others"])
 
 def start_here() -> None:
     """Forks the server from this process, if it imported the libraries with the server's settings."""
-    if sys.platform == "linux" and all(os.environ.get(name) == SETTINGS[name] for name in IMPORTED_WITH):
+    if sys.platform == "linux" and READ_BY_LIBRARIES.items() <= os.environ.items():
         with mock.patch.object(util, "spawnv_passfds", _fork):
             forkserver._forkserver.ensure_running()
 
@@ -50,10 +50,10 @@ def _fork(program: str, arguments: list[str], descriptors: list[int]) -> int:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in set(map(int, os.listdir("/proc/self/fd"))) - {0, 1, 2, nowhere, *descriptors}:
             os.dup2(nowhere, descriptor)
-        # of pytest, too
+        # pytest catches what goes wrong in the background; a program says it
         faulthandler.disable()
         sys.unraisablehook, threading.excepthook = sys.__unraisablehook__, threading.__excepthook__
-        forkserver._forkserver._lock = threading.Lock()
+        forkserver._forkserver._lock = threading.Lock()  # the one of the worker is held right now
         exec(arguments[-1])
     finally:
         os._exit(0)
@@ -64,7 +64,7 @@ def others_with(environment: dict[str, str]) -> Iterator[forkserver.ForkServer]:
     """A server like `others` for settings that libraries read when they are imported."""
     server = forkserver.ForkServer()
     server.set_forkserver_preload(["forked_others"])
-    with mock.patch.dict(os.environ, {**environment, "PYTHONPATH": SETTINGS["PYTHONPATH"]}, clear=True):
+    with mock.patch.dict(os.environ, {**environment, "PYTHONPATH": SEARCH_PATH}, clear=True):
         server.ensure_running()
     yield server
     server._stop()
