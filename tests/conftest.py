@@ -40,6 +40,16 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="xgenmm-modules-")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
+    """Forks the server of programs without the package from a worker, which has imported no more than they need."""
+    if "PYTEST_XDIST_WORKER" in os.environ and "xgenmm_hf" not in sys.modules:
+        import forked
+        import forked_others  # noqa: F401
+
+        forked.start_here(forked.others)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Gives workers the files with slow tests first, so that none of them is left to one worker at the end."""
     if "PYTEST_XDIST_WORKER" in os.environ:

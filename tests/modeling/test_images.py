@@ -149,7 +149,7 @@ def test_fetching(monkeypatch):
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         assert read_image(f"{address}/a.png", allow_remote=True).size == (64, 48)
         with pytest.raises(ValueError, match="cannot be fetched.*404"):

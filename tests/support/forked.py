@@ -3,11 +3,12 @@
 A new interpreter takes seconds to import them. These processes are forked from one server for all tests of a worker,
 itself a fork of the worker as it was before its first test; otherwise they are like those of `subprocess`: arguments,
 environment, folder, standard streams, signals and exit code. `others` is a second server, without the package: for
-programs that import it as remote code, or in an order of their own. What is imported of other libraries, and in which
+programs that import it as remote code, or in an order of their own; a fork of the worker before it read any test. What is imported of other libraries, and in which
 order, and what happens while an interpreter shuts down need a new interpreter.
 """
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 import runpy
@@ -34,11 +35,11 @@ others = forkserver.ForkServer()
 others.set_forkserver_preload(["forked_others"])
 
 
-def start_here() -> None:
-    """Forks the server from this process, if it imported the libraries with the server's settings."""
+def start_here(server: forkserver.ForkServer = forkserver._forkserver) -> None:
+    """Forks a server from this process, if it imported the libraries with the server's settings."""
     if sys.platform == "linux" and READ_BY_LIBRARIES.items() <= os.environ.items():
         with mock.patch.object(util, "spawnv_passfds", _fork):
-            forkserver._forkserver.ensure_running()
+            server.ensure_running()
 
 
 def _fork(program: str, arguments: list[str], descriptors: list[int]) -> int:
@@ -53,7 +54,9 @@ def _fork(program: str, arguments: list[str], descriptors: list[int]) -> int:
         # pytest catches what goes wrong in the background; a program says it
         faulthandler.disable()
         sys.unraisablehook, threading.excepthook = sys.__unraisablehook__, threading.__excepthook__
-        forkserver._forkserver._lock = threading.Lock()  # the one of the worker is held right now
+        for server in (forkserver._forkserver, others):
+            server._lock = threading.Lock()  # one of the worker's is held right now
+        gc.enable()
         exec(arguments[-1])
     finally:
         os._exit(0)

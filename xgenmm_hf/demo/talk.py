@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Message = dict[str, Any]
 # Begins what the page says in place of an answer; such a turn is no part of the chat.
 ERROR_MARK = "⚠"
+REDRAW_SECONDS = 0.2
 EMBEDDED = "It knows drawn shapes and short words only, no photographs."
 
 
@@ -67,9 +68,7 @@ class Desk:
         form = "a base model, which goes on with text" if self.is_base else "tuned to chat"
         known = f" {EMBEDDED}" if config.name_or_path in (TINY_MODEL, TINY_BASE_MODEL) else ""
         latents, context = config.resampler_config.num_latents, config.text_config.max_position_embeddings
-        return (
-            f"{shown} parameters, {form}; {latents} tokens per tile of an image, context of {context} tokens.{known}"
-        )
+        return f"{shown} parameters, {form}; {latents} tokens per tile, context of {context} tokens.{known}"
 
     def chat(
         self, messages: Sequence[Message], *, max_new_tokens: int = 512, temperature: float = 0.0
@@ -87,9 +86,8 @@ class Desk:
         self, shots: Sequence[tuple[str, str]], image: str, query: str = "", *, max_new_tokens: int = 64
     ) -> Iterator[str]:
         """Continues examples, (path of an image, text) each, in the base models' form."""
-        tokenizer = self.loaded.processor.tokenizer
         images = [open_upload(path) for path in (*(path for path, _ in shots), image)]
-        prompt = render_shots([text for _, text in shots], query, tokenizer)
+        prompt = render_shots([text for _, text in shots], query, self.loaded.processor.tokenizer)
         inputs = self.loaded.processor(images=images, text=prompt, return_tensors="pt")
         for said in self._continue(inputs, max_new_tokens=max_new_tokens, do_sample=False):
             yield trim_continuation(said.text, query)
@@ -102,15 +100,19 @@ class Desk:
             return explain_answer(self.loaded, image, prompt)
 
     def _continue(self, inputs: Any, **options: Any) -> Iterator[Said]:
-        """Streams what follows a prompt while nobody else uses the model."""
-        model, text, ids = self.loaded.model, "", inputs["input_ids"]
+        """Streams what follows a prompt while nobody else uses the model, as often as a page can be redrawn."""
+        model, text, shown, ids = self.loaded.model, "", -REDRAW_SECONDS, inputs["input_ids"]
         num_image_tokens = int((ids == model.config.image_token_id).sum())
         with self._turn:
             begun = time.monotonic()
             options = {"eos_token_id": end_tokens(model).tolist(), **options}
             for piece, count in stream_tokens(self.loaded, inputs.to(model.device, model.dtype), **options):
                 text += piece
-                yield Said(text.lstrip(), ids.shape[1], num_image_tokens, count, time.monotonic() - begun)
+                said = Said(text.lstrip(), ids.shape[1], num_image_tokens, count, time.monotonic() - begun)
+                if said.seconds - shown >= REDRAW_SECONDS:
+                    shown = said.seconds
+                    yield said
+            yield said
 
 
 def messages_of_page(

@@ -34,9 +34,9 @@ class Terminal:
     def interrupt(self) -> None:
         """Sends Ctrl-C once the program waits for a key: Python misses one between its prompt and that wait."""
         stat, asleep = Path(f"/proc/{self.program.pid}/stat"), 0
-        while asleep < 5:
+        while asleep < 10:
             asleep = asleep + 1 if stat.read_text().rpartition(")")[2].split()[0] == "S" else 0
-            time.sleep(0.1)
+            time.sleep(0.02)
         self.send("\x03")
 
     def send(self, text: str) -> None:
@@ -55,7 +55,7 @@ def test_a_chat_survives_ctrl_c_and_pastes_and_asks_before_it_replaces_a_file(tm
     # on a slow machine two keys may be seconds apart, and two pasted lines as well; background jobs ignore Ctrl-C
     start = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from xgenmm_hf.cli import app, chat; chat.LEAVE_SECONDS, chat.PASTE_SECONDS = {}, 1; app.main()"
+        "from xgenmm_hf.cli import app, chat; chat.LEAVE_SECONDS, chat.PASTE_SECONDS = {}, 0.3; app.main()"
     )
     terminal = Terminal("-c", start.format(-1), "chat", "--max-new-tokens", "3")
     terminal.read_until("> ")

@@ -68,6 +68,15 @@ def test_the_last_piece_is_the_answer_of_ask(desk, images):
     assert "tokens per second" in last.cost and last.seconds > 0
 
 
+def test_a_page_is_not_redrawn_for_every_token(desk, images, monkeypatch):
+    messages = messages_of_page([], {"text": "Describe this image.", "files": images[:1]})
+    pieces = [list(desk.chat(messages, max_new_tokens=40))]
+    monkeypatch.setattr("xgenmm_hf.demo.talk.REDRAW_SECONDS", 0)
+    pieces.append(list(desk.chat(messages, max_new_tokens=40)))
+    assert len(pieces[0]) <= pieces[0][-1].seconds / 0.2 + 2 < len(pieces[1])
+    assert pieces[0][-1].text == pieces[1][-1].text
+
+
 def test_the_page_says_what_a_model_is_and_knows(desk):
     assert "million parameters, tuned to chat" in desk.facts
     assert "16 tokens per tile" in desk.facts and "context of 2048 tokens" in desk.facts

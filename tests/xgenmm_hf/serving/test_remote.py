@@ -145,7 +145,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def site(monkeypatch):
     """A site that counts as public under the name image.test, and what was connected to."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     port = server.server_address[1]
     look_up = socket.getaddrinfo
 

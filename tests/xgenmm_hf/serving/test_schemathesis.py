@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from serving import run_server
 
 
-pytest.importorskip("schemathesis")
+pytestmark = pytest.mark.skipif(find_spec("schemathesis") is None, reason="needs schemathesis")
 SUPPORT = Path(__file__).resolve().parents[2] / "support"
 
 

@@ -1,4 +1,6 @@
-"""Limits that make no sense are refused when the server starts."""
+"""Limits that make no sense are refused when the server starts; its socket sends at once."""
+
+import socket
 
 import pytest
 
@@ -31,3 +33,9 @@ def test_a_port_that_is_taken():
         open_socket("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(ValueError, match="Cannot listen"):
         open_socket("no-such-host.invalid", 0)
+
+
+def test_what_is_written_to_a_connection_leaves_at_once():
+    with open_socket("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        with listener.accept()[0] as connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
