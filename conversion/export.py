@@ -62,9 +62,7 @@ class ExportResult:
 
 
 def export_state_dict(
-    tensors: Mapping[str, torch.Tensor],
-    config: XGenMMConfig,
-    padding: Mapping[str, torch.Tensor] | None = None,
+    tensors: Mapping[str, torch.Tensor], config: XGenMMConfig, padding: Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
     """Turns our tensors back into the original's, in memory.
 

@@ -144,10 +144,7 @@ def _normalisation(original: "Original", config: XGenMMConfig) -> dict[str, list
 
 
 def _write_generation_config(
-    folder: Path,
-    config: XGenMMConfig,
-    tokenizer: PreTrainedTokenizerBase | None,
-    kept: Mapping[str, Any],
+    folder: Path, config: XGenMMConfig, tokenizer: PreTrainedTokenizerBase | None, kept: Mapping[str, Any]
 ) -> None:
     """Writes when generation ends: at the end of a turn and at the end of the text."""
     text = config.text_config

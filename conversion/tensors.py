@@ -133,10 +133,7 @@ def _has_both(originals: tuple[str, str], names: Mapping[str, str]) -> bool:
 
 
 def _check(
-    pieces: Mapping[str, list[Piece]],
-    unplaced: list[str],
-    shapes: Mapping[str, Shape],
-    expected: Mapping[str, Shape],
+    pieces: Mapping[str, list[Piece]], unplaced: list[str], shapes: Mapping[str, Shape], expected: Mapping[str, Shape]
 ) -> None:
     """Raises a ValueError that names every tensor which is unknown, missing, filled twice or mis-shaped."""
     unknown = {*unplaced, *(piece.source for name in pieces.keys() - expected.keys() for piece in pieces[name])}

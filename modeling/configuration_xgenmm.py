@@ -141,11 +141,7 @@ class XGenMMConfig(PretrainedConfig):
     """
 
     model_type = "xgenmm"
-    sub_configs = {
-        "vision_config": AutoConfig,
-        "resampler_config": XGenMMResamplerConfig,
-        "text_config": AutoConfig,
-    }
+    sub_configs = {"vision_config": AutoConfig, "resampler_config": XGenMMResamplerConfig, "text_config": AutoConfig}
     _auto_class = "AutoConfig"
 
     def __init__(

@@ -51,11 +51,7 @@ class MultimodalGenerationMixin(GenerationMixin):
         return super().generate(inputs, **kwargs)
 
     def prepare_inputs_for_generation(
-        self,
-        input_ids: torch.Tensor,
-        inputs_embeds: torch.Tensor | None = None,
-        prompt_start: int = 0,
-        **kwargs: Any,
+        self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor | None = None, prompt_start: int = 0, **kwargs: Any
     ) -> dict[str, Any]:
         """Prepares a step's inputs; the prompt's images go only into the first, or into all without a cache."""
         model_inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)

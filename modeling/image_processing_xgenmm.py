@@ -20,14 +20,7 @@ from .images_xgenmm import check_size, flatten, image_name, quoted, read_image
 from .legacy_api_xgenmm import LegacyImageMixin
 from .pixels_xgenmm import checked_images, cut_image
 from .remote_code_xgenmm import AUTO_MAP
-from .tiling_xgenmm import (
-    centre_in_square,
-    checked_grids,
-    checked_mode,
-    default_grids,
-    fit_into_grid,
-    select_grids,
-)
+from .tiling_xgenmm import centre_in_square, checked_grids, checked_mode, default_grids, fit_into_grid, select_grids
 
 
 # What this processor always does; a call may say so (other models' calls do), but not ask for something else.

@@ -28,12 +28,7 @@ from .image_reading_xgenmm import ImageReadingMixin
 from .images_xgenmm import normalize_tiles  # noqa: F401 (the same)
 from .language_xgenmm import build_language_model
 from .legacy_api_xgenmm import HubEraMixin
-from .outputs_xgenmm import (
-    XGenMMCausalLMOutputWithPast,
-    XGenMMImageOutput,
-    XGenMMModelOutputWithPast,
-    asked_states,
-)
+from .outputs_xgenmm import XGenMMCausalLMOutputWithPast, XGenMMImageOutput, XGenMMModelOutputWithPast, asked_states
 from .resampler_xgenmm import XGenMMResampler
 from .targets_xgenmm import IGNORE_INDEX, count_without_images, without_image_targets
 from .text_queries_xgenmm import NO_PROMPT_END, prompt_mask_of

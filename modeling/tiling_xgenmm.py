@@ -117,11 +117,7 @@ def centre_in_square(height: int, width: int) -> tuple[int, int, int]:
 
 
 def tile_layout(
-    image_sizes: torch.Tensor,
-    image_num_tiles: torch.Tensor,
-    num_tiles: int,
-    grids: torch.Tensor,
-    side: int,
+    image_sizes: torch.Tensor, image_num_tiles: torch.Tensor, num_tiles: int, grids: torch.Tensor, side: int
 ) -> TileLayout:
     """Computes the strip order and the letterbox mask of all tiles at once.
 

@@ -18,14 +18,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, BatchEncoding, PretrainedConfig, PreTrainedTokenizerFast
 
-from .chat_xgenmm import (
-    ESCAPE_MARK,
-    IMAGE_PLACEHOLDER_TOKEN,
-    IMAGE_TOKEN,
-    SPACE_PIECE,
-    break_tokens,
-    escape_messages,
-)
+from .chat_xgenmm import ESCAPE_MARK, IMAGE_PLACEHOLDER_TOKEN, IMAGE_TOKEN, SPACE_PIECE, break_tokens, escape_messages
 from .compat_xgenmm import TOKENIZES_IN_BATCHES
 
 

@@ -3,8 +3,9 @@
 A new interpreter takes seconds to import them. These processes are forked from one server for all tests of a worker,
 itself a fork of the worker as it was before its first test; otherwise they are like those of `subprocess`: arguments,
 environment, folder, standard streams, signals and exit code. `others` is a second server, without the package: for
-programs that import it as remote code, or in an order of their own; a fork of the worker before it read any test. What is imported of other libraries, and in which
-order, and what happens while an interpreter shuts down need a new interpreter.
+programs that import it as remote code, or in an order of their own; it is a fork of the worker before that reads any
+test. What is imported of other libraries, and in which order, and what happens while an interpreter shuts down need a
+new interpreter.
 """
 
 import faulthandler

@@ -138,9 +138,7 @@ class Roots:
     """
 
     def __init__(
-        self,
-        table: Mapping[str, str | os.PathLike[str]] | None = None,
-        default: str | os.PathLike[str] | None = None,
+        self, table: Mapping[str, str | os.PathLike[str]] | None = None, default: str | os.PathLike[str] | None = None
     ):
         folders = {_components(prefix): os.path.abspath(folder) for prefix, folder in (table or {}).items()}
         if default is not None:

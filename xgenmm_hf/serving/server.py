@@ -31,8 +31,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"Cannot listen on {host} port {port} ({reason}): give another --host or --port.") from None
-    # Connections inherit it. Without it every answer's body, and every token of a stream, waits 40 ms for its header's
-    # acknowledgement: asyncio sets it only where the listening socket names the protocol.
+    # Connections inherit it; asyncio sets it only where the listening socket names the protocol. Without it the body
+    # of an answer waits 40 ms for the acknowledgement of its header.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

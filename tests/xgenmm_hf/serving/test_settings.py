@@ -37,5 +37,6 @@ def test_a_port_that_is_taken():
 
 def test_what_is_written_to_a_connection_leaves_at_once():
     with open_socket("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
-        with listener.accept()[0] as connection:
+        connection, _ = listener.accept()
+        with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
