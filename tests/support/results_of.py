@@ -5,7 +5,7 @@ from typing import Any
 from xgenmm_hf.evaluation.prompting import AskedSample, AskSettings
 from xgenmm_hf.evaluation.results import Result, build_result
 from xgenmm_hf.evaluation.runner import Run
-from xgenmm_hf.evaluation.samples import Problem, Sample, Scores, Task
+from xgenmm_hf.evaluation.samples import Sample, SampleProblem, Scores, Task
 from xgenmm_hf.inference.provenance import provenance
 
 
@@ -16,7 +16,7 @@ def make_result(
     samples: list[Sample] | None = None,
     answers: list[str] | None = None,
     model: str = "models/tiny",
-    problems: tuple[Problem, ...] = (),
+    problems: tuple[SampleProblem, ...] = (),
     **settings: Any,
 ) -> Result:
     """Returns a result with a sample for each score, the categories taking turns."""

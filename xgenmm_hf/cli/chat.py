@@ -14,7 +14,7 @@ from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.cli import options
 from xgenmm_hf.cli.ask import open_argument
 from xgenmm_hf.cli.console import load_model
-from xgenmm_hf.cli.errors import one_line
+from xgenmm_hf.cli.errors import error_line
 
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Session:
             try:
                 self._take(line)
             except (ValueError, OSError) as error:
-                self._note(f"error: {one_line(error)}")
+                self._note(f"error: {error_line(error)}")
 
     def _read_message(self) -> str:
         """Reads what the user says; lines that were pasted together are one message."""

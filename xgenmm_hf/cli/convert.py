@@ -28,7 +28,7 @@ def convert(
     tokenizer: Annotated[str | None, Option(metavar="PATH", help="Tokenizer's folder or repo id, likewise.")] = None,
     dtype: Annotated[options.Dtype, Option(help="Dtype to write; auto keeps each tensor's.")] = "auto",
     image_mode: Annotated[
-        options.ImageMode | None, Option(help="How images are cut; default: as its files say.")
+        options.ImageModeName | None, Option(help="How images are cut; default: as its files say.")
     ] = None,
     max_shard_size: options.ShardSize = "5GB",
 ) -> None:

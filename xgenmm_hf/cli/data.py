@@ -32,7 +32,7 @@ def data(
         Option(min=0, metavar="N", help="Show N rows: images, prompt, what is trained on; rows.html with --output."),
     ] = 0,
     image_mode: Annotated[
-        options.ImageMode | None,
+        options.ImageModeName | None,
         Option(help="Image mode; default: none for pre-training rows, else the checkpoint's."),
     ] = None,
     cache_dir: Annotated[

@@ -20,7 +20,7 @@ def debugging() -> bool:
     return os.environ.get("XGENMM_DEBUG", "") not in ("", "0")
 
 
-def one_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Returns the error's message on one line, the way a person would say it."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
@@ -54,7 +54,7 @@ def friendly_errors(verb: Verb) -> Verb:
             # typer reports usage errors and exits by itself
             if debugging() or isinstance(error, (typer.BadParameter, typer.Exit, typer.Abort)):
                 raise
-            print(f"error: {one_line(error)}", file=sys.stderr)
+            print(f"error: {error_line(error)}", file=sys.stderr)
             raise SystemExit(FAILURE) from None
         return result
 

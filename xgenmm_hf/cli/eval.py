@@ -42,7 +42,7 @@ Output = Annotated[
 MetricName = Annotated[
     str | None, Option("--metric", help="Another metric than the kind's: exact, contains, choice, yes_no, ...")
 ]
-PromptForm = Annotated[
+PromptFormOption = Annotated[
     Literal["chat", "base"] | None, Option(help="Prompts of these models; default: base with --shots.")
 ]
 Support = Annotated[
@@ -64,7 +64,7 @@ def evaluate(
     split: Annotated[str | None, Option(help="Split of Karpathy's captions; default: test.")] = None,
     batch_size: Annotated[int | None, Option(min=1, help="Prompts at a time; default: 8, harnesses 1.")] = None,
     max_new_tokens: Annotated[int | None, Option(min=1, help="Longest answer (32, captions 64, chats 256).")] = None,
-    form: PromptForm = None,
+    form: PromptFormOption = None,
     protocol: Annotated[Literal["xgenmm", "openflamingo"], Option(help="How base models are asked.")] = "xgenmm",
     system: options.System = None,
     suffix: Annotated[str | None, Option(help="Text behind questions in chats; default: asks to be short.")] = None,

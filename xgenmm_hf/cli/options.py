@@ -6,7 +6,7 @@ from typer import Argument, Option
 
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-ImageMode = Literal["anyres", "none", "pad"]
+ImageModeName = Literal["anyres", "none", "pad"]
 
 Model = Annotated[
     str, Option(help="Checkpoint folder, adapter folder or Hub repository.", show_default="the embedded tiny model")
@@ -18,7 +18,7 @@ LoadIn = Annotated[
     Literal["4bit", "8bit"] | None,
     Option(help="Load the decoder in so many bits (bitsandbytes).", show_default="whole"),
 ]
-Images = Annotated[ImageMode | None, Option(help="How images are cut.", show_default="the checkpoint's")]
+Images = Annotated[ImageModeName | None, Option(help="How images are cut.", show_default="the checkpoint's")]
 AnswerTokens = Annotated[int, Option(min=1, help="Upper limit of the answer's length in tokens.")]
 System = Annotated[
     str | None,

@@ -18,7 +18,7 @@ from typing import Any
 
 from xgenmm_hf.data.image_refs import UnreadableImage, image_key, open_image
 from xgenmm_hf.data.rows import end_of_chunk_part, image_part, text_part
-from xgenmm_hf.evaluation.samples import Problem, Sample
+from xgenmm_hf.evaluation.samples import Sample, SampleProblem
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 
 
@@ -88,7 +88,7 @@ def split_at_marks(text: str) -> list[str | None]:
     return [None if piece == IMAGE_TOKEN else piece for piece in pieces if piece]
 
 
-def trim_continuation(answer: str, style: str, rules: Protocol, kind: str = "") -> str:
+def cut_answer(answer: str, style: str, rules: Protocol, kind: str = "") -> str:
     """Cuts an answer where a base model began to write a further example without ending its own."""
     stems = kind == "okvqa" and rules is PROTOCOLS["openflamingo"]
     pattern = "Question|Answer|Short" if stems else rules.ends.get(style)
@@ -129,7 +129,7 @@ class Examples:
     def __init__(self, support: Sequence[Sample], count: int, style: str, *, seed: int = 0, blind: bool = False):
         self.support = [sample for sample in support if example_answer(sample, style) is not None]
         self.count, self.seed, self.blind = count, seed, blind
-        self.problems: list[Problem] = []
+        self.problems: list[SampleProblem] = []
         if len(self.support) <= count:
             raise ValueError(
                 f"{count} examples per query need a support of more than {count} samples with answers; there are "
@@ -164,6 +164,6 @@ class Examples:
             for image in () if self.blind else sample.images:
                 open_image(image)
         except UnreadableImage as error:
-            self.problems.append(Problem("support", f"sample {sample.id}", str(error).rstrip(".")))
+            self.problems.append(SampleProblem("support", f"sample {sample.id}", str(error).rstrip(".")))
             return False
         return True

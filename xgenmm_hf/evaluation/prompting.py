@@ -105,7 +105,7 @@ def suffix_of(sample: Sample, style: str, settings: AskSettings) -> str:
     return usual if settings.suffix is None else settings.suffix
 
 
-def render_prompt(
+def render_sample(
     processor: "XGenMMProcessor", sample: Sample, shots: Sequence[Sample], style: str, settings: AskSettings
 ) -> str:
     """Renders a sample's prompt; control tokens that its texts spell out stay plain text.
@@ -159,5 +159,5 @@ def describe_prompt(processor: "XGenMMProcessor", task: Task, settings: AskSetti
         "seed": settings.seed if settings.shots else None,
         "suffixes": sorted({suffix_of(sample, style, settings) for sample in task.samples}) if chat else [],
         "instruction": written if settings.instruction is None else settings.instruction,
-        "rendered": render_prompt(processor, plain, [], style, settings),
+        "rendered": render_sample(processor, plain, [], style, settings),
     }

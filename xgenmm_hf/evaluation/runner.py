@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from xgenmm_hf.conversion.tensors import one_line
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.data.lengths import describe_processor
-from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, stem_answer, trim_continuation
+from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, cut_answer, stem_answer
 from xgenmm_hf.evaluation.metrics import score
-from xgenmm_hf.evaluation.prompting import AskedSample, AskSettings, describe_prompt, prepare, render_prompt
+from xgenmm_hf.evaluation.prompting import AskedSample, AskSettings, describe_prompt, prepare, render_sample
 from xgenmm_hf.evaluation.results import Result, build_result, other_prompt, write_result
-from xgenmm_hf.evaluation.samples import Problem, Sample, Task
+from xgenmm_hf.evaluation.samples import Sample, SampleProblem, Task
 from xgenmm_hf.inference.asking import end_tokens
 from xgenmm_hf.inference.batches import answer_texts
 from xgenmm_hf.inference.feature_cache import FeatureCache
@@ -92,7 +92,7 @@ class Run(NamedTuple):
     """What asking a task gave: answers in the task's order, problems of rows and samples, answers found on disk."""
 
     answered: list[AskedSample]
-    problems: list[Problem]
+    problems: list[SampleProblem]
     resumed: int
 
 
@@ -178,7 +178,7 @@ def run_task(
             answered.append(one._replace(answer=line["answer"]))
         else:
             reason = line.get("problem", "it was not answered: another process stopped early; run the command again")
-            problems.append(Problem(task.name, f"sample {one.sample.id}", reason))
+            problems.append(SampleProblem(task.name, f"sample {one.sample.id}", reason))
     return Run(answered, problems, len(asked) - len(pending))
 
 
@@ -192,7 +192,7 @@ def checked_samples(task: Task, limit: int | None) -> list[Sample]:
 
 def _prepare_all(
     loaded: Loaded, task: Task, pool: Sequence[Sample], settings: AskSettings, checkpoint: str
-) -> tuple[list[AskedSample], list[Problem]]:
+) -> tuple[list[AskedSample], list[SampleProblem]]:
     """Renders and measures every prompt; those that cannot be asked become problems."""
     style, count = task.prompt_style, settings.shots or settings.rules.blind_examples
     samples = checked_samples(task, settings.limit)
@@ -213,7 +213,7 @@ def _prepare_all(
     for sample in samples:
         try:
             shots = examples.choose(sample) if examples else []
-            text = render_prompt(processor, sample, shots, style, settings)
+            text = render_sample(processor, sample, shots, style, settings)
             one = prepare(processor, sample, shots, text, identity, settings.image_mode)
             if one.num_tokens + longest > context:
                 raise ValueError(
@@ -222,7 +222,7 @@ def _prepare_all(
                 )
             asked.append(one)
         except ValueError as error:
-            problems.append(Problem(task.name, f"sample {sample.id}", one_line(error)))
+            problems.append(SampleProblem(task.name, f"sample {sample.id}", one_line(error)))
     return asked, [*task.problems, *(examples.problems if examples else []), *problems]
 
 
@@ -243,7 +243,7 @@ def _answer(
         texts, longest = [one.prompt for one in readable], settings.answer_tokens(style)
         answers = answer_texts(loaded, texts, images, longest, mode, cache, **rules.generation)
         if settings.prompt_form == "base":
-            answers = [trim_continuation(said, style, rules, task.kind) for said in answers]
+            answers = [cut_answer(said, style, rules, task.kind) for said in answers]
         pairs = zip(readable, answers, strict=True)
         lines += [{"id": one.sample.id, "key": one.key, "answer": said} for one, said in pairs]
     return lines

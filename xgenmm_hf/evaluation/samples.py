@@ -20,7 +20,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Problem:
+class SampleProblem:
     """A row that is not evaluated: its file, its place there, and what is wrong, in a sentence without a full stop."""
 
     source: str
@@ -38,7 +38,7 @@ class Task:
     name: str
     kind: str  # of reader, such as "vqav2"
     samples: list[Sample]
-    problems: list[Problem]
+    problems: list[SampleProblem]
     metric: str
     prompt_style: str  # "vqa" (short answer), "caption" or "chat" (as it stands)
 

@@ -7,8 +7,7 @@ from urllib.request import url2pathname
 
 from PIL import Image
 
-from xgenmm_hf.modeling.images_xgenmm import read_data_url, read_size
-from xgenmm_hf.modeling.images_xgenmm import read_image as decode
+from xgenmm_hf.modeling.images_xgenmm import read_data_url, read_image, read_size
 from xgenmm_hf.serving.errors import RequestError
 from xgenmm_hf.serving.settings import Settings
 
@@ -18,7 +17,7 @@ def is_remote(url: str) -> bool:
     return url.partition(":")[0].lower() in ("http", "https")
 
 
-def read_image(url: str, name: str, settings: Settings, fetched: Mapping[str, bytes], pixels: int) -> Image.Image:
+def image_of_url(url: str, name: str, settings: Settings, fetched: Mapping[str, bytes], pixels: int) -> Image.Image:
     """Reads one image, whose header must promise no more than the pixels that are left."""
     scheme = url.partition(":")[0].lower()
     try:
@@ -34,7 +33,7 @@ def read_image(url: str, name: str, settings: Settings, fetched: Mapping[str, by
             raise RequestError(400, f"{name} must be a data URL, data:image/png;base64,...{hint}.", param="messages")
         height, width = read_size(data, name)
         if height * width <= pixels:
-            return decode(data, name)
+            return read_image(data, name)
         raise ValueError(
             f"{name} has {width} x {height} pixels; {pixels} are left of the {settings.max_pixels} that a request's "
             "images may have together: make it smaller, or send fewer."

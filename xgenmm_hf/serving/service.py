@@ -17,7 +17,7 @@ from xgenmm_hf.inference.prompts import render_prompt
 from xgenmm_hf.modeling.legacy_api_xgenmm import expand_rows
 from xgenmm_hf.serving.engine import Done, Engine, Event, Job
 from xgenmm_hf.serving.errors import OUT_OF_MEMORY, RequestError
-from xgenmm_hf.serving.images import is_remote, read_image
+from xgenmm_hf.serving.images import image_of_url, is_remote
 from xgenmm_hf.serving.metrics import Metrics
 from xgenmm_hf.serving.remote import fetch
 from xgenmm_hf.serving.sampling import Sampling
@@ -235,7 +235,7 @@ class Service:
                 if message.role != "user":
                     raise RequestError(400, f"{name}: only user messages may hold images.", param="messages")
                 content.append({"type": "image"})
-                images.append(read_image(part.image_url.url, name, self.settings, fetched, left))
+                images.append(image_of_url(part.image_url.url, name, self.settings, fetched, left))
                 left -= images[-1].width * images[-1].height
             rendered.append({"role": "system" if message.role == "developer" else message.role, "content": content})
         return rendered, images

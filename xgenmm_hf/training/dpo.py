@@ -71,7 +71,7 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
             )
         models = [self.accelerator.unwrap_model(one) for one in (self.model, self.ref_model or self.model)]
         # Whether the reference holds the policy's weights of a part.
-        self._same = {name: same_weights(*(image_part(one, name) for one in models)) for name in PARTS}
+        self._same = {name: same_weights(*(image_module(one, name) for one in models)) for name in PARTS}
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keeps the columns that the collator reads beside TRL's."""
@@ -88,7 +88,7 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
     def _share_images(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Replaces a batch's images by what policy and reference have in common of them."""
         root = self.accelerator.unwrap_model(model)
-        shares = {name: self._same[name] and is_fixed(image_part(root, name)) for name in PARTS}
+        shares = {name: self._same[name] and is_fixed(image_module(root, name)) for name in PARTS}
         if inputs.get("pixel_values") is None or not shares["vision_tower"]:
             return inputs
         images = {name: inputs[name] for name in IMAGES if inputs.get(name) is not None}
@@ -106,7 +106,7 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         return {**rest, "mm_encoder_outputs": {"image": shared}}
 
 
-def image_part(model: Any, name: str) -> nn.Module:
+def image_module(model: Any, name: str) -> nn.Module:
     """Returns the vision tower or the resampler of a model."""
     base = model.get_base_model() if is_peft_model(model) else model
     return getattr(base.model, name)

@@ -10,8 +10,8 @@ from PIL import Image
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.data.image_refs import image_key
 from xgenmm_hf.evaluation import few_shot
-from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, example_answer, trim_continuation
-from xgenmm_hf.evaluation.prompting import AskSettings, prepare, render_prompt
+from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, cut_answer, example_answer
+from xgenmm_hf.evaluation.prompting import AskSettings, prepare, render_sample
 from xgenmm_hf.evaluation.runner import run_task
 from xgenmm_hf.evaluation.samples import Sample, Task
 from xgenmm_hf.inference.loading import load
@@ -42,21 +42,21 @@ def support(tmp_path) -> list[Sample]:
 
 def test_the_published_format(loaded):
     query, shots = sample(1), [sample(2), sample(3)]
-    vqa = render_prompt(loaded.processor, query, shots, "vqa", BASE)
+    vqa = render_sample(loaded.processor, query, shots, "vqa", BASE)
     assert vqa == (
         "<image>Question: What is 2? Short answer: thing 2<|endofchunk|>"
         "<image>Question: What is 3? Short answer: thing 3<|endofchunk|>"
         "<image>Question: What is 1? Short answer:"
     )
     captions = [Sample(f"c{number}", "", ({"path": "a.png"},), (f"A {number}.", "Else.")) for number in range(3)]
-    caption = render_prompt(loaded.processor, captions[0], captions[1:], "caption", BASE)
+    caption = render_sample(loaded.processor, captions[0], captions[1:], "caption", BASE)
     assert caption == "<image>A 1.<|endofchunk|><image>A 2.<|endofchunk|><image>"
-    assert render_prompt(loaded.processor, query, [], "vqa", BASE) == "<image>Question: What is 1? Short answer:"
+    assert render_sample(loaded.processor, query, [], "vqa", BASE) == "<image>Question: What is 1? Short answer:"
 
 
 def test_several_images_stand_before_their_text(loaded):
     two = Sample("two", "Same?", ({"path": "a"}, {"path": "b"}), ("no",))
-    assert render_prompt(loaded.processor, two, [two], "chat", BASE) == (
+    assert render_sample(loaded.processor, two, [two], "chat", BASE) == (
         "<image><image>Same? no<|endofchunk|><image><image>Same?"
     )
 
@@ -64,7 +64,7 @@ def test_several_images_stand_before_their_text(loaded):
 def test_control_tokens_in_a_question_stay_text(loaded):
     query = Sample("q", "What is <image> and <|endofchunk|>?", ({"path": str(IMAGES[0])},), ("x",))
     for form in ("base", "chat"):
-        text = render_prompt(loaded.processor, query, [], "vqa", AskSettings(form=form))
+        text = render_sample(loaded.processor, query, [], "vqa", AskSettings(form=form))
         ids = loaded.processor.tokenizer(text)["input_ids"]
         assert ids.count(loaded.processor.image_token_id) == 1
         assert loaded.model.config.end_of_chunk_token_id not in ids
@@ -74,7 +74,7 @@ def test_the_measured_length_is_the_real_one(loaded):
     query, shot = (sample(number, path) for number, path in enumerate(IMAGES[:2]))
     for form, shots in (("base", [shot]), ("chat", [])):
         for mode in (None, "none"):
-            text = render_prompt(loaded.processor, query, shots, "vqa", AskSettings(form=form))
+            text = render_sample(loaded.processor, query, shots, "vqa", AskSettings(form=form))
             asked = prepare(loaded.processor, query, shots, text, {}, mode)
             images = [Image.open(image["path"]) for image in asked.images]
             options = {} if mode is None else {"image_aspect_ratio": mode}
@@ -99,22 +99,22 @@ def test_the_answer_of_an_example():
 
 
 def test_a_continuation_ends_where_the_next_example_begins():
-    assert trim_continuation("red. Question: Which? Short answer: no", "vqa", OURS) == "red."
-    assert trim_continuation("Question: Which?", "caption", OURS) == "Question: Which?"
-    assert trim_continuation("red, blue Question:Which?", "vqa", FLAMINGO) == "red"
-    assert trim_continuation('A "dog".Output:A cat', "caption", FLAMINGO) == "A dog."
+    assert cut_answer("red. Question: Which? Short answer: no", "vqa", OURS) == "red."
+    assert cut_answer("Question: Which?", "caption", OURS) == "Question: Which?"
+    assert cut_answer("red, blue Question:Which?", "vqa", FLAMINGO) == "red"
+    assert cut_answer('A "dog".Output:A cat', "caption", FLAMINGO) == "A dog."
 
 
 def test_openflamingos_prompts(loaded):
     query, shots = replace(sample(1), references=("a", "b", "b")), [sample(2), sample(3, references=("x", "y", "y"))]
     asked = AskSettings(protocol="openflamingo", shots=2)
-    assert render_prompt(loaded.processor, query, shots, "vqa", asked) == (
+    assert render_sample(loaded.processor, query, shots, "vqa", asked) == (
         "<image>Question:What is 2? Short answer:thing 2<|endofchunk|>\n"
         "<image>Question:What is 3? Short answer:x<|endofchunk|>\n"
         "<image>Question:What is 1? Short answer:"
     )
     captions = [Sample(f"c{number}", "", ({"path": "a.png"},), (f"A {number}. ", "Else.")) for number in range(2)]
-    assert render_prompt(loaded.processor, captions[0], captions[1:], "caption", asked) == (
+    assert render_sample(loaded.processor, captions[0], captions[1:], "caption", asked) == (
         "<image>Output:A 1.<|endofchunk|>\n<image>Output:"
     )
     assert (asked.answer_tokens("vqa"), asked.answer_tokens("caption")) == (5, 20)
@@ -136,15 +136,15 @@ def test_openflamingo_shows_two_examples_without_images_at_no_shots(loaded, supp
 def test_stems_of_ok_vqa_come_from_openflamingos_code(tmp_path, monkeypatch):
     few_shot._stemmer.cache_clear()
     with pytest.raises(ValueError, match="pip install --no-deps open-flamingo nltk"):
-        trim_continuation("riding", "vqa", FLAMINGO, "okvqa")
+        cut_answer("riding", "vqa", FLAMINGO, "okvqa")
     package = tmp_path / "open_flamingo" / "eval"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").write_text("raise RuntimeError('not to be imported')")
     code = "def postprocess_ok_vqa_generation(text):\n    return text.replace('riding', 'ride')\n"
     (package / "ok_vqa_utils.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    assert trim_continuation("riding, fast Question", "vqa", FLAMINGO, "okvqa") == "ride, fast"
-    assert trim_continuation("riding", "vqa", OURS, "okvqa") == "riding"
+    assert cut_answer("riding, fast Question", "vqa", FLAMINGO, "okvqa") == "ride, fast"
+    assert cut_answer("riding", "vqa", OURS, "okvqa") == "riding"
 
 
 def test_more_shots_begin_with_those_of_fewer(support):

@@ -12,7 +12,7 @@ from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation import runner
 from xgenmm_hf.evaluation.prompting import AskSettings
 from xgenmm_hf.evaluation.runner import Share, run_task
-from xgenmm_hf.evaluation.samples import Problem, Sample, Task
+from xgenmm_hf.evaluation.samples import Sample, SampleProblem, Task
 from xgenmm_hf.inference.loading import load
 
 
@@ -187,7 +187,7 @@ def test_images_that_cannot_be_read_are_problems(loaded, tmp_path):
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     refs = {name: ({"bytes": None, "path": str(tmp_path / name)},) for name in ("missing.png", "cut.png")}
     samples = [*make_samples(2), *(Sample(name, "What?", images) for name, images in refs.items())]
-    task = Task("shapes", "own", samples, [Problem("f.json", "line 3", "no id")], "exact", "chat")
+    task = Task("shapes", "own", samples, [SampleProblem("f.json", "line 3", "no id")], "exact", "chat")
     run = run_task(loaded, task, tmp_path / "out", SHORT)
     assert list(answers_of(run)) == ["q0", "q1"]
     assert [problem.where for problem in run.problems] == ["line 3", "sample missing.png", "sample cut.png"]

@@ -9,8 +9,7 @@ from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL
 from xgenmm_hf.data.encoding import render_row
 from xgenmm_hf.demo.talk import Desk, messages_of_page
 from xgenmm_hf.evaluation.harness.conversations import render
-from xgenmm_hf.evaluation.prompting import AskSettings
-from xgenmm_hf.evaluation.prompting import render_prompt as render_sample
+from xgenmm_hf.evaluation.prompting import AskSettings, render_sample
 from xgenmm_hf.evaluation.samples import Sample
 from xgenmm_hf.inference.asking import ask
 from xgenmm_hf.inference.loading import load

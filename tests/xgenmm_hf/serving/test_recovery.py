@@ -98,8 +98,8 @@ def test_deadlines_hold_where_the_engine_is_stuck(loaded, monkeypatch):
 
 def test_the_work_for_clients_that_left_is_not_done(loaded, images, monkeypatch):
     decoded = []
-    read = service_module.read_image
-    monkeypatch.setattr(service_module, "read_image", lambda *a: decoded.append(1) or time.sleep(0.2) or read(*a))
+    read = service_module.image_of_url
+    monkeypatch.setattr(service_module, "image_of_url", lambda *a: decoded.append(1) or time.sleep(0.2) or read(*a))
     urls = [data_url(images[0])] * 15
     with run_server(loaded) as running:
         for _ in range(12):

@@ -15,7 +15,7 @@ from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 from xgenmm_hf import TINY_MODEL, XGenMMForConditionalGeneration, XGenMMProcessor
 from xgenmm_hf.training import dpo
 from xgenmm_hf.training.collators import PreferenceCollator
-from xgenmm_hf.training.dpo import XGenMMDPOTrainer, image_part, is_fixed, same_weights
+from xgenmm_hf.training.dpo import XGenMMDPOTrainer, image_module, is_fixed, same_weights
 from xgenmm_hf.training.sharding import add_blank_image
 
 
@@ -56,7 +56,7 @@ def make_model(kind: str):
     model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32)
     if kind in TRAINED:
         for name in ("resampler", "vision_tower"):
-            image_part(model, name).requires_grad_(name in TRAINED[kind])
+            image_module(model, name).requires_grad_(name in TRAINED[kind])
     return model
 
 
@@ -115,7 +115,7 @@ class Calls:
         self.tiles: list[int] = []
         for model in models:
             if model is not None:
-                image_part(model, "vision_tower").register_forward_pre_hook(self.count, with_kwargs=True)
+                image_module(model, "vision_tower").register_forward_pre_hook(self.count, with_kwargs=True)
 
     def count(self, module, args, kwargs) -> None:
         self.tiles.append((args[0] if args else kwargs["pixel_values"]).shape[0])
@@ -182,7 +182,7 @@ def test_training_follows_stock_trl_step_by_step(kind, checkpointing, rows, proc
 def test_a_reference_with_another_tower_is_shown_the_images_itself(rows, processor, tmp_path):
     reference = make_model("all")
     with torch.no_grad():
-        next(image_part(reference, "vision_tower").parameters()).mul_(1.5)
+        next(image_module(reference, "vision_tower").parameters()).mul_(1.5)
     batch, losses = stock_batch(processor, rows), []
     for cls in (DPOTrainer, XGenMMDPOTrainer):
         args = DPOConfig(str(tmp_path), report_to="none", bf16=False, use_cpu=True, gradient_checkpointing=False)
@@ -240,12 +240,12 @@ def test_a_frozen_part_with_an_adapter_is_not_shared(processor):
     from peft import LoraConfig, get_peft_model
 
     model = make_model("language")
-    assert is_fixed(image_part(model, "vision_tower")) and same_weights(model, make_model("all"))
+    assert is_fixed(image_module(model, "vision_tower")) and same_weights(model, make_model("all"))
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=r".*vision_tower.*(q_proj|v_proj)"))
-    assert not is_fixed(image_part(adapted, "vision_tower"))
+    assert not is_fixed(image_module(adapted, "vision_tower"))
     adapted.requires_grad_(False)
-    assert not is_fixed(image_part(adapted, "vision_tower"))
-    assert is_fixed(image_part(adapted, "resampler"))
+    assert not is_fixed(image_module(adapted, "vision_tower"))
+    assert is_fixed(image_module(adapted, "resampler"))
 
 
 @pytest.fixture

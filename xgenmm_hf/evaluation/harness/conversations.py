@@ -41,7 +41,7 @@ OVERLONG = ("skip", "truncate")
 
 
 @dataclass(frozen=True)
-class Conversation:
+class RenderedConversation:
     """A rendered prompt, in which each image is one `<image>`, with its RGB images; `fits`: the context holds it."""
 
     text: str
@@ -81,7 +81,7 @@ class Decoding:
 
 def render(
     processor: XGenMMProcessor, messages: Sequence[Any], system: str | None = None, image_end: str = "\n"
-) -> Conversation:
+) -> RenderedConversation:
     """Renders messages with the chat template, up to where the answer begins.
 
     Where a message's images stand before a text that marks as many places with `<image>`, they go to these places.
@@ -101,7 +101,7 @@ def render(
     for turn in turns:
         turn["content"] = [image if item["type"] == "image" else item for item in turn["content"]]
     text = processor.apply_chat_template(turns, add_generation_prompt=True, escape_special_tokens=False)
-    return Conversation(text, images)
+    return RenderedConversation(text, images)
 
 
 def system_in_force(model: str, named: str | None) -> str | None:
@@ -153,7 +153,7 @@ class Answerer:
             self.tokenizer = copy.deepcopy(self.tokenizer)
             self.tokenizer.eos_token, self.tokenizer.skip_control_tokens = end_token, False
 
-    def converse(self, messages: Sequence[Any], room: int = 1) -> Conversation:
+    def converse(self, messages: Sequence[Any], room: int = 1) -> RenderedConversation:
         """Renders messages and sees to it that prompt and answer fit the context."""
         turns = content_as_items(list(messages))
         while True:
@@ -171,9 +171,9 @@ class Answerer:
             longest["text"] = self.loaded.processor.tokenizer.decode(ids[excess:])
         self.skipped += 1
         logger.warning("A prompt is %d tokens longer than the context; it is answered with an empty text.", excess)
-        return Conversation(found.text, found.images, fits=False)
+        return RenderedConversation(found.text, found.images, fits=False)
 
-    def answer(self, conversations: Sequence[Conversation], decoding: Decoding | None = None) -> list[str]:
+    def answer(self, conversations: Sequence[RenderedConversation], decoding: Decoding | None = None) -> list[str]:
         """Answers one batch of conversations."""
         decoding = decoding or Decoding()
         fitting = [conversation for conversation in conversations if conversation.fits]

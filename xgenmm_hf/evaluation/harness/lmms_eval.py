@@ -17,8 +17,8 @@ from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.harness.conversations import (
     DEFAULT_MAX_NEW_TOKENS,
     Answerer,
-    Conversation,
     Decoding,
+    RenderedConversation,
     in_batches,
     system_in_force,
 )
@@ -73,7 +73,7 @@ class XGenMMBase(lmms):
         """Translates a task's `generation_kwargs`; an option that the model cannot follow is an error."""
         return Decoding.of(options, self.max_new_tokens)
 
-    def converse(self, messages: Sequence[Any], options: dict[str, Any]) -> Conversation:
+    def converse(self, messages: Sequence[Any], options: dict[str, Any]) -> RenderedConversation:
         """Renders a request's messages; the answer that its options ask for must fit too."""
         return self.answerer.converse(messages, Decoding.of(options, 1).max_new_tokens)
 

@@ -19,9 +19,9 @@ from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.evaluation.harness.conversations import (
     DEFAULT_MAX_NEW_TOKENS,
     Answerer,
-    Conversation,
     Decoding,
     Gatherer,
+    RenderedConversation,
     system_in_force,
 )
 from xgenmm_hf.inference.loading import load
@@ -79,12 +79,12 @@ class XGenMMBatched(BaseModel):
         """Answers one question; several threads may ask at a time."""
         return self._ask(self.converse(message))
 
-    def converse(self, message: Sequence[dict[str, Any]]) -> Conversation:
+    def converse(self, message: Sequence[dict[str, Any]]) -> RenderedConversation:
         """Renders one message and opens its images; a bad image fails here, and no other question with it."""
         items = [{"type": one["type"], "text" if one["type"] == "text" else "image": one["value"]} for one in message]
         return self.answerer.converse([{"role": "user", "content": items}])
 
-    def _answer(self, conversations: list[Conversation]) -> list[str]:
+    def _answer(self, conversations: list[RenderedConversation]) -> list[str]:
         return self.answerer.answer(conversations, self.decoding)
 
 

@@ -14,13 +14,13 @@ from xgenmm_hf.evaluation.metrics import METRICS
 from xgenmm_hf.evaluation.samples import Sample, Task
 from xgenmm_hf.evaluation.tasks.own import own_samples
 from xgenmm_hf.evaluation.tasks.published import caption_rows, caption_samples, vlguard_samples, vqa_rows, vqa_samples
-from xgenmm_hf.evaluation.tasks.rows import Collector, Row, read_rows
+from xgenmm_hf.evaluation.tasks.rows import Collector, TaskRow, read_rows
 
 
 class Kind(NamedTuple):
     """A kind of task: what reads rows and makes samples of one, its usual metric, how it is put to a model."""
 
-    rows: Callable[..., Iterable[Row]]
+    rows: Callable[..., Iterable[TaskRow]]
     samples: Callable[..., Iterable[Sample]]
     metric: str
     prompt_style: str

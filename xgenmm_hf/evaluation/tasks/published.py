@@ -13,7 +13,7 @@ from xgenmm_hf.evaluation.samples import Sample
 from xgenmm_hf.evaluation.tasks.rows import (
     BadRow,
     Collector,
-    Row,
+    TaskRow,
     first_of,
     numbered,
     plain_text,
@@ -39,7 +39,7 @@ UNSAFES, SAFE_UNSAFES, SAFE_SAFES = "unsafes", "safe_unsafes", "safe_safes"
 _OF_SAFE_IMAGES = {"unsafe_instruction": SAFE_UNSAFES, "safe_instruction": SAFE_SAFES}
 
 
-def vqa_rows(files: Sequence[Path]) -> Iterator[Row]:
+def vqa_rows(files: Sequence[Path]) -> Iterator[TaskRow]:
     """Yields rows with question and answers, joined from the two files where there are two."""
     documents = {path: read_document(path) for path in files}
     parts = {name: [path for path in files if name in documents[path]] for name in ("questions", "annotations")}
@@ -60,9 +60,9 @@ def vqa_rows(files: Sequence[Path]) -> Iterator[Row]:
     yield from _join(questions, numbered(answered, documents[answered]["annotations"]), subset)
 
 
-def _join(questions: Iterator[Row], annotations: Iterator[Row], subset: str) -> Iterator[Row]:
+def _join(questions: Iterator[TaskRow], annotations: Iterator[TaskRow], subset: str) -> Iterator[TaskRow]:
     """Yields each question with its annotation; what has no partner, and annotations seen before, are bad rows."""
-    by_id: dict[Any, Row] = {}
+    by_id: dict[Any, TaskRow] = {}
     for record in annotations:
         key = record.key("question_id")
         if key is None:
@@ -77,7 +77,7 @@ def _join(questions: Iterator[Row], annotations: Iterator[Row], subset: str) -> 
         asked.add(key)
         if key in by_id:
             row = {"data_subtype": subset, **by_id[key].fields, **record.fields}
-            yield Row(record.source, f"question {key}", row)
+            yield TaskRow(record.source, f"question {key}", row)
         else:
             reason = "the question has no question_id" if key is None else f"the question {key} has no annotation"
             yield record.rejected(reason)
@@ -116,7 +116,7 @@ def file_names(image_id: str, subset: str = "") -> list[str]:
     return names
 
 
-def caption_rows(files: Sequence[Path], split: str | None = None) -> Iterator[Row]:
+def caption_rows(files: Sequence[Path], split: str | None = None) -> Iterator[TaskRow]:
     """Yields rows of an image and its captions; `split` is of Karpathy's files."""
     for path in files:
         lists = read_document(path)
@@ -131,7 +131,7 @@ def caption_rows(files: Sequence[Path], split: str | None = None) -> Iterator[Ro
             yield from _grouped(read_rows([path]))
 
 
-def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[Row]:
+def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[TaskRow]:
     """Yields COCO's images with their captions; a caption of no image is a bad row."""
     captions: dict[Any, list[str]] = {record.key("id"): [] for record in numbered(path, images)}
     seen: set[str] = set()
@@ -154,7 +154,7 @@ def _coco(path: Path, images: list[Any], annotations: list[Any]) -> Iterator[Row
         yield record
 
 
-def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[Row]:
+def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[TaskRow]:
     records = list(numbered(path, images, "image"))
     splits = {name for record in records if isinstance(name := record.key("split"), str)}
     if split not in splits:
@@ -170,12 +170,12 @@ def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[Row]:
             yield record._replace(fields={**image, **fields})
 
 
-def _grouped(records: Iterator[Row]) -> Iterator[Row]:
+def _grouped(records: Iterator[TaskRow]) -> Iterator[TaskRow]:
     """Yields rows, one per image, where the data has one a caption.
 
     TextCaps repeats all captions of an image in each of its rows; rows of other data state their own alone.
     """
-    groups: dict[str, tuple[Row, list[str]]] = {}
+    groups: dict[str, tuple[TaskRow, list[str]]] = {}
     for record in records:
         row = record.fields if isinstance(record.fields, Mapping) else {}
         repeated, own = row.get("reference_strs"), first_of(row, CAPTION_FIELDS)

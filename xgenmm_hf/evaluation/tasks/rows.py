@@ -12,21 +12,21 @@ from xgenmm_hf.conversion.files import read_json
 from xgenmm_hf.data.fields import RejectedRecord
 from xgenmm_hf.data.image_refs import PathRefused, Roots, UnreadableImage, image_ref, image_size
 from xgenmm_hf.data.records import make_shards, read_shard
-from xgenmm_hf.evaluation.samples import Problem, Sample
+from xgenmm_hf.evaluation.samples import Sample, SampleProblem
 
 
 class BadRow(ValueError):
     """A row that cannot be evaluated; its message says why."""
 
 
-class Row(NamedTuple):
+class TaskRow(NamedTuple):
     """A row with its file, its place there, and its fields (a `BadRow`, or what else stands where a row belongs)."""
 
     source: str
     where: str
     fields: Any
 
-    def rejected(self, reason: str) -> "Row":
+    def rejected(self, reason: str) -> "TaskRow":
         """Returns the row as one that cannot be evaluated."""
         return self._replace(fields=BadRow(reason))
 
@@ -42,22 +42,24 @@ def read_document(path: Path) -> dict[str, Any]:
     return read_json(path) if "object" in layouts else {}
 
 
-def read_rows(paths: Sequence[Path]) -> Iterator[Row]:
+def read_rows(paths: Sequence[Path]) -> Iterator[TaskRow]:
     """Yields the rows of files one by one."""
     for path in paths:
         for shard in make_shards([path]):
             for found in read_shard(shard):
                 record = found.record
                 where = f"line {found.place}" if shard["layout"] == "lines" else f"row {int(found.place) + 1}"
-                yield Row(path.name, where, BadRow(record.reason) if isinstance(record, RejectedRecord) else record)
+                yield TaskRow(
+                    path.name, where, BadRow(record.reason) if isinstance(record, RejectedRecord) else record
+                )
 
 
-def numbered(path: Path, rows: Any, word: str = "row") -> Iterator[Row]:
+def numbered(path: Path, rows: Any, word: str = "row") -> Iterator[TaskRow]:
     """Yields the rows of a list with their numbers from 1."""
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds a {type(rows).__name__} where a list of rows belongs.")
     for number, fields in enumerate(rows, start=1):
-        yield Row(path.name, f"{word} {number}", fields)
+        yield TaskRow(path.name, f"{word} {number}", fields)
 
 
 def first_of(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -116,9 +118,11 @@ class Collector:
         self._fault_of_file = cache(_fault_of)  # files are looked at once
         self._held: tempfile.TemporaryDirectory | None = None
         self.samples: list[Sample] = []
-        self.problems: list[Problem] = []
+        self.problems: list[SampleProblem] = []
 
-    def collect(self, rows: Iterable[Row], make: Callable[[Mapping[str, Any], "Collector"], Iterable[Sample]]) -> None:
+    def collect(
+        self, rows: Iterable[TaskRow], make: Callable[[Mapping[str, Any], "Collector"], Iterable[Sample]]
+    ) -> None:
         """Makes samples of rows; a row's first fault becomes a problem."""
         places: dict[str, str] = {}
         for row in rows:
@@ -137,7 +141,7 @@ class Collector:
                     if len(self.samples) == self._limit:
                         return
             except BadRow as error:
-                self.problems.append(Problem(row.source, row.where, str(error)))
+                self.problems.append(SampleProblem(row.source, row.where, str(error)))
 
     def image(self, *values: Any) -> dict[str, Any]:
         """Returns the reference of an image that a row holds or names; of several paths the first that is a file."""
