@@ -7,25 +7,16 @@ from importlib import import_module
 from typing import Any
 
 
-_HOMES = {
-    "convert_state_dict": "convert",
-    "convert_checkpoint": "convert",
-    "ConversionResult": "convert",
-    "export_state_dict": "export",
-    "export_checkpoint": "export",
-    "ExportResult": "export",
-}
-
-__all__ = list(_HOMES)
+__all__ = ["convert_checkpoint", "convert_state_dict", "export_checkpoint", "export_state_dict"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a public name from its module."""
-    if name not in _HOMES:
+    """Loads a public name from the module that its first word names."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{name.partition('_')[0]}"), name)
 
 
 def __dir__() -> list[str]:
     """Lists the public names."""
-    return sorted(__all__)
+    return __all__

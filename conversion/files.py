@@ -19,6 +19,11 @@ UNFINISHED = ".xgenmm-unfinished-"
 _LOCK = "lock"
 
 
+def one_line(error: BaseException) -> str:
+    """Returns another library's message on one line, without a full stop, to stand inside ours."""
+    return " ".join(str(error).split()).rstrip(".")
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """Reads a JSON object from a file."""
     try:

@@ -10,8 +10,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xgenmm_hf.conversion.files import read_json
-from xgenmm_hf.conversion.tensors import Shape, one_line
+from xgenmm_hf.conversion.files import one_line, read_json
+from xgenmm_hf.conversion.tensors import Shape
 
 
 if TYPE_CHECKING:
@@ -118,16 +118,17 @@ def is_tuned_on_chats(folder: Path, config: "XGenMMConfig | None" = None) -> boo
     return (folder / "chat_template.jinja").is_file() or "chat_template" in read_json(tokenizer)
 
 
-def usage(where: str, *, chat: bool, base: str | None = None) -> str:
-    """Writes how a model is used, in the form that it was trained for."""
-    return _SNIPPET.format(
+def set_usage(card: Any, where: str, folder: Path, config: Any = None, base: str | None = None) -> None:
+    """Writes how the model (with a base, the adapter) of a folder is used, in the form that it was trained for."""
+    text = _SNIPPET.format(
         needs=" and `peft`" if base else "",
         imports="from peft import PeftModel\n" if base else "",
         where=json.dumps(where),
         weights=json.dumps(base) if base else "repository",
         adapter="model = PeftModel.from_pretrained(model, repository)\n" if base else "",
-        prompt=_CHAT_PROMPT if chat else _BASE_PROMPT,
+        prompt=_CHAT_PROMPT if is_tuned_on_chats(folder, config) else _BASE_PROMPT,
     )
+    set_part(card, USE, text)
 
 
 def count_parameters(shapes: Mapping[str, Shape]) -> dict[str, int]:

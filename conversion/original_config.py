@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xgenmm_hf.conversion.files import read_json
-from xgenmm_hf.conversion.tensors import Shape, one_line
+from xgenmm_hf.conversion.files import one_line, read_json
+from xgenmm_hf.conversion.tensors import Shape
 from xgenmm_hf.modeling.compat_xgenmm import write_rope_of_both_lines
 from xgenmm_hf.modeling.configuration_xgenmm import NUM_ADDED_TOKENS, XGenMMConfig, XGenMMResamplerConfig
 from xgenmm_hf.modeling.tiling_xgenmm import default_grids

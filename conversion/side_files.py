@@ -16,14 +16,11 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from xgenmm_hf.conversion.files import write_json
 from xgenmm_hf.conversion.model_card import (
-    USE,
-    is_tuned_on_chats,
     model_table,
     new_card,
     read_card,
     released_license,
-    set_part,
-    usage,
+    set_usage,
 )
 from xgenmm_hf.conversion.original_config import CONFIG_NAME, GENERATION_NAME, PREPROCESSOR_NAME, first_added_id
 from xgenmm_hf.conversion.tensors import Plan, assemble
@@ -97,7 +94,7 @@ def _write_card(folder: Path, out: Path, original: "Original", config: XGenMMCon
         {"Model": model_table(config, {target.name: target.shape for target in plan.targets})},
         license=(stated and stated.data.license) or released_license(config),
     )
-    set_part(card, USE, usage(str(out), chat=is_tuned_on_chats(folder, config)))
+    set_usage(card, str(out), folder, config)
     card.save(folder / "README.md")
 
 

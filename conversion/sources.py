@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xgenmm_hf.conversion.files import read_json
-from xgenmm_hf.conversion.tensors import Shape, listed, one_line
+from xgenmm_hf.conversion.files import one_line, read_json
+from xgenmm_hf.conversion.tensors import Shape, listed
 
 
 if TYPE_CHECKING:

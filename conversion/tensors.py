@@ -59,11 +59,6 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def one_line(error: BaseException) -> str:
-    """Returns another library's message on one line, without a full stop, to stand inside ours."""
-    return " ".join(str(error).split()).rstrip(".")
-
-
 def plan_conversion(shapes: Mapping[str, Shape], expected: Mapping[str, Shape], first_added_id: int) -> Plan:
     """Plans the way from the original's tensors to ours."""
     names = canonical_names(shapes)

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from xgenmm_hf.conversion.tensors import Shape, listed, one_line
+from xgenmm_hf.conversion.files import one_line
+from xgenmm_hf.conversion.tensors import Shape, listed
 from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 from xgenmm_hf.modeling.modeling_xgenmm import XGenMMForConditionalGeneration
 

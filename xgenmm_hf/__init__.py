@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # an alias of the same name marks what this package exports
     from xgenmm_hf.bulk.engines import BulkGenerator as BulkGenerator
+    from xgenmm_hf.conversion.convert import convert_checkpoint as convert_checkpoint
+    from xgenmm_hf.conversion.convert import convert_state_dict as convert_state_dict
+    from xgenmm_hf.conversion.export import export_checkpoint as export_checkpoint
+    from xgenmm_hf.conversion.export import export_state_dict as export_state_dict
     from xgenmm_hf.conversion.tokenizer import build_tokenizer as build_tokenizer
+    from xgenmm_hf.data.hub_sets import HubSet as HubSet
     from xgenmm_hf.data.lengths import add_lengths as add_lengths
     from xgenmm_hf.data.loading import load_rows as load_rows
     from xgenmm_hf.data.mixture import load_mixture as load_mixture
@@ -21,7 +26,9 @@ if TYPE_CHECKING:  # an alias of the same name marks what this package exports
     from xgenmm_hf.explain.addresses import ImageAddresses as ImageAddresses
     from xgenmm_hf.explain.addresses import image_token_addresses as image_token_addresses
     from xgenmm_hf.inference.asking import ask as ask
+    from xgenmm_hf.inference.feature_cache import FeatureCache as FeatureCache
     from xgenmm_hf.inference.loading import load as load
+    from xgenmm_hf.inference.quantisation import KEPT_WHOLE as KEPT_WHOLE
     from xgenmm_hf.modeling.chat_xgenmm import RELEASED_SYSTEM as RELEASED_SYSTEM
     from xgenmm_hf.modeling.compat_xgenmm import AutoModelForVision2Seq as AutoModelForVision2Seq
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig as XGenMMConfig
@@ -51,9 +58,12 @@ TINY_BASE_MODEL: str = str(Path(__file__).resolve().parent / "assets" / "tiny_ba
 """Path of the base model that it was tuned from, for prompts with examples in the base models' form."""
 
 _HOME_OF = {
+    "KEPT_WHOLE": "inference.quantisation",
     "RELEASED_SYSTEM": "modeling.chat_xgenmm",
     "AutoModelForVision2Seq": "modeling.compat_xgenmm",
     "BulkGenerator": "bulk.engines",
+    "FeatureCache": "inference.feature_cache",
+    "HubSet": "data.hub_sets",
     "ImageAddresses": "explain.addresses",
     "PreferenceCollator": "training.collators",
     "PretrainingCollator": "training.collators",
@@ -71,6 +81,10 @@ _HOME_OF = {
     "ask": "inference.asking",
     "build_page": "demo.page",
     "build_tokenizer": "conversion.tokenizer",
+    "convert_checkpoint": "conversion.convert",
+    "convert_state_dict": "conversion.convert",
+    "export_checkpoint": "conversion.export",
+    "export_state_dict": "conversion.export",
     "fit_into_grid": "modeling.tiling_xgenmm",
     "image_token_addresses": "explain.addresses",
     "launch_page": "demo.page",

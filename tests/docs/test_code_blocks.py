@@ -220,6 +220,26 @@ def offers(module: str, name: str) -> bool:
     return any(getattr(node, "name", None) == name for node in ast.parse(source).body)
 
 
+def python_of(page: Path) -> str:
+    """Returns the Python of a page's or a notebook's code."""
+    if page.suffix == ".md":
+        return "".join(block.body for block in blocks_of(page) if block.info[:1] == ["python"])
+    code = [
+        cell["source"] for cell in json.loads(page.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"
+    ]
+    return "\n".join("".join(line for line in lines if not line.startswith(("!", "%"))) for lines in code)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(ROOT.glob("examples/**/*.ipynb"))], ids=lambda page: page.name)
+def test_code_imports_what_the_page_of_public_names_lists(page):
+    public = re.findall(r"`(?:python -m )?(xgenmm_hf[\w.]*)`", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"))
+    for node in ast.walk(ast.parse(python_of(page))):
+        imported = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        imported += [node.module] if isinstance(node, ast.ImportFrom) else []
+        deeper = [name for name in imported if name.startswith("xgenmm_hf.") and name not in public]
+        assert not deeper, f"{page.name} imports {', '.join(deeper)}, which docs/api.md does not list"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links(page):
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))

@@ -55,7 +55,7 @@ def test_every_listed_name_resolves(name):
     if name.endswith("_page"):
         pytest.importorskip("gradio", reason="the page needs the extra demo")
     value = getattr(xgenmm_hf, name)
-    assert isinstance(value, str if name.isupper() else type) or (name.islower() and callable(value))
+    assert isinstance(value, (str, tuple) if name.isupper() else type) or (name.islower() and callable(value))
     assert getattr(xgenmm_hf, name) is value
 
 

@@ -22,10 +22,10 @@ from xgenmm_hf.modeling.chat_xgenmm import (
     escape_messages,
 )
 from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+from xgenmm_hf.modeling.targets_xgenmm import IGNORE_INDEX
 from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens
 
 
-IGNORE_INDEX = -100
 # How a part of a pre-training row that is no text is written.
 WRITTEN_PARTS = {"image": IMAGE_TOKEN, "end_of_chunk": END_OF_CHUNK_TOKEN}
 TURNS = ("messages", "prompt", "completion", "chosen", "rejected")

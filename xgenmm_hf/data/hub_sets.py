@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xgenmm_hf.conversion.files import one_line
 from xgenmm_hf.data.fields import Record, RejectedRecord
 
 
@@ -52,9 +53,8 @@ def _load(source: HubSet, streaming: bool) -> Any:
             streaming=streaming,
         )
     except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
         what = ", ".join(str(part) for part in source if part is not None)
-        raise ValueError(f"The data set {what} cannot be loaded: {reason:.400}.") from error
+        raise ValueError(f"The data set {what} cannot be loaded: {one_line(error):.400}.") from error
     return keep_encoded(rows)
 
 

@@ -19,10 +19,9 @@ from typing import Any
 from PIL import Image
 
 from xgenmm_hf.data.rows import ImageRef
-from xgenmm_hf.modeling.images_xgenmm import read_image, read_size
+from xgenmm_hf.modeling.images_xgenmm import ADDRESS, read_image, read_size
 
 
-ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 DRIVE = re.compile(r"[a-zA-Z]:")
 MEMBER = re.compile(r"(?P<kind>zip|tar)://(?P<member>.+)::(?P<archive>.+?)(?:#(?P<start>\d+)\+(?P<size>\d+))?")
 ARCHIVES = {".zip": "zip", ".tar": "tar"}

@@ -18,6 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xgenmm_hf.conversion.files import one_line
 from xgenmm_hf.data.fields import (
     ADDRESS_FIELDS,
     CAPTION_FIELDS,
@@ -171,8 +172,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, tarfile.TarError, OSError, EOFError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"The data file {path} cannot be read ({reason}): get it again.") from error
+        raise ValueError(f"The data file {path} cannot be read ({one_line(error)}): get it again.") from error
 
 
 def _read_json(path: Path, shard: Shard) -> Placed:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xgenmm_hf.conversion.tensors import one_line
+from xgenmm_hf.conversion.files import one_line
 from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.data.lengths import describe_processor
 from xgenmm_hf.evaluation.few_shot import PROTOCOLS, Examples, cut_answer, stem_answer

@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from xgenmm_hf.conversion.adapters import ADAPTER_CONFIG
-from xgenmm_hf.conversion.files import read_json
+from xgenmm_hf.conversion.files import one_line, read_json
 from xgenmm_hf.conversion.model_card import (
     TAGS,
     TASK,
-    USE,
     add_results,
-    is_tuned_on_chats,
     model_table,
     new_card,
     read_card,
     released_license,
-    set_part,
-    usage,
+    set_usage,
 )
 from xgenmm_hf.hub.contents import CARD, Files, collect, size_of, with_fields
 from xgenmm_hf.inference.source import REPO_ID
@@ -103,7 +100,7 @@ def write_card(folder: Path, repo_id: str, facts: Facts, base: str | None = None
     data.tags = _merged(data.tags, TAGS)
     data.datasets = _merged(data.datasets, facts.datasets) or None
     data.base_model = facts.base_model or data.base_model or base
-    set_part(card, USE, usage(repo_id, chat=is_tuned_on_chats(folder, config), base=base))
+    set_usage(card, repo_id, folder, config, base)
     if facts.results:
         add_results(card, facts.results, name, prompt_note(facts.results))
     return str(card)
@@ -196,5 +193,4 @@ def _refusal(repo_id: str, error: Any) -> str:
         return (
             f"The Hub does not let you write to {repo_id} ({status}): run `hf auth login` with a token that may write."
         )
-    reason = " ".join(str(error).split())
-    return f"The Hub refused {repo_id} ({reason[:300]}); nothing was committed: try again."
+    return f"The Hub refused {repo_id} ({one_line(error):.300}); nothing was committed: try again."

@@ -136,8 +136,9 @@ def sampling_options(temperature: float, top_p: float = 1.0, seed: int | None = 
     """Sets the seed, if there is one, and returns the options of `generate`; temperature 0 means greedy."""
     if seed is not None:
         set_seed(seed)
-    drawn = {"temperature": temperature, "top_p": top_p} if temperature > 0 else {}
-    return {"do_sample": bool(drawn), "num_beams": 1, **drawn}
+    if temperature <= 0:
+        return {"do_sample": False, "num_beams": 1}
+    return {"do_sample": True, "num_beams": 1, "temperature": temperature, "top_p": top_p}
 
 
 def generate_rows(loaded: Loaded, inputs: Any, **options: Any) -> list[list[int]]:

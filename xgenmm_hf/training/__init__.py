@@ -1,1 +1,3 @@
-"""Training."""
+"""Training, in four stages."""
+
+STAGES = ("pretrain", "sft", "dpo", "safety")

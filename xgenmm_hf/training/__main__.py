@@ -4,8 +4,9 @@ import logging
 import os
 import sys
 
+from xgenmm_hf.training import STAGES
 
-STAGES = ("pretrain", "sft", "dpo", "safety")
+
 # tqdm reads its options from the environment when it is imported: no bar for what takes a moment
 BARS_AFTER = {"TQDM_DELAY": "2", "TQDM_MININTERVAL": "1"}
 

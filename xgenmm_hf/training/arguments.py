@@ -17,11 +17,11 @@ import yaml
 from trl import DPOConfig, ModelConfig, SFTConfig, TrlParser
 
 from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL, recipes
+from xgenmm_hf.training import STAGES
 from xgenmm_hf.training.ineffective import check_effective
 
 
 LOADER_WORKERS = 2
-STAGES = {"pretrain": SFTConfig, "sft": SFTConfig, "dpo": DPOConfig, "safety": SFTConfig}
 FRESH, LAST = "false", "auto"
 EMBEDDED = {"embedded": TINY_MODEL, "embedded-base": TINY_BASE_MODEL}
 """Names of the embedded checkpoints in `model_name_or_path`."""
@@ -107,7 +107,8 @@ class RecipeParser(TrlParser):
     def __init__(self, stage: str):
         if stage not in STAGES:
             raise ValueError(f"There is no stage {stage!r}; there are {', '.join(STAGES)}.")
-        classes: tuple[Any, ...] = (DataArguments, ModuleArguments, STAGES[stage], ModelConfig)
+        config = DPOConfig if stage == "dpo" else SFTConfig
+        classes: tuple[Any, ...] = (DataArguments, ModuleArguments, config, ModelConfig)
         self.options = [entry.name for one in classes for entry in fields(one) if entry.init]
         super().__init__(classes, prog=f"xgenmm train {stage}", allow_abbrev=False)
         # Reading images beside the training instead of between its steps.

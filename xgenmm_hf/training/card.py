@@ -3,16 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from xgenmm_hf.conversion.model_card import (
-    TAGS,
-    USE,
-    is_tuned_on_chats,
-    new_card,
-    read_card,
-    released_license,
-    set_part,
-    usage,
-)
+from xgenmm_hf.conversion.model_card import TAGS, new_card, read_card, released_license, set_usage
 from xgenmm_hf.inference.provenance import provenance, provenance_rows
 from xgenmm_hf.inference.source import REPO_ID
 from xgenmm_hf.training.arguments import Recipe, describe_options
@@ -56,7 +47,7 @@ def write_run_card(
         base_model=base if published else None,
     )
     adapted = base if recipe.model.use_peft else None
-    set_part(card, USE, usage(where, chat=is_tuned_on_chats(folder, config), base=adapted))
+    set_usage(card, where, folder, config, adapted)
     card.save(folder / "README.md")
 
 
@@ -66,6 +57,5 @@ def write_merged_card(recipe: Recipe, folder: Path, draft: Path, config: Any) ->
     if card is None:
         return
     card.data.library_name = "transformers"
-    chat = is_tuned_on_chats(Path(recipe.training.output_dir), config)
-    set_part(card, USE, usage(recipe.training.hub_model_id or str(folder), chat=chat))
+    set_usage(card, recipe.training.hub_model_id or str(folder), Path(recipe.training.output_dir), config)
     card.save(draft / "README.md")

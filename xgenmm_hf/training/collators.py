@@ -18,7 +18,6 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from xgenmm_hf.data.encoding import (
-    IGNORE_INDEX,
     EncodedRow,
     EncodedText,
     RenderedText,
@@ -33,6 +32,7 @@ from xgenmm_hf.data.image_refs import UnreadableImage, open_image
 from xgenmm_hf.data.lengths import describe_texts, text_key
 from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
+from xgenmm_hf.modeling.targets_xgenmm import IGNORE_INDEX
 from xgenmm_hf.modeling.tiling_xgenmm import ASPECT_RATIO_MODES
 
 

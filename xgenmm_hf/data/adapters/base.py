@@ -11,9 +11,9 @@ import numpy as np
 
 from xgenmm_hf.data.addresses import AddressTable
 from xgenmm_hf.data.fields import ADDRESS_FIELDS, IMAGE_FIELDS, Record, RejectedRecord, SkippedRecord, first_field
-from xgenmm_hf.data.image_refs import ADDRESS, PathRefused, Roots, image_ref, png_bytes
+from xgenmm_hf.data.image_refs import PathRefused, Roots, image_ref, png_bytes
 from xgenmm_hf.data.rows import ImageRef, Row
-from xgenmm_hf.modeling.images_xgenmm import read_image
+from xgenmm_hf.modeling.images_xgenmm import ADDRESS, read_image
 
 
 # How JPEG, PNG, GIF and WebP begin in base64.

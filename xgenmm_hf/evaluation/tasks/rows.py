@@ -49,9 +49,8 @@ def read_rows(paths: Sequence[Path]) -> Iterator[TaskRow]:
             for found in read_shard(shard):
                 record = found.record
                 where = f"line {found.place}" if shard["layout"] == "lines" else f"row {int(found.place) + 1}"
-                yield TaskRow(
-                    path.name, where, BadRow(record.reason) if isinstance(record, RejectedRecord) else record
-                )
+                fields = BadRow(record.reason) if isinstance(record, RejectedRecord) else record
+                yield TaskRow(path.name, where, fields)
 
 
 def numbered(path: Path, rows: Any, word: str = "row") -> Iterator[TaskRow]:
