@@ -32,8 +32,6 @@ def on_files(files: Files, config: Any) -> Files:
     """Adds the changelog and the page of the embedded models."""
     added = {"changelog.md": ROOT / "CHANGELOG.md"}
     added["embedded-models.md"] = ROOT / "examples" / "embedded_model" / "README.md"
-    for image in sorted((ROOT / "examples" / "embedded_model" / "results").glob("*.png")):
-        added[f"results/{image.name}"] = image
     for uri, path in added.items():
         if path.exists():
             files.append(File.generated(config, uri, abs_src_path=str(path)))
