@@ -53,5 +53,5 @@ def test_defaults_that_are_stated_are_the_defaults():
         assert str(value) in limits
     assert f"{settings.max_images} images, {settings.max_pixels // 10**6} million pixels together" in limits
     assert f"{settings.max_body_mib} MiB" in limits
-    assert f"{settings.max_seconds:.0f} s a request" in limits
+    assert f"{settings.max_seconds:.0f} s per request" in limits
     assert f"default {settings.default_new_tokens}" in TEXT
