@@ -1,8 +1,8 @@
-"""Images by address: where the downloaded image of a `url`, `uid` or `key` lies.
+"""Images by address: finds the downloaded image of a `url`, `uid` or `key`.
 
-img2dataset writes shards: a table `00000.parquet` (url, key, status ...) beside the folder `00000/` or the archive
-`00000.tar` with one `KEY.jpg` per image. A table of one's own has a column `url`, `uid` or `key` and a column `path`.
-The index is a SQLite file beside the caches, as a set has more addresses than fit into memory.
+img2dataset writes shards: a table `00000.parquet` (url, key, status ...) next to the folder `00000/` or the archive
+`00000.tar` with one `KEY.jpg` per image. Your own table has a column `url`, `uid` or `key` and a column `path`.
+The index is a SQLite file in the cache folder, because the addresses of a set may not fit into memory.
 Source: https://github.com/rom1504/img2dataset (README, output formats).
 """
 
@@ -36,7 +36,7 @@ class AddressTable(NamedTuple):
     path: str
 
     def find(self, field: str, value: str) -> ImageRef | None:
-        """Finds an image."""
+        """Returns a reference to the downloaded image of an address, or None if there is none."""
         query = "SELECT place FROM images WHERE name = ?"
         found = _connect(self.path, os.getpid()).execute(query, (f"{field}:{value}",)).fetchone()
         if found is not None and found[0] == SEVERAL:
@@ -46,12 +46,12 @@ class AddressTable(NamedTuple):
 
 @lru_cache(maxsize=16)
 def _connect(index: str, process: int) -> sqlite3.Connection:
-    # One per process: a connection must not be used in another one than that which opened it.
+    # One per process: a connection must not be used in a process other than the one that opened it.
     return sqlite3.connect(f"file:{index}?mode=ro", uri=True, check_same_thread=False)
 
 
 def index_addresses(tables: Sequence[str], cache: Path) -> str:
-    """Indexes downloaded images, or finds the index of an earlier call."""
+    """Indexes downloaded images, or finds the index of an earlier call; returns its path."""
     from filelock import FileLock
 
     patterns: list[str] = []
@@ -84,7 +84,7 @@ def _write_index(shards: list[dict[str, Any]], index: Path) -> None:
         if connection.execute("SELECT COUNT(*) FROM images").fetchone()[0] == 0:
             raise ValueError(
                 f"{shards[0]['path']} names no downloaded image: it needs a column url, uid or key, and either "
-                "path or what img2dataset writes (status, key and the images beside the table)."
+                "path or what img2dataset writes (status, key and the images next to the table)."
             )
 
 

@@ -26,7 +26,7 @@ from xgenmm_hf.modeling.targets_xgenmm import IGNORE_INDEX
 from xgenmm_hf.modeling.tiling_xgenmm import count_image_tokens
 
 
-# How a part of a pre-training row that is no text is written.
+# How the parts of a pre-training row other than text are written.
 WRITTEN_PARTS = {"image": IMAGE_TOKEN, "end_of_chunk": END_OF_CHUNK_TOKEN}
 TURNS = ("messages", "prompt", "completion", "chosen", "rejected")
 
@@ -34,7 +34,7 @@ TURNS = ("messages", "prompt", "completion", "chosen", "rejected")
 class RenderedText(NamedTuple):
     """A row as the tokenizer reads it, each image one `<image>`; `spans` of characters are its targets.
 
-    None as spans: every token is a target but those of images, `<|endofchunk|>` and padding.
+    If `spans` is None, every token is a target except those of images, `<|endofchunk|>` and padding.
     """
 
     text: str
@@ -42,7 +42,7 @@ class RenderedText(NamedTuple):
 
 
 class EncodedText(NamedTuple):
-    """The tokens of a rendered text, an image still its one `<image>`, and which are targets, each of length L."""
+    """The tokens of a rendered text, with one `<image>` per image, and which are targets, each of length L."""
 
     input_ids: Sequence[int]
     is_target: Sequence[bool]
@@ -50,9 +50,9 @@ class EncodedText(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """A row's tokens and where they are targets (`IGNORE_INDEX` elsewhere) and images' tokens, each of shape (L,).
+    """A row's tokens, labels (`IGNORE_INDEX` where a token is not a target) and mask of image tokens, each (L,).
 
-    `image_lengths` are the tokens of each image, in order.
+    `image_lengths` holds the number of tokens of each image, in order.
     """
 
     input_ids: np.ndarray
@@ -61,7 +61,7 @@ class EncodedRow:
     is_image: np.ndarray
 
     def cut(self, max_length: int | None) -> "EncodedRow":
-        """Cuts the end of the row; a cut that would fall inside an image is made before that image."""
+        """Truncates the row to `max_length` tokens; a cut that would fall inside an image is made before it."""
         if max_length is None or len(self.input_ids) <= max_length:
             return self
         lengths = np.array(self.image_lengths, dtype=np.int64)
@@ -72,14 +72,14 @@ class EncodedRow:
 
 
 def row_name(row: Mapping[str, Any]) -> str:
-    """Names a row in messages: `source/id`."""
+    """Returns the name of a row in messages, `source/id`."""
     return f"{row.get('source') or 'rows'}/{row.get('id', '?')}"
 
 
 def count_tiles_and_tokens(
     processor: XGenMMProcessor, image_sizes: Sequence[tuple[int, int]], image_aspect_ratio: str | None = None
 ) -> list[tuple[int, int]]:
-    """Counts what images of given sizes take, without looking at a pixel."""
+    """Returns the numbers of tiles and of tokens of images from their (height, width) alone."""
     options = {"image_aspect_ratio": image_aspect_ratio}
     tiles = [processor.image_processor.get_number_of_image_patches(*size, options) for size in image_sizes]
     sampling = (processor.num_latents, processor.anyres_patch_sampling)
@@ -89,7 +89,7 @@ def count_tiles_and_tokens(
 def render_chat(
     processor: XGenMMProcessor, messages: Sequence[Mapping[str, Any]], answers: int | None = None
 ) -> RenderedText:
-    """Renders a conversation with the chat template; targets are its last `answers`, by default all.
+    """Renders a conversation with the chat template; its last `answers` answers, by default all, are targets.
 
     Control tokens that a content spells out are escaped, as `processor.apply_chat_template` does.
     """
@@ -146,7 +146,7 @@ def render_content(processor: XGenMMProcessor, row: Mapping[str, Any]) -> str:
 
 
 def check_parts(row: Mapping[str, Any]) -> None:
-    """Checks that a row's parts are of known types and its images as many as the parts that show them."""
+    """Checks that a row's parts have known types, and that the row has one image per image part."""
     try:
         shown = count_images(row["content"], "content", DOCUMENT_PARTS) if row.get("content") else 0
         for name in TURNS:
@@ -157,13 +157,12 @@ def check_parts(row: Mapping[str, Any]) -> None:
     given = len(row.get("images") or ())
     if shown != given:
         raise ValueError(
-            f"Row {row_name(row)} shows {shown} images in its parts and brings {given}; "
-            "write one image part for each image."
+            f"Row {row_name(row)} has {shown} image parts and {given} images; write one image part for each image."
         )
 
 
 def encode_texts(processor: XGenMMProcessor, texts: Sequence[RenderedText]) -> list[EncodedText]:
-    """Encodes rendered texts; a token is a target where a span holds any of its characters."""
+    """Encodes rendered texts; a token is a target if a span holds any of its characters."""
     if not texts:
         return []
     tokenizer = processor.tokenizer
@@ -185,7 +184,7 @@ def encode_texts(processor: XGenMMProcessor, texts: Sequence[RenderedText]) -> l
 
 
 def show_images(processor: XGenMMProcessor, text: EncodedText, image_lengths: Sequence[int]) -> EncodedRow:
-    """Puts each image's tokens where its `<image>` stands."""
+    """Replaces each `<image>` by the tokens of its image."""
     ids = np.array(text.input_ids, dtype=np.int64)
     is_image = ids == processor.image_token_id
     if is_image.sum() != len(image_lengths):

@@ -1,4 +1,4 @@
-"""Fields of records, and what is wrong with a record; shared by everything that reads data files."""
+"""Fields and problems of records, shared by everything that reads data files."""
 
 import json
 import re
@@ -12,12 +12,12 @@ IMAGE_FIELDS = ("image", "images", "image_path", "img_path", "path", "filepath",
 ADDRESS_FIELDS = ("url", "uid", "key")
 CAPTION_FIELDS = ("caption", "text", "txt", "alt_text", "TEXT", "re_caption")
 NOT_UNICODE = "holds bytes that are not UTF-8, or half of a surrogate pair"
-# What can bring half of a surrogate pair into a value of JSON: such an escape, or bytes that were read as surrogates.
+# Sources of half a surrogate pair in a JSON value: an escape, or bytes that were decoded as surrogates.
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 class RecordProblem(Exception):
-    """A record that gives no row; equal problems share a short `kind` to be counted by."""
+    """A record that gives no row; problems are counted by their short `kind`."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(reason)
@@ -34,7 +34,7 @@ class SkippedRecord(RecordProblem):
 
 
 def first_field(record: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """Returns the first of some names that a record has a value for."""
+    """Returns the first of `names` that a record has a value for."""
     return next((name for name in names if record.get(name) is not None), None)
 
 
@@ -69,7 +69,7 @@ def mappings_of(value: Any, name: str) -> Iterator[Mapping[str, Any]]:
 
 
 def parse_json(text: str | bytes, name: str) -> Any:
-    """Parses JSON."""
+    """Returns the value of a JSON text; a malformed one raises a `RejectedRecord` that gives its `name`."""
     try:
         text = text if isinstance(text, str) else text.decode("utf-8-sig")
         value = json.loads(text)

@@ -10,7 +10,7 @@ from xgenmm_hf.data.fields import Record, RejectedRecord
 
 
 class HubSet(NamedTuple):
-    """A data set of the Hub by its id, or a folder laid out like its repository; None: the default, the newest."""
+    """A data set of the Hub by its id, or a folder laid out like its repository; None means the default or newest."""
 
     name: str
     config: str | None = None
@@ -19,7 +19,7 @@ class HubSet(NamedTuple):
 
 
 def hub_shards(source: HubSet, streaming: bool, number: int = 1) -> list[dict[str, Any]]:
-    """Lists what ranks and workers can read on their own."""
+    """Returns the shards of a data set; a rank or worker can read each on its own."""
     rows = _load(source, streaming)
     count = max(1, min(number, rows.num_shards)) if streaming else 1
     if not streaming:
@@ -59,7 +59,7 @@ def _load(source: HubSet, streaming: bool) -> Any:
 
 
 def keep_encoded(rows: Any) -> Any:
-    """Leaves images as bytes and paths, as a decoder would run for every row that is only counted."""
+    """Keeps images as bytes and paths, so that rows that are only counted are not decoded."""
     for name, feature in (rows.features or {}).items():
         rows = rows.cast_column(name, _undecoded(feature)) if _undecoded(feature) != feature else rows
     return rows

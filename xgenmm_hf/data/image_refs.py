@@ -25,7 +25,7 @@ from xgenmm_hf.modeling.images_xgenmm import ADDRESS, read_image, read_size
 DRIVE = re.compile(r"[a-zA-Z]:")
 MEMBER = re.compile(r"(?P<kind>zip|tar)://(?P<member>.+)::(?P<archive>.+?)(?:#(?P<start>\d+)\+(?P<size>\d+))?")
 ARCHIVES = {".zip": "zip", ".tar": "tar"}
-# What file systems allow: bytes of a path, and of one of its names.
+# Limits of file systems, in bytes: of a path, and of one of its names.
 LONGEST_PATH, LONGEST_NAME = 4095, 255
 
 
@@ -38,19 +38,19 @@ class PathRefused(ValueError):
 
 
 def image_ref(path: str | os.PathLike[str] | None = None, data: bytes | None = None) -> ImageRef:
-    """Builds a reference."""
+    """Returns a reference to an image by its path, its encoded bytes, or both."""
     return {"bytes": data, "path": None if path is None else os.fspath(path)}
 
 
 def image_name(ref: Any) -> str:
-    """Returns what to call an image in a message."""
+    """Returns the name of an image in messages."""
     if isinstance(ref, Mapping):
         return ref.get("path") or f"of {len(ref.get('bytes') or b'')} bytes"
     return os.fspath(ref) if isinstance(ref, (str, os.PathLike)) else f"in memory ({type(ref).__name__})"
 
 
 def image_key(ref: Any) -> str:
-    """Returns what two references share if they show the same image from the same place; no file is decoded."""
+    """Returns a key that is equal for references to the same image in the same place; decodes no file."""
     if isinstance(ref, Image.Image):
         return hashlib.sha256(f"{ref.mode} {ref.size} ".encode() + ref.tobytes()).hexdigest()
     if ref.get("digest"):
@@ -61,7 +61,7 @@ def image_key(ref: Any) -> str:
 
 
 def open_image(ref: Any) -> Image.Image:
-    """Opens and decodes an image; see `read_image` for what turns it and how it becomes RGB."""
+    """Opens an image as RGB; see `read_image` for its rotation and conversion."""
     with reading():
         return read_image(_source(ref), image_name(ref))
 
@@ -89,7 +89,7 @@ def reading() -> Iterator[None]:
 
 
 def _source(ref: Any) -> Any:
-    """Returns what `read_image` takes: a path, encoded bytes, or what is in memory already."""
+    """Returns what `read_image` takes: a path, encoded bytes, or an image in memory."""
     if isinstance(ref, (str, os.PathLike)):
         ref = image_ref(ref)
     elif isinstance(ref, Image.Image):
@@ -101,7 +101,6 @@ def _source(ref: Any) -> Any:
 
 
 def _read_member(member: re.Match) -> bytes:
-    """Reads one file of an archive."""
     archive, name = member["archive"], member["member"]
     try:
         if member["kind"] == "zip":
@@ -118,7 +117,7 @@ def _read_member(member: re.Match) -> bytes:
 
 @lru_cache(maxsize=16)
 def _zip_file(archive: str, process: int) -> zipfile.ZipFile:
-    # One per process, as processes that share an open file also share the place where it is read.
+    # One per process, because processes that share an open file also share its read position.
     return zipfile.ZipFile(archive)
 
 
@@ -130,10 +129,10 @@ def tar_members(archive: str) -> dict[str, tuple[int, int]]:
 
 
 class Roots:
-    """Turns the paths that a data file states into files on this machine.
+    """Maps the image paths of a data file to files on this machine.
 
-    The table maps first components of a path to the folder or archive (.zip, .tar) that they stand for, the longest
-    match first; "" covers every other relative path, by default as the `default` folder (None: they are refused).
+    The table maps the first components of a path to a folder or archive (.zip, .tar); the longest match wins. ""
+    covers all other relative paths; its default is the `default` folder. If that is None, such paths are refused.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Roots:
         self._folders = dict(sorted(folders.items(), key=lambda item: -len(item[0])))
 
     def resolve(self, path: str) -> str:
-        """Returns the absolute path of an image; whether the file exists is not looked at."""
+        """Returns the absolute path of an image; does not check that the file exists."""
         if ADDRESS.match(path):
             raise PathRefused(f"the image {path!r:.200} is an address: name a table of its downloaded images")
         parts = _components(path)
@@ -173,12 +172,12 @@ class Roots:
 
 @lru_cache(maxsize=256)
 def _boundary(folder: str) -> str:
-    """Returns what links inside a root must not leave: itself, or the Hub's cache folder of which it is a snapshot."""
+    """Returns the folder that links in a root must not leave: the root, or the Hub's cache folder of a snapshot."""
     parent = os.path.dirname(folder)
     is_snapshot = os.path.basename(parent) == "snapshots"
     return os.path.join(os.path.realpath(os.path.dirname(parent) if is_snapshot else folder), "")
 
 
 def _components(path: str) -> tuple[str, ...]:
-    """Splits a path into its components, `.` and doubled slashes left out."""
+    """Splits a path into its components, without `.` and doubled slashes."""
     return tuple(PurePosixPath(path.replace("\\", "/")).parts)

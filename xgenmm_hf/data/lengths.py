@@ -1,4 +1,4 @@
-"""How many tokens and tiles a training row takes, from its text and its images' headers, and its text's tokens."""
+"""The numbers of tokens and tiles of training rows, from their texts and their images' headers."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ COLUMNS = ("num_tokens", "num_tiles", "modality")
 # The row's `EncodedText` (None for a preference pair), and the key of what it was made from.
 TEXT_COLUMNS = ("text_ids", "text_targets", "text_key")
 BATCH_ROWS = 256
-# Starting processes takes seconds: it pays from so many rows on.
+# Starting processes takes seconds: smaller data sets are measured in one.
 LARGE, MOST_PROCESSES = 20_000, 8
 
 
 class RowLength(NamedTuple):
-    """What a row takes; the modality is "text", "image" (one image) or "images" (several)."""
+    """The tokens and tiles of a row; the modality is "text", "image" (one image) or "images" (several)."""
 
     num_text_tokens: int
     num_image_tokens: int
@@ -30,7 +30,7 @@ class RowLength(NamedTuple):
 
     @property
     def num_tokens(self) -> int:
-        """All its tokens."""
+        """The number of text and image tokens."""
         return self.num_text_tokens + self.num_image_tokens
 
 
@@ -47,9 +47,9 @@ def measure_rows(
     image_aspect_ratio: str | None = None,
     encoded: Sequence[Sequence[EncodedText]] | None = None,
 ) -> list[RowLength]:
-    """Measures rows of any kind, by their longest text; `encoded` are their texts where those are made already.
+    """Measures rows of any kind, by their longest text; `encoded` holds their texts if they are encoded already.
 
-    An image whose header cannot be read counts as one tile: the collator will leave the row out and report it.
+    An image whose header cannot be read counts as one tile: the collator will drop the row and report it.
     """
     sizes = [[_size(image, processor) for image in row.get("images") or ()] for row in rows]
     distinct = list({size for of_row in sizes for size in of_row})
@@ -70,15 +70,14 @@ def add_lengths(
     """Adds the columns `num_tokens`, `num_tiles` and `modality` that sampling by length needs, and the rows' tokens.
 
     Collators with the same tokenizer and chat template take the tokens from the columns `text_ids` and
-    `text_targets` (about as much disk as the texts) instead of making them again. The measured columns are cached by
-    the library under a fingerprint of the rows, the tokenizer, the chat template and the grids; the rows themselves
-    are not copied. Measure a source before its rows are selected or shuffled: joining columns to rows behind an index
-    makes the library write those rows anew.
+    `text_targets` (about as much disk as the texts) instead of making them again. `datasets` caches the measured
+    columns under a fingerprint of the rows, the tokenizer, the chat template and the grids; it does not copy the rows
+    themselves. Measure a source before you select or shuffle rows: `datasets` rewrites selected rows to add columns.
 
     Args:
         dataset: A `datasets.Dataset` of training rows.
         processor: An `XGenMMProcessor`.
-        num_proc: Processes that measure; default: one per core, at most 8, for large data sets, else this one.
+        num_proc: Number of processes; default: one per core, at most 8, for large data sets, else only this one.
         image_aspect_ratio: Mode of the image processor; default: its own.
 
     Returns:
@@ -108,23 +107,23 @@ def add_lengths(
 
 
 def describe_texts(processor: XGenMMProcessor) -> str:
-    """Describes what decides the tokens of texts in a processor, the same in every process and after every call."""
+    """Returns a digest of what decides the tokens of texts, equal in all processes and after any call."""
     tokenizer = json.loads(processor.tokenizer.backend_tokenizer.to_str())
-    # What the last call asked for stays in the tokenizer, but changes no token.
+    # The tokenizer keeps the padding and truncation of its last call, which change no token.
     state = {name: value for name, value in tokenizer.items() if name not in ("padding", "truncation")}
     described = json.dumps([state, processor.chat_template], sort_keys=True)
     return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
 def describe_processor(processor: XGenMMProcessor, image_aspect_ratio: str | None = None) -> str:
-    """Describes all of a processor that decides lengths."""
+    """Returns a text that differs between processors that give different lengths."""
     images = processor.image_processor
     sampling = [processor.num_latents, processor.anyres_patch_sampling, images.anyres_grids, images.size["height"]]
     return f"{describe_texts(processor)}/{image_aspect_ratio or images.image_aspect_ratio}/{sampling}"
 
 
 def text_key(row: Mapping[str, Any], described: str) -> str:
-    """Returns what rows of one text share; `described` is `describe_texts` of their processor."""
+    """Returns a digest of a row's texts and of `described`, the `describe_texts` of its processor."""
     texts = repr([described, *(row.get(name) for name in ("content", *TURNS))])
     return hashlib.sha256(texts.encode(errors="surrogatepass")).hexdigest()[:16]
 
@@ -132,7 +131,6 @@ def text_key(row: Mapping[str, Any], described: str) -> str:
 def _columns_of(
     columns: Mapping[str, list], processor: XGenMMProcessor, mode: str | None, described: str
 ) -> dict[str, list]:
-    """Returns the measured columns of a batch of rows."""
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     encoded = encode_rows(rows, processor)
     lengths = measure_rows(rows, processor, mode, encoded)
@@ -146,7 +144,7 @@ def _columns_of(
 
 
 def _size(image: Any, processor: XGenMMProcessor) -> tuple[int, int]:
-    """Returns an image's (height, width); a tile's for an image that cannot be read."""
+    """Returns an image's (height, width), or a tile's if the image cannot be read."""
     try:
         return image_size(image)
     except UnreadableImage:

@@ -53,21 +53,21 @@ def load_rows(
 ) -> LoadedRows:
     """Reads files or a data set of the Hub into training rows; images stay references.
 
-    A malformed record is left out, counted, and listed with its place and the reason; it is never replaced.
+    A malformed record is dropped, counted, and listed with its place and the reason; it is never replaced.
 
     Args:
         format: Name of the format (see `adapters.ADAPTERS`), or "auto" to tell it from the first record.
         files: A path, a pattern with `*`, or several; or a `HubSet`.
         name: Name of the source; default: the first file's.
-        roots: First components of images' paths -> folders or archives, "" for all others; default: all relative
-            paths are beside their data file.
-        images: Folders that img2dataset wrote, or tables with `url` (`uid`, `key`) and `path`: where images lie that
+        roots: First components of images' paths -> folders or archives, "" for all others; default: relative paths
+            start from the folder of their data file.
+        images: Folders that img2dataset wrote, or tables with `url` (`uid`, `key`) and `path`, to find images that
             the data name by address.
         streaming: Whether to read while iterating instead of building a cache first.
         options: Options of the format.
-        max_rejected: Largest share of malformed records; while streaming it is judged from 100 records on.
+        max_rejected: Largest share of malformed records; while streaming it is checked from 100 records on.
         cache_dir: Where caches go; default: `xgenmm` in the cache folder of `datasets`.
-        num_shards: Shards wanted while streaming, over all files; ranks and workers share them.
+        num_shards: Number of shards while streaming, over all files; ranks and workers share them.
 
     Returns:
         The rows and the report.
@@ -112,7 +112,7 @@ def load_rows(
 
 
 def _build(shards: list[Shard], recipe: dict[str, Any], report: SourceReport, cache: Path) -> LoadedRows:
-    """Makes a data set in memory-mapped files, or finds them again from an earlier call."""
+    """Builds a data set in memory-mapped files, or reuses those of an earlier call."""
     import datasets
     from datasets.exceptions import DatasetGenerationError
     from filelock import FileLock
@@ -132,7 +132,7 @@ def _build(shards: list[Shard], recipe: dict[str, Any], report: SourceReport, ca
             dataset = datasets.Dataset.from_generator(
                 _generate, features=features_of(recipe["kind"]), cache_dir=str(folder), gen_kwargs=arguments
             )
-        except ValueError:  # what the generator raises comes wrapped; this says that nothing was generated
+        except ValueError:  # no row was generated; errors of the generator itself come wrapped
             dataset = None
         except (DatasetGenerationError, OSError) as error:
             cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
@@ -190,7 +190,7 @@ def _convert(adapter: Adapter, found: Found, file: str, context: Context, kind: 
 
 
 def _row_id(found: Found, file: str) -> str:
-    """Returns an id that is unique within a source: the record's own, and where it stands."""
+    """Returns an id that is unique within a source: the record's own id, and its place."""
     place = f"{file}:{found.place}" if file else found.place
     field = None if isinstance(found.record, RejectedRecord) else first_field(found.record, ("id", "uid"))
     own = "" if field is None else str(found.record[field])  # type: ignore[index]

@@ -33,7 +33,7 @@ SOURCE_KEYS = {"path", "dataset", *HUB_KEYS, "format", "name", "options", "roots
 class Source:
     """One data set of a mixture; the share is a number of samples, "all", or a weight.
 
-    `called` is what the mixture calls its files, which decides the rows that are drawn; `arguments` are `load_rows`'.
+    `called` holds the mixture's names of its files, which decide the rows drawn; `arguments` are those of `load_rows`.
     """
 
     called: list[str]
@@ -46,8 +46,8 @@ class Source:
 class MixtureConfig:
     """A mixture as its file describes it.
 
-    One by weights ends, by `stopping`, with the first data set that is used up, or once all are (those used up earlier
-    start again). So many rows of each stream as `shuffle_buffer` says are shuffled together; 0: none.
+    A mixture by weights ends, as `stopping` says, when the first data set is used up or when all are (those used up
+    earlier start again). `shuffle_buffer` rows of each stream are shuffled together; 0: none.
     """
 
     file: Path
@@ -90,14 +90,14 @@ def load_mixture(
         max_rejected: Largest share of malformed records of a source; default: the file's, else 1 %.
         cache_dir: Where caches go; see `load_rows`.
         num_shards: Shards of each stream.
-        prepare: Called with the rows of each source before some are chosen; it returns as many, in the same order.
+        prepare: Called with the rows of each source before sampling; it returns as many, in the same order.
 
     Returns:
         The mixture.
 
     Raises:
-        ValueError: If the file or a source is malformed, sources give rows of different kinds, or numbers of samples
-            are to be streamed.
+        ValueError: If the file or a source is malformed, sources give rows of different kinds, or a mixture by
+            numbers of samples is streamed.
     """
     config = read_mixture(path)
     seed = config.seed if seed is None else seed
@@ -118,7 +118,7 @@ def load_mixture(
     kinds = {report.kind: report for report in reports}
     if len(kinds) > 1:
         parts = ", ".join(f"{report.source} gives {kind} rows" for kind, report in kinds.items())
-        raise ValueError(f"{config.file} mixes kinds of rows ({parts}): train them in stages of their own.")
+        raise ValueError(f"{config.file} mixes kinds of rows ({parts}): train each kind in its own stage.")
     sets: list[Any] = [item.dataset if prepare is None else prepare(item.dataset) for item in loaded]
     if config.by_weight:
         dataset = _interleave(sets, reports, config, seed, streaming)
@@ -128,7 +128,7 @@ def load_mixture(
 
 
 def sample_indices(size: int, samples: int, seed: int, name: str) -> np.ndarray:
-    """Chooses rows of a data set: whole passes and a random rest."""
+    """Returns the indices of `samples` rows of a data set: whole passes and a random rest."""
     passes, rest = divmod(samples, size)
     generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
     chosen = np.sort(generator.permutation(size)[:rest])
@@ -136,7 +136,6 @@ def sample_indices(size: int, samples: int, seed: int, name: str) -> np.ndarray:
 
 
 def _sample(sets: Sequence[Any], reports: Sequence[SourceReport], config: MixtureConfig, seed: int) -> Any:
-    """Puts the chosen rows of each data set one after another."""
     from datasets import concatenate_datasets
 
     parts = []
@@ -150,7 +149,6 @@ def _sample(sets: Sequence[Any], reports: Sequence[SourceReport], config: Mixtur
 def _interleave(
     sets: Sequence[Any], reports: Sequence[SourceReport], config: MixtureConfig, seed: int, streaming: bool
 ) -> Any:
-    """Draws from the data sets by their weights."""
     from datasets import interleave_datasets
 
     shares = [float(source.share) for source in config.sources]
@@ -197,13 +195,13 @@ def read_mixture(path: str | os.PathLike[str]) -> MixtureConfig:
 
 
 def _entry(pattern: Any, value: Any) -> dict[str, Any]:
-    """Returns a source of `data` as `datasets` has them; beside a path or a set of the Hub its key is only a name."""
+    """Returns a source of `data` in the form of `datasets`; if it has a path or a Hub set, its key is only a name."""
     fields = value if isinstance(value, dict) else {"samples": value}
     return {"path" if {"dataset", "path"}.isdisjoint(fields) else "name": str(pattern), "samples": ALL, **fields}
 
 
 def _source(fields: dict[str, Any], share: str, file: Path, roots: Mapping[str, str] | None) -> Source:
-    """Builds a source from its fields; `share` names the one that says how much of it there is."""
+    """Builds a source from its fields; `share` names the field with its share."""
     patterns, hub = _listed(fields.get("path")), _hub(fields, file)
     if bool(patterns) == (hub is not None):
         held = f"the path {fields.get('path')!r}" + (f" and the dataset {hub.name}" if hub else "")
@@ -229,14 +227,14 @@ def _hub(fields: Mapping[str, Any], file: Path) -> HubSet | None:
     name = fields.get("dataset")
     if not isinstance(name, str):
         if given or name is not None:
-            raise ValueError(f"{file}: {', '.join(given) or 'dataset'} belongs to one of the Hub (dataset: org/name).")
+            raise ValueError(f"{file}: {', '.join(given) or 'dataset'} belongs to a Hub set (dataset: org/name).")
         return None
     beside = file.parent / name
     return HubSet(str(beside) if beside.is_dir() else name, **given)
 
 
 def _name(sources: Sequence[Source], file: Path) -> None:
-    """Gives every source a name of its own: its file's or folder's, and as much of the path as tells it apart."""
+    """Gives every source a unique name: its file's or folder's, with as much of the path as needed."""
     stated = Counter(source.name for source in sources if source.name)
     if stated and stated.most_common(1)[0][1] > 1:
         raise ValueError(f"{file}: two sources have the name {stated.most_common(1)[0][0]}; give each its own.")
@@ -249,7 +247,7 @@ def _name(sources: Sequence[Source], file: Path) -> None:
 
 
 def _names_of(source: Source) -> list[str]:
-    """Returns what a source may be called, from short to long."""
+    """Returns possible names of a source, from short to long."""
     files = source.arguments["files"]
     if isinstance(files, HubSet):
         return ["/".join([*files.name.split("/")[-2:], *([files.config] if files.config else [])])]
@@ -259,7 +257,7 @@ def _names_of(source: Source) -> list[str]:
 
 
 def _listed(value: Any) -> list[str]:
-    """Returns one string or several as a list; an empty one for anything else."""
+    """Returns a string or a list of strings as a list, and an empty list for anything else."""
     several = [value] if isinstance(value, str) else value
     return several if isinstance(several, list) and all(isinstance(item, str) for item in several) else []
 
@@ -273,7 +271,7 @@ def _roots(fields: Mapping[str, Any], file: Path) -> dict[str, str] | None:
 
 
 def _is_number(value: Any, kind: Any = float) -> bool:
-    """Tells whether a value is a number that is not negative, a whole one where the kind is `int`."""
+    """Tells whether a value is a non-negative number; it must be whole if the kind is `int`."""
     return isinstance(value, (int, kind)) and not isinstance(value, bool) and value >= 0
 
 
@@ -300,7 +298,7 @@ CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _check(fields: Mapping[str, Any], known: set[str], where: str) -> None:
-    """Refuses keys that mean nothing here, as most are misspelt, and values that fit no key."""
+    """Refuses unknown keys, most of which are misspelt, and values that do not fit their key."""
     unknown = sorted(str(key) for key in fields if key not in known)
     if unknown:
         raise ValueError(f"{where} has the unknown key {unknown[0]!r}; it may have {', '.join(sorted(known))}.")

@@ -1,4 +1,4 @@
-"""A dry run of a mixture: what it holds, what its rows take, and rows as a person reads them; no model is loaded."""
+"""A dry run of a mixture: its contents, the lengths of its rows, and rows in readable form; it loads no model."""
 
 import base64
 import json
@@ -55,7 +55,7 @@ def preview_mixture(
 ) -> dict[str, Any]:
     """Counts the rows of a mixture and measures some or all of them; returns what `report.json` holds.
 
-    Rows with an image whose header cannot be read count as `unreadable`, repeats once, and in no other figure.
+    Rows with an image whose header cannot be read count only as `unreadable`, and repeated rows only once.
     """
     if image_aspect_ratio is None and mixture.kind == "pretraining":
         image_aspect_ratio = "none"
@@ -80,7 +80,7 @@ def preview_mixture(
 
 
 def some_rows(mixture: Mixture, number: int) -> Any:
-    """Returns so many of a mixture's rows, chosen at random with its seed, or all of them."""
+    """Returns `number` rows of a mixture, chosen at random with its seed, or all if it has fewer."""
     rows: Any = mixture.dataset
     if number >= len(rows):
         return rows
@@ -90,11 +90,11 @@ def some_rows(mixture: Mixture, number: int) -> Any:
 def _measure(
     rows: Any, processor: XGenMMProcessor, image_aspect_ratio: str | None, progress: Callable[[int, int], None]
 ) -> tuple[Any, list[dict[str, str]]]:
-    """Measures rows; those with an unreadable image are set apart."""
+    """Measures the readable rows; returns the measures, and an entry for each row with an unreadable image."""
     import pandas as pd
 
     measures = []
-    # Keyed, as over-sampling repeats rows.
+    # By key, because over-sampling repeats rows.
     unreadable: dict[tuple[str, str], dict[str, str]] = {}
     for start in range(0, len(rows), BATCH_ROWS):
         readable = []
@@ -150,7 +150,7 @@ def _write(report: dict[str, Any], problems: Iterable[dict[str, Any]], lengths: 
 
 
 def show_row(row: Row, processor: XGenMMProcessor) -> list[tuple[str, list[tuple[str, bool]]]]:
-    """Renders a row: for each text its title, where there are two, and (text, whether it is trained on) in order."""
+    """Renders a row: for each text its title ("" for a single text) and its pieces as (text, whether a target)."""
     titles = ("chosen", "rejected") if row.get("chosen") else ("",)
     return [(title, _pieces(text)) for title, text in zip(titles, render_texts(processor, row), strict=True)]
 

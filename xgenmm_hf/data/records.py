@@ -1,8 +1,8 @@
 """One reader for data files: JSON, JSON lines, CSV and TSV, Parquet, WebDataset shards, data sets of the Hub.
 
-A file is read in shards (plain dicts, as `datasets` hashes them), so that ranks and workers can share it. JSON is read
-record by record and not with `datasets`' builder: that wants one schema for the whole file (published LLaVA files have
-a path here and a list of paths there) and gives up at the first bad line, where here a bad record is one record.
+A file is read in shards (plain dicts, because `datasets` hashes them), so that ranks and workers can share it. JSON is
+read record by record. The builder of `datasets` needs one schema for the whole file (published LLaVA files mix paths
+with lists of paths) and stops at the first bad line; here a bad line is only one rejected record.
 """
 
 import csv
@@ -45,12 +45,12 @@ SUFFIXES = {
     ".parquet": "parquet",
     ".tar": "tar",
 }
-# Where a JSON file that is one object keeps its records.
+# Keys that may hold the records of a JSON file that is one object.
 LISTS = ("data", "questions", "annotations", "samples")
 BATCH_ROWS = 16
 LONGEST_CELL = 1 << 30
 SPACE = re.compile(r"\s*")
-# A member of a WebDataset shard: the sample's name, and what stands behind the first dot.
+# A member of a WebDataset shard: the sample's name, and what follows the first dot.
 MEMBER = re.compile(r"((?:.*/)?[^/.]+)(?:\.([^/]*))?", re.DOTALL)
 # In TSV quotation marks mean nothing; in CSV a quotation that its line does not close is an error.
 TABLES: dict[str, dict[str, Any]] = {
@@ -84,7 +84,7 @@ def find_files(files: Files) -> list[Path]:
 
 
 def make_shards(files: Iterable[Path], number: int = 1) -> list[Shard]:
-    """Cuts files into shards."""
+    """Splits files into about `number` shards; a file that cannot be split is one shard."""
     paths = list(files)
     parts = -(-number // max(1, len(paths)))
     return [shard for path in paths for shard in _shards_of(path, parts)]
@@ -166,7 +166,7 @@ def _row_group_cuts(path: Path, parts: int) -> list[tuple[int, int, int]]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Tells what a library says of a broken file as one sentence."""
+    """Turns a library's error about a broken file into a `ValueError` of one sentence."""
     import pyarrow
 
     try:
@@ -194,7 +194,7 @@ def _read_json(path: Path, shard: Shard) -> Placed:
         if text[place : place + 1] == ",":
             place += 1
         elif text[place : place + 1] != "]":
-            raise ValueError(f"The data file {path} is not JSON (no comma behind record {index - 1}): get it again.")
+            raise ValueError(f"The data file {path} is not JSON (no comma after record {index - 1}): get it again.")
 
 
 def _past_space(text: str, place: int) -> int:
@@ -212,7 +212,7 @@ def _past_value(text: str, place: int) -> int:
 
 
 def _read_object(path: Path, shard: Shard) -> Placed:
-    """Reads a JSON file that is one object: the list of records in it, or itself the only record."""
+    """Reads a JSON file that is one object: the list of records in it, or the object as the only record."""
     try:
         value = parse_json(path.read_bytes(), f"the data file {path}")
     except RejectedRecord as problem:
@@ -270,11 +270,10 @@ def name_columns(first: Sequence[str]) -> tuple[list[str], bool]:
 
 
 def _read_parquet(path: Path, shard: Shard) -> Placed:
-    """Reads the row groups of a shard."""
     import pyarrow.parquet as pq
 
     row = shard["first"]
-    # Pages are read as they are needed; pre-buffering would hold whole row groups, images and all.
+    # Pages are read as they are needed; pre-buffering would hold whole row groups with their images.
     with pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=range(shard["start"], shard["stop"])):
             for record in _rows_of(batch):
@@ -283,7 +282,7 @@ def _read_parquet(path: Path, shard: Shard) -> Placed:
 
 
 def _rows_of(batch: Any) -> Iterator[Record | RejectedRecord]:
-    """Yields the rows of a batch; where one is not UTF-8, they are read one by one."""
+    """Yields the rows of a batch; if one is not UTF-8, reads them one by one."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError as error:
@@ -314,7 +313,7 @@ def _read_tar(path: Path, shard: Shard) -> Placed:
 
 
 def _checked(record: Any, text: str = "") -> Record | RejectedRecord:
-    """Returns a record if it is a mapping, and one of Unicode, which JSON that was read as it was may not be."""
+    """Returns a record that is a mapping of valid Unicode, or else the reason to reject it."""
     if not isinstance(record, (dict, RejectedRecord)):
         return RejectedRecord("fields", f"the record is a {type(record).__name__}; it must be a mapping")
     if isinstance(record, dict) and SURROGATE.search(text) and not is_unicode(record):

@@ -23,7 +23,7 @@ SMALLEST_SAMPLE = 100
 class SourceReport:
     """What became of the records of one source, counted by kind of problem.
 
-    `skipped` are well-formed records that the recipe leaves out, `notes` oddities that were taken. Numbers of records
+    `skipped` are well-formed records that the recipe drops, `notes` oddities that were accepted. Numbers of records
     and rows and the file of problems (JSON lines) are None while streaming. A mixture sets `samples` or `weight`.
     """
 
@@ -47,11 +47,11 @@ class SourceReport:
                 yield from map(json.loads, lines)
 
     def exceeds(self, max_rejected: float) -> bool:
-        """Tells whether more than a share of the records are malformed, or no row is left."""
+        """Tells whether more than the share `max_rejected` of the records is malformed, or no row is left."""
         return not self.rows or sum(self.rejected.values()) > max_rejected * (self.records or 0)
 
     def check(self, max_rejected: float) -> None:
-        """Checks that not too many records are malformed."""
+        """Raises a `ValueError` if too many records are malformed or no row is left."""
         if not self.exceeds(max_rejected):
             return
         first = next((item for item in self.problems() if item["outcome"] == "rejected" or not self.rows), None)
@@ -80,7 +80,7 @@ class Tally:
     notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, problem: RecordProblem, file: str, id: str) -> None:
-        """Counts and notes a problem."""
+        """Counts a problem, and writes it to the file or the log; a stream raises if there are too many."""
         rejected = isinstance(problem, RejectedRecord)
         (self.rejected if rejected else self.skipped)[problem.kind] += 1
         if self.problems_file is not None:
@@ -98,7 +98,7 @@ class Tally:
             )
 
     def close(self) -> None:
-        """Logs the counts of a stream, as nothing else tells what it left out."""
+        """Logs the counts of a stream, which has no file of problems."""
         if self.problems_file is None and any(getattr(self, name) for name in COUNTED):
             logger.warning("%s: %s", self.source, self.counts())
 

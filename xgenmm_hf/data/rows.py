@@ -39,7 +39,7 @@ def end_of_chunk_part() -> Part:
 
 
 def message(role: str, *content: str | Part) -> Message:
-    """Builds a message."""
+    """Returns a message; each string becomes a text part."""
     return {"role": role, "content": [text_part(part) if isinstance(part, str) else part for part in content]}
 
 
@@ -83,7 +83,7 @@ def validate_row(row: Mapping[str, Any]) -> str:
     if not isinstance(images, list):
         raise InvalidRow(f"images is a {type(images).__name__}; it must be a list, empty for rows without images")
     for index, image in enumerate(images):
-        if not isinstance(image, Mapping) and not hasattr(image, "convert"):  # an image in memory may stand there too
+        if not isinstance(image, Mapping) and not hasattr(image, "convert"):  # or an image in memory
             raise InvalidRow(f"images[{index}] is a {type(image).__name__}; it must be a reference or an image")
         if isinstance(image, Mapping) and image.get("bytes") is None and not image.get("path"):
             raise InvalidRow(f"images[{index}] names neither bytes nor a path")

@@ -1,1 +1,1 @@
-"""Evaluation."""
+"""Evaluation: tasks, prompts, metrics and results, and adapters for the harnesses."""

@@ -24,16 +24,16 @@ from xgenmm_hf.modeling.chat_xgenmm import IMAGE_TOKEN
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a base model is shown examples and asked, and where its answer ends; mappings go by prompt style."""
+    """How examples and queries are written, and where an answer ends; mappings are keyed by prompt style."""
 
     texts: Mapping[str, str]  # of a query; {} is the question
     space: str  # between that text and the answer of an example
-    behind: str  # an example's <|endofchunk|>
+    behind: str  # text after an example's <|endofchunk|>
     ends: Mapping[str, str]  # patterns at which an answer is cut
-    dropped: Mapping[str, str] = field(default_factory=dict)  # signs removed from answers
-    blind_examples: int = 0  # without their images, where no shots are asked for
+    dropped: Mapping[str, str] = field(default_factory=dict)  # characters removed from answers
+    blind_examples: int = 0  # examples without images if no shots are asked for
     first_answer: bool = False  # an example shows the first annotator's answer, not the most frequent one
-    answer_tokens: Mapping[str, int] = field(default_factory=dict)  # of the longest answer
+    answer_tokens: Mapping[str, int] = field(default_factory=dict)  # maximum per answer
     generation: Mapping[str, Any] = field(default_factory=dict)  # options of generate
 
 
@@ -89,7 +89,7 @@ def split_at_marks(text: str) -> list[str | None]:
 
 
 def cut_answer(answer: str, style: str, rules: Protocol, kind: str = "") -> str:
-    """Cuts an answer where a base model began to write a further example without ending its own."""
+    """Cuts an answer where the base model starts to write another example."""
     stems = kind == "okvqa" and rules is PROTOCOLS["openflamingo"]
     pattern = "Question|Answer|Short" if stems else rules.ends.get(style)
     answer = re.split(pattern, answer, maxsplit=1)[0] if pattern else answer
@@ -98,7 +98,7 @@ def cut_answer(answer: str, style: str, rules: Protocol, kind: str = "") -> str:
 
 
 def stem_answer(answer: str) -> str:
-    """Brings an answer to its stems by OpenFlamingo's own code, as OK-VQA's annotations were."""
+    """Stems an answer with OpenFlamingo's own code, as OK-VQA's annotations are stemmed."""
     try:
         return _stemmer()["postprocess_ok_vqa_generation"](answer)
     except (OSError, ImportError, LookupError):
@@ -118,12 +118,11 @@ def _stemmer() -> dict[str, Any]:
 
 
 class Examples:
-    """Chooses the examples of each query; a query's choice depends on nothing but itself, the support and the seed.
+    """Chooses the examples of each query; the choice depends only on the query, the support and the seed.
 
-    The examples of fewer shots are the first of those of more. A sample is never an example of itself: those with its
-    id or with one of its images are passed over, and so are those whose image cannot be read, which are reported.
-
-    `blind` examples are shown without their images; samples without a reference are left out of the support.
+    With more shots, the first examples stay the same. Samples with the query's id or one of its images are skipped.
+    Samples with an unreadable image are skipped and reported. `blind` examples are shown without their images;
+    samples without a reference are dropped from the support.
     """
 
     def __init__(self, support: Sequence[Sample], count: int, style: str, *, seed: int = 0, blind: bool = False):
@@ -139,15 +138,15 @@ class Examples:
         self._can_be_shown = cache(self._look_at)
 
     def choose(self, query: Sample) -> list[Sample]:
-        """Chooses the examples of a query, in a random order that the seed and the query's id decide."""
+        """Returns the examples of a query, in a random order that depends on the seed and the query's id."""
         rng, keys = random.Random(f"{self.seed}/{query.id}"), frozenset(map(image_key, query.images))
         tried: set[int] = set()
         shots: list[Sample] = []
         while len(shots) < self.count:
             if len(tried) == len(self.support):
                 raise ValueError(
-                    f"only {len(shots)} of {self.count} examples are left without the sample itself, others about its "
-                    "images, and unreadable ones"
+                    f"only {len(shots)} of {self.count} examples are left after skipping the sample itself, "
+                    "samples with its images, and unreadable ones"
                 )
             index = rng.randrange(len(self.support))
             shot = self.support[index]

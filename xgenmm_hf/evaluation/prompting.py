@@ -1,7 +1,7 @@
-"""How a task is asked: settings, samples -> prompts with their lengths, and the prompt that is in force in words.
+"""How a task is asked: settings, the prompts of samples with their lengths, and a description of the prompt.
 
-Two forms: "chat" is the instruct models' (the checkpoint's chat template), "base" that of the base models, with or
-without examples (see `few_shot`).
+Two forms: "chat" is that of the instruct models (the checkpoint's chat template), "base" that of the base models, with
+or without examples (see `few_shot`).
 """
 
 import hashlib
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 
 
-# What the harnesses of the field put behind a question.
+# What the usual harnesses append to a question.
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 CHOOSE = "\nAnswer with the option's letter from the given choices directly."
 CHAT_TEXTS = {"caption": "Describe the image in one short sentence."}
@@ -32,21 +32,21 @@ DEFAULT_ANSWER_TOKENS = 256
 
 @dataclass(frozen=True)
 class AskSettings:
-    """How a task is asked; settings that contradict each other are a ValueError."""
+    """How a task is asked; settings that contradict each other raise a `ValueError`."""
 
     batch_size: int = 8  # prompts computed together; it changes no answer
     max_new_tokens: int | None = None  # None: what the protocol, or else the prompt style, needs
     form: str | None = None  # one of FORMS; None: base where there are shots or another protocol
     protocol: str = "xgenmm"  # how base models are asked and answers cut
     system: str | None = None  # text of the system turn in chats; None: what the checkpoint's chat template has
-    suffix: str | None = None  # text behind each question in chats; None: the prompt style's
+    suffix: str | None = None  # text after each question in chats; None: the prompt style's
     tuned_suffix: str | None = None  # what the model's training rows had in place of the prompt style's
     instruction: str | None = None  # for samples without a text (captions); None: the prompt style's
     shots: int = 0  # examples in the prompt
-    seed: int = 0  # of the choice of examples
+    seed: int = 0  # for the choice of examples
     limit: int | None = None  # ask the first samples only
     image_mode: str | None = None  # of the image processor; None: the checkpoint's
-    kept_mib: int = 0  # of images' tokens that are kept, for tasks that ask about an image more than once
+    kept_mib: int = 0  # MiB of image tokens that are kept, for tasks that ask about an image more than once
 
     def __post_init__(self) -> None:
         for name, known in (("form", (None, *FORMS)), ("protocol", PROTOCOLS)):
@@ -61,7 +61,7 @@ class AskSettings:
             raise ValueError(f"batch_size is {self.batch_size}, shots is {self.shots}; at least 1 and 0 are needed.")
 
     def in_form(self, form: PromptForm | None) -> "AskSettings":
-        """Returns the settings for a model that was tuned on prompts of a form; what was asked for stays."""
+        """Returns the settings for a model that was tuned on prompts of a form; settings that are given stay."""
         if form is None or self.prompt_form == "base":
             return self
         return replace(self, tuned_suffix=form.suffix, system=form.system if self.system is None else self.system)
@@ -77,13 +77,13 @@ class AskSettings:
         return PROTOCOLS[self.protocol]
 
     def answer_tokens(self, style: str) -> int:
-        """Returns the longest answer in tokens for a prompt style."""
+        """Returns the maximum number of tokens of an answer for a prompt style."""
         usual = {**ANSWER_TOKENS, **self.rules.answer_tokens}
         return self.max_new_tokens or usual.get(style, DEFAULT_ANSWER_TOKENS)
 
 
 class AskedSample(NamedTuple):
-    """A sample as it is put to the model, with its examples' ids, and what the model said once it was asked.
+    """A sample with its prompt and its examples' ids, and the model's answer once it was asked.
 
     The key is a digest of everything that decides the answer.
     """
@@ -125,7 +125,7 @@ def render_sample(
 def prompt_length(
     processor: "XGenMMProcessor", text: str, sizes: Sequence[tuple[int, int]], image_mode: str | None = None
 ) -> int:
-    """Counts the tokens of a prompt without looking at a pixel."""
+    """Returns the number of tokens of a prompt from its text and the (height, width) of its images."""
     counts = count_tiles_and_tokens(processor, list(sizes), image_mode)
     return len(processor.tokenizer(text)["input_ids"]) - len(sizes) + sum(tokens for _, tokens in counts)
 
@@ -138,7 +138,7 @@ def prepare(
     identity: Mapping[str, Any],
     image_mode: str | None = None,
 ) -> AskedSample:
-    """Measures a prompt and names everything that decides its answer."""
+    """Measures a prompt, and makes the key of everything that decides its answer."""
     images = tuple(image for one in (*shots, sample) for image in one.images)
     num_tokens = prompt_length(processor, text, [image_size(image) for image in images], image_mode)
     decisive = json.dumps([dict(identity), sample.id, text, [image_key(image) for image in images]], sort_keys=True)
@@ -147,7 +147,7 @@ def prepare(
 
 
 def describe_prompt(processor: "XGenMMProcessor", task: Task, settings: AskSettings) -> dict[str, Any]:
-    """Says which prompt is in force, for the start of a run and for its result."""
+    """Describes the prompt of a task, for the start of a run and for its result."""
     style, chat, first = task.prompt_style, settings.prompt_form == "chat", task.samples[0]
     marks = "".join("<image>" for _ in first.images) if first.marked else ""
     plain = replace(first, text=f"{marks}{{question}}" if first.text else "")

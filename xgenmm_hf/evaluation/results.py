@@ -1,4 +1,4 @@
-"""What an evaluation leaves: a JSON file that says everything."""
+"""The result of an evaluation: one JSON file with settings, scores and answers."""
 
 import json
 import math
@@ -27,7 +27,7 @@ Result = dict[str, Any]
 def build_result(
     task: Task, run: "Run", scores: Scores, settings: AskSettings, facts: Mapping[str, Any], **machine: Any
 ) -> Result:
-    """Puts everything about an evaluation into one object; `facts` and what is said of the machine go in as given."""
+    """Returns the contents of the result file; `facts` and `machine` go in as given."""
     records = [
         {
             "id": one.sample.id,
@@ -59,7 +59,7 @@ def build_result(
 
 
 def other_prompt(folder: Path, prompt: Mapping[str, Any]) -> str:
-    """Says how a prompt differs from that of the results in a folder; empty where it does not."""
+    """Returns a message if a prompt differs from that of the results in a folder, else an empty text."""
     try:
         before = read_result(folder)
     except ValueError:
@@ -67,12 +67,12 @@ def other_prompt(folder: Path, prompt: Mapping[str, Any]) -> str:
     parts = ", ".join(name for name in prompt if before.get("prompt", {}).get(name) != prompt[name])
     return parts and (
         f"The results of {before['date']} in {folder} were asked with another prompt ({parts}); they are replaced, "
-        "and their numbers do not compare with the new ones."
+        "and their numbers cannot be compared with the new ones."
     )
 
 
 def finite(score: Any) -> Any:
-    """Returns a number, or several by name, with None for those that are undefined: JSON has no other word for it."""
+    """Returns a number, or several by name, with None for NaN and inf, which JSON does not have."""
     if isinstance(score, Mapping):
         return {name: finite(value) for name, value in score.items()}
     return float(score) if score is not None and math.isfinite(score) else None
@@ -85,7 +85,7 @@ def write_result(result: Result, folder: Path) -> None:
 
 
 def read_result(file: str | os.PathLike[str]) -> Result:
-    """Reads a result file, or the one in a folder; ValueError if it is none."""
+    """Reads a result file, or the one in a folder; raises a `ValueError` if there is none."""
     path = Path(file) / RESULT if Path(file).is_dir() else Path(file)
     if not path.is_file():
         raise ValueError(f"There is no result file at {path}: give the {RESULT} that `xgenmm eval` wrote.")

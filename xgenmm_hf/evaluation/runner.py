@@ -1,8 +1,8 @@
-"""An evaluation from end to end: a task's samples are asked, rated, and the results written.
+"""An evaluation from end to end: asks the samples of a task, rates the answers and writes the results.
 
-Samples are asked in batches, sorted by length, resumable, and shared between processes. The answers are those of
-asking one by one: every prompt is padded on its left, and nothing that decides an answer depends on what else is in
-the batch. (In half precision a tie between two tokens can still fall either way.)
+Samples are asked in batches, sorted by length, and shared between processes; a run can be resumed. The answers are
+the same as one by one: prompts are padded on the left, and no answer depends on the rest of its batch. (In half
+precision a tie between two tokens can still fall either way.)
 """
 
 import json
@@ -31,7 +31,7 @@ from xgenmm_hf.inference.provenance import describe_checkpoint, provenance
 
 
 Progress = Callable[[int, int], None]
-# Processes finish at different times; none gives up on the others before this.
+# Processes finish at different times; this is how long they wait for each other.
 PATIENCE = timedelta(hours=24)
 
 
@@ -45,7 +45,7 @@ class Share(NamedTuple):
 
 
 def current_share(device: str = "auto") -> Share:
-    """Returns this process's part under `accelerate launch` or torchrun, or everything for a process on its own."""
+    """Returns this process's share under `accelerate launch` or torchrun; a single process gets everything."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Share(device=device)
     import torch
@@ -57,7 +57,7 @@ def current_share(device: str = "auto") -> Share:
 
 
 def read_answers(folder: Path) -> dict[str, dict[str, Any]]:
-    """Reads key -> line of what all processes wrote; a half-written last line is left out.
+    """Reads the lines of all processes, by key; a half-written last line is ignored.
 
     A line is `{"id", "key", "answer"}`, or `{"id", "key", "problem"}` for a sample whose image turned out unreadable.
     """
@@ -78,7 +78,7 @@ def read_answers(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def append_answers(file: Path, lines: list[Mapping[str, Any]]) -> None:
-    """Writes lines at the end of a process's file, after a half-written one was cut off."""
+    """Appends lines to a process's file; removes a half-written last line first."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab+") as out:
         end = out.seek(0, 2)
@@ -110,14 +110,14 @@ def evaluate_task(
 ) -> Result | None:
     """Asks a model a task (`asking`: see `run_task`), rates the answers and writes the results.
 
-    `announce` is told the prompt in force, and how it differs from that of the results which it replaces. Only the
-    first of several processes has a result.
+    `announce` is called with the prompt, and with a message if earlier results in `output` had another prompt. Only
+    the first of several processes returns a result.
     """
     share = share or Share()
     if settings.form is None and is_base(loaded.processor):
         settings = replace(settings, form="base")
     settings = settings.in_form(read_prompt_form(source))
-    # What a metric or a protocol lacks should not show after hours of asking.
+    # A missing library of a metric or protocol should show now, not after hours of asking.
     score(task.metric, checked_samples(task, 1), [""])
     if task.kind == "okvqa" and settings.rules is PROTOCOLS["openflamingo"]:
         stem_answer("men riding horses")
@@ -152,13 +152,13 @@ def run_task(
     progress: Progress | None = None,
     started: Callable[[], None] | None = None,
 ) -> Run:
-    """Asks every sample of a task; `support` is where examples come from, None: the task itself."""
+    """Asks every sample of a task; examples come from `support`, by default the task itself."""
     share = share or Share()
     asked, problems = _prepare_all(loaded, task, (support or task).samples, settings, checkpoint)
     if started is not None:
         started()
     known = read_answers(output)
-    # No process may write before every process has read: the rest is divided by what was found.
+    # No process may write before all have read: they divide the samples that have no answer yet.
     share.wait()
     pending = [one for one in asked if "answer" not in known.get(one.key, {})]
     pending.sort(key=lambda one: (-one.num_tokens, one.sample.id))
@@ -183,7 +183,7 @@ def run_task(
 
 
 def checked_samples(task: Task, limit: int | None) -> list[Sample]:
-    """Returns the samples to ask, of which there is one at least."""
+    """Returns the samples to ask; raises a `ValueError` if there is none."""
     if not task.samples:
         reasons = f"; the first of {len(task.problems)} problems: {task.problems[0]}" if task.problems else ""
         raise ValueError(f"{task.name} has no sample to ask{reasons}.")
@@ -199,7 +199,7 @@ def _prepare_all(
     examples = Examples(pool, count, style, seed=settings.seed, blind=not settings.shots) if count else None
     longest, processor = settings.answer_tokens(style), loaded.processor
     context = loaded.model.config.text_config.max_position_embeddings
-    identity = {  # what decides the answers beside each sample's prompt and images
+    identity = {  # what decides the answers, in addition to each sample's prompt and images
         "checkpoint": checkpoint,
         "dtype": str(loaded.model.dtype),
         "end_tokens": end_tokens(loaded.model).tolist(),
@@ -229,7 +229,7 @@ def _prepare_all(
 def _answer(
     loaded: Loaded, task: Task, settings: AskSettings, batch: Sequence[AskedSample], cache: FeatureCache | None
 ) -> list[Mapping[str, Any]]:
-    """Answers a batch of prompts with lines of the journal."""
+    """Answers a batch of prompts; returns lines for `append_answers`."""
     lines: list[Mapping[str, Any]] = []
     readable, images = [], []
     for one in batch:

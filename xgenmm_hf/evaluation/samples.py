@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to ask."""
+    """One question to ask."""
 
     id: str  # unique within the task
     text: str  # the question or instruction
@@ -47,7 +47,7 @@ class Task:
 class Scores:
     """What a metric found: measures of all samples and of each category, a score for each sample, and the rule.
 
-    Measures are shares from 0 to 1; CIDEr is divided by 100. The rule is said where more than one way gives a number.
+    Measures are shares from 0 to 1; CIDEr is divided by 100. The rule is set if the metric has several.
     """
 
     overall: dict[str, float]

@@ -1,1 +1,1 @@
-"""Which parts of an image an answer rests on: attention of an answer, as heat over tiles, patches and pixels."""
+"""The parts of an image that an answer attends to, as heat over tiles, patches and pixels."""

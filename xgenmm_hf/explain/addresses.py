@@ -1,6 +1,6 @@
 """Which pixels feed which patch, which patch which chunk, and which chunk which image token, from sizes alone.
 
-The order in which chunks read patches is the model's own: `arrange_chunks` is asked where each patch goes.
+The model's own `arrange_chunks` decides the order in which chunks read patches.
 
 Shapes: num_images images in num_tiles tiles of side * side patches, flat in the order of the model's inputs; each of
 num_chunks chunks gives num_latents tokens.
@@ -33,8 +33,8 @@ class ImageAddresses:
         chunk_visible: False where the latents must not see a patch, (num_chunks, patches of a chunk).
         tile_image: Image of each tile, (num_tiles,).
         tile_cell: Row and column of each tile in its image's grid, (num_tiles, 2); -1 for overviews.
-        patch_box: (left, top, right, bottom) of each patch in its image's pixels, (num_tiles, side, side, 4), also
-            outside of the image. The last pixels of a tile that patches do not fill (27 * 14 of 384) belong to none.
+        patch_box: (left, top, right, bottom) of each patch in its image's pixels, (num_tiles, side, side, 4); it
+            may lie outside of the image. Pixels at the end of a tile (384 - 27 * 14) belong to no patch.
         patch_letterbox: True where a patch shows no pixel of the image, (num_tiles, side, side).
 
     Example:
@@ -61,10 +61,10 @@ class ImageAddresses:
     patch_letterbox: torch.Tensor
 
     def box_of(self, boxes: torch.Tensor) -> tuple[int, int, int, int]:
-        """Returns the part of the first image that boxes of patches, (..., 4), span.
+        """Returns the part of the first image that some patches span.
 
         Args:
-            boxes: Some of `patch_box`.
+            boxes: Some of `patch_box`, (..., 4).
 
         Returns:
             (left, top, right, bottom) in whole pixels inside the image.
@@ -84,7 +84,7 @@ def image_token_addresses(
     input_ids: torch.Tensor | None = None,
     image_num_tiles: torch.Tensor | None = None,
 ) -> ImageAddresses:
-    """Tells where every image token comes from, without weights or pixels.
+    """Returns where every image token comes from, without weights or pixels.
 
     Args:
         image_sizes: Sizes of the images as (height, width) in pixels, (num_images, 2).
@@ -96,7 +96,7 @@ def image_token_addresses(
         The addresses of tokens, chunks, tiles and patches.
 
     Raises:
-        ValueError: If the prompts hold another number of image tokens than the images give.
+        ValueError: If the number of image tokens in the prompts differs from that of the images.
     """
     sizes = torch.as_tensor(image_sizes).cpu()
     anyres, num_patches = config.image_aspect_ratio == "anyres", config.patches_per_side**2

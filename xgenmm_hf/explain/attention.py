@@ -1,4 +1,4 @@
-"""Which tiles and patches of an image an answer rests on, by the model's attention.
+"""The tiles and patches of an image that an answer attends to.
 
 The heat of a patch p of the image is
 
@@ -121,16 +121,16 @@ def encode_answer(loaded: "Loaded", inputs: Any, image: "Image.Image", text: str
     ids = loaded.processor(images=[image], text=text + escaped, return_tensors="pt")["input_ids"][0].tolist()
     prompt = inputs["input_ids"][0].tolist()
     if ids[: len(prompt)] != prompt:
-        raise ValueError(f"The answer {answer!r} cannot be told from the prompt in tokens; begin it with a letter.")
+        raise ValueError(f"The answer {answer!r} shares a token with the end of the prompt; begin it with a letter.")
     return ids[len(prompt) :]
 
 
 def read_attention(
     model: "XGenMMForConditionalGeneration", inputs: Any, answer_ids: list[int]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Runs the model over prompt and answer and takes down the attention.
+    """Runs the model over prompt and answer; returns the attention of the language model's and resampler's layers.
 
-    The prompt is read first, into a cache, so that only the answer's rows of the language model's attention are made.
+    The prompt is cached first, so that the language model's attention is computed for the answer's rows only.
     """
     prompt_ids = inputs["input_ids"]
     ids = torch.cat([prompt_ids, prompt_ids.new_tensor([answer_ids])], dim=1)
@@ -148,7 +148,7 @@ def read_attention(
 
 @contextmanager
 def eager_attention(module: Any) -> Iterator[None]:
-    """Lets a model compute attention eagerly, the only way that keeps the weights."""
+    """Switches a model to eager attention, the only implementation that returns the weights."""
     before = module.config._attn_implementation
     module.set_attn_implementation("eager")
     try:
@@ -205,7 +205,7 @@ def heat_of_pixels(heat: np.ndarray, addresses: ImageAddresses) -> tuple[np.ndar
 
 
 def coverage(edges: np.ndarray, length: int) -> np.ndarray:
-    """Computes which part of each cell, (cells, 2), lies on each pixel of an axis, (cells, length)."""
+    """Computes the share of each cell, (cells, 2), that lies on each pixel of an axis, (cells, length)."""
     pixel = np.arange(length)
     start, end = edges[:, :1], edges[:, 1:]
     return np.clip(np.minimum(end, pixel + 1) - np.maximum(start, pixel), 0, None) / (end - start)

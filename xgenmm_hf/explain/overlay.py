@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from xgenmm_hf.explain.addresses import ImageAddresses
 
 
-# Cold to hot; even steps of lightness, so that it also reads in gray.
+# Cold to hot, in even steps of lightness, so that it is also readable in grayscale.
 _COLORS = np.array([(0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)], float)
 _LINE = (255, 255, 255, 150)
 # The hottest pixels are cut off here, so that one sharp peak does not hide the rest.
@@ -17,7 +17,7 @@ _TOP_QUANTILE = 0.998
 
 
 def color_of(values: np.ndarray) -> np.ndarray:
-    """Maps values to colours."""
+    """Maps values in [0, 1] to RGB colours in [0, 255], (..., 3)."""
     position = np.clip(values, 0, 1) * (len(_COLORS) - 1)
     steps = np.arange(len(_COLORS))
     return np.stack([np.interp(position, steps, channel) for channel in _COLORS.T], axis=-1)
@@ -26,9 +26,9 @@ def color_of(values: np.ndarray) -> np.ndarray:
 def draw_overlay(
     image: Image.Image, heat: np.ndarray, addresses: ImageAddresses | None = None, strength: float = 0.75
 ) -> Image.Image:
-    """Lays heat of pixels, (height, width), over an image: what is cold turns gray and dark, what is hot glows.
+    """Lays heat of pixels, (height, width), over an image: cold pixels become gray and dark, hot ones bright.
 
-    With addresses the borders of the grid's tiles are drawn. `strength`, in [0, 1], says how much colour is laid on.
+    With addresses the borders of the grid's tiles are drawn. `strength`, in [0, 1], is the share of the colour.
     """
     top = float(np.quantile(heat, _TOP_QUANTILE)) or float(heat.max())
     level = np.clip(heat / top, 0, 1) if top > 0 else heat

@@ -24,7 +24,7 @@ def names() -> list[str]:
 
 
 def find(name: str | Path, beside: Path | None = None) -> Path:
-    """Finds a recipe, a mixture or an accelerate config."""
+    """Returns the path of a recipe, a mixture or an accelerate config, given by name or path."""
     text = str(name)
     stem, _, size = text.removesuffix(".yaml").rpartition("_")
     places = [*([beside / text] if beside else []), Path(text).expanduser()]
@@ -49,7 +49,7 @@ def describe(name: str) -> str:
 
 
 def copy_files(name: str | Path, folder: Path) -> list[Path]:
-    """Copies a shipped file to edit it; a recipe brings its mixture, where it will be found."""
+    """Copies a shipped file, and the mixture of a recipe, to a folder for editing; returns the new paths."""
     import yaml
 
     source = find(name)
@@ -60,7 +60,7 @@ def copy_files(name: str | Path, folder: Path) -> list[Path]:
         pairs[folder / mixture] = find(mixture, beside=source.parent)
     for path, original in pairs.items():
         if path.exists() and path.read_bytes() != original.read_bytes():
-            raise ValueError(f"{path} exists already and says something else; choose another folder.")
+            raise ValueError(f"{path} exists already with other contents; choose another folder.")
     for path, original in pairs.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():

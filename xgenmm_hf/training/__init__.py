@@ -1,3 +1,3 @@
-"""Training, in four stages."""
+"""Training stages: pre-training, supervised fine-tuning, DPO and safety tuning."""
 
 STAGES = ("pretrain", "sft", "dpo", "safety")

@@ -7,15 +7,15 @@ import sys
 from xgenmm_hf.training import STAGES
 
 
-# tqdm reads its options from the environment when it is imported: no bar for what takes a moment
+# tqdm reads its options from the environment at import; steps of a moment show no bar
 BARS_AFTER = {"TQDM_DELAY": "2", "TQDM_MININTERVAL": "1"}
 
 
 def show_messages() -> None:
-    """Shows this package's messages and bars, on the first rank; call it before Transformers reads its verbosity."""
+    """Configures logging and progress bars; call it before Transformers is imported."""
     for name, value in BARS_AFTER.items():
         os.environ.setdefault(name, value)
-    if os.environ.get("TRANSFORMERS_VERBOSITY") == "error":  # as the command line sets it for its other verbs
+    if os.environ.get("TRANSFORMERS_VERBOSITY") == "error":  # the command line sets it for its other verbs
         os.environ["TRANSFORMERS_VERBOSITY"] = "warning"
     logging.basicConfig(format="%(message)s")
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
@@ -23,7 +23,7 @@ def show_messages() -> None:
 
 
 def check_libraries() -> None:
-    """Checks that the training libraries are installed, before one of them fails to be imported."""
+    """Raises a `ValueError` with the pip command if a training library is missing."""
     import importlib.util
 
     missing = [name for name in ("trl", "peft", "datasets", "accelerate") if importlib.util.find_spec(name) is None]
@@ -32,7 +32,7 @@ def check_libraries() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a stage with the process's arguments."""
+    """Runs the stage that `arguments` name; default: the arguments of the process."""
     given = sys.argv[1:] if arguments is None else arguments
     if not given or given[0] not in STAGES:
         raise ValueError(f"Name a stage first: {', '.join(STAGES)}.")

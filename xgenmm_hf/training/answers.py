@@ -1,4 +1,4 @@
-"""Answers during training: held-out rows answered and logged at each evaluation."""
+"""Generated answers to held-out rows, logged at each evaluation during training."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ from xgenmm_hf.training.collators import read_images
 
 
 METRIC = "eval_exact_match"
-# Room behind the longest reference answer, and the most tokens of an answer.
+# Tokens allowed beyond the longest reference answer, and the maximum number of tokens of an answer.
 SPARE_TOKENS, MOST_TOKENS = 8, 256
 
 
 def joined_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the texts of messages, joined."""
+    """Returns the texts of messages as one string."""
     contents = [message["content"] for message in messages]
     return "".join(
         content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
@@ -30,16 +30,16 @@ def joined_text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def normalised(answer: str) -> str:
-    """Returns an answer as exact match compares it: lower case, single spaces, no full stop at the end."""
+    """Returns an answer as exact match compares it: lower case, single spaces, no `.` or `!` at the end."""
     return " ".join(answer.casefold().split()).rstrip(".!")
 
 
 class EvaluationAnswers:
-    """Answers evaluation rows and logs them as a table: what the model says to held-out questions.
+    """Answers the first `number` evaluation rows in batches of `batch_size` and logs the answers as a table.
 
-    A row asks its last turn: everything before the last answer is the prompt, that answer the reference. The table
-    goes to `eval_answers/step-N.jsonl` in the output folder, and with its images to TensorBoard, Weights and Biases
-    or Trackio where the run reports to them. Answered are the first `number` rows, `batch_size` at a time.
+    In each row, the last answer is the reference and everything before it is the prompt. The table is written to
+    `eval_answers/step-N.jsonl` in the output folder. If the run reports to TensorBoard, Weights and Biases or Trackio,
+    the table is also logged there, with its images.
     """
 
     def __init__(self, processor: XGenMMProcessor, rows: Any, number: int, batch_size: int):
@@ -53,9 +53,9 @@ class EvaluationAnswers:
         self.max_new_tokens = min(max(lengths) + SPARE_TOKENS, MOST_TOKENS)
 
     def answer(self, trainer: Any) -> dict[str, float]:
-        """Answers the rows, on every rank its share, and logs the table on the main process."""
+        """Answers this rank's share of the rows, logs the table on the main process and returns the exact match."""
         accelerator = trainer.accelerator
-        # Where ranks hold pieces of the parameters all must run every step; the rows are few.
+        # With sharded parameters all ranks must run every step, so each rank answers all rows.
         sharded = trainer.is_sharded()
         share = slice(None) if sharded else slice(accelerator.process_index, None, accelerator.num_processes)
         rows = list(enumerate(self.rows))[share]
@@ -93,7 +93,7 @@ class EvaluationAnswers:
 
 
 def question_of(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Cuts a conversation before its last answer; None for a row without a question or an answer."""
+    """Splits a conversation into prompt and last answer; returns None if it has no question or no answer."""
     messages = list(row.get("messages") or [*(row.get("prompt") or []), *(row.get("completion") or [])])
     last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=0)
     if last == 0:
@@ -131,7 +131,7 @@ def log_table(trainer: Any, table: Sequence[Mapping[str, Any]]) -> None:
 
 
 def log_to_tensorboard(writer: Any, table: Sequence[Mapping[str, Any]], columns: Sequence[str], step: int) -> None:
-    """Writes answers as a Markdown table and the first images of the rows, under the rows' ids."""
+    """Logs answers as a Markdown table, and the first image of each row under the row's id."""
     import numpy as np
 
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]

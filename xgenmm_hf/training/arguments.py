@@ -1,7 +1,7 @@
-"""Options of the training stages: TRL's and the Trainer's whole set, and the few that are ours beside them.
+"""Options of the training stages: all options of TRL and of the Trainer, and a few of this package.
 
 Options come from a YAML file (`--config`, a path or the name of a shipped recipe) and from the command line, which
-wins. A mistake in either is one sentence.
+takes precedence. A wrong option raises a `ValueError` of one sentence.
 """
 
 import difflib
@@ -30,7 +30,7 @@ RENAMED = {"max_unreadable": "max_dropped", "noised_rejections": "a script, exam
 
 
 def option(default: Any, help: str) -> Any:
-    """Declares an option with its line in the help."""
+    """Declares an option with its default and its help text."""
     return field(default=default, metadata={"help": help})
 
 
@@ -38,21 +38,20 @@ def option(default: Any, help: str) -> Any:
 class DataArguments:
     """What a stage trains on."""
 
-    mixture: str | None = option(None, "YAML file of the training data, a data file, or a folder of saved rows.")
-    eval_mixture: str | None = option(None, "The same for evaluation.")
+    mixture: str | None = option(None, "Training data: a mixture's YAML file, a data file, or a folder of saved rows.")
+    eval_mixture: str | None = option(None, "Evaluation data, given in the same way as mixture.")
     streaming: bool = option(False, "Read rows as they are needed instead of indexing them; needs max_steps.")
     max_dropped: float = option(
-        0.01, "Share of rows with an unreadable image or without room for an answer above which the run stops."
+        0.01, "The run stops if more than this share of rows has an unreadable image or no room for an answer."
     )
-    group_by_modality_length: bool = option(True, "Make batches of one modality and of about one length; not for DPO.")
+    group_by_modality_length: bool = option(True, "Make batches of one modality and similar length; not for DPO.")
     image_aspect_ratio: str | None = option(
-        None, "How images are cut, now and in the trained model: anyres, none or pad; default: as the checkpoint says."
+        None, "How images are cut, in training and in the saved model: anyres, none or pad; default: the checkpoint's."
     )
     anyres_tiles: list[str] | None = option(None, "Grids in tiles, width x height, such as 1x2 2x1 2x2.")
     eval_generate: int = option(0, "Number of evaluation rows that every evaluation also answers and logs.")
 
     def __post_init__(self) -> None:
-        """Checks the values."""
         if not 0 <= self.max_dropped <= 1:
             raise ValueError(f"max_dropped is {self.max_dropped}; it is a share between 0 and 1.")
         if self.eval_generate < 0:
@@ -77,10 +76,10 @@ class ModuleArguments:
     """Which parts of the model train."""
 
     unfreeze_vision: bool = option(False, "Train the vision tower too.")
-    freeze_resampler: bool = option(False, "Leave the resampler as it is.")
-    freeze_language_model: bool = option(False, "Leave the language model and its head as they are.")
+    freeze_resampler: bool = option(False, "Do not train the resampler.")
+    freeze_language_model: bool = option(False, "Do not train the language model and its head.")
     lora_vision: bool = option(False, "LoRA: adapt the linear layers of the vision tower too.")
-    lora_resampler: bool = option(False, "LoRA: train the whole resampler beside the adapter.")
+    lora_resampler: bool = option(False, "LoRA: train the whole resampler in addition to the adapter.")
     lora_added_tokens: bool = option(True, "LoRA: train the embeddings of the three added tokens.")
     merge_adapter: bool = option(False, "LoRA: also save a merged model, in merged/.")
     vision_learning_rate: float | None = option(None, "Learning rate of the vision tower; default: learning_rate.")
@@ -111,7 +110,7 @@ class RecipeParser(TrlParser):
         classes: tuple[Any, ...] = (DataArguments, ModuleArguments, config, ModelConfig)
         self.options = [entry.name for one in classes for entry in fields(one) if entry.init]
         super().__init__(classes, prog=f"xgenmm train {stage}", allow_abbrev=False)
-        # Reading images beside the training instead of between its steps.
+        # Workers read images in parallel with the training steps.
         self.set_defaults(dataloader_num_workers=LOADER_WORKERS)
 
     def error(self, message: str) -> NoReturn:
@@ -119,7 +118,7 @@ class RecipeParser(TrlParser):
         raise ValueError(f"{message[:1].upper()}{message[1:]}; --options lists the options.")
 
     def suggest(self, name: str) -> str:
-        """Returns the end of a sentence about an unknown option: the closest known one, or where they are listed."""
+        """Returns a hint about an unknown option: its new name, the closest known option, or how to list all."""
         if name in RENAMED:
             return f"; it is {RENAMED[name]} now."
         close = difflib.get_close_matches(name.replace("-", "_"), self.options, n=1)
@@ -127,7 +126,7 @@ class RecipeParser(TrlParser):
 
 
 def parse_recipe(stage: str, arguments: Sequence[str]) -> Recipe:
-    """Reads the options of a run."""
+    """Parses the options of a run from its recipe and its command line."""
     parser = RecipeParser(stage)
     path, overrides = split_config(arguments)
     config = read_recipe(path, parser) if path else {}
@@ -145,7 +144,7 @@ def parse_recipe(stage: str, arguments: Sequence[str]) -> Recipe:
 
 
 def read_recipe(path: Path, parser: RecipeParser) -> dict[str, Any]:
-    """Reads a recipe's options; as in TRL's own files, `env` goes into the environment."""
+    """Reads a recipe's options; sets the variables under `env` in the environment, as TRL does."""
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -160,7 +159,7 @@ def read_recipe(path: Path, parser: RecipeParser) -> dict[str, Any]:
 
 
 def paths_beside(path: Path | None, config: dict[str, Any]) -> dict[str, str]:
-    """Returns a recipe's relative paths as paths beside its file; a shipped recipe has none."""
+    """Resolves a recipe's relative paths from its folder; paths of shipped recipes stay as they are."""
     if path is None or recipes.RECIPES in path.resolve().parents:
         return {}
     beside: dict[str, str] = {}
@@ -173,7 +172,7 @@ def paths_beside(path: Path | None, config: dict[str, Any]) -> dict[str, str]:
 
 
 def build_arguments(parser: RecipeParser, config: dict[str, Any], overrides: list[str]) -> tuple[Any, ...]:
-    """Parses a recipe's options as if they stood on the command line before the others, which win."""
+    """Parses a recipe's options together with the command line's `overrides`, which take precedence."""
     parser.set_defaults(**{name: None for name, value in config.items() if value is None})
     words = []
     for name, value in config.items():
@@ -193,7 +192,7 @@ def build_arguments(parser: RecipeParser, config: dict[str, Any], overrides: lis
 
 
 def split_config(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """Takes `--config NAME` or `--config=NAME` out of a command line."""
+    """Splits a command line into the path of its `--config` and the other arguments."""
     rest = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
     if rest.count("--config") > 1:
         raise ValueError("--config is given twice; a run has one recipe.")
@@ -206,14 +205,14 @@ def split_config(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def named_in(overrides: Sequence[str], parser: RecipeParser) -> list[str]:
-    """Returns the options that a command line names, `--no_name` among them."""
+    """Returns the options that a command line names, including those written as `--no_name`."""
     words = [word.lstrip("-").partition("=")[0].replace("-", "_") for word in overrides if word.startswith("--")]
     names = [word if word in parser.options else word.removeprefix("no_") for word in words]
     return [name for name in names if name in parser.options]
 
 
 def resume_choice(value: Any) -> str:
-    """Reads `resume_from_checkpoint`."""
+    """Returns `FRESH`, `LAST` or a path from a value of `resume_from_checkpoint`."""
     text = str(value).strip()
     if value is None or text.lower() in ("true", "auto", "last"):
         return LAST

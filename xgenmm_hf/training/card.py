@@ -1,4 +1,4 @@
-"""The model card of a finished run: what it is, how to use it, and how it came about."""
+"""The model card of a finished run: what it is, how to use it, and how it was trained."""
 
 from pathlib import Path
 from typing import Any

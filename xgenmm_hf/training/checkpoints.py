@@ -1,7 +1,7 @@
-"""Checkpoints that survive a kill at any moment: one counts only once a marker in it says that all of it was written.
+"""Checkpoints of runs that may be killed at any moment: a checkpoint is complete only if it holds a marker file.
 
-A folder that a killed run left half-written has no marker: it is passed over when a run is resumed, and removed when
-its step is saved again.
+The marker is written last. A half-written folder has none: it is skipped when a run is resumed, and removed when its
+step is saved again.
 """
 
 import json
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 MARKER = "complete.json"
 FOLDER = re.compile(r"checkpoint-(\d+)")
-# What decides the rows, their order, the losses and the steps. Everything else (logging, saving, evaluation, the
-# number of steps) may change from one start to the next and is applied.
+# Options that decide the rows, their order, the losses and the steps. All others (logging, saving, evaluation, the
+# number of steps) may change when a run is resumed.
 _FIELDS = {
     "data": "mixture streaming group_by_modality_length image_aspect_ratio anyres_tiles",
     "modules": "unfreeze_vision freeze_resampler freeze_language_model lora_vision lora_resampler lora_added_tokens "
@@ -53,23 +53,23 @@ def last_complete(run: str | Path) -> Path | None:
     complete = [step for step, path in folders.items() if is_complete(path)]
     passed_over = [path.name for step, path in sorted(folders.items()) if not complete or step > max(complete)]
     if passed_over:
-        logger.warning("Passed over as half-written: %s", ", ".join(passed_over))
+        logger.warning("Skipped half-written checkpoints: %s", ", ".join(passed_over))
     return folders[max(complete)] if complete else None
 
 
 def mark_complete(checkpoint: Path, facts: dict[str, Any]) -> None:
-    """Writes the marker, in one step: it is there whole or not at all."""
+    """Writes the marker file atomically."""
     write_json(checkpoint / MARKER, facts)
 
 
 def discard(checkpoint: Path) -> None:
-    """Removes a checkpoint, its marker first: a kill in between leaves nothing that looks complete."""
+    """Removes a checkpoint, its marker first, so that an interrupted removal does not look complete."""
     (checkpoint / MARKER).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def rotate(run: Path, limit: int | None, best: str | None = None) -> None:
-    """Removes old checkpoints; the last complete and the best one stay."""
+    """Removes the oldest checkpoints beyond `limit`; keeps the last complete one and the best one."""
     if not limit or limit < 1:
         return
     folders = [path for _, path in sorted(list_checkpoints(run).items())]
@@ -81,17 +81,17 @@ def rotate(run: Path, limit: int | None, best: str | None = None) -> None:
 
 
 def run_facts(recipe: Recipe) -> dict[str, Any]:
-    """Returns what decides a run's rows, losses and steps, to be compared when it is resumed."""
+    """Returns the options that a resumed run must share with its checkpoint."""
     facts = {
         name: getattr(getattr(recipe, part), name, None) for part, names in _FIELDS.items() for name in names.split()
     }
-    # as JSON reads it again: enumerations as text, tuples as lists
+    # as the marker file holds them: enumerations as text, tuples as lists
     facts |= {"stage": recipe.stage, "model": recipe.model.model_name_or_path}
     return json.loads(json.dumps(facts, default=str))
 
 
 def checkpoint_to_resume(recipe: Recipe) -> str | None:
-    """Decides where a run starts."""
+    """Returns the checkpoint that a run resumes from, or None if it starts from the beginning."""
     choice = resume_choice(recipe.training.resume_from_checkpoint)
     if choice == FRESH:
         return None
@@ -109,14 +109,14 @@ def checkpoint_to_resume(recipe: Recipe) -> str | None:
     if differing:
         raise ValueError(
             f"{path} was written by a run with other settings ({'; '.join(differing)}), which resuming cannot apply: "
-            "set them back, or start a new run with another --output_dir (--resume_from_checkpoint false starts this "
-            "one afresh)."
+            "set them back, or start a new run with another --output_dir (--resume_from_checkpoint false restarts "
+            "this one)."
         )
     return str(path)
 
 
 def check_not_finished(run: str | Path, steps: int, resumed: str | None) -> bool:
-    """Tells whether a run has not yet finished; one that has must not be overwritten."""
+    """Returns whether a run has steps left; raises a `ValueError` if it would overwrite a finished run."""
     state = Path(run) / "trainer_state.json"
     done = int(read_json(state)["global_step"]) if state.is_file() else None
     if done is not None and done < steps and resumed is None:
@@ -128,7 +128,7 @@ def check_not_finished(run: str | Path, steps: int, resumed: str | None) -> bool
 
 
 def what_was_kept(run: str | Path) -> str:
-    """Returns the end of a sentence about a run that stops: which checkpoint is good, and how to continue."""
+    """Returns the end of a message about a stopped run: its last complete checkpoint, and how to resume."""
     last = last_complete(run)
     if last is None:
         return "no checkpoint is complete yet, so nothing was kept; lower save_steps for long runs."

@@ -36,18 +36,18 @@ from xgenmm_hf.modeling.targets_xgenmm import IGNORE_INDEX
 from xgenmm_hf.modeling.tiling_xgenmm import ASPECT_RATIO_MODES
 
 
-# An empty batch is long enough for a next token, so that the model and its loss run as on any other batch.
+# Length of an empty batch: it has a next token, so that the model and its loss run as on any other batch.
 EMPTY_LENGTH = 2
 SIDES = ("chosen", "rejected")
 
 
 def left_out(row: Mapping[str, Any], reason: str) -> str:
-    """Returns a sentence about a row that no batch can hold."""
-    return f"Row {row_name(row)} is left out: {reason}"
+    """Returns the message about a dropped row."""
+    return f"Row {row_name(row)} is dropped: {reason}"
 
 
 def read_images(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Opens the images of rows as RGB; a row with an unreadable one becomes a sentence, see `left_out`."""
+    """Opens the images of rows as RGB; returns the readable rows, and a message for each other row."""
     readable: list[dict[str, Any]] = []
     unreadable: list[str] = []
     for row in rows:
@@ -63,13 +63,13 @@ def read_images(rows: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]]
 
 
 def pad_right(rows: Sequence[np.ndarray], filler: int, multiple: int | None = None) -> torch.Tensor:
-    """Pads rows to their longest, and that to a multiple, (B, L)."""
+    """Pads B rows on the right to one length L, which is a multiple of `multiple`; returns (B, L)."""
     padded = pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=filler)
     return padded if not multiple else pad(padded, (0, -padded.shape[1] % multiple), value=filler)
 
 
 class BatchMaker:
-    """What every collator is given, checked, and what it does with it; see `SupervisedCollator`."""
+    """Base class of the collators: checks their options, pads rows and cuts images; see `SupervisedCollator`."""
 
     def __init__(
         self,
@@ -104,15 +104,15 @@ class BatchMaker:
         return {name: pad_right(*column, self.pad_to_multiple_of) for name, column in columns.items()}
 
     def nothing(self) -> EncodedRow:
-        """Returns the row of a step in which every row was unreadable, so that all ranks still run the model.
+        """Returns a row of padding for a batch without readable rows, so that all ranks still run the model.
 
-        It is padding that is attended to, as attention over nothing gives no numbers.
+        The padding is attended to, because attention over nothing gives NaN.
         """
         ids = np.full(EMPTY_LENGTH, self.pad_token_id, dtype=np.int64)
         return EncodedRow(ids, np.full_like(ids, IGNORE_INDEX), [], np.zeros_like(ids, dtype=bool))
 
     def image_lengths(self, row: Mapping[str, Any]) -> list[int]:
-        """Counts the tokens of a row's images."""
+        """Returns the number of tokens of each image of a row."""
         sizes = [(image.height, image.width) for image in row["images"]]
         return [tokens for _, tokens in count_tiles_and_tokens(self.processor, sizes, self.image_aspect_ratio)]
 
@@ -125,15 +125,23 @@ class BatchMaker:
 
 
 class RowCollator(BatchMaker):
-    """Reads, encodes, cuts and pads rows; a subclass says of which kind.
+    """Reads, encodes, truncates and pads rows; `takes_documents` says of which kind.
 
-    Rows that `add_lengths` measured bring their tokens, which count while tokenizer, template and texts are the same.
+    Rows measured by `add_lengths` hold their tokens, which are used if tokenizer, template and texts are unchanged.
     """
 
     takes_documents = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Makes a batch."""
+        """Makes a batch of rows.
+
+        Args:
+            rows: Training rows; those with an unreadable image are dropped.
+
+        Returns:
+            `input_ids`, `attention_mask` and `labels` of the B rows left, (B, L); with images `pixel_values`,
+            `image_sizes` and `image_num_tiles`; `row_ids` and `unreadable`. See the module for the shapes.
+        """
         readable, unreadable = read_images(rows)
         encoded = [
             show_images(self.processor, text, self.image_lengths(row)).cut(self.max_length)
@@ -149,7 +157,7 @@ class RowCollator(BatchMaker):
         }
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedText]:
-        """Returns the tokens of rows: those that they bring, else new ones."""
+        """Returns the tokens of rows: those stored in the rows if all have them, else new ones."""
         if all(self.brings_tokens(row) for row in rows):
             return [EncodedText(row["text_ids"], row["text_targets"]) for row in rows]
         return encode_texts(self.processor, [self.render(row) for row in rows])
@@ -171,16 +179,16 @@ class RowCollator(BatchMaker):
 
 
 class SupervisedCollator(RowCollator):
-    """Batches of conversations; the targets are what the assistant says, each answer with its `<|end|>`, and no more.
+    """Makes batches of conversations; the targets are the assistant's answers, each with its `<|end|>`.
 
     A row holds `messages`, or `prompt` and `completion`, where only the completion's answers are targets. The ids are
     those of `processor.apply_chat_template(messages, tokenize=True)`; control tokens that a text spells out stay text.
 
     Args:
         processor: An `XGenMMProcessor` whose chat template marks answers with `{% generation %}`.
-        max_length: Tokens of a row that are kept, those of its images too; None keeps all. The end of the text goes
-            first; an image that does not fit goes as a whole, with everything after it.
-        pad_to_multiple_of: Length of a batch in multiples of this number.
+        max_length: Maximum number of tokens of a row, including its images; None for no limit. The end of the row is
+            cut; an image that does not fit is dropped with everything after it.
+        pad_to_multiple_of: Pads a batch to a length L that is a multiple of this number.
         image_aspect_ratio: `"anyres"`, `"none"` or `"pad"`; default: the image processor's.
 
     Raises:
@@ -199,10 +207,10 @@ class SupervisedCollator(RowCollator):
 
 
 class PretrainingCollator(RowCollator):
-    """Batches of captions and interleaved documents; every text token is a target.
+    """Makes batches of captions and interleaved documents; every text token is a target.
 
     A row holds `content`, parts of type `text`, `image` and `end_of_chunk` in reading order. Padding, `<image>`,
-    `<image placeholder>` and `<|endofchunk|>` are no targets.
+    `<image placeholder>` and `<|endofchunk|>` are not targets.
     Source: BLIP-3's pre-training, whose stage 1 shows each image as one tile.
 
     Args:
@@ -235,17 +243,17 @@ class PretrainingCollator(RowCollator):
 
 
 class PreferenceCollator(BatchMaker):
-    """Batches of preference pairs for TRL's `DPOTrainer`, every image once.
+    """Makes batches of preference pairs for TRL's `DPOTrainer`; the two answers of a pair share its images.
 
     A row holds `prompt`, `chosen` and `rejected` messages and `images` (references or PIL images). TRL's plain form,
     with strings as contents, shows its images before the first text of the user. Control tokens that a text spells
     out stay text. A row with an unreadable image, or with a prompt that leaves no room for an answer, becomes a pair
-    without images and targets and is listed in `unreadable`: the number of pairs stays that of the rows, which
-    `gather` over ranks counts on.
+    without images and targets and is listed in `unreadable`: the number of pairs equals the number of rows, as
+    `gather` over ranks requires.
 
     Args:
         processor: An `XGenMMProcessor`.
-        max_length: Tokens of a sequence that are kept, those of its images too; the end of the answer goes.
+        max_length: Maximum number of tokens of a sequence, including its images; the end of the answer is cut.
         pad_to_multiple_of: As for `SupervisedCollator`.
         image_aspect_ratio: As for `SupervisedCollator`.
 
@@ -269,7 +277,15 @@ class PreferenceCollator(BatchMaker):
     """
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Makes a batch."""
+        """Makes a batch of pairs.
+
+        Args:
+            rows: B preference rows.
+
+        Returns:
+            `input_ids`, `attention_mask` and `completion_mask`, (2B, L); with images `pixel_values`, `image_sizes`,
+            `image_num_tiles` and `image_repeats`; `row_ids` and `unreadable`. See the module for the shapes.
+        """
         pairs: list[Sequence[EncodedRow]] = []
         kept: list[dict[str, Any]] = []
         dropped: list[str] = []
@@ -296,7 +312,7 @@ class PreferenceCollator(BatchMaker):
         }
 
     def encode(self, row: Mapping[str, Any]) -> list[EncodedRow]:
-        """Encodes a row with PIL images whole: its chosen and its rejected sequence."""
+        """Encodes a row with PIL images; returns its chosen and its rejected sequence, neither truncated."""
         prompt, *answers = render_pair(self.processor, row)
         texts = [prompt, *(prompt + answer for answer in answers)]
         before, *sides = self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -320,7 +336,7 @@ def render_pair(processor: XGenMMProcessor, row: Mapping[str, Any]) -> tuple[str
                 '{"role", "content"}, in prompt, chosen and rejected.'
             )
     try:
-        # the images themselves have nothing to do with the text: any marker stands for them
+        # the text does not depend on the pixels: a marker stands for each image
         prompt = prepare_multimodal_messages(row["prompt"], images=[IMAGE_TOKEN] * len(row["images"]))
         answers = {name: prepare_multimodal_messages(row[name]) for name in SIDES}
     except ValueError as error:

@@ -1,8 +1,8 @@
-"""TRL's `DPOTrainer` with the vision tower run once for each image of a step, where stock TRL runs it four times.
+"""TRL's `DPOTrainer` that runs the vision tower once per image of a step, where stock TRL runs it four times.
 
-The collator brings an image once (`image_repeats` lets both halves of a batch show it), and what is frozen is computed
-before policy and reference run and given to both: the image tokens where tower and resampler are frozen, the tower's
-features where only the tower is. A tower that trains runs in each model. The loss is TRL's code, untouched.
+A batch holds each image once, and `image_repeats` shows it in both halves. Policy and reference share the output of
+frozen parts: the image tokens if tower and resampler are frozen, the tower's features if only the tower is. A tower
+that trains runs in each model. The loss is TRL's code, unchanged.
 """
 
 from typing import Any
@@ -25,15 +25,15 @@ IMAGES = ("pixel_values", "image_sizes", "image_num_tiles")
 
 
 class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
-    """Trains on preference pairs with images, to the loss of TRL's `DPOTrainer`, in less time and memory.
+    """Trains on preference pairs with images, with the loss of TRL's `DPOTrainer`, in less time and memory.
 
     Args:
         model: The policy, a `PeftModel` of it, or a path.
-        ref_model: The reference; None: the policy as it is now (with PEFT: with the adapter off).
+        ref_model: The reference model; default: the initial policy (with PEFT: the policy without its adapter).
         args: A `trl.DPOConfig`.
         data_collator: Default for rows with images: a `PreferenceCollator`.
         train_dataset: Preference rows; those with an `images` column are read when a batch is made.
-        eval_dataset: The same, or a dict of them.
+        eval_dataset: Preference rows, or a dict of several sets of them.
         **kwargs: The other arguments of `trl.DPOTrainer` (`processing_class`, `peft_config`, `callbacks`, ...).
 
     Example:
@@ -70,11 +70,10 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
                 self.processing_class, self.args.max_length, self.args.pad_to_multiple_of
             )
         models = [self.accelerator.unwrap_model(one) for one in (self.model, self.ref_model or self.model)]
-        # Whether the reference holds the policy's weights of a part.
+        # Whether a part has the same weights in policy and reference.
         self._same = {name: same_weights(*(image_module(one, name) for one in models)) for name in PARTS}
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keeps the columns that the collator reads beside TRL's."""
         super()._set_signature_columns_if_needed()
         self._signature_columns += [name for name in ("id", "source") if name not in self._signature_columns]
 
@@ -82,18 +81,17 @@ class XGenMMDPOTrainer(GuardedTrainerMixin, DPOTrainer):
         return add_blank_image(inputs, self._plain_config(), len(SIDES)) if self._is_vision_dataset else inputs
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool) -> Any:
-        """Computes TRL's loss from images that are encoded once; called by `compute_loss`."""
         return super()._compute_loss(model, self._share_images(model, inputs), return_outputs)
 
     def _share_images(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Replaces a batch's images by what policy and reference have in common of them."""
+        """Replaces a batch's images by the encodings that policy and reference share."""
         root = self.accelerator.unwrap_model(model)
         shares = {name: self._same[name] and is_fixed(image_module(root, name)) for name in PARTS}
         if inputs.get("pixel_values") is None or not shares["vision_tower"]:
             return inputs
         images = {name: inputs[name] for name in IMAGES if inputs.get(name) is not None}
         with torch.no_grad(), self.accelerator.autocast():
-            # the first release samples each prompt's image with embeddings of its text
+            # the first release's resampler also reads embeddings of the prompt's text
             if shares["resampler"] and not self._plain_config().resampler_config.text_conditioned:
                 encoded = as_forward_method(root, "get_image_features")(**images)
                 shared = BaseModelOutputWithPooling(pooler_output=encoded.pooler_output)
@@ -134,16 +132,16 @@ def same_weights(first: nn.Module, second: nn.Module) -> bool:
 
 
 def whole(value: torch.Tensor) -> torch.Tensor:
-    """Returns a tensor that FSDP2 may have sharded as a plain one."""
+    """Returns the whole tensor of one that FSDP2 may have sharded."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def as_forward_method(model: nn.Module, name: str) -> Any:
-    """Returns a method of a model that may be called like its forward.
+    """Returns a method of a model, registered with FSDP2 if the model is sharded.
 
-    FSDP2 gathers a model's weights around `forward` alone unless other methods are registered.
+    FSDP2 gathers a model's weights only around `forward` and registered methods.
     """
-    # registering wraps the method in an attribute of the instance, and must happen once
+    # registering sets the wrapped method on the instance, and must happen once
     if isinstance(model, FSDPModule) and name not in vars(model):
         register_fsdp_forward_method(model, name)
     return getattr(model, name)

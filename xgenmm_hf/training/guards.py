@@ -1,7 +1,7 @@
-"""What our trainers add to TRL's, as a mixin.
+"""A mixin with what our trainers add to TRL's.
 
-Dropped rows are counted and reported, a NaN or infinite loss stops the run, checkpoints count only when they are
-complete, parts of the model may have learning rates of their own, and evaluations may answer rows.
+It counts and reports dropped rows, stops the run at a NaN or infinite loss, marks complete checkpoints, sets learning
+rates per part of the model, and answers rows at evaluations.
 """
 
 import copy
@@ -29,18 +29,18 @@ JUDGED_AFTER = 100
 
 
 class AppliesSettings(TrainerCallback):
-    """Applies how often a resumed run logs, evaluates and saves; the Trainer would keep the checkpoint's numbers."""
+    """Makes a resumed run log, evaluate and save as its options say; the Trainer would keep the checkpoint's steps."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: D102
         state.compute_steps(args, state.max_steps)
 
 
 class TrainingStopped(RuntimeError):
-    """A run that stopped itself; the message is one sentence with the cause."""
+    """Raised when a run stops itself; the message names the cause in one sentence."""
 
 
 def with_prompt_mask(inputs: dict[str, Any], config: Any) -> dict[str, Any]:
-    """Tells a model of the first release what its images are read with; TRL's fused loss keeps the labels from it."""
+    """Adds the `prompt_mask` that models of the first release read; TRL's fused loss does not pass them the labels."""
     has_images = "pixel_values" in inputs or "mm_encoder_outputs" in inputs
     if not config.resampler_config.text_conditioned or not has_images:
         return inputs
@@ -52,10 +52,10 @@ def with_prompt_mask(inputs: dict[str, Any], config: Any) -> dict[str, Any]:
 
 
 class GuardedTrainerMixin:
-    """Guards of a trainer; put it before TRL's class.
+    """Adds the guards to a trainer; list it before TRL's class among the bases.
 
-    `max_dropped` is judged after the first 100 rows; `run_facts` go into each checkpoint's marker; `learning_rates`
-    are those of parts, by their names in `modules.PARTS`; `answers` is an `EvaluationAnswers` or None.
+    `max_dropped` applies after the first 100 rows; `run_facts` go into each checkpoint's marker; `learning_rates` maps
+    names in `modules.PARTS` to learning rates; `answers` is an `EvaluationAnswers` or None.
     """
 
     def __init__(
@@ -76,14 +76,14 @@ class GuardedTrainerMixin:
         self._reported: set[str] = set()
         self._row_ids: list[str] = []
         super().__init__(*args, **kwargs)
-        # The Trainer would count half-written checkpoints; this class removes old ones itself.
+        # The Trainer would also count half-written checkpoints, so this class removes old ones itself.
         self.args, self.num_kept_checkpoints = copy.copy(self.args), self.args.save_total_limit
         self.args.save_total_limit = None
         self.add_callback(AppliesSettings)
         gather_head_before_use(self.model)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Makes the optimizer, with the learning rates of parts."""
+        """Creates the optimizer, with a learning rate per part where `learning_rates` has one."""
         optimizer = super().create_optimizer(*args, **kwargs)
         if self.learning_rates:
             names = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -91,7 +91,7 @@ class GuardedTrainerMixin:
         return optimizer
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluates, and answers rows where that was asked for."""
+        """Evaluates; with `answers`, also answers their rows and adds the metric."""
         metrics = super().evaluate(*args, **kwargs)
         if self.answers is None:
             return metrics
@@ -100,12 +100,12 @@ class GuardedTrainerMixin:
         return {**metrics, **answered}
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Takes the notes off a batch before it goes to the device and the model."""
+        """Removes `row_ids` and `unreadable` from a batch before it goes to the device and the model."""
         inputs = dict(inputs)
         self._row_ids, unreadable = (list(inputs.pop(name, None) or ()) for name in ("row_ids", "unreadable"))
         without = "pixel_values" not in inputs
         some_have_images = self._count_rows(len(self._row_ids), unreadable, not without)
-        # Where no rank has an image none runs the tower, and the resampler stays untouched as on one device.
+        # If no rank has an image, none runs the tower, and the resampler gets no gradient, as on one device.
         if without and some_have_images and self.is_sharded():
             inputs = self._add_blank_image(inputs)
         return super()._prepare_inputs(with_prompt_mask(inputs, self._plain_config()))
@@ -115,18 +115,18 @@ class GuardedTrainerMixin:
         return add_blank_image(inputs, self._plain_config()) if "labels" in inputs else inputs
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
-        """Computes the loss and stops the run where it is NaN or infinite."""
+        """Computes the loss and stops the run if it is NaN or infinite."""
         result = super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
         self._check_loss(result[0] if return_outputs else result)
         return result
 
     def _count_rows(self, num_readable: int, unreadable: list[str], with_images: bool) -> bool:
-        """Counts a batch's rows over all ranks, reports each dropped one once, and judges their share."""
+        """Counts rows over all ranks, reports each dropped one once, and stops the run if there are too many."""
         for sentence in unreadable:
             if sentence not in self._reported:
                 self._reported.add(sentence)
                 logger.warning(sentence)
-        # Floats, as accelerate scales what it reduces.
+        # Floats, because accelerate scales what it reduces.
         here = [num_readable + len(unreadable), len(unreadable), int(with_images)]
         counts = self.accelerator.reduce(torch.tensor(here, device=self.args.device).float(), "sum")
         rows, bad, images = (int(count) for count in counts.tolist())
@@ -142,7 +142,7 @@ class GuardedTrainerMixin:
         )
 
     def _check_loss(self, loss: torch.Tensor) -> None:
-        """Stops all ranks where the loss of one is NaN or infinite, and names the rows."""
+        """Stops all ranks if the loss of one is NaN or infinite, and names the rows."""
         broken = (~torch.isfinite(loss.detach())).any().float()
         if not int(self.accelerator.reduce(broken, "sum")):
             return
@@ -166,12 +166,12 @@ class GuardedTrainerMixin:
         """Returns one sentence about how many rows were dropped."""
         share = self.num_dropped / max(self.num_rows, 1)
         return (
-            f"{self.num_dropped} of {self.num_rows} rows ({share:.2%}) since the last start dropped: an image "
+            f"{self.num_dropped} of {self.num_rows} rows ({share:.2%}) were dropped since the last start: an image "
             "cannot be read, or the prompt leaves no room for an answer."
         )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains, and reports dropped rows at the end, also of a run that stops."""
+        """Trains, and reports dropped rows at the end, also if the run stops early."""
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -198,7 +198,7 @@ class GuardedTrainerMixin:
 
 
 def split_groups(optimizer: Any, names: Mapping[Any, str], rates: Mapping[str, float]) -> None:
-    """Gives parts of the model learning rates of their own."""
+    """Splits the groups of an optimizer so that each part of the model has its learning rate."""
     groups = []
     for group in optimizer.param_groups:
         by_rate: dict[float, list[Any]] = {}
@@ -210,6 +210,6 @@ def split_groups(optimizer: Any, names: Mapping[Any, str], rates: Mapping[str, f
 
 
 def is_disk_error(error: BaseException) -> bool:
-    """Tells whether an error says that a disk takes no more; libraries wrap the system's error as text."""
+    """Tells whether an error means that the disk is full; libraries may pass the system's error on as text."""
     full = isinstance(error, OSError) and error.errno in NO_SPACE
     return full or any(text in str(error) for text in ("No space left", "Disk quota", "PytorchStreamWriter"))

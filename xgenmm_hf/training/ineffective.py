@@ -1,7 +1,7 @@
-"""Options that a stage would ignore, refused instead of read and forgotten.
+"""Refuses options that a stage would ignore.
 
 TRL's and the Trainer's configs have options for data, collators and metrics that our stages make themselves, and many
-options count only beside another one. A value that asks for what happens anyway is fine.
+options have an effect only with another one. A value that asks for what happens anyway is accepted.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,10 +12,10 @@ Values = Mapping[str, Any]
 
 
 class Rule(NamedTuple):
-    """When an option does nothing, and what to do instead.
+    """When an option has no effect, and what to do instead.
 
-    `harmless` values ask for what happens anyway; `counts` tells from all options whether this one counts (None: it
-    never does); where a run switches off the option that it `needs` by name, this one may stay; no `stages`: all.
+    `harmless` values ask for what happens anyway. `counts` tells from all options whether this one has an effect
+    (None: never). An option is also accepted if the run names the option that it `needs`. No `stages` means all.
     """
 
     remedy: str
@@ -26,8 +26,8 @@ class Rule(NamedTuple):
 
 
 def beside(option: str, *wanted: Any) -> Rule:
-    """Returns the rule of options that count only beside another one."""
-    remedy = f"it counts beside {option}{f' {wanted[0]}' if wanted else ''} only; set that, or leave this out"
+    """Returns the rule of options that have an effect only with another one."""
+    remedy = f"it has an effect only with {option}{f' {wanted[0]}' if wanted else ''}; set that, or leave this out"
     return Rule(remedy, (), lambda values: values[option] in wanted if wanted else bool(values[option]), option)
 
 
@@ -40,7 +40,7 @@ THE_VERB = "the verb decides what runs; leave it out"
 OUR_CODE = "the model's code is this package's; leave it out"
 OUR_ORDER = "the mixture and group_by_modality_length decide the order of rows; leave it out"
 NO_REFERENCE = "TRL computes no reference in advance for rows with images; leave it out"
-ADAPTED = "an adapter leaves them as they are anyway; leave it out"
+ADAPTED = "with an adapter these parts do not train anyway; leave it out"
 
 TABLE: tuple[tuple[str, Rule], ...] = (
     ("assistant_only_loss", Rule(ANSWERS_ONLY, (True,), stages=("sft", "safety"))),
@@ -64,7 +64,7 @@ TABLE: tuple[tuple[str, Rule], ...] = (
     ("router_aux_loss_coef", Rule("the language model has no experts; leave it out", (None, 0, 0.0))),
     ("dataset_num_proc", Rule("preference pairs are not measured in advance; leave it out", stages=PREFERENCES)),
     ("do_train do_eval do_predict", Rule(THE_VERB, ())),
-    ("overwrite_output_dir", Rule("use resume_from_checkpoint false to start afresh")),
+    ("overwrite_output_dir", Rule("use resume_from_checkpoint false to start over")),
     ("label_names include_for_metrics include_inputs_for_metrics batch_eval_metrics", Rule(NO_METRICS)),
     ("eval_do_concat_batches", Rule(NO_METRICS, (True,))),
     ("prediction_loss_only", Rule(NO_METRICS, (True, False))),
@@ -102,7 +102,7 @@ TABLE: tuple[tuple[str, Rule], ...] = (
     ("precompute_ref_log_probs precompute_ref_batch_size", Rule(NO_REFERENCE)),
     ("ref_model_mixup_alpha ref_model_sync_steps", beside("sync_ref_model")),
     ("f_alpha_divergence_coef", beside("f_divergence_type", "alpha_divergence")),
-    ("discopop_tau", Rule("it counts beside loss_type discopop only", (), lambda v: "discopop" in v["loss_type"])),
+    ("discopop_tau", Rule("it needs loss_type discopop; leave it out", (), lambda v: "discopop" in v["loss_type"])),
 )
 RULES: dict[str, list[Rule]] = {}
 for _names, _rule in TABLE:
@@ -111,7 +111,7 @@ for _names, _rule in TABLE:
 
 
 def check_effective(stage: str, given: Iterable[str], values: Values) -> None:
-    """Refuses options that would do nothing."""
+    """Raises a `ValueError` if an option would do nothing."""
     given = list(given)
     for name in given:
         for rule in RULES.get(name, ()):

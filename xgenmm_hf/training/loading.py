@@ -28,7 +28,7 @@ from xgenmm_hf.training.modules import quantization_config
 
 
 NO_DATA = "No data is named: set mixture in the recipe or --mixture."
-# A prompt form is what so large a share of the first rows have in common.
+# The share of the first rows that a prompt form needs, and the number of these rows.
 SHARED_BY, ROWS_LOOKED_AT = 0.9, 1000
 KIND_OF_STAGE = {"pretrain": "pretraining", "sft": "chat", "safety": "chat", "dpo": "preference"}
 
@@ -49,7 +49,7 @@ def load_for_training(recipe: Recipe, quantised: bool = True) -> tuple[Any, Any]
     given = {name: value for name, value in options.items() if value is not None}
     model, processor = load_parts(source, recipe.model.model_revision, **given)
     cut_as(processor, config)
-    if recipe.stage != "pretrain" and processor.chat_template is None:  # tuning on chats makes a base model one
+    if recipe.stage != "pretrain" and processor.chat_template is None:  # a base model becomes a chat model
         processor.chat_template = processor.tokenizer.chat_template = CHAT_TEMPLATE
     if quantisation is not None:
         check_quantised(model)
@@ -64,7 +64,7 @@ def cut_as(processor: XGenMMProcessor, config: XGenMMConfig) -> XGenMMProcessor:
 
 
 def checked_source(name: str) -> str:
-    """Returns the folder or repository of a model to train."""
+    """Returns the folder or repository of a model to train; checks the files of a folder."""
     source = resolve_model(adapter_base(name) or name)
     if is_local(source):
         check_files(Path(source))
@@ -72,7 +72,7 @@ def checked_source(name: str) -> str:
 
 
 def with_merged_base(recipe: Recipe) -> Recipe:
-    """Merges the adapter that a run starts from into its base model, saved in the run's folder to be loaded again."""
+    """Merges the adapter that a run starts from into its base model, and saves the result in the run's folder."""
     base = adapter_base(recipe.base)
     if base is None:
         return recipe
@@ -88,7 +88,7 @@ def with_merged_base(recipe: Recipe) -> Recipe:
 
 
 def config_of(recipe: Recipe, source: str) -> XGenMMConfig:
-    """Reads a checkpoint's config, with the stage's way of showing images in it."""
+    """Reads a checkpoint's config and sets the recipe's image mode and grids in it."""
     where = {"revision": recipe.model.model_revision}
     config = XGenMMConfig.from_pretrained(source, **where)
     changes = {
@@ -100,7 +100,7 @@ def config_of(recipe: Recipe, source: str) -> XGenMMConfig:
 
 
 def load_stage_rows(recipe: Recipe, processor: XGenMMProcessor) -> tuple[Any, Any]:
-    """Loads the rows that a run trains on, measured where they are grouped, and those it is evaluated on or None."""
+    """Loads the training rows, measured if they are grouped by length, and the evaluation rows or None."""
     data = recipe.data
     if data.mixture is None:
         raise ValueError(NO_DATA)
@@ -140,7 +140,7 @@ def check_kind(recipe: Recipe, name: str | None, rows: Any) -> None:
 
 
 def mixture_path(recipe: Recipe, name: str | None) -> Path:
-    """Finds a mixture's file: as a path, beside the recipe, or among the shipped ones."""
+    """Finds a mixture's file: as a path, next to the recipe, or among the shipped ones."""
     if not name:
         raise ValueError(NO_DATA)
     return recipes.find(name, beside=recipe.path.parent if recipe.path else None)
@@ -154,7 +154,7 @@ def count_sources(rows: Any) -> dict[str, int]:
 
 
 def prompt_form_of(rows: Any) -> PromptForm:
-    """Reads off conversation rows how they put questions: their last lines, and their system turns."""
+    """Returns the prompt form of conversation rows: the last line of their questions, and their system turn."""
     suffixes: Counter[str] = Counter()
     systems: Counter[str | None] = Counter()
     for row in islice(rows, ROWS_LOOKED_AT):
@@ -168,6 +168,6 @@ def prompt_form_of(rows: Any) -> PromptForm:
 
 
 def _most_shared(counts: Counter) -> Any:
-    """Returns what at least nine of ten share, or None."""
+    """Returns the most frequent value if its share is at least `SHARED_BY`, else None."""
     value, number = counts.most_common(1)[0] if counts else (None, 0)
     return value if number >= SHARED_BY * counts.total() else None

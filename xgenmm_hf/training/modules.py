@@ -46,7 +46,7 @@ def resolve_modules(
     within: str = "",
     only_one: bool = False,
 ) -> list[str]:
-    """Resolves the names that an option gives to modules of a model; every option with such names asks here."""
+    """Returns the full names of the modules that an option names, in the order of the model."""
     wanted = [wanted] if isinstance(wanted, str) else list(wanted)
     names = [name for name, module in model.named_modules() if isinstance(module, kind)]
     allowed = [name for name in names if re.match(within, name)]
@@ -144,7 +144,7 @@ def number_of_values(parameter: torch.Tensor) -> int:
 
 
 def counts_table(counts: dict[str, tuple[int, int]]) -> str:
-    """Lays counts out as a table."""
+    """Formats the counts of parameters as a table."""
     totals = tuple(sum(column) for column in zip(*counts.values(), strict=True))
     lines = [f"{'parameters of':<16}{'total':>16}{'trained':>16}{'share':>10}"]
     for part, (total, trained) in [*counts.items(), ("all", totals)]:

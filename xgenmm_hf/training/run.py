@@ -36,7 +36,7 @@ from xgenmm_hf.training.sft import XGenMMSFTTrainer
 
 logger = logging.getLogger(__name__)
 
-# Takes the model, its gradients switched on and off already, and the training arguments; returns a torch optimizer.
+# Takes the model, whose `requires_grad` is set already, and the training arguments; returns a torch optimizer.
 MakeOptimizer = Callable[[Any, Any], Any]
 
 
@@ -128,7 +128,6 @@ def make_collator(recipe: Recipe, processor: XGenMMProcessor) -> Any:
         "pad_to_multiple_of": recipe.training.pad_to_multiple_of,
         "image_aspect_ratio": processor.image_processor.image_aspect_ratio,
     }
-    # Pairs: answers as generation writes them, which is what the policy is judged by.
     kind = {"pretrain": PretrainingCollator, "dpo": PreferenceCollator}.get(recipe.stage, SupervisedCollator)
     return kind(processor, **options)
 
@@ -137,20 +136,20 @@ def save_run(trainer: Any, recipe: Recipe, train_rows: Any, metrics: dict[str, f
     """Saves the trained checkpoint with its processor, remote code, prompt form, metrics and card."""
     output = Path(recipe.training.output_dir)
     if trainer.is_fsdp_enabled:
-        # Shards are for resuming; what others load is one set of weights.
+        # Shards are for resuming; the saved model is one set of weights.
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(output))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         trainer.save_metrics("all", metrics, combined=False)
-        # Pairs and refusals leave the form of the questions as it was.
+        # DPO and safety tuning keep the prompt form of the model that they start from.
         form = prompt_form_of(train_rows) if recipe.stage == "sft" else read_prompt_form(recipe.base)
         if form is not None:
             write_json(output / FILE, form._asdict())
     write_run_card(trainer, recipe, count_sources(train_rows), metrics, trainer.describe_dropped())
     if recipe.model.use_peft and recipe.modules.merge_adapter and trainer.is_world_process_zero():
         save_merged(recipe, output / "merged")
-    # Last: a run whose state is in its folder has finished.
+    # Saved last, because the state in its folder marks a run as finished.
     trainer.save_state()
     if recipe.training.push_to_hub:
         trainer.push_to_hub()
@@ -158,7 +157,7 @@ def save_run(trainer: Any, recipe: Recipe, train_rows: Any, metrics: dict[str, f
 
 
 def save_merged(recipe: Recipe, folder: Path) -> None:
-    """Saves the sum of a trained adapter and its base model, loaded again in full precision, with the run's files."""
+    """Merges a trained adapter into its base model, reloaded in full precision, and saves it with the run's files."""
     base, processor = load_for_training(recipe, quantised=False)
     beside = folder.with_name(f".{folder.name}-replaced")
     shutil.rmtree(beside, ignore_errors=True)
@@ -174,9 +173,9 @@ def save_merged(recipe: Recipe, folder: Path) -> None:
 
 
 def plan_of(trainer: Any) -> tuple[int, str, list[str]]:
-    """Returns a run's number of steps, a line about its size, and a sentence for each thing that is hardly meant so.
+    """Returns a run's number of steps, a line about its size, and warnings about settings that are likely mistakes.
 
-    It counts as the Trainer itself does; a stream has no number of rows.
+    Steps are counted as the Trainer counts them; a stream has no number of rows.
     """
     args, rows, warnings = trainer.args, trainer.train_dataset, []
     num_steps, per_pass, told = args.max_steps, args.train_batch_size * args.world_size, "a stream"

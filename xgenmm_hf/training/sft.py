@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on our rows, in batches of one modality and of about one length.
+"""TRL's SFTTrainer on our rows, in batches of one modality and similar length.
 
 Rows are shuffled, sorted by length within megabatches of many batches, cut into batches of one modality, and the
 batches shuffled. The order depends on the seed and the epoch alone, so every rank makes the same one and a resumed run
@@ -24,7 +24,7 @@ BATCHES_IN_A_MEGABATCH = 50
 
 
 class XGenMMSFTTrainer(GuardedTrainerMixin, SFTTrainer):
-    """SFTTrainer whose rows reach the collator whole, in batches of one modality and of about one length.
+    """SFTTrainer that passes whole rows to the collator, in batches of one modality and similar length.
 
     Args:
         *args: SFTTrainer's arguments.
@@ -71,9 +71,9 @@ class XGenMMSFTTrainer(GuardedTrainerMixin, SFTTrainer):
 
 
 class ModalityLengthSampler(Sampler[int]):
-    """Gives every row once an epoch, in batches of one modality and of about one length.
+    """Yields every row once per epoch, in batches of one modality and similar length.
 
-    The longest batch comes first; what is left of each modality after its last full batch is put together at the end.
+    The longest batch comes first; rows that do not fill a batch of their modality form mixed batches at the end.
     `batch_size` counts the rows of an optimizer step over all ranks, so that a whole step stays in one modality.
     Source: the fine-tuning recipe of BLIP-3, which groups as LLaVA does (by modality, in megabatches).
     """
@@ -99,12 +99,11 @@ class ModalityLengthSampler(Sampler[int]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order the next iteration gives; the trainer calls this."""
+        """Sets the epoch, which decides the order of the next iteration; the trainer calls this."""
         self.epoch = int(epoch)
 
     def __iter__(self) -> Iterator[int]:
-        """Yields the rows of the epoch."""
-        # Seed and epoch are mixed so that no two small pairs meet, as seed + epoch would.
+        # Mixed so that small seeds and epochs give different generators, which seed + epoch would not.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         full: list[torch.Tensor] = []
         rest: list[torch.Tensor] = []
@@ -115,7 +114,7 @@ class ModalityLengthSampler(Sampler[int]):
             full += self._sorted_batches(rows[:num_full])
             rest.append(rows[num_full:])
         places = torch.randperm(len(full), generator=generator).tolist()
-        # The longest batch first: where memory does not suffice, the run says so at once.
+        # The longest batch comes first, so that a run short of memory fails at once.
         longest = max(places, key=lambda index: int(self.lengths[full[index]].max()), default=None)
         ordered = [full[index] for index in sorted(places, key=lambda index: index != longest)]
         for batch in [*ordered, *(self._sorted_batches(torch.cat(rest)) if rest else [])]:
@@ -131,7 +130,7 @@ class ModalityLengthSampler(Sampler[int]):
 
 
 class EpochOfSampler(TrainerCallback):
-    """Tells the sampler its epoch; a Trainer that resumes on several ranks wraps it too deep for its own call."""
+    """Sets the sampler's epoch: a Trainer that resumes on several ranks does not reach the wrapped sampler."""
 
     def __init__(self, sampler: ModalityLengthSampler):
         self.sampler = sampler

@@ -13,8 +13,8 @@ def gather_head_before_use(model: Any) -> None:
     """Makes FSDP2 gather the head before TRL's fused loss reads its weight, and reduce its gradient after.
 
     FSDP2 gathers a module's weights, and averages their gradients over ranks, around calls; the loss reads the head's
-    weight without a call. accelerate groups the head with the final norm, but finds that only as a direct child of the
-    base model. Seen with accelerate 1.15 and TRL 1.16: on two ranks the head's gradient was off by half of its norm.
+    weight without a call. accelerate groups the head with the final norm, but finds the norm only as a direct child of
+    the base model. With accelerate 1.15 and TRL 1.16 on two ranks the head's gradient was off by half of its norm.
     """
     base = model.get_base_model() if is_peft_model(model) else model
 
@@ -27,10 +27,9 @@ def gather_head_before_use(model: Any) -> None:
 
 
 def add_blank_image(batch: Mapping[str, Any], config: Any, halves: int = 1) -> dict[str, Any]:
-    """Shows a blank tile behind the first row of a batch without images (of each half), where it changes no loss.
+    """Adds a blank tile after the first row (of each half) of a batch without images, where it changes no loss.
 
-    Where ranks hold pieces of the parameters, each must run the tower and the resampler as often as the others, or
-    they wait for one another for ever.
+    With sharded parameters all ranks must run the tower and the resampler equally often, or they deadlock.
     """
     ids, side = batch["input_ids"], config.tile_size
     shown = torch.zeros((len(ids), config.resampler_config.num_latents), dtype=torch.long, device=ids.device)
@@ -44,7 +43,7 @@ def add_blank_image(batch: Mapping[str, Any], config: Any, halves: int = 1) -> d
     return {
         **batch,
         **{name: torch.cat([batch[name], columns], dim=1) for name, columns in added.items() if name in batch},
-        # Without a size it is one tile in every mode.
+        # Without a size an image is one tile in every mode.
         "pixel_values": torch.zeros(1, config.vision_config.num_channels, side, side, device=ids.device),
         "image_num_tiles": torch.ones(1, dtype=torch.long, device=ids.device),
         **({"image_repeats": halves} if halves > 1 else {}),

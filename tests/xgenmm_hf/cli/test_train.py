@@ -132,6 +132,6 @@ def test_recipes_are_listed_and_copied(tmp_path, capsys):
     names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.yaml")}
     assert names == {"sft_4b.yaml", "sft_lora_4b.yaml", "mixtures/sft.yaml"}
     (tmp_path / "mixtures" / "sft.yaml").write_text("data: {}")
-    with pytest.raises(ValueError, match="mixtures/sft.yaml exists already and says something else"):
+    with pytest.raises(ValueError, match="mixtures/sft.yaml exists already with other contents"):
         list_recipes("sft_qlora_4b", str(tmp_path))
     assert not (tmp_path / "sft_qlora_4b.yaml").exists()

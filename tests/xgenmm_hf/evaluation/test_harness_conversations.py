@@ -148,7 +148,7 @@ def test_decoding_options():
     found = Decoding.of({"max_gen_toks": 7, "stop_sequences": ["\n\n", "END"], "seed": 3, "image_aspect_ratio": 1}, 5)
     assert (found.max_new_tokens, found.until, found.seed, found.options) == (7, ("END",), 3, ())
     assert Decoding.of({}, 5).max_new_tokens == 5
-    with pytest.raises(ValueError, match="'best_of' .* is none that this model can follow"):
+    with pytest.raises(ValueError, match="'best_of' .* is not supported by this model"):
         Decoding.of({"best_of": 3}, 5)
     assert cut_at("yes. no", (".", "")) == "yes"
 

@@ -85,4 +85,4 @@ def test_results_with_another_prompt_are_not_replaced_without_a_word(tmp_path):
     assert other_prompt(tmp_path, result["prompt"]) == ""
     told = other_prompt(tmp_path, {**result["prompt"], "suffixes": ["\nBriefly."]})
     assert "another prompt (suffixes)" in told
-    assert "do not compare" in told
+    assert "cannot be compared" in told

@@ -60,7 +60,7 @@ def test_rows_with_unreadable_images_are_left_out_and_named(bad):
     assert batch["row_ids"] == ["captions/1"] and len(batch["input_ids"]) == 1
     assert batch["image_num_tiles"].tolist() == [1]
     assert [sentence.split(":")[0] for sentence in batch["unreadable"]] == [
-        f"Row captions/{name} is left out" for name in "234"
+        f"Row captions/{name} is dropped" for name in "234"
     ]
     assert unreadable == batch["unreadable"]
 

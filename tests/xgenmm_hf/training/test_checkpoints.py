@@ -55,7 +55,7 @@ def recipe(output, resume=None, data=None, modules=None, model=None, **changes):
 def test_last_complete_is_the_highest_step_with_a_marker(run, caplog):
     with caplog.at_level(logging.WARNING):
         assert last_complete(run) == run / "checkpoint-10"
-    assert "half-written: checkpoint-12" in caplog.text
+    assert "half-written checkpoints: checkpoint-12" in caplog.text
     assert last_complete(run / "nothing") is None
 
 

@@ -238,7 +238,7 @@ def test_a_document_is_written_in_the_base_form():
     ("row", "message"),
     [
         ({"id": "3", "source": "x", "images": []}, "Row x/3 holds no conversation"),
-        (chat_row("a", "b", images=1) | {"images": []}, "shows 1 images in its parts and brings 0"),
+        (chat_row("a", "b", images=1) | {"images": []}, "has 1 image parts and 0 images"),
         (chat_row("a", "b") | {"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "of type 'video'"),
         (
             chat_row("a", "b") | {"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]},

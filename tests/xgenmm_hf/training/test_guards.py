@@ -35,15 +35,15 @@ def test_unreadable_images_are_counted_and_reported(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="xgenmm_hf"):
         trainer.train()
     assert (trainer.num_rows, trainer.num_dropped) == (8, 2)
-    assert caplog.text.count("colours/0 is left out") == 1
-    assert "2 of 8 rows (25.00%) since the last start dropped" in caplog.text
+    assert caplog.text.count("colours/0 is dropped") == 1
+    assert "2 of 8 rows (25.00%) were dropped since the last start" in caplog.text
     assert trainer.state.global_step == 2
 
 
 def test_run_stops_above_the_share_of_unreadable_images(tmp_path, monkeypatch):
     monkeypatch.setattr("xgenmm_hf.training.guards.JUDGED_AFTER", 8)
     trainer = make_trainer(break_images(chat_rows(12), range(0, 12, 2)), tmp_path, "--max_dropped", "0.2")
-    with pytest.raises(TrainingStopped, match=r"rows \(.*%\) have an image that cannot be read or a .*left out"):
+    with pytest.raises(TrainingStopped, match=r"rows \(.*%\) have an image that cannot be read or a .*is dropped"):
         trainer.train()
     assert trainer.state.global_step < 3
 

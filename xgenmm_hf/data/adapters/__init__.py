@@ -21,7 +21,7 @@ def adapter_of(name: str) -> Adapter:
 
 
 def detect(record: Record, where: str) -> Adapter:
-    """Tells the format from a record."""
+    """Returns the adapter of the format that a record has."""
     found = [adapter for adapter in ADAPTERS.values() if adapter.matches(record)]
     if len(found) > 1:
         found = [adapter for adapter in found if adapter.name != "captions"]

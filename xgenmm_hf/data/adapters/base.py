@@ -24,8 +24,8 @@ BASE64 = ("/9j/", "iVBORw0KGgo", "R0lGOD", "UklGR")
 class Context:
     """Where a record comes from, and what its adapter may use.
 
-    `roots` resolve paths, `addresses` find images by address (None: those are refused), `notes` count what was taken
-    although it is out of the ordinary.
+    `roots` resolve paths, `addresses` find images by address (None: those are refused), `notes` count oddities
+    that were accepted.
     """
 
     source: str
@@ -55,7 +55,7 @@ class Adapter:
 
 
 def images_of(record: Record, context: Context, names: Iterable[str] = IMAGE_FIELDS) -> list[ImageRef]:
-    """Reads the images of a record: from the first of some fields, or by its address."""
+    """Returns references to the images of a record, from the first of `names` that it has, or by its address."""
     column = context.options.get("image_column") or first_field(record, names)
     if column is not None:
         return image_refs(record.get(column), context)
@@ -71,7 +71,7 @@ def images_of(record: Record, context: Context, names: Iterable[str] = IMAGE_FIE
 
 
 def image_refs(value: Any, context: Context) -> list[ImageRef]:
-    """Reads images."""
+    """Returns references to the images of a field, which holds one image or a list."""
     if value is None:
         return []
     if isinstance(value, (list, tuple)) and not (value and isinstance(value[0], list)):
@@ -80,7 +80,7 @@ def image_refs(value: Any, context: Context) -> list[ImageRef]:
 
 
 def _one_image(value: Any, context: Context) -> list[ImageRef]:
-    """Reads one image of a record, as a list of one or, where there is none, of nothing."""
+    """Returns a list with the reference to one image, or an empty list for an empty path."""
     path = None
     if isinstance(value, Mapping):
         path, data = value.get("path"), value.get("bytes")
@@ -112,7 +112,6 @@ def _by_text(value: str, context: Context) -> ImageRef:
 
 
 def _encode(value: Any) -> bytes:
-    """Encodes an array or an image in memory as PNG."""
     try:
         return png_bytes(read_image(np.asarray(value) if isinstance(value, list) else value))
     except (ValueError, TypeError, OverflowError) as error:

@@ -13,7 +13,7 @@ from xgenmm_hf.data.rows import ImageRef, Message, Part, Row, image_part, make_r
 IMAGES = ("image", "images")
 TURNS = ("conversations", "conversation")
 ROLE_OF = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-# MMDU writes its own marker. One line break behind a marker goes with it: the chat template writes one for an image.
+# MMDU has its own marker. A line break after a marker is removed: the chat template writes one after each image.
 MARKER = re.compile(r"(?:<image>|<ImageHere>)\n?")
 KIND_OF_PAIR = {
     (False, "instruction"): "unsafe_image",
@@ -43,7 +43,7 @@ def _trl(record: Record, id: str, context: Context) -> Iterator[Row]:
         messages = _messages(record, "messages", "user")
     else:
         messages = _messages(record, "prompt", "user")
-        # A chat row cannot say that an answer in the prompt is no target.
+        # A chat row cannot say that an answer in the prompt is not a target.
         if any(turn["role"] == "assistant" for turn in messages):
             reason = "prompt holds an answer, which would be trained too: write the chat as messages"
             raise RejectedRecord("roles", reason)
@@ -52,7 +52,7 @@ def _trl(record: Record, id: str, context: Context) -> Iterator[Row]:
 
 
 def _cauldron(record: Record, id: str, context: Context) -> Iterator[Row]:
-    """Turns a record of The Cauldron into one chat of all its questions, the images before the first."""
+    """Turns a record of The Cauldron into one chat of all its questions, with the images before the first."""
     texts = list(mappings_of(record.get("texts"), "texts"))
     if not texts:
         raise RejectedRecord("fields", "texts holds no pair of user and assistant")
@@ -89,7 +89,7 @@ def _vlguard(record: Record, id: str, context: Context) -> Iterator[Row]:
 
 
 def _finish_chat(id: str, source: str, messages: list[Message], images: list[ImageRef], context: Context) -> Row:
-    """Places a conversation's images and leaves out turns that are ordinary quirks, which are counted."""
+    """Places a conversation's images; drops and counts an empty system turn and turns without a partner."""
     messages = _place_images(messages, len(images))
     if messages and messages[0]["role"] == "system" and not _has_text(messages[0]):
         context.notes["empty system turn"] += 1
@@ -106,7 +106,7 @@ def _finish_chat(id: str, source: str, messages: list[Message], images: list[Ima
 
 
 def _place_images(messages: list[Message], num_images: int) -> list[Message]:
-    """Puts the images that no part stands for before the first text of the user."""
+    """Puts the images that have no part before the first text of the user."""
     found = sum(part["type"] == "image" for turn in messages for part in turn["content"])
     if found > num_images:
         raise RejectedRecord("markers", f"{found} <image> marker(s) for {num_images} image(s)")
@@ -119,7 +119,7 @@ def _place_images(messages: list[Message], num_images: int) -> list[Message]:
 
 
 def _split_markers(text: str) -> list[Part]:
-    """Puts image parts where a text has markers, empty texts left out."""
+    """Splits a text at its markers into image parts and non-empty text parts."""
     first, *rest = MARKER.split(text)
     parts = [text_part(first), *(part for piece in rest for part in (image_part(), text_part(piece)))]
     return [part for part in parts if part["type"] == "image" or part["text"]]
@@ -130,7 +130,6 @@ def _kind_of_messages(record: Record) -> str:
 
 
 def _turn(turn: Any, where: str) -> Message:
-    """Reads one turn in either spelling."""
     fields = turn if isinstance(turn, Mapping) else {}
     speaker = fields.get(first_field(fields, ("from", "role")) or "from")
     if not isinstance(speaker, str) or speaker not in ROLE_OF:
@@ -150,7 +149,7 @@ def _messages(record: Record, name: str, role: str) -> list[Message]:
 
 
 def _parts(content: Any, role: str, where: str) -> list[Part]:
-    """Reads the content of one message; markers count in strings of the user only, empty texts are left out."""
+    """Returns the parts of one message; only strings of the user may hold markers, empty texts are dropped."""
     if isinstance(content, str):
         return _split_markers(content) if role == "user" else [text_part(content)]
     if not isinstance(content, list):

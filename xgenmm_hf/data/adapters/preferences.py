@@ -1,6 +1,6 @@
 """Preference sets: VLFeedback (several rated answers), RLAIF-V (a chosen and a rejected one), a model's wrong answers.
 
-The last are a result file of `xgenmm eval`: each wrong answer is rejected in favour of the reference.
+Wrong answers come from a result file of `xgenmm eval`: the reference is chosen, the wrong answer rejected.
 """
 
 import os
@@ -17,17 +17,17 @@ ASPECTS = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
 HIGHEST = 5.0
 IMAGES = ("image", "images", "img_path")
 ANSWER_FIELDS = ("question", "images", "references", "answer", "score")
-# From this score on an answer counts as right, as in the reports of `xgenmm eval`.
+# An answer with at least this score counts as right, as in the reports of `xgenmm eval`.
 RIGHT = 0.5
 
 
 def _vlfeedback(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns the rated answers to one instruction into a preference row of the highest and the lowest mean rating.
 
-    Source: the xGen-MM report. Of several answers with one mean the first is taken.
+    Source: the xGen-MM report. Among answers with the same mean, the first is taken.
     """
     prompt = text_of(record, "prompt")
-    # The published JSONL names no image: it is the archive's file of the record's id.
+    # The published JSONL names no image: the archive's file has the record's id as its name.
     if first_field(record, IMAGES):
         images = images_of(record, context, IMAGES)
     else:

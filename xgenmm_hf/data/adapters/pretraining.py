@@ -93,7 +93,7 @@ def _grounding(record: Record, id: str, context: Context) -> Iterator[Row]:
 
 
 def form_of(caption: str) -> str | None:
-    """Tells in which form a caption says where its objects are; None: in none."""
+    """Returns the form in which a caption says where its objects are, or None if it does not."""
     if "<bbox>" in caption:
         return "tags"
     if re.search(r"\(starts at [(\[]", caption, re.IGNORECASE):
@@ -111,7 +111,7 @@ class Chunk(NamedTuple):
 def _document(record: Record, id: str, context: Context) -> Iterator[Row]:
     """Turns an interleaved document into a pre-training row: `<image>text<|endofchunk|>` for every image.
 
-    It ends before the image that would exceed `max_images`; of more images before one text the last ones stay.
+    It ends before the image that would exceed `max_images`. If one text has more images, the last ones are kept.
     """
     max_images = context.options.get("max_images", MAX_IMAGES)
     if not isinstance(max_images, int) or max_images < 1:
@@ -135,7 +135,7 @@ def _document(record: Record, id: str, context: Context) -> Iterator[Row]:
 def _split_document(texts: Sequence[Any], images: Sequence[Any], context: Context) -> list[Chunk]:
     """Groups a document into images with their texts; only the first chunk may have no image."""
     if len(texts) != len(images):
-        raise RejectedRecord("fields", f"{len(texts)} texts beside {len(images)} images; the lists must be parallel")
+        raise RejectedRecord("fields", f"{len(texts)} texts and {len(images)} images; the lists must be parallel")
     chunks = [Chunk([], [])]
     for index, (text, image) in enumerate(zip(texts, images, strict=True)):
         if text is not None and image is not None:
@@ -178,7 +178,7 @@ def _ocr_caption_of(record: Record, granularity: int) -> str:
 
 
 def _grounded_caption_of(record: Record, form: str) -> str:
-    """Returns the first caption of a form; a caption stands alone, first in a list, or under `text` or `caption`."""
+    """Returns the first caption of a form; a caption is a string, or the first in a list or mapping."""
     if form not in FORMS:
         raise ValueError(f"There is no grounding form {form!r}; use {', '.join(FORMS)}.")
     texts = []

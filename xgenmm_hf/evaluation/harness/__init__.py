@@ -4,7 +4,7 @@ from typing import Any
 
 
 def manifest() -> Any:
-    """Tells lmms-eval where the model's classes are: what its entry point group `lmms_eval.models` finds."""
+    """Returns the model's classes for lmms-eval; the entry point group `lmms_eval.models` names this function."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     module = f"{__name__}.lmms_eval"

@@ -1,4 +1,4 @@
-"""The benchmarks of the report and the harness that measures each: what the docs' table and messages are made of."""
+"""The benchmarks of the report and the harness that measures each, for the docs' table and for messages."""
 
 import re
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Conversations with images -> answers or ratings, batched; what the adapters of the harnesses share."""
+"""Batched answers and ratings of conversations with images, shared by the adapters of the harnesses."""
 
 import copy
 import logging
@@ -29,10 +29,10 @@ from xgenmm_hf.modeling.processing_xgenmm import XGenMMProcessor
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_NEW_TOKENS = 1024
-# lmms-eval asks every task to stop here unless the task says otherwise: its delimiter between few-shot examples. An
-# instruct model's answer may have paragraphs.
+# lmms-eval's default stop, its delimiter between few-shot examples. It is ignored, because an instruct model's answer
+# may have paragraphs.
 PARAGRAPH = "\n\n"
-# Options that tasks set for other models: LLaVA's tiling, tools of agents, decoding that is ours to do.
+# Ignored options, which tasks set for other models: LLaVA's tiling, tools of agents, decoding that we do ourselves.
 PASSED_OVER = frozenset(("image_aspect_ratio", "visual_cot", "max_agentic_steps", "skip_special_tokens"))
 SAMPLING = frozenset(("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"))
 _LENGTHS = ("max_new_tokens", "max_gen_toks", "max_tokens")
@@ -42,7 +42,7 @@ OVERLONG = ("skip", "truncate")
 
 @dataclass(frozen=True)
 class RenderedConversation:
-    """A rendered prompt, in which each image is one `<image>`, with its RGB images; `fits`: the context holds it."""
+    """A rendered prompt with one `<image>` per image, and its RGB images; `fits` tells if the context holds it."""
 
     text: str
     images: list[Image.Image]
@@ -60,15 +60,15 @@ class Decoding:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], max_new_tokens: int) -> "Decoding":
-        """Translates a harness's generation options; one that the model cannot follow is an error."""
+        """Translates a harness's generation options; raises a `ValueError` for one that the model does not support."""
         rest = {name: value for name, value in options.items() if value is not None and name not in PASSED_OVER}
         lengths, ends = ([rest.pop(name, None) for name in names] for names in (_LENGTHS, _ENDS))
         seed, until = rest.pop("seed", None), next(filter(None, ends), ())
         unknown = [name for name in rest if not hasattr(GenerationConfig(), name) or name == "num_return_sequences"]
         if unknown:
             raise ValueError(
-                f"The generation option {unknown[0]!r} ({rest[unknown[0]]!r:.40}) is none that this model can follow: "
-                "leave it out, or use the name that Transformers' generate has for it."
+                f"The generation option {unknown[0]!r} ({rest[unknown[0]]!r:.40}) is not supported by this model: "
+                "leave it out, or use its name in Transformers' generate."
             )
         if rest.pop("do_sample", True) and float(rest.get("temperature", 0.0)) > 0:
             rest["do_sample"] = True
@@ -82,9 +82,9 @@ class Decoding:
 def render(
     processor: XGenMMProcessor, messages: Sequence[Any], system: str | None = None, image_end: str = "\n"
 ) -> RenderedConversation:
-    """Renders messages with the chat template, up to where the answer begins.
+    """Renders messages with the chat template, up to the start of the answer.
 
-    Where a message's images stand before a text that marks as many places with `<image>`, they go to these places.
+    If the texts of a message hold one `<image>` mark for each of its images, the images go to these marks.
     """
     turns = content_as_items(list(messages))
     for turn in turns:
@@ -95,7 +95,7 @@ def render(
         turns.insert(0, {"role": "system", "content": [text_part(system)]})
     shown = [item.get("image") for turn in turns for item in turn["content"] if item["type"] == "image"]
     images = [open_image(image) for image in shown]
-    # What users and tasks wrote is escaped first, so that the images' own token can then be written out.
+    # Texts of users and tasks are escaped first; the image token is inserted after that.
     turns = escape_messages(turns, processor.tokenizer)
     image = text_part(IMAGE_TOKEN + image_end)
     for turn in turns:
@@ -105,7 +105,7 @@ def render(
 
 
 def system_in_force(model: str, named: str | None) -> str | None:
-    """Returns the system turn that is named, or else that of a model's training prompts; None: the template's."""
+    """Returns the named system turn, else that of a model's training prompts; None stands for the template's."""
     form = read_prompt_form(model) if named is None else None
     return system_turn(named) if form is None else form.system
 
@@ -113,13 +113,13 @@ def system_in_force(model: str, named: str | None) -> str | None:
 def place_images(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Puts a message's images where its texts mark them with `<image>`."""
     images = [item for item in items if item["type"] == "image"]
-    # The template puts a line break behind an image by itself.
+    # The template itself writes a line break after an image.
     texts = [item["text"].replace(f"{IMAGE_TOKEN}\n", IMAGE_TOKEN) for item in items if item["type"] == "text"]
     marks = sum(text.count(IMAGE_TOKEN) for text in texts)
     if not marks or not images:
         return list(items)
     if marks != len(images):
-        logger.warning("A text marks %d images, but comes with %d: the marks are left out.", marks, len(images))
+        logger.warning("A text marks %d images, but comes with %d: the marks are removed.", marks, len(images))
         return [text_part(item["text"].replace(IMAGE_TOKEN, "")) if item["type"] == "text" else item for item in items]
     left = iter(images)
     pieces = [piece for text in texts for piece in split_at_marks(text)]
@@ -129,10 +129,10 @@ def place_images(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 class Answerer:
     """Renders and answers a harness's conversations with one model.
 
-    `system` is the system turn (None: the template's), `image_end` stands behind each `<image>`. A prompt that the
-    context does not hold is answered with an empty text and counted in `skipped` (`overlong` "skip"), or its longest
-    text is cut from the front ("truncate"). An `end_token` is the only one that ends an answer, and the checkpoint's
-    own end is then shown; None: the checkpoint's ends, and every control token.
+    `system` is the system turn (None: the template's), `image_end` follows each `<image>`. A prompt that is longer
+    than the context gets an empty answer and is counted in `skipped` (`overlong` "skip"), or its longest text is cut
+    from the front ("truncate"). With an `end_token`, only this token ends an answer, and the checkpoint's own end
+    token is shown. If it is None, the checkpoint's end tokens and all control tokens end an answer.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Answerer:
             self.tokenizer.eos_token, self.tokenizer.skip_control_tokens = end_token, False
 
     def converse(self, messages: Sequence[Any], room: int = 1) -> RenderedConversation:
-        """Renders messages and sees to it that prompt and answer fit the context."""
+        """Renders messages; handles a prompt that leaves no `room` tokens for the answer as `overlong` says."""
         turns = content_as_items(list(messages))
         while True:
             found = render(self.loaded.processor, turns, self.system, self.image_end)
@@ -193,7 +193,7 @@ class Answerer:
         if self.end_token is None:
             return cut_at(read_answer(self.tokenizer, ids), decoding.until)
         end = self.tokenizer.eos_token_id
-        ids = ids[: ids.index(end)] if end in ids else ids  # what pads a batch stands behind the end
+        ids = ids[: ids.index(end)] if end in ids else ids  # the padding of a batch follows the end
         return cut_at(self.tokenizer.decode(ids, skip_special_tokens=True), (self.end_token, *decoding.until))
 
 
@@ -216,7 +216,7 @@ def in_batches(
 
 
 class Gatherer:
-    """Answers calls of several threads together, at most `batch_size`, waiting `patience` seconds for more to come."""
+    """Answers calls of several threads in batches of `batch_size`; waits up to `patience` seconds to fill one."""
 
     def __init__(self, answer: Callable[[list[Any]], list[Any]], batch_size: int, patience: float = 0.05):
         self.answer, self.batch_size, self.patience = answer, batch_size, patience
@@ -242,7 +242,7 @@ class Gatherer:
             try:
                 for future, answer in zip(futures, self.answer(list(items)), strict=True):
                     future.set_result(answer)
-            except BaseException as error:  # it belongs to everyone who waits; the thread lives on
+            except BaseException as error:  # all callers of the batch get it; the thread continues
                 for future in futures:
                     if not future.done():
                         future.set_exception(error)

@@ -1,4 +1,4 @@
-"""One command per table: registers our adapter with a harness and hands everything else to the harness's own main."""
+"""Runs a harness: registers our adapter with it and passes everything else to the harness's own main."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ class HarnessRun(NamedTuple):
 
 
 def run_harness(run: HarnessRun, announce: Callable[[str], None] = logger.info) -> None:
-    """Runs a harness; its own files hold the scores. `announce` is told the prompt in force."""
+    """Runs a harness; its own files hold the scores. `announce` is called with the prompt."""
     if run.harness not in HARNESSES:
         raise ValueError(f"There is no harness {run.harness!r}; there are {', '.join(HARNESSES)}.")
     title, module, package, start = HARNESSES[run.harness]
@@ -59,7 +59,7 @@ def _run_vlmevalkit(run: HarnessRun, announce: Callable[[str], None]) -> None:
     if batch_size > 1 and "--api-nproc" not in run.further:
         arguments += ["--api-nproc", str(batch_size)]
     _as_main(_vlmevalkit_main(), [*arguments, *run.further])
-    # VLMEvalKit itself logs an error, goes on, and ends as if all were well.
+    # VLMEvalKit logs an error, continues, and exits as if nothing had failed.
     file = folder / "status.json"
     datasets = json.loads(file.read_text(encoding="utf-8")).get("datasets", {}) if file.is_file() else {}
     for data in run.names:
@@ -70,14 +70,14 @@ def _run_vlmevalkit(run: HarnessRun, announce: Callable[[str], None]) -> None:
 
 
 def _vlmevalkit_main() -> str:
-    """Returns VLMEvalKit's command: a module of the package, or run.py beside a cloned one."""
+    """Returns VLMEvalKit's command: a module of the package, or run.py next to a cloned one."""
     if find_spec("vlmeval.run") is not None:
         return "vlmeval.run"
     import vlmeval
 
     file = Path(str(vlmeval.__file__)).parents[1] / "run.py"
     if not file.is_file():
-        raise ValueError(f"VLMEvalKit's run.py is not beside its package ({file}): install it from a clone with -e.")
+        raise ValueError(f"VLMEvalKit's run.py is not next to its package ({file}): install it from a clone with -e.")
     return str(file)
 
 
@@ -95,13 +95,13 @@ def _run_lmms_eval(run: HarnessRun, announce: Callable[[str], None]) -> None:
     announce(_write_prompt(Path(run.output) if run.output else None, run))
     before = set(Path(run.output).rglob("*_results.json")) if run.output else set()
     _as_main("lmms_eval", [*arguments, *run.further])
-    # lmms-eval prints what failed, and ends as if all were well.
+    # lmms-eval prints what failed, and exits as if nothing had failed.
     first = os.environ.get("RANK", "0") == "0"
     if run.output and first and set(Path(run.output).rglob("*_results.json")) == before:
-        raise ValueError(f"lmms-eval did not score {', '.join(run.names)}: its own message stands above.")
+        raise ValueError(f"lmms-eval did not score {', '.join(run.names)}: see its own message above.")
 
 
-# What it is called, imported and installed by, and what starts it.
+# Each harness's title, module, package to install, and function that starts it.
 HARNESSES = {
     "vlmevalkit": ("VLMEvalKit", "vlmeval", "ms-vlmeval, or a clone of its repository", _run_vlmevalkit),
     "lmms-eval": ("lmms-eval", "lmms_eval", "lmms-eval", _run_lmms_eval),
@@ -109,7 +109,7 @@ HARNESSES = {
 
 
 def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -> str:
-    """Returns how our adapter asks, and writes it beside the harness's scores."""
+    """Returns a description of the prompt, and writes it next to the harness's scores."""
     from PIL import Image
 
     from xgenmm_hf import XGenMMProcessor
@@ -127,7 +127,7 @@ def _write_prompt(folder: Path | None, run: HarnessRun, image_end: str = "\n") -
         file = folder / PROMPT_FILE
         before = json.loads(file.read_text(encoding="utf-8")).get("prompt") if file.is_file() else shown.text
         if before != shown.text:
-            text += f"\nnote: earlier scores in {folder} had another prompt; they do not compare:\n{before}"
+            text += f"\nnote: earlier scores in {folder} had another prompt; they cannot be compared:\n{before}"
         write_json(file, {**facts, **how})
     return text
 

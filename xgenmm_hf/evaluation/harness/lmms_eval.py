@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 
 class XGenMMBase(lmms):
-    """Loads a model and answers in batches; the subclasses know what a request looks like.
+    """Loads a model and answers in batches; the subclasses read the requests.
 
     The arguments are lmms-eval's `--model_args`: `system` is None for the checkpoint's own, "none", "released" or a
-    text (a task's own goes first), `max_new_tokens` the longest answer where a task does not say, and `overlong` what
-    becomes of prompts that the context does not hold (see `Answerer`). `max_batch_size`, passed to all, is ignored.
+    text (a task's own goes first), `max_new_tokens` the longest answer of tasks that set none, and `overlong` what
+    happens to prompts longer than the context (see `Answerer`). `max_batch_size`, which all models get, is ignored.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class XGenMMBase(lmms):
         return self.task_dict[task][split][index]
 
     def decoding(self, options: dict[str, Any]) -> Decoding:
-        """Translates a task's `generation_kwargs`; an option that the model cannot follow is an error."""
+        """Translates a task's `generation_kwargs`; see `Decoding.of`."""
         return Decoding.of(options, self.max_new_tokens)
 
     def converse(self, messages: Sequence[Any], options: dict[str, Any]) -> RenderedConversation:
-        """Renders a request's messages; the answer that its options ask for must fit too."""
+        """Renders a request's messages, with room for the longest answer that its options allow."""
         return self.answerer.converse(messages, Decoding.of(options, 1).max_new_tokens)
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[Any]:
@@ -82,11 +82,11 @@ class XGenMMBase(lmms):
         raise NotImplementedError("xGen-MM answers tasks of one round: leave this task out.")
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[Any]:
-        """Refuses to rate answers; `XGenMMSimple` does, and lmms-eval sends such tasks to no chat model."""
+        """Refuses to rate answers, which only `XGenMMSimple` does."""
         raise NotImplementedError("Tasks that rate given answers need the simple form of the model: --force_simple.")
 
     def _batches(self, arguments: Sequence[tuple], title: str, group: Callable[[tuple], Any]) -> Any:
-        """Yields batches of indices, the longest contexts first, behind a bar."""
+        """Yields batches of indices, the longest contexts first, with a progress bar."""
         batches = list(in_batches(arguments, self.batch_size, lambda each: len(each[0]), group))
         return tqdm(batches, disable=self.rank != 0, desc=title)
 

@@ -3,7 +3,7 @@
     from xgenmm_hf.evaluation.harness.vlmevalkit import register
     register("my-model", "PATH", batch_size=8)
 
-and `my-model` is a name for VLMEvalKit's `--model`. The wrapper that VLMEvalKit ships (`XGenMM`) works on converted
+makes `my-model` a name for VLMEvalKit's `--model`. The wrapper that VLMEvalKit ships (`XGenMM`) works on converted
 checkpoints too, on Transformers 4.57 and a GPU, one question at a time; both give the same answers.
 """
 
@@ -27,7 +27,7 @@ from xgenmm_hf.evaluation.harness.conversations import (
 from xgenmm_hf.inference.loading import load
 
 
-# VLMEvalKit's own wrapper writes a space behind an image, where the chat template writes a line break.
+# VLMEvalKit's own wrapper writes a space after an image, where the chat template writes a line break.
 IMAGE_END = " "
 # The only token at which that wrapper ends an answer.
 END_TOKEN = "<|end|>"
@@ -37,7 +37,7 @@ class XGenMMBatched(BaseModel):
     """Answers VLMEvalKit's messages.
 
     VLMEvalKit asks local models one question after another. With a batch size of two or more this class calls itself
-    an API model: VLMEvalKit then asks from `--api-nproc` threads, and what they ask at a time is computed together.
+    an API model: VLMEvalKit then asks from `--api-nproc` threads, and this class batches their questions.
     Such a run is one process; for several GPUs leave the batch size at one, and use torchrun as for other models.
 
     `image_end`, `image_mode`, `overlong` and `end_token` are those of `Answerer`, `system` is None for the model's
@@ -80,7 +80,7 @@ class XGenMMBatched(BaseModel):
         return self._ask(self.converse(message))
 
     def converse(self, message: Sequence[dict[str, Any]]) -> RenderedConversation:
-        """Renders one message and opens its images; a bad image fails here, and no other question with it."""
+        """Renders one message and opens its images; a bad image fails only this question."""
         items = [{"type": one["type"], "text" if one["type"] == "text" else "image": one["value"]} for one in message]
         return self.answerer.converse([{"role": "user", "content": items}])
 
@@ -89,7 +89,7 @@ class XGenMMBatched(BaseModel):
 
 
 def register(name: str, model_path: str = "", **options: Any) -> None:
-    """Makes a checkpoint known to VLMEvalKit."""
+    """Registers a checkpoint under a name in VLMEvalKit."""
     from vlmeval import vlm
     from vlmeval.config import supported_VLM
 

@@ -1,6 +1,6 @@
-"""Metrics: what answers are worth, by name; docs/evaluation.md has the rule and the source of each.
+"""Metrics by name; docs/evaluation.md has the rule and the source of each.
 
-Every measure is a share from 0 to 1 but CIDEr, which is stated without the usual factor of 100.
+Every measure is a share from 0 to 1 except CIDEr, which is stated without the usual factor of 100.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ Answers = Sequence[str]
 class Metric(NamedTuple):
     """How answers are rated; the measure is the mean rate.
 
-    `more` gives further measures, `needs` is the option that every sample must have (empty: a reference), `rule` says
-    by which of several ways the rates came about.
+    `more` gives further measures, `needs` is the option that every sample must have (empty: a reference), `rule`
+    names the rule in use where a metric has several.
     """
 
     rate: Callable[[Samples, Answers], list[float]]
@@ -36,7 +36,7 @@ class Metric(NamedTuple):
 
 
 def score(metric: str, samples: Samples, answers: Answers) -> Scores:
-    """Rates answers."""
+    """Returns the scores of answers: of all samples, of each sample and of each category."""
     chosen = METRICS.get(metric)
     if chosen is None:
         raise ValueError(f"There is no metric {metric!r}; there are {', '.join(METRICS)}.")

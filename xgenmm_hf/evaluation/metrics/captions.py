@@ -1,8 +1,8 @@
 """Captions: CIDEr through pycocoevalcap, and a tokenizer for machines without Java.
 
 pycocoevalcap's `Cider` gives the scores that papers report, with Stanford's PTBTokenizer, which runs in Java.
-`caption_tokens` does what that does with captions, and differs in what captions hardly hold: addresses of the web,
-emoticons, abbreviations beyond the frequent ones, and words such as "rock'n'roll".
+`caption_tokens` gives the same tokens except for text that is rare in captions: addresses of the web, emoticons,
+abbreviations beyond the frequent ones, and words such as "rock'n'roll".
 """
 
 import re
@@ -44,7 +44,7 @@ _PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "…": "
 
 
 def caption_tokens(text: str) -> list[str]:
-    """Splits a caption into words as COCO's evaluation does: Penn Treebank tokens, small letters, no punctuation."""
+    """Splits a caption into words as COCO's evaluation does: Penn Treebank tokens, lower case, no punctuation."""
     words = []
     for token in map(str.lower, _TOKEN.findall(text.translate(_PLAIN))):
         if token not in _DROPPED and not token.startswith("--"):
@@ -53,12 +53,12 @@ def caption_tokens(text: str) -> list[str]:
 
 
 def tokenizer_in_use() -> str:
-    """Says which tokenizer `cider` uses here."""
+    """Returns the name of the tokenizer that `cider` uses on this machine."""
     return "PTBTokenizer of pycocoevalcap (Java)" if shutil.which("java") else "caption_tokens (no Java here)"
 
 
 def cider(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """Rates captions by CIDEr; the references of all images say how telling a word is (for a single image: 0)."""
+    """Rates captions by CIDEr; the references of all images weigh the words (a single image scores 0)."""
     try:
         from pycocoevalcap.cider.cider import Cider
     except ImportError:
@@ -69,7 +69,7 @@ def cider(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
 
 
 def tokenize_captions(captions: Sequence[Sequence[str]]) -> dict[int, list[str]]:
-    """Splits captions into words by the tokenizer in use; each is a text with single spaces again."""
+    """Tokenizes captions with the tokenizer in use; each becomes its words joined by single spaces."""
     numbered = dict(enumerate(captions))
     if not shutil.which("java"):
         return {number: [" ".join(caption_tokens(text)) for text in texts] for number, texts in numbered.items()}

@@ -13,7 +13,7 @@ _ARTICLES = frozenset(("a", "an", "the"))
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-# The official code hands a flag to the place of a count, so that it removes no more periods than these.
+# The official code passes a flag where a count belongs, so that it removes at most this number of periods.
 _MOST_PERIODS = 32
 # Enough matches for a full score.
 _FULL = 3

@@ -1,7 +1,7 @@
 """Tasks: local files of the data sets, in their own formats, as samples to ask.
 
-A row that cannot be asked is never dropped in silence: it is one of the task's problems. Other benchmarks are refused
-with the command that measures them.
+A row that cannot be asked is never dropped silently: it becomes one of the task's problems. Other benchmarks are
+refused with the command that measures them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ from xgenmm_hf.evaluation.tasks.rows import Collector, TaskRow, read_rows
 
 
 class Kind(NamedTuple):
-    """A kind of task: what reads rows and makes samples of one, its usual metric, how it is put to a model."""
+    """A kind of task: its functions that read rows and make samples, its default metric, its prompt style."""
 
     rows: Callable[..., Iterable[TaskRow]]
     samples: Callable[..., Iterable[Sample]]

@@ -1,8 +1,8 @@
-"""Rows of one's own: a question, any number of images (also none), an answer, and options or none.
+"""Your own rows: a question, any number of images (also none), an answer, and optional choices.
 
-`{"id", "question", "image" | "images", "answer" | "answers", "options", "category"}`; ids are numbered where a file
-has none, and `<image>` in a question is the place of an image. Options are written under the question with letters.
-Fields by which published benchmarks say more than that are refused: their harnesses know how to ask and score them.
+`{"id", "question", "image" | "images", "answer" | "answers", "options", "category"}`; rows without an id are numbered,
+and `<image>` in a question is the place of an image. Options are written under the question with letters. Other fields
+of published benchmarks are refused: their harnesses know how to ask and score them.
 """
 
 import re
@@ -24,7 +24,7 @@ FOREIGN = re.compile(
 
 
 def own_samples(row: Mapping[str, Any], collector: Collector) -> Iterator[Sample]:
-    """Makes the sample of a row of one's own."""
+    """Makes the sample of one of your own rows."""
     if foreign := sorted(name for name in row if FOREIGN.fullmatch(name)):
         raise ValueError(
             f"A row has the field {foreign[0]!r}, which own rows do not have (id, question, image or images, "

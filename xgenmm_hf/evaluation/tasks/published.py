@@ -54,14 +54,14 @@ def vqa_rows(files: Sequence[Path]) -> Iterator[TaskRow]:
         )
     (asked,), (answered,) = parts.values()
     if unused := [path.name for path in files if path not in (asked, answered)]:
-        raise ValueError(f"{unused[0]} would not be used beside the other files: leave it out, or read it on its own.")
+        raise ValueError(f"{unused[0]} would not be used with the other files: leave it out, or read it on its own.")
     subset = documents[asked].get("data_subtype") or documents[answered].get("data_subtype") or ""
     questions = numbered(asked, documents[asked]["questions"])
     yield from _join(questions, numbered(answered, documents[answered]["annotations"]), subset)
 
 
 def _join(questions: Iterator[TaskRow], annotations: Iterator[TaskRow], subset: str) -> Iterator[TaskRow]:
-    """Yields each question with its annotation; what has no partner, and annotations seen before, are bad rows."""
+    """Yields each question with its annotation; unmatched and repeated entries are bad rows."""
     by_id: dict[Any, TaskRow] = {}
     for record in annotations:
         key = record.key("question_id")
@@ -98,16 +98,13 @@ def vqa_samples(row: Mapping[str, Any], collector: Collector) -> Iterator[Sample
     if value is None and not image_id:
         raise BadRow("the row names no image")
     places = file_names(image_id, text_of(row, "data_subtype", optional=True)) if value is None else [value]
-    # VizWiz asks once about an image and has no other name for it
+    # VizWiz has one question per image, and no id except the image's name
     name = text_of(row, *ID_FIELDS, *(["image"] if isinstance(row.get("image"), str) else []))
     yield Sample(name, text_of(row, *QUESTION_FIELDS), (collector.image(*places),), answers, kind)
 
 
 def file_names(image_id: str, subset: str = "") -> list[str]:
-    """Returns the names that an image may have by its id.
-
-    COCO's have their subset in front, as in 2014, or not, as in 2017.
-    """
+    """Returns possible file names of an image from its id; COCO's begin with the subset in 2014, not in 2017."""
     names = [f"{image_id}.jpg", image_id]
     if image_id.isdigit():
         plain = f"{int(image_id):012d}.jpg"
@@ -117,7 +114,7 @@ def file_names(image_id: str, subset: str = "") -> list[str]:
 
 
 def caption_rows(files: Sequence[Path], split: str | None = None) -> Iterator[TaskRow]:
-    """Yields rows of an image and its captions; `split` is of Karpathy's files."""
+    """Yields rows of an image and its captions; `split` is one of Karpathy's files."""
     for path in files:
         lists = read_document(path)
         images, annotations = lists.get("images"), lists.get("annotations")
@@ -171,9 +168,9 @@ def _karpathy(path: Path, images: list[Any], split: str) -> Iterator[TaskRow]:
 
 
 def _grouped(records: Iterator[TaskRow]) -> Iterator[TaskRow]:
-    """Yields rows, one per image, where the data has one a caption.
+    """Yields one row per image from data with one row per caption.
 
-    TextCaps repeats all captions of an image in each of its rows; rows of other data state their own alone.
+    TextCaps repeats all captions of an image in each of its rows; rows of other data hold one caption.
     """
     groups: dict[str, tuple[TaskRow, list[str]]] = {}
     for record in records:

@@ -31,13 +31,13 @@ class TaskRow(NamedTuple):
         return self._replace(fields=BadRow(reason))
 
     def key(self, name: str) -> str | int | None:
-        """Returns a field by which rows are joined; None where there is no such field, or nothing to join by."""
+        """Returns a field that joins rows, or None if it is missing or neither a text nor an integer."""
         value = self.fields.get(name) if isinstance(self.fields, Mapping) else None
         return value if isinstance(value, str | int) else None
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Returns what a JSON file that is one object holds; nothing for files of rows."""
+    """Returns the contents of a JSON file that is one object; an empty dict for files of rows."""
     layouts = {shard["layout"] for shard in make_shards([path])}
     return read_json(path) if "object" in layouts else {}
 
@@ -67,7 +67,7 @@ def first_of(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def text_of(fields: Mapping[str, Any], *names: str, optional: bool = False) -> str:
-    """Returns a field as text; numbers are written out."""
+    """Returns a field as text; numbers become text."""
     value = first_of(fields, names)
     text = plain_text(value)
     if optional and (value is None or text == ""):
@@ -114,7 +114,7 @@ class Collector:
 
     def __init__(self, images: str | Path | None, files: Sequence[Path], limit: int | None = None):
         self._roots, self._limit = Roots(default=images or files[0].parent), limit
-        self._fault_of_file = cache(_fault_of)  # files are looked at once
+        self._fault_of_file = cache(_fault_of)  # each file is checked once
         self._held: tempfile.TemporaryDirectory | None = None
         self.samples: list[Sample] = []
         self.problems: list[SampleProblem] = []
@@ -164,19 +164,19 @@ class Collector:
             raise BadRow(str(error)) from None
 
     def _hold(self, data: bytes, name: str) -> dict[str, Any]:
-        """Writes an image that a row holds to the temporary folder; its digest tells it from others."""
+        """Writes an image that a row holds to the temporary folder, under its digest."""
         if self._held is None:
             self._held = tempfile.TemporaryDirectory(prefix="xgenmm-eval-")
         digest = hashlib.sha256(data).hexdigest()[:32]
         file = Path(self._held.name) / f"{digest}{Path(name).suffix.lower()}"
         if not file.is_file():
             file.write_bytes(data)
-        # The reference keeps the folder: it goes when the last sample goes.
+        # The reference keeps the folder alive: it is removed with the last sample.
         return {**image_ref(file), "digest": digest, "folder": self._held}
 
 
 def _fault_of(path: str) -> str:
-    """Says what is wrong with an image as far as its header tells."""
+    """Returns the error of an image's header, or an empty text."""
     try:
         image_size(path)
     except UnreadableImage as error:
