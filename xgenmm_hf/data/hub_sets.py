@@ -10,7 +10,16 @@ from xgenmm_hf.data.fields import Record, RejectedRecord
 
 
 class HubSet(NamedTuple):
-    """A data set of the Hub by its id, or a folder laid out like its repository; None means the default or newest."""
+    """A data set of the Hub by its id, or a folder laid out like its repository; None means the default or newest.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from xgenmm_hf import HubSet, load_rows
+        >>> Path("chats").mkdir()
+        >>> _ = Path("chats/train.jsonl").write_bytes(Path("examples/data/chats.jsonl").read_bytes())
+        >>> load_rows("llava", HubSet("chats"), roots={"": "examples/data"}).dataset[0]["messages"][1]
+        {'role': 'assistant', 'content': [{'type': 'text', 'text': 'lila'}]}
+    """
 
     name: str
     config: str | None = None

@@ -2,10 +2,6 @@
 
 An image is known by its content, together with how it is cut into tiles and with the weights that read it. The
 language model still reads every prompt whole.
-
-    cache = FeatureCache(loaded.model, loaded.processor)
-    inputs = cache.prepare(texts, images)
-    loaded.model.generate(**inputs, ...)
 """
 
 import hashlib
@@ -39,6 +35,15 @@ class FeatureCache:
     It is for inference, without gradients. A change of the weights that read images, in place or by a move to another
     device or dtype, makes stale what was kept. `hits` and `misses` count images. The model may be a `PeftModel`; a
     five-tile image of the 4B model takes 3.9 MB in bfloat16.
+
+    Example:
+        >>> from xgenmm_hf import TINY_MODEL, FeatureCache, load
+        >>> loaded = load(TINY_MODEL)
+        >>> cache = FeatureCache(loaded.model, loaded.processor)
+        >>> for question in ("What color is it?", "What shape is it?"):
+        ...     inputs = cache.prepare(f"<image>{question}", ["examples/data/images/000000.png"])
+        >>> (cache.misses, cache.hits)
+        (1, 1)
     """
 
     def __init__(
