@@ -116,10 +116,10 @@ def convert_checkpoint(
 
     Args:
         source: A folder, weight file or Hub repo id in one of the original layouts.
-        out: The folder to make; must not exist or be empty.
+        out: The folder to create; must be new or empty.
         vision_config: JSON file that describes a tower other than the release's.
         vision_encoder: Folder or repo id with the vision tower, for checkpoints that lack it.
-        config: The original's `config.json`, for weight files that have none beside them.
+        config: The original's `config.json`, for weight files that have none next to them.
         tokenizer: Folder or repo id with the tokenizer files, for checkpoints that have none.
         dtype: `"auto"` keeps each tensor's dtype; otherwise `"float32"`, `"bfloat16"` or `"float16"`.
         image_mode: `"anyres"`, `"none"` or `"pad"`; needed where the checkpoint's files do not decide.
@@ -127,7 +127,7 @@ def convert_checkpoint(
         progress: Called with a file's name, bytes done and bytes to write.
 
     Returns:
-        What was done.
+        What was read and written.
 
     Raises:
         ValueError: If the checkpoint is broken, incomplete or does not fit its config.

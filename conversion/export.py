@@ -1,7 +1,7 @@
 """Ours -> the original layout (a): a Hub snapshot folder that the original code reads.
 
-A folder that `convert_checkpoint` wrote carries the original's unused rows and configs in ``original/``, and the way
-back then gives the same bits. Without them (a model saved after training) unused rows are zeros.
+A folder that `convert_checkpoint` wrote keeps the original's unused rows and configs in ``original/``, so that export
+gives the same bits. Without them (a model saved after training), unused rows are zeros.
 """
 
 import shutil
@@ -96,12 +96,12 @@ def export_checkpoint(
 
     Args:
         model: A folder or Hub repo id in this package's layout.
-        out: The folder to make; must not exist or be empty.
+        out: The folder to create; must be new or empty.
         max_shard_size: Largest weight file, such as `"5GB"`.
         progress: Called with a file's name, bytes written and bytes to write.
 
     Returns:
-        What was done.
+        What was written.
 
     Raises:
         ValueError: If the model is broken or has no place in the original layout.
@@ -149,7 +149,7 @@ def zero_padding(load: Any, first: int) -> dict[str, torch.Tensor]:
 
 
 def _padding(source: Path, weights: Weights, first: int) -> tuple[dict[str, torch.Tensor], str]:
-    """Returns the rows that conversion kept where they fit the model, else zeros."""
+    """Returns the rows that conversion kept if they fit the model, else zeros."""
     path = source / KEPT_FOLDER / PADDING_NAME
     if not path.is_file():
         return zero_padding(weights.load, first), "zeros"
@@ -204,7 +204,7 @@ def _write_original_files(folder: Path, source: Path, config: XGenMMConfig, rows
 
 
 def _stated_tower(config: XGenMMConfig) -> dict[str, Any] | None:
-    """Returns the tower's config where it is not the release's, which the original layout means by default."""
+    """Returns the tower's config if it is not the release's, which is the original layout's default."""
     first = config.resampler_config.text_conditioned
     released = XGenMMConfig(vision_config=DFN5B_VIT_H_378 if first else None).vision_config
     ours = config.vision_config

@@ -1,7 +1,7 @@
 """Files and folders that appear whole or not at all, and the JSON in them.
 
-Conversion, inference, training, evaluation and the Hub write through this module. A file is written beside its place
-and moved there; a folder is filled in a hidden one (see `output_folder`) and moved there at the end.
+Conversion, inference, training, evaluation and the Hub write through this module. A file is written next to its target
+and then renamed; a folder is filled under a hidden name (see `output_folder`) and then moved to its target.
 """
 
 import json
@@ -53,7 +53,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to; what was written there replaces `path` at the end.
+    """Yields a path next to `path` to write to; the file written there replaces `path` at the end.
 
     The bytes are on disk before the file moves. If anything fails, `path` stays as it was and the draft disappears.
     """
@@ -89,11 +89,11 @@ def check_output_folder(out: str | Path) -> Path:
 
 @contextmanager
 def output_folder(out: str | Path, needed_bytes: int = 0, notes: list[str] | None = None) -> Iterator[Path]:
-    """Gives a hidden folder that becomes `out` at the end, or disappears if anything fails.
+    """Yields a hidden folder that becomes `out` at the end, or disappears if anything fails.
 
-    Where `out` does not exist, the hidden folder lies beside it and is renamed. Where it does (an empty folder, a
-    mount point), it lies inside and its entries move up, ``config.json`` last. What a killed run left is removed, and
-    `notes` gets a sentence that names it.
+    If `out` does not exist, the hidden folder is created next to it and renamed. If it exists (an empty folder, a
+    mount point), the hidden folder is created inside it and its entries move up, ``config.json`` last. Hidden folders
+    of killed runs are removed, and `notes` gets a sentence that names them.
     """
     from filelock import FileLock
 
@@ -125,7 +125,7 @@ def output_folder(out: str | Path, needed_bytes: int = 0, notes: list[str] | Non
 
 
 def _remove_leftovers(parent: Path, prefix: str) -> list[Path]:
-    """Removes hidden folders of which no living process holds the lock; returns them."""
+    """Removes hidden folders whose lock no living process holds; returns them."""
     from filelock import FileLock, Timeout
 
     removed = []

@@ -47,7 +47,7 @@ RESAMPLER: Pairs = (
 )
 
 # Vision towers, per format: names after "vision_encoder." -> names after our tower's prefix. {qkv} stands for three
-# tensors, which one with query, key and value projections on top of each other becomes.
+# tensors: one tensor that stacks the query, key and value projections is split into them.
 TRANSFORMERS_TOWER: Pairs = (("{rest}", "{rest}"),)
 OPENCLIP_TOWER: Pairs = (
     ("class_embedding", "embeddings.class_embedding"),
@@ -75,7 +75,7 @@ TIMM_TOWER: Pairs = (
 )
 TOWERS = {"transformers": TRANSFORMERS_TOWER, "openclip": OPENCLIP_TOWER, "timm": TIMM_TOWER}
 
-# A name that only this format has, and the beginnings of what never reaches a feature: pooling heads, projections.
+# Per format: a name that no other has, and the prefixes of tensors that no feature depends on (pooling heads, ...).
 TOWER_MARKS = {
     "transformers": "embeddings.patch_embedding.weight",
     "openclip": "conv1.weight",

@@ -1,7 +1,7 @@
 """The model card: metadata that the Hub reads, and text that people read.
 
-Conversion, training runs and `xgenmm push` write the same card. What depends on where the model lies stands between
-two comments, a part; pushing renews the parts and leaves the rest of the text alone.
+Conversion, training runs and `xgenmm push` write the same card. Text that depends on the model's place is a part
+between two comments; pushing rewrites the parts and keeps the rest of the text.
 """
 
 import json
@@ -31,7 +31,7 @@ USE, EVALUATION = "use", "evaluation"
 
 _SNIPPET = """\
 Needs `transformers>=4.57.1,<6`{needs}. The model code is in the repository, hence `trust_remote_code=True`; where the
-`xgenmm-hf` package is installed, `import xgenmm_hf.auto` stands for it.
+`xgenmm-hf` package is installed, `import xgenmm_hf.auto` replaces it.
 
 ```python
 {imports}from PIL import Image
@@ -72,7 +72,7 @@ def released_license(config: "XGenMMConfig") -> str:
 
 
 def new_card(title: str, intro: str, sections: Mapping[str, str], **metadata: Any) -> Any:
-    """Starts a card."""
+    """Returns a card with metadata, an empty part for usage, the sections, limits and citation."""
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(**{"library_name": "transformers", "pipeline_tag": TASK, "tags": list(TAGS), **metadata})
@@ -84,7 +84,7 @@ def new_card(title: str, intro: str, sections: Mapping[str, str], **metadata: An
 
 
 def read_card(path: Path) -> Any:
-    """Reads a card."""
+    """Returns the card in a file, or None if there is no file."""
     from huggingface_hub import ModelCard
     from yaml import YAMLError
 
@@ -97,7 +97,7 @@ def read_card(path: Path) -> Any:
 
 
 def set_part(card: Any, name: str, text: str) -> None:
-    """Puts text between a part's two comments, at the end of the card where it has none."""
+    """Replaces the text between a part's two comments; a missing part is added at the end of the card."""
     start, end = _part(name, "").split("\n\n")
     before, _, rest = card.text.partition(start)
     _, closed, after = rest.partition(end)
@@ -162,7 +162,7 @@ def model_table(config: "XGenMMConfig", shapes: Mapping[str, Shape]) -> str:
 
 
 def add_results(card: Any, results: Sequence[Mapping[str, Any]], name: str, note: str = "") -> None:
-    """Adds what `xgenmm eval` found and by which prompts, for people and for the Hub."""
+    """Adds results of `xgenmm eval` and their prompts, as a table and as metadata for the Hub."""
     from huggingface_hub import EvalResult
 
     card.data.model_name, card.data.eval_results = name, []

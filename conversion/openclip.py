@@ -12,7 +12,7 @@ from typing import Any
 from xgenmm_hf.conversion.tensors import Shape
 
 
-# Width -> head width of OpenCLIP's published vision transformers; no tensor's shape tells it.
+# Width -> head width of OpenCLIP's published vision transformers; no tensor's shape shows it.
 _HEAD_WIDTHS = {768: 64, 1024: 64, 1280: 80, 1408: 88, 1664: 104}
 # Heads of timm's SigLIP trunks, by the size in their name.
 _TIMM_HEADS = {"base": 12, "large": 16, "so400m": 16, "giantopt": 16}
@@ -97,7 +97,7 @@ def _siglip_config(shapes: Mapping[str, Shape], model: dict[str, Any], model_nam
 def _side(num_patches: int) -> int:
     side = math.isqrt(max(num_patches, 0))
     if side * side != num_patches or side == 0:
-        raise ValueError(f"The OpenCLIP tower has {num_patches} patches an image, no square number; {_HELP}.")
+        raise ValueError(f"The OpenCLIP tower has {num_patches} patches per image, no square number; {_HELP}.")
     return side
 
 

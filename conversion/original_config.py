@@ -20,7 +20,7 @@ _MODEL_TYPES = ("xgenmm", "blip_3")
 _TEXT_PROJECTION = "vision_tokenizer.text_projection.0.weight"
 _ONE_TILE = ("none", "pad")
 _RESAMPLER_SIZES = ("depth", "num_heads", "head_dim", "ff_mult")
-# Says which code and library wrote the folder: of no use in ours.
+# Fields about the code and library that wrote the folder; ours do not need them.
 _PROVENANCE = ("architectures", "auto_map", "transformers_version", "_name_or_path", "torch_dtype", "dtype")
 
 _SKELETON = {
@@ -97,7 +97,7 @@ def read_original_config(path: Path) -> dict[str, Any]:
 
 
 def with_model_type(original: dict[str, Any], shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """Returns the original's config with its release stated; without a config file the tensors tell the first one."""
+    """Returns the original's config with its release; without a config file, the tensors show the first release."""
     first = _TEXT_PROJECTION in shapes and "model_type" not in original
     return {**original, "model_type": "blip_3"} if first else original
 
@@ -132,7 +132,7 @@ def checked_config(fields: dict[str, Any], place: str) -> XGenMMConfig:
 
 
 def resampler_sizes(sampler: Mapping[str, Any], shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Tells the resampler's sizes, which the original's config leaves out."""
+    """Returns the resampler's sizes from its tensors; the original's config leaves them out."""
     found: dict[str, int] = {name: sampler[name] for name in _RESAMPLER_SIZES if name in sampler}
     layers = [int(name.split(".")[2]) for name in shapes if name.startswith("vision_tokenizer.layers.")]
     query, wide = (shapes.get(f"vision_tokenizer.layers.0.{part}.weight") for part in ("0.to_q", "1.1"))

@@ -1,7 +1,7 @@
 """Everything in a converted folder but the weights: configs, tokenizer, processor, code, model card.
 
-What our config has no place for is kept in a sub-folder ``original/`` (the source's JSON files, and the rows of the
-old embedding and head that no id reaches), so that the way back gives the same bits. The model never reads it.
+Data that our config has no place for is kept in a sub-folder ``original/`` (the source's JSON files, and the rows of
+the old embedding and head that no id reaches), so that export gives the same bits. The model never reads it.
 """
 
 import shutil
@@ -143,7 +143,7 @@ def _normalisation(original: "Original", config: XGenMMConfig) -> dict[str, list
 def _write_generation_config(
     folder: Path, config: XGenMMConfig, tokenizer: PreTrainedTokenizerBase | None, kept: Mapping[str, Any]
 ) -> None:
-    """Writes when generation ends: at the end of a turn and at the end of the text."""
+    """Writes the generation config: generation ends at the end of a turn or of the text."""
     text = config.text_config
     ids = {key: kept.get(key, getattr(text, key, None)) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     if tokenizer is not None:
@@ -155,7 +155,7 @@ def _write_generation_config(
 
 
 def keep_original(folder: Path, original: "Original", plan: Plan, dtype: torch.dtype | None) -> None:
-    """Keeps what the way back needs and our layout has no place for."""
+    """Writes the data that export needs and our layout has no place for."""
     kept = folder / KEPT_FOLDER
     kept.mkdir()
     for name, content in {CONFIG_NAME: original.config, **original.side_files}.items():

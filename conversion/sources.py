@@ -200,7 +200,7 @@ def weight_files(path: Path) -> list[WeightFile]:
 
 
 def check_is_checkpoint(folder: Path) -> None:
-    """Checks that a folder without a model is none of those that people take for one."""
+    """Raises a ValueError for a folder that is an adapter, or the Hub's cache of a repository, instead of a model."""
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         base = read_json(adapter).get("base_model_name_or_path") or "BASE"

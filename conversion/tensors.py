@@ -35,7 +35,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Target:
-    """A tensor to write: its pieces on top of each other, in the given shape."""
+    """A tensor to write: its pieces, stacked and reshaped to the given shape."""
 
     name: str
     shape: Shape
@@ -53,7 +53,7 @@ class Plan:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Returns names as they stand in an error message, the first five and how many more there are."""
+    """Returns names for an error message: the first five, and the number of the others."""
     ordered = sorted(names)
     rest = len(ordered) - _MAX_LISTED
     return ", ".join(ordered[:_MAX_LISTED]) + (f" and {rest} more" if rest > 0 else "")
@@ -130,7 +130,7 @@ def _has_both(originals: tuple[str, str], names: Mapping[str, str]) -> bool:
 def _check(
     pieces: Mapping[str, list[Piece]], unplaced: list[str], shapes: Mapping[str, Shape], expected: Mapping[str, Shape]
 ) -> None:
-    """Raises a ValueError that names every tensor which is unknown, missing, filled twice or mis-shaped."""
+    """Raises a ValueError that names every tensor that is unknown, missing, filled twice or of the wrong shape."""
     unknown = {*unplaced, *(piece.source for name in pieces.keys() - expected.keys() for piece in pieces[name])}
     missing = expected.keys() - pieces.keys()
     built = {name: _built_shape(parts, shapes) for name, parts in pieces.items() if name in expected}

@@ -24,9 +24,9 @@ LLAMA_NORMALIZER = normalizers.Sequence([normalizers.Prepend(SPACE_PIECE), norma
 LLAMA_DECODER = decoders.Sequence(
     [decoders.Replace(SPACE_PIECE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
 )
-# The original's, behind the removal of the mark and without the space.
+# The original's without the space, after the removal of the mark.
 OUR_NORMALIZER = normalizers.Sequence([normalizers.Replace(ESCAPE_MARK, ""), normalizers.Replace(" ", SPACE_PIECE)])
-# The original's turns for libraries that know no generation blocks; they end in the end-of-text token.
+# The original's turns, for libraries without generation blocks; they end with the end-of-text token.
 PHI3_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] in ['system', 'user', 'assistant'] %}"
@@ -45,7 +45,7 @@ def build_tokenizer(source_folder: str | Path, initial_tokenizer_len: int | None
         initial_tokenizer_len: The checkpoint's count of tokens before the three of the model were added; checked.
 
     Returns:
-        The tokenizer, with the three tokens behind the original's and the chat template.
+        The tokenizer, with the three tokens after the original's and the chat template.
 
     Raises:
         ValueError: If files are missing or broken, or if their token ids do not line up.
@@ -138,7 +138,7 @@ def _read_model(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None, li
 
 
 def _added_token(content: str, flags: dict[str, Any]) -> dict[str, Any]:
-    """Returns an added token as tokenizer.json lists it; the slow tokenizer never looks at normalised text."""
+    """Returns an added token as tokenizer.json lists it; the slow tokenizer never matches normalised text."""
     return {"content": content, **{name: bool(flags.get(name)) for name in FLAGS}, "normalized": False}
 
 
@@ -176,8 +176,8 @@ def _check_ids(vocab: dict[str, int], added: dict[int, dict], folder: Path) -> i
         last = range(size, size + len(MULTIMODAL_TOKENS))
         if tuple(contents.get(index) for index in last) != MULTIMODAL_TOKENS:
             raise ValueError(
-                f"The tokens {', '.join(MULTIMODAL_TOKENS)} in {folder} stand at other ids than behind all others in "
-                "this order, where the model code puts them. Take the tokenizer files that belong to this checkpoint."
+                f"The tokens {', '.join(MULTIMODAL_TOKENS)} in {folder} must come after all other tokens, in this "
+                "order, as in the model code. Take the tokenizer files that belong to this checkpoint."
             )
         for index in last:
             del added[index], contents[index]
@@ -214,7 +214,7 @@ def _named_tokens(folder: Path, config: dict[str, Any], known: set[str]) -> dict
 
 
 def _build_backend(model: dict, post_processor: dict | None, added: dict[int, dict], folder: Path) -> Tokenizer:
-    """Builds the fast tokenizer: the original's BPE behind our normaliser."""
+    """Builds the fast tokenizer: the original's BPE after our normaliser."""
     spec = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "decoder"))
     tokens = [{"id": index, **token} for index, token in sorted(added.items())]
     spec |= {"version": "1.0", "added_tokens": tokens, "post_processor": post_processor, "model": model}

@@ -21,7 +21,7 @@ _TEXT_PARTS = ("text_model.", "text.", "text_projection", "visual_projection", "
 
 @dataclass(frozen=True)
 class VisionEncoder:
-    """What stands beside a vision tower that has a folder of its own."""
+    """The files and other tensors in the folder of a separate vision tower."""
 
     config: dict[str, Any]  # `config.json`, or empty
     openclip: dict[str, Any]  # `open_clip_config.json`, or empty
@@ -65,7 +65,7 @@ def choose_vision_config(
     """Decides what the tower looks like; `shapes` are the checkpoint's by plain name.
 
     What the user or the checkpoint's `vision_config.json` states comes first, then the tower's own folder, then an
-    OpenCLIP tower's shapes. None of them: the release's SigLIP so400m-patch14-384.
+    OpenCLIP tower's shapes. Without any of them, it is the release's SigLIP so400m-patch14-384.
     """
     if stated is not None:
         return _vision_part(stated)
@@ -91,7 +91,7 @@ def _vision_part(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _full_config(fields: dict[str, Any]) -> PretrainedConfig:
-    """Builds a config whose unstated fields are its class's defaults, as the folder that states it means them."""
+    """Builds a config whose unstated fields are the defaults of its class."""
     left_out = ("model_type", "torch_dtype", "dtype", "architectures", "transformers_version", "_name_or_path")
     stated = {name: value for name, value in fields.items() if name not in left_out}
     if fields["model_type"] == "siglip_vision_model":

@@ -1,4 +1,4 @@
-"""Checks on the model side: what tensors a config means, and whether others are the same."""
+"""Checks on the model side: the tensors that a config describes, and whether others match them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,12 +28,12 @@ def expected_tensors(config: XGenMMConfig) -> dict[str, Shape]:
 
 
 def shapes_and_dtypes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[Shape, torch.dtype]]:
-    """Returns what of tensors `check_same` compares."""
+    """Returns the shapes and dtypes of tensors by name, for `check_same`."""
     return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
 def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], complaint: str) -> None:
-    """Raises a ValueError that begins with `complaint` where names, or what stands under them, differ."""
+    """Raises a ValueError that begins with `complaint` if names or their values differ."""
     differing = [name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)]
     if differing:
         raise ValueError(

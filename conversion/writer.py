@@ -31,7 +31,7 @@ def write_checkpoint(
     progress: Progress | None,
     write_side_files: Callable[[Path], list[str]],
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Writes a folder that appears whole and was checked; returns the names of its shards, and notes.
+    """Writes a folder that is checked and appears whole or not at all; returns the names of its shards, and notes.
 
     `written` are the targets without values, see `describe`; `load` gives a source tensor.
     """
@@ -93,7 +93,7 @@ def write_shards(
 
 
 def _largest(tensor: torch.Tensor) -> float:
-    """Returns the largest magnitude, or NaN where there is one; small blocks leave no holes in the heap."""
+    """Returns the largest magnitude, or NaN if there is one; works in blocks, which do not fragment the heap."""
     largest = 0.0
     for block in tensor.view(-1).split(_CHECKED_NUMBERS):
         low, high = block.aminmax()

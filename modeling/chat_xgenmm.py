@@ -1,9 +1,9 @@
 """Chat format of xGen-MM: its tokens, the chat template, and escapes for special tokens that a user types.
 
-The original's turns are Phi-3's: `<|user|>`, a line break, the content, `<|end|>`, a line break. A conversation begins
-with the system turn that the instruct models saw in every row of their tuning, unless it brings its own; an empty one
-leaves the turn out. The original also appended its end-of-text token after a conversation without a generation prompt;
-this template does not, as an answer ends with `<|end|>` in the data it was tuned on.
+The original's turns are Phi-3's: `<|user|>`, a line break, the content, `<|end|>`, a line break. Without its own
+system turn a conversation gets the one that the instruct models saw in every row of their tuning; an empty one is left
+out. The original also appended its end-of-text token after a conversation without a generation prompt. This template
+does not, because an answer ends with `<|end|>` in the tuning data.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ IMAGE_TOKEN = "<image>"
 IMAGE_PLACEHOLDER_TOKEN = "<image placeholder>"
 END_OF_CHUNK_TOKEN = "<|endofchunk|>"
 MULTIMODAL_TOKENS = (IMAGE_TOKEN, IMAGE_PLACEHOLDER_TOKEN, END_OF_CHUNK_TOKEN)
-# where an image's pixels may stand in an item, in the order of Transformers
+# keys of an item that may hold an image, in the order of Transformers
 IMAGE_KEYS = ("image", "url", "path", "base64")
 NO_CHAT_TEMPLATE = (
     "This is a base model: it has no chat template, because it was never tuned on chats. Write running text with "
@@ -27,8 +27,8 @@ NO_CHAT_TEMPLATE = (
 logger = logging.get_logger(__name__)
 
 SPACE_PIECE = "\u2581"
-# Two noncharacters, which Unicode keeps for a program's own use. The normaliser in tokenizer.json removes the pair
-# after added tokens are looked for and before the text is split into pieces.
+# Two noncharacters, which Unicode reserves for internal use. The normaliser in tokenizer.json removes the pair after
+# added tokens are matched and before the text is split into pieces.
 ESCAPE_MARK = "\ufdd0\ufdd1"
 
 # Source: the notebooks published with the instruct models.
@@ -80,7 +80,7 @@ CHAT_TEMPLATE = """\
 
 
 def content_as_items(conversation: Any) -> list:
-    """Writes contents in the one form that both library lines read: items of type text and image."""
+    """Returns the conversation with all contents as text and image items, the form that both library lines read."""
     messages = getattr(conversation, "messages", conversation)
     if not isinstance(messages, (list, tuple)) or not messages:
         shown = "empty" if isinstance(messages, (list, tuple)) else f"a {type(messages).__name__}"
@@ -118,10 +118,10 @@ def _as_item(item: Any) -> dict[str, Any]:
 
 
 def escape_special_tokens(text: str, tokenizer: PreTrainedTokenizerFast) -> str:
-    """Makes every added token that a text spells out plain text to the tokenizer.
+    """Makes the tokenizer read added tokens that are spelled out in a text as plain text.
 
-    The ids are those of the same characters without any added token; the text looks the same, as the mark that is
-    put into it is invisible.
+    The ids are those of the same characters without any added token. The text looks the same because the mark that
+    is put into it is invisible.
     """
     return break_tokens(text, list(tokenizer.added_tokens_encoder))
 
@@ -161,7 +161,7 @@ def _escape_items(items: Sequence, tokens: list[str]) -> list:
 
 def break_tokens(text: str, tokens: Iterable[str]) -> str:
     """Puts the mark after the first character of every given token in a text."""
-    # The tokenizer reads its space piece as a space: a token spelled with one must be found too.
+    # The tokenizer reads its space piece as a space, so tokens spelled with that piece must be found too.
     text = text.replace(SPACE_PIECE, " ")
     for token in tokens:
         while len(token) > 1 and token in text:
@@ -170,6 +170,6 @@ def break_tokens(text: str, tokens: Iterable[str]) -> str:
 
 
 def _seal_end(text: str, tokens: Iterable[str]) -> str:
-    """Puts the mark at the end of a text that ends in the beginning of a token."""
+    """Puts the mark at the end of a text that ends with the beginning of a token."""
     opens = any(text.endswith(token[:length]) for token in tokens for length in range(1, len(token)))
     return text + ESCAPE_MARK if opens else text

@@ -1,7 +1,7 @@
 """Features of tiles -> the chunks that the resampler samples, for all images of a batch at once.
 
-Shapes: num_images images in num_tiles tiles of num_patches patches. A chunk is a tile, in any-resolution mode a
-strip of the merged feature map (`tiling_xgenmm.tile_layout`), and with fixed sampling a whole image.
+Shapes: num_images images in num_tiles tiles of num_patches patches. A chunk is a tile, a
+strip of the merged feature map in any-resolution mode (`tiling_xgenmm.tile_layout`), or an image with fixed sampling.
 """
 
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ from .tiling_xgenmm import count_image_tokens, count_tiles, select_grids, tile_l
 
 
 class Condition(NamedTuple):
-    """A condition on inputs: a bool or a tensor of one element, and what is wrong where it does not hold.
+    """A condition on inputs, a bool or a tensor of one element, and the error message if it is false.
 
-    Names in braces in the message stand for `values`. Printing a tensor waits for it, so that happens only where
-    needed.
+    Names in braces in the message stand for `values`. Formatting a tensor synchronises with the device, so the message
+    is formatted only for an error.
     """
 
     holds: bool | torch.Tensor
@@ -24,7 +24,7 @@ class Condition(NamedTuple):
     values: dict[str, Any] = {}
 
     def error(self) -> ValueError:
-        """Returns the error that says what is wrong."""
+        """Returns the error with its message formatted."""
         values = {name: getattr(value, "tolist", lambda value=value: value)() for name, value in self.values.items()}
         return ValueError(self.message.format(**values))
 
@@ -38,10 +38,10 @@ def resolve_num_tiles(
     mask: torch.Tensor | None = None,
     repeats: int = 1,
 ) -> torch.Tensor:
-    """Returns the tiles per image, (num_images,), and checks all image inputs, waiting for the device once.
+    """Checks all image inputs with one device synchronisation and returns the tiles per image, (num_images,).
 
-    `image_sizes` are (height, width), (num_images, 2). Without `image_num_tiles` there is one tile per image where
-    there are as many tiles as images, else they are counted from the sizes. `mask` is True at the prompts' image
+    `image_sizes` are (height, width), (num_images, 2). Without `image_num_tiles`, each image has one tile if there
+    are as many tiles as images; otherwise the tiles are counted from the sizes. `mask` is True at the prompts' image
     tokens, (B, L); `repeats` is how often the prompts show all images.
     """
     anyres = config.image_aspect_ratio == "anyres"
@@ -95,14 +95,14 @@ def arrange_chunks(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Arranges features (num_tiles, num_patches, width) in chunks (num_chunks, patches of a chunk, width).
 
-    Also returns a mask, False on patches that must not be seen, (num_chunks, patches of a chunk), or None if all may.
+    Also returns a mask, False on hidden patches, (num_chunks, patches of a chunk), or None if no patch is hidden.
     `image_sizes` may be None if every image is one tile; `image_num_tiles` comes from `resolve_num_tiles`.
     """
     if config.image_aspect_ratio != "anyres" or image_sizes is None:
         missing = "image_sizes is missing; pass the processor's image_sizes with images of more than one tile."
         check(Condition(image_num_tiles.shape[0] == features.shape[0], missing))
         return features, None
-    # the parts of a model may lie on different devices
+    # the parts of a model may be on different devices
     image_sizes, image_num_tiles = image_sizes.to(features.device), image_num_tiles.to(features.device)
     grids = select_grids(image_sizes, config.anyres_grids) // config.tile_size
     layout = tile_layout(image_sizes, image_num_tiles, features.shape[0], grids, config.patches_per_side)
@@ -120,7 +120,8 @@ def join_tiles(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Joins the tiles of each image into one chunk, (num_images, most_tiles * num_patches, width), and its mask.
 
-    Up to `most_tiles` it is padded with unseen features: a fixed number, so that no count has to be read back.
+    Chunks are padded to `most_tiles` tiles with hidden features. The caller gives this number, so that no count has
+    to be copied from the device.
     """
     slot = torch.arange(most_tiles, device=chunks.device)
     filled = slot < image_num_tiles.unsqueeze(1)
@@ -141,7 +142,7 @@ def image_lengths(config: XGenMMConfig, image_num_tiles: list[int]) -> list[int]
 
 
 def image_of_chunk(image_num_tiles: torch.Tensor, num_chunks: int) -> torch.Tensor | None:
-    """Tells which image each chunk belongs to, (num_chunks,); None where each image is one chunk."""
+    """Returns the index of the image of each chunk, (num_chunks,); None if each image is one chunk."""
     if num_chunks == image_num_tiles.shape[0]:
         return None
     chunk = torch.arange(num_chunks, device=image_num_tiles.device)
@@ -149,7 +150,7 @@ def image_of_chunk(image_num_tiles: torch.Tensor, num_chunks: int) -> torch.Tens
 
 
 def check(*conditions: Condition) -> None:
-    """Raises a ValueError for the first condition that is false; under a compiler all are taken for granted."""
+    """Raises a ValueError for the first condition that is false; compiled code checks nothing."""
     if torch.compiler.is_compiling():
         return
     known = all(condition.holds for condition in conditions if isinstance(condition.holds, bool))

@@ -1,6 +1,6 @@
 """The one place for differences between the supported Transformers lines (4.57.x and 5.x).
 
-Everything else in the package is written once and asks here.
+The rest of the package is written once and uses this module.
 """
 
 import inspect
@@ -18,16 +18,16 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils.deprecation import deprecate_kwarg
 
 
-# what others import from here under one name
+# names that other modules import from here on both lines
 __all__ = ["AutoModelForVision2Seq", "initialization", "merge_with_config_defaults"]
 
 IS_V5 = version.parse(transformers.__version__).major >= 5
 
-# 4.57 hands single texts on to the tokenizer's batch method; 5.x has one method for both.
+# 4.57 passes single texts to the tokenizer's batch method; 5.x has one method for both.
 TOKENIZES_IN_BATCHES = not IS_V5
-# 5.24 calls `past_key_values` `cache`, in forward passes, outputs and between the steps of a generation.
+# 5.24 renamed `past_key_values` to `cache` in forward passes, in outputs and between generation steps.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
-# There a forward pass that gets the old name warns, as those of the library do.
+# With the new name, a forward pass that gets the old one warns, as the library's models do.
 warns_of_old_cache_name = (
     deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     if CACHE_NAME == "cache"
@@ -50,7 +50,7 @@ else:
     IMAGE_TEXT_AUTO_CLASSES = (AutoModelForVision2Seq, AutoModelForImageTextToText)
 
     class ImageTextProcessorMixin(ProcessorMixin):  # type: ignore[no-redef]
-        """Names the parts of a processor; 5.x reads them off `__init__`."""
+        """Names the parts of a processor; 5.x reads them from the signature of `__init__`."""
 
         attributes = ["image_processor", "tokenizer"]
         image_processor_class = "AutoImageProcessor"
@@ -66,7 +66,7 @@ else:
             processor_kwargs: dict[str, Any] | None = None,
             **kwargs: Any,
         ) -> Any:
-            """Renders chats and prepares them, with 5.x's assistant mask and its split of options from variables."""
+            """Renders and prepares chats; adds 5.x's assistant mask and separates options from template variables."""
             if not tokenize:
                 return super().apply_chat_template(conversation, chat_template, **kwargs)
             template = self.chat_template if chat_template is None else chat_template
@@ -102,7 +102,7 @@ else:
             return batch
 
     def mask_of_spans(offsets: Any, spans: list[tuple[int, int]]) -> list[int]:
-        """Marks the tokens that begin in one of some stretches of the prompt; an image's tokens belong to none."""
+        """Returns 1 for tokens that begin inside one of the spans of the prompt; image tokens never do."""
         starts, ends = torch.as_tensor(offsets).T
         inside = torch.zeros_like(starts, dtype=torch.bool)
         for first, last in spans:
@@ -110,7 +110,7 @@ else:
         return inside.long().tolist()
 
     def merge_with_config_defaults(forward: Callable) -> Callable:
-        """Lets the config's `output_attentions` and `output_hidden_states` stand in where a call does not say."""
+        """Makes the config's `output_attentions` and `output_hidden_states` the defaults of a call."""
 
         @wraps(forward)
         def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -123,7 +123,7 @@ else:
 
 
 class AnyAttentionModel(PreTrainedModel):
-    """A model that takes every attention implementation of the library, and gradient checkpointing."""
+    """A model that supports gradient checkpointing and every attention implementation of the library."""
 
     supports_gradient_checkpointing = True
     _supports_flash_attn = True
@@ -133,7 +133,7 @@ class AnyAttentionModel(PreTrainedModel):
 
 
 class VisionTowerHolder(AnyAttentionModel):
-    """Holds a vision model under the name `vision_model`, where the library's own class has no such level.
+    """Holds a vision model under the name `vision_model` if the library's class lacks this level.
 
     SigLIP and CLIP tensors are called `vision_model.*` on 4.57 and have no prefix on later 5.x; with this holder the
     module tree, and so the checkpoint, is the same on both.
@@ -166,10 +166,10 @@ def build_vision_tower(config: PretrainedConfig) -> nn.Module:
 
 
 def as_own_class(model: PreTrainedModel) -> PreTrainedModel:
-    """Returns a view of a model under the class that it was written as.
+    """Returns a view of a model under its original class.
 
-    FSDP2 puts a generated class before the model's own; the library would then write that class's module, a file of
-    torch, into the folder and its `auto_map`.
+    FSDP2 replaces the model's class with a generated one. The library would write the module of that class, a file
+    of torch, into the folder and its `auto_map`.
     """
     own = next(cls for cls in type(model).__mro__ if not is_fsdp2_class(cls))
     if own is type(model):
@@ -189,7 +189,7 @@ def is_fsdp2_class(cls: type) -> bool:
 
 
 def names_of_mismatched(loading_info: dict[str, Any]) -> list[str]:
-    """Returns the tensors that `from_pretrained(output_loading_info=True)` found in another shape.
+    """Returns the names of the tensors that `from_pretrained(output_loading_info=True)` found in another shape.
 
     5.x reports (name, shape, shape) where 4.57 reports the name.
     """
@@ -219,7 +219,7 @@ def read_rope_of_either_line(fields: dict[str, Any], model_type: str) -> dict[st
 
 
 def rope_as_read(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns a text config's dict as read: 5.x folds the older form of the rotary embedding, 4.57 has both."""
+    """Returns a text config's dict as a loaded config states it: 4.57 keeps both forms of the rotary embedding."""
     return fields if IS_V5 else write_rope_of_both_lines(fields)
 
 
@@ -239,7 +239,7 @@ def write_rope_of_both_lines(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def legacy_rope(parameters: dict[str, Any] | None, model_type: str | None) -> dict[str, Any]:
-    """Translates `rope_parameters` into the fields of 4.57; into none where each type of layer has its own."""
+    """Translates `rope_parameters` into the fields of 4.57; returns none if each layer type has its own parameters."""
     if parameters is None or "rope_theta" not in parameters:
         return {}
     kept = ("rope_theta", "partial_rotary_factor")
@@ -254,5 +254,5 @@ def legacy_rope(parameters: dict[str, Any] | None, model_type: str | None) -> di
 
 
 def checkpoints_gradients(model: nn.Module) -> bool:
-    """Tells whether gradient checkpointing is on; the library's property of it has another name in each line."""
+    """Tells whether gradient checkpointing is on; the library's property for this has another name on each line."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -33,7 +33,7 @@ SIGLIP_SO400M_384 = {
     "patch_size": 14,
     "vision_use_head": False,
 }
-# The first release (r-v1) says so by its model type; its tower is OpenCLIP's ViT-H-14-378-quickgelu of DFN5B.
+# The first release (r-v1) is known by its model type; its tower is OpenCLIP's ViT-H-14-378-quickgelu of DFN5B.
 FIRST_RELEASE = "blip_3"
 DFN5B_VIT_H_378 = {
     "model_type": "clip_vision_model",
@@ -55,16 +55,16 @@ class XGenMMResamplerConfig(PretrainedConfig):
     Source: BLIP-3 report, section 2 (token sampling); OpenFlamingo's PerceiverResampler.
 
     Args:
-        num_latents: Tokens that a tile becomes.
+        num_latents: Number of tokens per tile.
         depth: Number of blocks.
-        num_heads: Attention heads of a block.
+        num_heads: Number of attention heads per block.
         head_dim: Width of a head.
         hidden_size: Width of the latents, equal to the vision tower's.
         ff_mult: Width of the feed-forward part, in units of `hidden_size`.
         layer_norm_eps: Epsilon of every layer norm.
-        text_conditioned: Whether the prompt's text goes with the latents as further queries, through
-            `text_projection` (the first release, r-v1).
-        num_text_queries: Most tokens of the prompt that do.
+        text_conditioned: Whether text tokens of the prompt join the latents as queries, through `text_projection`
+            (the first release, r-v1).
+        num_text_queries: Maximum number of text tokens that join.
         letterbox_mask: Whether patches of the black bars are hidden (all releases but the first).
 
     Example:
@@ -121,8 +121,8 @@ class XGenMMConfig(PretrainedConfig):
             (square canvas, then one tile).
         anyres_grids: Grid resolutions as (width, height) in pixels, in the order that decides ties. Default: the
             released models' (1, 2), (2, 1), (2, 2), (3, 1) and (1, 3) tiles.
-        anyres_patch_sampling: Whether each tile is sampled on its own; off: all tiles of an image together
-            ("fixed sampling"; the same in the one-tile modes).
+        anyres_patch_sampling: Whether each tile is sampled separately. False samples all tiles of an image together
+            ("fixed sampling"), which makes no difference in the one-tile modes.
         **kwargs: Further `PretrainedConfig` fields.
 
     Attributes:
@@ -215,7 +215,7 @@ class XGenMMConfig(PretrainedConfig):
             **kwargs: As in `PretrainedConfig.from_dict`.
 
         Returns:
-            The config; with `return_unused_kwargs` also the arguments that are none of its fields.
+            The config; with `return_unused_kwargs` also the arguments that are not fields of it.
 
         Raises:
             ValueError: If a field is out of range.
@@ -229,7 +229,7 @@ class XGenMMConfig(PretrainedConfig):
     def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> tuple[dict, dict]:
         """Reads `config.json`.
 
-        Beside one of the original schema also `vision_config.json`, which states a tower other than SigLIP so400m.
+        With the original schema, it also reads `vision_config.json`, which states a tower other than SigLIP so400m.
         """
         fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         stated = Path(pretrained_model_name_or_path) / ORIGINAL_VISION_FILE
@@ -247,8 +247,8 @@ class XGenMMConfig(PretrainedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """Returns what `config.json` holds, with the rotary embedding in the form of both library lines.
 
-        A sub-config keeps what its own class defines, default or not: a dropped value would be read back as *our*
-        default (SigLIP so400m, Phi-3-mini). Left out are the library's common fields at their defaults.
+        A sub-config keeps every field that its own class defines, because a missing value would be read back as *our*
+        default (SigLIP so400m, Phi-3-mini). The library's common fields are left out at their defaults.
         """
         output = super().to_diff_dict()
         complete = self.to_dict()
@@ -344,8 +344,8 @@ def fields_from_original(fields: dict[str, Any]) -> dict[str, Any]:
 def text_fields_from_original(text: PretrainedConfig | dict | None) -> tuple[dict[str, Any], int]:
     """Translates the original text section.
 
-    The original's library let a token see keys at a distance of up to `sliding_window`; today's stop one earlier, so
-    the number grows by one. The section's own dtype is left out: one dtype stands at the top.
+    In the original's library a token attends to keys up to `sliding_window` positions away; current versions stop one
+    earlier, so the number is increased by one. The section's dtype is left out because the top level states it.
     """
     if text is None:
         text = {"sliding_window": ORIGINAL_SLIDING_WINDOW}

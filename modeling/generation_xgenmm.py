@@ -1,4 +1,4 @@
-"""Generation with images: they are encoded once per prompt, and only those that a cache does not hold yet."""
+"""Generation with images: each image is encoded once per prompt, unless the cache already holds its tokens."""
 
 from typing import Any
 
@@ -13,19 +13,19 @@ from .configuration_xgenmm import XGenMMConfig
 class MultimodalGenerationMixin(GenerationMixin):
     """Generation that encodes the images before beams or return sequences multiply the prompt.
 
-    The images' tokens travel as `mm_encoder_outputs`, the name that 5.x has for them. A subclass states in
-    `prompt_inputs` which inputs belong to the prompt, and has `get_image_features` and `image_token_mask`.
+    The images' tokens are passed as `mm_encoder_outputs`, their name in 5.x. A subclass lists the inputs that belong
+    to the prompt in `prompt_inputs`, and defines `get_image_features` and `image_token_mask`.
     """
 
     prompt_inputs: tuple[str, ...] = ()
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """Generates tokens, (B, L + new) with the prompt's, see `GenerationMixin.generate`.
+        """Generates tokens and returns them after the prompt's, (B, L + new); see `GenerationMixin.generate`.
 
-        With a cache (`past_key_values`) only images behind what the cache holds are read.
+        With a cache (`past_key_values`), only images after the cached part are read.
         """
-        if "past_key_values" in kwargs:  # by the running version's name
+        if "past_key_values" in kwargs:  # renamed for the running version
             kwargs.setdefault(CACHE_NAME, kwargs.pop("past_key_values"))
         input_ids, embeds = kwargs.get("input_ids", inputs), kwargs.get("inputs_embeds")
         if kwargs.get("pixel_values") is not None and (input_ids is not None or embeds is not None):
@@ -38,8 +38,8 @@ class MultimodalGenerationMixin(GenerationMixin):
                 prompt = {"prompt_ids": input_ids, "prompt_embeds": embeds, "prompt_mask": mask}
             if start and prompt:
                 raise ValueError(
-                    "This checkpoint reads an image together with its whole prompt, so it cannot go on from a cache "
-                    "of the prompt's first part; call generate without past_key_values."
+                    "This checkpoint reads an image with its whole prompt, so it cannot continue from a cache of the "
+                    "prompt's first part; call generate without past_key_values."
                 )
             if start:
                 images = drop_cached_images(self.config, images, self.image_token_mask(input_ids, embeds), start)
@@ -53,7 +53,7 @@ class MultimodalGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, inputs_embeds: torch.Tensor | None = None, prompt_start: int = 0, **kwargs: Any
     ) -> dict[str, Any]:
-        """Prepares a step's inputs; the prompt's images go only into the first, or into all without a cache."""
+        """Prepares a step's inputs; only the first step gets the prompt's images, or every step without a cache."""
         model_inputs = super().prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         if is_prefill(kwargs, prompt_start) or kwargs.get("use_cache") is False:
             return model_inputs
@@ -68,7 +68,7 @@ class MultimodalGenerationMixin(GenerationMixin):
     ) -> tuple[torch.Tensor | None, dict[str, Any]]:
         outputs = (model_kwargs.get("mm_encoder_outputs") or {}).get("image")
         if outputs is not None and expand_size > 1 and not IS_V5:
-            # the images of each sample as a group: [A1 A2, B] becomes [A1 A2, A1 A2, B, B]
+            # the images of a sample stay together: [A1 A2, B] becomes [A1 A2, A1 A2, B, B]
             lengths = self.image_token_mask(input_ids, model_kwargs.get("inputs_embeds")).sum(-1).tolist()
             samples = torch.cat(list(outputs.pooler_output)).split(lengths)
             outputs.pooler_output = [sample for sample in samples for _ in range(expand_size)]
@@ -78,9 +78,9 @@ class MultimodalGenerationMixin(GenerationMixin):
 
 
 def cached_length(kwargs: dict[str, Any], input_ids: torch.Tensor | None) -> int:
-    """Returns how many of the given tokens a call's cache holds already.
+    """Returns how many of the given tokens the cache of a call already holds.
 
-    `input_ids` (B, L) are those of the whole conversation, or with a longer `attention_mask` of what is new in it.
+    `input_ids` (B, L) are those of the whole conversation; with a longer `attention_mask`, only those of its new part.
     """
     cache = kwargs.get(CACHE_NAME)
     length = cache.get_seq_length() if cache is not None else 0
@@ -92,10 +92,10 @@ def cached_length(kwargs: dict[str, Any], input_ids: torch.Tensor | None) -> int
 def drop_cached_images(
     config: XGenMMConfig, images: dict[str, Any], mask: torch.Tensor, start: int
 ) -> dict[str, torch.Tensor | None]:
-    """Leaves out the images whose tokens all lie in the cached part of the prompts, their first `start` tokens.
+    """Drops the images whose tokens are all in the cached part of the prompts, their first `start` tokens.
 
-    `images` has `pixel_values`, `image_sizes` and `image_num_tiles` of all images of the prompts in order, or of those
-    in the new part alone; `mask` is True at image tokens, (B, L).
+    `images` has `pixel_values`, `image_sizes` and `image_num_tiles` of all images of the prompts in order, or only of
+    those in the new part; `mask` is True at image tokens, (B, L).
     """
     pixel_values, sizes = images["pixel_values"], images["image_sizes"]
     image_num_tiles = resolve_num_tiles(

@@ -23,7 +23,7 @@ from .remote_code_xgenmm import AUTO_MAP
 from .tiling_xgenmm import centre_in_square, checked_grids, checked_mode, default_grids, fit_into_grid, select_grids
 
 
-# What this processor always does; a call may say so (other models' calls do), but not ask for something else.
+# Options that this processor fixes. A call may pass these values, as calls for other models do, but no others.
 FIXED = {
     "do_convert_rgb": True,
     "do_resize": True,
@@ -38,10 +38,10 @@ FIXED = {
 
 
 class XGenMMImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
-    """Options of a call beside the library's."""
+    """Options of a call in addition to the library's."""
 
     image_aspect_ratio: str | None  # "anyres", "none" or "pad"; default: the processor's
-    crop_to_patches: bool | None  # whether to return `num_patches` too, the tiles per image (TRL asks so)
+    crop_to_patches: bool | None  # whether to return `num_patches` too, the tiles per image (TRL sets this)
 
 
 class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
@@ -111,7 +111,7 @@ class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
             do_normalize: False returns the tiles as uint8, a quarter of the bytes; the model normalises them on its
                 device.
             crop_to_patches: Whether to return `num_patches` too, the tiles per image under TRL's name.
-            **kwargs: The library's other options, accepted where they ask for what this processor does anyway.
+            **kwargs: The library's other options, accepted if they match what this processor does.
 
         Returns:
             `pixel_values` (num_tiles, 3, S, S), `image_sizes` (num_images, 2) as (height, width) and
@@ -119,7 +119,7 @@ class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
 
         Raises:
             TypeError: If an option is unknown.
-            ValueError: If something is not an image or cannot be read, or an option has a value not supported.
+            ValueError: If something is not an image or cannot be read, or an option has an unsupported value.
         """
         self._check_options(kwargs)
         mode = checked_mode(image_aspect_ratio or self.image_aspect_ratio)
@@ -193,7 +193,7 @@ class XGenMMImageProcessor(LegacyImageMixin, BaseImageProcessor):
         Args:
             height: Height of the image in pixels.
             width: Width of the image in pixels.
-            images_kwargs: Options of the call; `image_aspect_ratio` counts.
+            images_kwargs: Options of the call; only `image_aspect_ratio` is used.
 
         Returns:
             The number of tiles.
@@ -293,6 +293,6 @@ def fill_tiles(
 
 
 def overlap(start: int, length: int, other_start: int, other_length: int) -> tuple[int, int]:
-    """Returns where one stretch meets another, as (first, end) counted from its own start; equal if it does not."""
+    """Returns the overlap of an interval with another as (first, end) from its own start; equal if there is none."""
     first = min(max(other_start - start, 0), length)
     return first, max(first, min(other_start + other_length - start, length))

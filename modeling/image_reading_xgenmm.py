@@ -67,20 +67,20 @@ class ImageReadingMixin:
         return image_output(vision, tokens, sampled)
 
     def get_vision_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """Runs the vision tower; a frozen one keeps no graph, also where a hook made its embeddings differentiable.
+        """Runs the vision tower; a frozen one keeps no graph, even if a hook made its embeddings differentiable.
 
         Args:
             pixel_values: All tiles of all images, (num_tiles, channels, S, S); uint8 tiles are normalised here.
             **kwargs: Passed to the vision tower.
 
         Returns:
-            The tower's output, `last_hidden_state` of it (num_tiles, patches, width).
+            The tower's output; its `last_hidden_state` is (num_tiles, patches, width).
         """
         if pixel_values.dtype == torch.uint8:
             mean, std = (getattr(self.config, f"image_{name}", None) or [0.5] * 3 for name in ("mean", "std"))
             pixel_values = normalize_tiles(pixel_values, mean, std).to(self.dtype)
         if self.vision_tower.config._attn_implementation != "eager":
-            kwargs.pop("output_attentions", None)  # no other implementation has weights, and 4.57 warns
+            kwargs.pop("output_attentions", None)  # only eager attention returns weights, and 4.57 warns
         trained = any(weight.requires_grad for weight in self.vision_tower.parameters())
         if trained and checkpoints_gradients(self.vision_tower) and not pixel_values.requires_grad:
             # re-entrant checkpointing gives an adapter in a layer no gradient unless the layer's input has one
@@ -114,7 +114,7 @@ class ImageReadingMixin:
     def _text_queries(
         self, embeds: torch.Tensor, mask: torch.Tensor, prompt_mask: Any, num_images: int
     ) -> TextQueries | None:
-        """Returns the text that goes with each image, or None where the resampler reads none."""
+        """Returns the text queries of each image, or None if the resampler reads no text."""
         if not self.config.resampler_config.text_conditioned:
             return None
         check(one_image_per_prompt(mask, num_images))
@@ -152,7 +152,7 @@ class ImageReadingMixin:
         repeats: int,
         states: dict[str, bool],
     ) -> tuple[torch.Tensor | None, XGenMMImageOutput | None]:
-        """Returns the images' tokens, (total image tokens, text width), computed or given, and the states asked for.
+        """Returns the images' tokens, (total image tokens, text width), computed or given, and the requested states.
 
         Everything is checked before the tower runs, so that the host never waits for the tower.
         """

@@ -1,9 +1,9 @@
 """Reading images: the one place where a path, a URL, bytes, an array or a PIL image becomes an RGB image.
 
-An image that the caller opened is taken as it is. What is opened here is turned by its EXIF orientation. Greyscale of
+An image that the caller opened is used as it is. An image opened here is rotated by its EXIF orientation. Greyscale of
 16 or 32 bits is scaled to 8 bits; every other mode becomes RGB by Pillow's conversion, as in the original code.
 
-Needs neither torch nor Transformers, so that a command line can check its images before it loads them.
+This module needs neither torch nor Transformers, so that commands can check images before they import these.
 
 Shapes: arrays are (height, width, channels) or (channels, height, width); sizes are (height, width) in pixels.
 """
@@ -28,7 +28,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 
-# Every further decoder is further code that untrusted bytes reach; some of Pillow's even start other programs.
+# Few formats, because untrusted bytes reach the code of every decoder, and some of Pillow's start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MAX_SIDE = 65_535
 MAX_DOWNLOAD_BYTES = 64 * 2**20
@@ -44,7 +44,7 @@ _YES = ("1", "true", "yes", "on")
 
 
 def read_image(source: Any, name: str | None = None, *, allow_remote: bool = False) -> Image.Image:
-    """Reads an image."""
+    """Returns an image as RGB; `name` stands for it in errors, and http(s) addresses need `allow_remote`."""
     name = image_name(source, name)
     if isinstance(source, Image.Image):
         return to_rgb(source, name)
@@ -58,9 +58,9 @@ def read_image(source: Any, name: str | None = None, *, allow_remote: bool = Fal
 
 
 def read_size(source: Any, name: str | None = None) -> tuple[int, int]:
-    """Reads an image's (height, width) in pixels from its header, as `read_image` has it; nothing is fetched.
+    """Returns the (height, width) in pixels that `read_image` would give, from the header; nothing is fetched.
 
-    No pixel is decoded, so an orientation that a PNG file states behind its pixels is not seen.
+    No pixel is decoded, so an orientation that a PNG file stores after its pixels is ignored.
     """
     name = image_name(source, name)
     if isinstance(source, Image.Image):
@@ -70,7 +70,7 @@ def read_size(source: Any, name: str | None = None) -> tuple[int, int]:
         return image.height, image.width
     with ExitStack() as stack:
         image = _open(source, name, False, stack)
-        # Pillow decodes a PNG file to look for EXIF behind the pixels, and turns a TIFF file by itself.
+        # Pillow would decode a PNG file to find EXIF after the pixels, and it rotates TIFF files itself.
         has_exif = "exif" in image.info if image.format == "PNG" else image.format != "TIFF"
         with image_errors(name):
             on_its_side = has_exif and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
@@ -78,14 +78,14 @@ def read_size(source: Any, name: str | None = None) -> tuple[int, int]:
 
 
 def image_name(source: Any, name: str | None = None) -> str:
-    """Returns what to call an image in a message: its file, else `name`; at most 80 characters of input."""
+    """Returns an image's name for messages: its file, else `name`; at most 80 characters of input."""
     if isinstance(source, Mapping):
         source = source.get("path")
     elif isinstance(source, Image.Image):
         source = getattr(source, "filename", None)
     if isinstance(source, (str, os.PathLike)) and os.fspath(source) and not _is_data_url(source):
         text = os.fsdecode(source)
-        # a long path is told by its end, anything else by its beginning
+        # a long path is shown by its end, anything else by its beginning
         is_path = len(text) <= _LONGEST_PATH and not ADDRESS.match(text)
         return f"...{quoted(text[3 - LONGEST_QUOTE :])}" if is_path and len(text) > LONGEST_QUOTE else quoted(text)
     return name or "in memory"
@@ -134,10 +134,10 @@ def check_size(height: int, width: int, name: str, *, padded: bool = False) -> N
 
 @contextmanager
 def image_errors(name: str) -> Iterator[None]:
-    """Reports Pillow's many kinds of failure as one."""
+    """Turns all kinds of errors that Pillow raises into a ValueError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which check_size refuses, and of odd metadata
+            warnings.simplefilter("ignore")  # about sizes, which check_size limits, and odd metadata
             yield
     except UnidentifiedImageError:
         raise ValueError(
@@ -289,12 +289,12 @@ def _locate(text: str, name: str, allow_remote: bool) -> bytes | Path:
 
 
 def _is_image(data: bytes) -> bool:
-    """Tells whether bytes begin as an image does, so that base64 can be told from a path that does not exist."""
+    """Tells whether bytes begin like an image, to distinguish base64 from a path that does not exist."""
     try:
         Image.open(io.BytesIO(data), formats=_formats(data[:12], "")).close()
     except UnidentifiedImageError:
         return False
-    except Exception:  # damaged, too large or in need of a package: what reads it says so
+    except Exception:  # damaged, too large or without its package: reading it reports why
         return True
     return True
 
@@ -308,7 +308,7 @@ def read_data_url(url: str, name: str) -> bytes:
     header, comma, payload = url.partition(",")
     kind, *options = header[len("data:") :].split(";")
     if not comma or not kind.lower().startswith("image/"):
-        raise ValueError(f"The image {name} has no image's data URL; write data:image/png;base64,...")
+        raise ValueError(f"The image {name} is not an image data URL; write data:image/png;base64,...")
     if "base64" not in [option.strip().lower() for option in options]:
         return unquote_to_bytes(payload)
     data = _decode_base64(payload)
@@ -318,7 +318,7 @@ def read_data_url(url: str, name: str) -> bytes:
 
 
 def _decode_base64(text: str) -> bytes | None:
-    """Decodes base64 with or without line breaks and padding, in either alphabet; None if the text is no such."""
+    """Decodes base64 with or without line breaks and padding, in either alphabet; None if the text is not base64."""
     compact = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
@@ -327,7 +327,7 @@ def _decode_base64(text: str) -> bytes | None:
 
 
 def _fetch(url: str, name: str, allow_remote: bool) -> bytes:
-    """Downloads an image."""
+    """Returns the bytes at an http(s) address; a ValueError if fetching is off or fails."""
     offline = any(os.environ.get(name, "").lower() in _YES for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
     if not allow_remote or offline:
         reason = "offline mode is on" if allow_remote else "fetching is off here"

@@ -38,7 +38,7 @@ def build_language_model(config: XGenMMConfig) -> nn.Module:
 
 
 def separate_projections(config: PretrainedConfig) -> MistralConfig:
-    """Returns the Mistral config whose network is a Phi-3 config's."""
+    """Returns the Mistral config of the same network as a Phi-3 config."""
     fields = write_rope_of_both_lines(config.to_dict())
     rope = fields.get("rope_parameters") or {}
     partial = rope.get("partial_rotary_factor", fields.get("partial_rotary_factor"))

@@ -1,8 +1,8 @@
 """The calls of the original Hub code, translated to ours.
 
 The released notebooks and VLMEvalKit's wrapper call `update_special_tokens` and `generate` with nested
-`pixel_values`, `image_size` as (width, height), prompts with one `<image>` id an image (or `<image>` and
-placeholders), and read only the new tokens from what comes back. The model itself knows nothing of this.
+`pixel_values`, `image_size` as (width, height), and prompts with one `<image>` id per image (or `<image>` and
+placeholders). They expect only the new tokens back. The model itself does not know these calls.
 """
 
 from functools import partial
@@ -32,7 +32,7 @@ class LegacyImageMixin:
         """The original's call; `return_tensors` and further options are ignored, as in the original.
 
         With `"anyres"` it returns `pixel_values` (images, tiles, 3, S, S), or a list of (tiles, 3, S, S) where the
-        images have different numbers of tiles; without, (1, images, 1, 3, S, S).
+        images have different numbers of tiles. Other modes return (1, images, 1, 3, S, S).
         """
         one_tile = "none" if self.image_aspect_ratio == "anyres" else self.image_aspect_ratio
         batch = self(images, image_aspect_ratio=image_aspect_ratio or one_tile, return_tensors="pt")
@@ -84,7 +84,7 @@ class HubEraMixin:
     def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """Generates tokens; see `GenerationMixin.generate`.
 
-        With a cache (`past_key_values`) only images behind what the cache holds are read. A call in the Hub-era form
+        With a cache (`past_key_values`), only images after the cached part are read. A call in the Hub-era form
         (`image_size`, or `pixel_values` nested or of six dimensions) is translated. As in the original it returns the
         new tokens only, and options such as `repetition_penalty` and `no_repeat_ngram_size` see the new tokens only;
         in every other call they have the library's meaning.
@@ -103,27 +103,27 @@ class HubEraMixin:
         if not is_legacy_api_call(kwargs):
             return super().generate(inputs, **kwargs)
         prompt = self._translate_prompt(kwargs.pop("input_ids", inputs), kwargs)
-        if looks_up:  # which the original had not: it needs the prompt's ids
+        if looks_up:  # an option that the original did not have; it needs the prompt's ids
             outputs = super().generate(**prompt, **kwargs)
             new = getattr(outputs, "sequences", outputs)[:, prompt["input_ids"].shape[1] :]
             if not isinstance(outputs, ModelOutput):
                 return new
             outputs.sequences = new
             return outputs
-        # As in the original: penalties and the like then see the new tokens only, which are also what is returned.
+        # As in the original: penalties see only the new tokens, and only these are returned.
         prompt["inputs_embeds"] = self.get_input_embeddings()(prompt.pop("input_ids"))
         self._penalise_new_tokens(kwargs)
         return super().generate(**prompt, **kwargs)
 
     def _penalise_new_tokens(self, kwargs: dict[str, Any]) -> None:
-        """Makes a repetition penalty count from the first new token: 5.24 skips as many as a row has padding."""
+        """Makes a repetition penalty count from the first new token: 5.24 skips as many as its row has padding."""
         penalty = self._option("repetition_penalty", kwargs)
         if penalty not in (None, 1.0):
             processors = [RepetitionPenaltyLogitsProcessor(penalty), *(kwargs.get("logits_processor") or [])]
             kwargs.update(repetition_penalty=1.0, logits_processor=LogitsProcessorList(processors))
 
     def _never_propose_images(self, kwargs: dict[str, Any]) -> bool:
-        """Keeps prompt lookup from copying image tokens out of the prompt, and tells whether it is asked for."""
+        """Keeps prompt lookup from copying image tokens out of the prompt; returns whether prompt lookup is on."""
         if not self._option("prompt_lookup_num_tokens", kwargs):
             return False
         ids = [self.config.image_token_id, self.config.image_placeholder_token_id]
@@ -132,7 +132,7 @@ class HubEraMixin:
         return True
 
     def _option(self, name: str, kwargs: dict[str, Any]) -> Any:
-        """Returns a generation option of a call, or else of the model; None where neither states it."""
+        """Returns a generation option of the call, else of the model; None if neither sets it."""
         configs = (kwargs.get("generation_config"), self.generation_config)
         stated = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
         return next((value for value in stated if value is not None), None)
@@ -144,7 +144,7 @@ class HubEraMixin:
         pixel_values = kwargs.pop("pixel_values", None)
         check_counts(input_ids, pixel_values, self.config.image_token_id)
         images = self._split_images(pixel_values, kwargs.pop("image_num_tiles", None))
-        kwargs.pop("image_sizes", None)  # the same as image_size, where the image processor's whole output is passed
+        kwargs.pop("image_sizes", None)  # same as image_size; passed with the image processor's whole output
         sizes = flatten_sizes(kwargs.pop("image_size", None))
         attention_mask = kwargs.pop("attention_mask", None)
         if attention_mask is None:
@@ -160,7 +160,7 @@ class HubEraMixin:
         if len(sizes) != len(images):
             if sizes or any(image.shape[0] > 1 for image in images):
                 raise ValueError(
-                    f"image_size holds {len(sizes)} sizes for {len(images)} images; give one (width, height) an image."
+                    f"image_size holds {len(sizes)} sizes for {len(images)} images; give a (width, height) per image."
                 )
             sizes = [(image.shape[-1], image.shape[-2]) for image in images]  # one tile needs no size
         device = input_ids.device
@@ -180,7 +180,7 @@ class HubEraMixin:
 
 
 def is_legacy_api_call(kwargs: dict[str, Any]) -> bool:
-    """Tells the Hub-era form of a `generate` call from ours."""
+    """Tells whether a `generate` call has the Hub-era form."""
     pixel_values = kwargs.get("pixel_values")
     nested = isinstance(pixel_values, (list, tuple)) or (torch.is_tensor(pixel_values) and pixel_values.dim() > 4)
     return nested or "image_size" in kwargs
@@ -189,8 +189,8 @@ def is_legacy_api_call(kwargs: dict[str, Any]) -> bool:
 def flatten_images(pixel_values: Any) -> list[torch.Tensor]:
     """Flattens Hub-era `pixel_values` into one (tiles, channels, S, S) tensor per image.
 
-    They are None; nested lists of images; a tensor (B, images, frames, channels, S, S) or (images, tiles, channels, S,
-    S); or one image.
+    `pixel_values` is None; nested lists of images; a tensor (B, images, frames, channels, S, S) or (images, tiles,
+    channels, S, S); or one image.
     """
     if pixel_values is None:
         return []
@@ -205,7 +205,7 @@ def flatten_images(pixel_values: Any) -> list[torch.Tensor]:
 
 
 def check_counts(input_ids: torch.Tensor, pixel_values: Any, image_token_id: int) -> None:
-    """Checks each prompt of (B, L) ids against its own images, where a list of B lists says whose they are."""
+    """Checks the number of images of each prompt of (B, L) ids, if `pixel_values` has B lists of images."""
     if not isinstance(pixel_values, (list, tuple)) or len(pixel_values) != len(input_ids):
         return
     for index, (row, group) in enumerate(zip(input_ids, pixel_values, strict=True)):
@@ -218,7 +218,7 @@ def check_counts(input_ids: torch.Tensor, pixel_values: Any, image_token_id: int
 
 
 def flatten_sizes(image_size: Any) -> list[tuple[int, int]]:
-    """Flattens Hub-era `image_size` into one (width, height) an image."""
+    """Flattens Hub-era `image_size` into one (width, height) per image."""
     if image_size is None:
         return []
     if torch.is_tensor(image_size):

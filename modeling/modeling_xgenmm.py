@@ -62,7 +62,7 @@ class XGenMMPreTrainedModel(AnyAttentionModel):
         unused = sorted(
             name for name in info["unexpected_keys"] if hasattr(model, "lm_head") or "lm_head." not in name
         )
-        # Where nothing fits at all the library warns that every weight is missing, as for any other model.
+        # If nothing fits at all, the library warns that every weight is missing, as for any other model.
         if unused and len(info["missing_keys"]) < len(model.state_dict()):
             rest = f" and {len(unused) - 5} more" if len(unused) > 5 else ""
             raise ValueError(
@@ -146,7 +146,7 @@ class XGenMMModel(ImageReadingMixin, XGenMMPreTrainedModel):
             input_ids: Prompts with every `<image>` expanded to the image's tokens, (B, L).
             pixel_values: All tiles of all images, (num_tiles, channels, S, S).
             image_sizes: Image sizes in pixels as (height, width), (num_images, 2).
-            image_num_tiles: Tiles an image, (num_images,).
+            image_num_tiles: Tiles per image, (num_images,).
             attention_mask: 1 on real tokens, (B, L).
             position_ids: (B, L).
             past_key_values: The cache.
@@ -154,20 +154,20 @@ class XGenMMModel(ImageReadingMixin, XGenMMPreTrainedModel):
             use_cache: Whether to return a cache.
             mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`; without a
                 `pooler_output` its `last_hidden_state` is sampled, and `image_sizes` and `image_num_tiles` are needed.
-            image_repeats: How often all images are shown; 2 where chosen and rejected rows share them.
+            image_repeats: How often all images are shown; 2 if chosen and rejected rows share them.
             prompt_mask: True at tokens that images may be read with (first release), (B, L). Default: all real tokens.
-            cache: Another name of `past_key_values`.
+            cache: Another name for `past_key_values`.
             **kwargs: Passed to the language model; `output_hidden_states` and `output_attentions` also to the vision
                 tower and the resampler.
 
         Returns:
-            The language model's output and the images' tokens; with the states asked for also the images'.
+            The language model's output, the images' tokens and, on request, the images' states.
 
         Raises:
             ValueError: If the inputs do not fit each other.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Pass either input_ids or inputs_embeds, not both and not neither.")
+            raise ValueError("Pass exactly one of input_ids and inputs_embeds.")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         tokens = outputs = None
@@ -292,7 +292,7 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
             input_ids: Prompts with every `<image>` expanded to the image's tokens, (B, L).
             pixel_values: All tiles of all images, (num_tiles, channels, S, S).
             image_sizes: Image sizes in pixels as (height, width), (num_images, 2).
-            image_num_tiles: Tiles an image, (num_images,).
+            image_num_tiles: Tiles per image, (num_images,).
             attention_mask: 1 on real tokens, (B, L).
             position_ids: (B, L).
             past_key_values: The cache.
@@ -301,7 +301,7 @@ class XGenMMForConditionalGeneration(HubEraMixin, XGenMMPreTrainedModel, Multimo
             use_cache: Whether to return a cache.
             logits_to_keep: Compute the logits of the last that many positions (0: all), or of the given ones.
             mm_encoder_outputs: `{"image": output of get_image_features}` in place of `pixel_values`.
-            cache: Another name of `past_key_values`.
+            cache: Another name for `past_key_values`.
             **kwargs: Passed on to `XGenMMModel` (`image_repeats`, ...) and the loss (`num_items_in_batch`, ...).
 
         Returns:

@@ -43,7 +43,7 @@ class XGenMMImageOutput(BaseModelOutputWithPooling):
 
     @property
     def num_latents(self) -> int:
-        """Queries that become tokens of a chunk; behind them stands the first release's text."""
+        """Number of queries that become tokens of a chunk; in the first release the text queries follow them."""
         return sum(len(tokens) for tokens in self.pooler_output) // self.resampler_attentions[0].shape[0]
 
 
@@ -107,7 +107,7 @@ class XGenMMCausalLMOutputWithPast(ImageStatesMixin, CausalLMOutputWithPast):
 
 
 def asked_states(options: dict[str, Any], config: Any) -> dict[str, bool]:
-    """Returns which states a call, or else the config, asks for, as options of the parts."""
+    """Returns which states a call (else the config) requests, as options of the parts."""
     stated = {name: options.get(name) for name in STATES}
     return {name: True for name, asked in stated.items() if asked or (asked is None and getattr(config, name, False))}
 

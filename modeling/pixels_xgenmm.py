@@ -1,7 +1,7 @@
 """Images -> tiles in torch, with gradients: the image processor's steps on float tensors of any device.
 
-Shapes: an image is (3, height, width) in [0, 1]. What Pillow rounds to 256 levels after each pass stays real here, and
-is clipped like there; docs/research.md states how far the tiles are from Pillow's.
+Shapes: an image is (3, height, width) in [0, 1]. Pillow rounds to 256 levels after each pass; values here are clipped,
+but not rounded. docs/research.md states how far the tiles are from Pillow's.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from .tiling_xgenmm import centre_in_square, fit_into_grid
 
 
 def checked_images(images: Any) -> list[torch.Tensor]:
-    """Lists float images, each (3, height, width) in [0, 1], of a tensor with or without a batch axis or of a list."""
+    """Returns images, each (3, height, width) in [0, 1], of a list or of a tensor with or without a batch axis."""
     listed = [images] if isinstance(images, torch.Tensor) and images.dim() == 3 else list(images)
     if not listed:
         raise ValueError("images is empty; pass at least one tensor of shape (3, height, width).")

@@ -42,9 +42,9 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         tokenizer: An `XGenMMTokenizer`.
         chat_template: Jinja template of chats; default: the tokenizer's. Instruct models have Phi-3 turns, in which an
             image renders `<image>` and a newline; base models have none.
-        num_latents: Tokens of one sampling (of a tile, or with fixed sampling of an image).
-        anyres_patch_sampling: Whether each tile is sampled on its own.
-        max_images_per_prompt: Most images of a prompt; 1 for the first release, which reads image and prompt together.
+        num_latents: Number of tokens per tile, or per image with fixed sampling.
+        anyres_patch_sampling: Whether each tile is sampled separately.
+        max_images_per_prompt: Maximum number of images per prompt; 1 for the first release.
 
     Raises:
         ValueError: If an option is out of range.
@@ -80,7 +80,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         self.image_token = IMAGE_TOKEN
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.auto_map = {"AutoProcessor": AUTO_MAP["AutoProcessor"]}
-        tokenizer.skip_control_tokens = True  # in texts for people, also those of the library's streamers
+        tokenizer.skip_control_tokens = True  # in decoded texts, also in those of the library's streamers
         super().__init__(image_processor, tokenizer, chat_template=chat_template or tokenizer.chat_template)
 
     @property
@@ -107,7 +107,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
 
         Returns:
             `input_ids` and `attention_mask` (B, L); with images also `pixel_values` (num_tiles, 3, S, S) and
-            `image_sizes` (num_images, 2) as (height, width); `image_num_tiles` (num_images,) under its key alone (see
+            `image_sizes` (num_images, 2) as (height, width); `image_num_tiles` (num_images,) only by its key (see
             `ModelInputs`).
 
         Raises:
@@ -133,7 +133,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
         replacements = data.pop("text_replacement_offsets", None)
         batch = ModelInputs(data, return_tensors, self.image_token_id, num_tiles)
         if replacements is not None:
-            # Engines that ask for this take images one by one: they cut tensors by tiles, and lists by images.
+            # Engines that ask for this process single images: they split tensors by tiles, and lists by images.
             sizes = ("image_sizes", "image_num_tiles")
             batch.update({name: list(batch[name]) for name in sizes if name in batch})
             batch["text_replacement_offsets"] = replacements
@@ -142,8 +142,8 @@ class XGenMMProcessor(ImageTextProcessorMixin):
     def _encode(self, prompts: list[str], lengths: list[int], options: dict[str, Any]) -> dict[str, Any]:
         """Expands the images in the prompts and tokenises them."""
         with_types = options.pop("return_mm_token_type_ids", False)
-        # 5.x asks for these beside the tokens' offsets, to move those back to the prompt as it was passed: ours count
-        # from there.
+        # With offsets, 5.x asks for replacements to shift the offsets back to the prompt as it was passed. Our offsets
+        # already count from there.
         with_replacements = options.pop("return_text_replacement_offsets", False)
         with_replacements = with_replacements and not options.get("return_offsets_mapping")
         remaining = iter(lengths)
@@ -195,7 +195,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
             The prompt, or the model inputs.
 
         Raises:
-            ValueError: If the model is a base model, which has no chat template, or the conversation is none.
+            ValueError: If the model is a base model, which has no chat template, or the conversation is invalid.
         """
         if chat_template is None and self.chat_template is None:
             raise ValueError(NO_CHAT_TEMPLATE)
@@ -215,7 +215,7 @@ class XGenMMProcessor(ImageTextProcessorMixin):
     def _get_num_multimodal_tokens(
         self, image_sizes: list[tuple[int, int]] | None = None, **kwargs: Any
     ) -> MultiModalData:
-        """Counts tokens and tiles (`num_image_patches`) of images by (height, width); serving engines ask this."""
+        """Counts tokens and tiles (`num_image_patches`) of images by (height, width); serving engines call this."""
         if image_sizes is None:
             return MultiModalData()
         _, options = split_options(kwargs)
@@ -226,16 +226,16 @@ class XGenMMProcessor(ImageTextProcessorMixin):
 
 
 def ends_a_turn(text: str) -> bool:
-    """Tells whether a text is the rest of a turn, as TRL's collators cut an answer from its prompt to read it alone.
+    """Tells whether a text is the end of a turn: TRL's collators cut an answer from its prompt and tokenise it alone.
 
-    Read so, with `add_special_tokens=False`, no space is put before it: it has the ids that it has behind its prompt.
+    With `add_special_tokens=False` no space is put before such a text, so it has the same ids as after its prompt.
     """
     first = TURN_TOKEN.search(text)
     return first is not None and first[0] == "<|end|>"
 
 
 def replacements_in(prompt: str, lengths: list[int]) -> list[dict[str, Any]]:
-    """Tells what each image in a prompt is replaced by; serving engines repeat it in prompts of their own."""
+    """Returns the replacement of each image in a prompt; serving engines make the same in their own prompts."""
     entries, grown = [], 0
     for match, length in zip(IMAGE.finditer(prompt), lengths, strict=True):
         start, replacement = match.start() + grown, IMAGE_TOKEN * length
@@ -246,13 +246,13 @@ def replacements_in(prompt: str, lengths: list[int]) -> list[dict[str, Any]]:
 
 
 def offsets_in_prompt(prompt: str, lengths: list[int], offsets: Any, mark: int) -> list[tuple[int, int]]:
-    """Counts (start, end) characters from a prompt as it was before its images were expanded to `lengths` tokens.
+    """Converts (start, end) offsets to offsets in the prompt before its images were expanded to `lengths` tokens.
 
-    `mark` characters were put before it. An image's tokens get (0, 0), as padding does: they stand for pixels and
-    belong to no text, so that a mask of what the assistant says never holds them.
+    `mark` characters were put before the prompt. Image tokens get (0, 0), as padding does, so that an assistant mask
+    never includes them.
     """
     start = 0
-    origins: list[np.ndarray] = []  # for each character of the expanded prompt, where it comes from
+    origins: list[np.ndarray] = []  # position in the original prompt of each character of the expanded one
     for match, length in zip(IMAGE.finditer(prompt), lengths, strict=True):
         origins += [np.arange(start, match.start()), np.full(length * len(IMAGE_TOKEN), -1)]
         start = match.end()
@@ -282,7 +282,7 @@ def split_options(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 
 def checked_prompts(text: Any) -> list[str]:
-    """Returns one prompt or several as a list, or raises a ValueError if they are no prompts."""
+    """Returns one prompt or several as a list, or raises a ValueError if they are not prompts."""
     prompts = [text] if isinstance(text, str) else text
     first = prompts[0] if isinstance(prompts, (list, tuple)) and prompts else prompts
     if hasattr(first, "size"):

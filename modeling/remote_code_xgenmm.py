@@ -1,9 +1,9 @@
 """What makes a checkpoint folder self-contained: the Auto class map and the code files that travel with it.
 
 Transformers flattens the files of a remote-code repository into one folder, which is why every module of this
-package carries the ``_xgenmm`` suffix and imports its siblings by name only. Out of a local folder 4.57 fetches just
-the siblings that the file with the Auto class itself imports: those of ``configuration_xgenmm`` (read before any
-model), ``image_processing_xgenmm``, ``processing_xgenmm`` and ``tokenization_xgenmm`` must need no others in turn.
+package carries the ``_xgenmm`` suffix and imports its siblings by name only. From a local folder, 4.57 fetches only
+the siblings that the file with the Auto class itself imports. The siblings of ``configuration_xgenmm`` (read before
+any model), ``image_processing_xgenmm``, ``processing_xgenmm`` and ``tokenization_xgenmm`` must not need any others.
 """
 
 import shutil

@@ -25,8 +25,8 @@ from .text_queries_xgenmm import TextQueries
 def chosen_attention(config: XGenMMResamplerConfig, output_attentions: bool = False) -> str:
     """Returns the attention implementation of the resampler.
 
-    Weights come from eager attention alone. FlexAttention asks for block masks and compiles a kernel for every shape,
-    which a CPU does not survive; SDPA computes the same on every device.
+    Only eager attention returns weights. FlexAttention needs block masks and compiles a kernel for every shape, which
+    fails on a CPU; SDPA computes the same on every device.
     """
     if output_attentions:
         return "eager"
@@ -77,7 +77,7 @@ class XGenMMResamplerAttention(nn.Module):
 
 
 class XGenMMResamplerMLP(nn.Module):
-    """Linear, exact GELU, Linear: the feed-forward part of a block, and what maps the prompt's embeddings."""
+    """Linear, exact GELU, Linear: the feed-forward part of a block, and the projection of the prompt's embeddings."""
 
     def __init__(self, input_size: int, inner_size: int, output_size: int, bias: bool):
         super().__init__()
@@ -116,7 +116,7 @@ class XGenMMResamplerLayer(GradientCheckpointingLayer):
 class XGenMMResampler(AnyAttentionModel):
     """Samples chunks of features into `num_latents` tokens each, of the language model's width (`output_size`).
 
-    It is a model of its own so that the library sets its attention implementation like the other parts'.
+    It is a separate model so that the library sets its attention implementation as it does for the other parts.
     """
 
     config: XGenMMResamplerConfig
@@ -154,7 +154,7 @@ class XGenMMResampler(AnyAttentionModel):
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutput:
-        """Samples features, (num_chunks, num_patches, hidden_size), those left out where `visible` is False.
+        """Samples features, (num_chunks, num_patches, hidden_size), except those where `visible` is False.
 
         `text` are further queries, needed if and only if the config is `text_conditioned`; `kwargs` go to the
         attention implementation. Returns tokens, (num_chunks, num_latents, output_size), as `last_hidden_state`; on
@@ -189,7 +189,7 @@ class XGenMMResampler(AnyAttentionModel):
         )
 
     def _with_text(self, latents: torch.Tensor, text: TextQueries | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Puts the text behind the latents; also returns which of it is no padding, (num_chunks, T)."""
+        """Appends the text to the latents; also returns the text's mask, False on padding, (num_chunks, T)."""
         if text is None:
             raise ValueError(
                 "This checkpoint reads images together with the prompt; call the model with both, or pass prompt_ids "

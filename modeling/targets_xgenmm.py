@@ -18,11 +18,11 @@ logger = logging.get_logger(__name__)
 class ModelInputs(BatchFeature):
     """What the processor returns; `labels` that a collator sets on it never count at image tokens.
 
-    Collators copy `input_ids` and set the copy as `labels` of what the processor returned, TRL's own too. Trainers
-    count and sum over these labels without asking the model, so image tokens become -100 here already.
+    Collators, including TRL's, copy `input_ids` and set the copy as `labels` of what the processor returned. Trainers
+    count and sum over these labels without the model, so image tokens become -100 already here.
 
-    `inputs["image_num_tiles"]` answers, but is no item: the model counts tiles from `image_sizes`, and trainers hand
-    every item on to functions that know only the names of the library's own models.
+    `inputs["image_num_tiles"]` works, but is not among the items: the model counts tiles from `image_sizes`, and
+    trainers pass every item to functions that know only the names of the library's own models.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ def count_without_images(
     """Corrects a trainer's number of targets for the image tokens among them.
 
     A trainer counts the targets of a whole step before the model sees them. The share of image tokens between labels
-    as given and targets, (B, L), is this batch's: exact for one batch a step, close for several.
+    as given and targets, (B, L), is this batch's: exact for one batch per step, close for several.
     """
     before, after = (given != IGNORE_INDEX).sum(), (targets != IGNORE_INDEX).sum()
     if not torch.compiler.is_compiling() and after < before:

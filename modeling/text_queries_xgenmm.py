@@ -1,4 +1,4 @@
-"""The prompt as queries of the resampler, as the first release (r-v1) has it.
+"""The prompt as queries of the resampler, used by the first release (r-v1).
 
 Shapes: B prompts of L tokens, at most one image each; num_images prompts have one. T text queries are chosen per
 image.
@@ -21,7 +21,7 @@ NO_PROMPT_END = (
 
 
 class TextQueries(NamedTuple):
-    """The text that goes with each image."""
+    """The text queries of each image."""
 
     embeds: torch.Tensor  # (num_images, T, text width)
     visible: torch.Tensor  # False on padding, (num_images, T)
@@ -31,11 +31,11 @@ class TextQueries(NamedTuple):
 def select_text(
     config: XGenMMConfig, embeds: torch.Tensor, image_mask: torch.Tensor, prompt_mask: torch.Tensor, num_images: int
 ) -> TextQueries:
-    """Chooses the text queries of every image: the first tokens of its prompt, the image counting as one of them.
+    """Chooses the text queries of every image: the first tokens of its prompt, of which the image counts as one.
 
     `embeds` are the prompts' before the images are put in, (B, L, text width); `image_mask` is True at image tokens
-    and `prompt_mask` at tokens that may be queries, (B, L). Padding is left out. (The original let it in, so that a
-    row's answer depended on its batch.)
+    and `prompt_mask` at tokens that may be queries, (B, L). Padding is left out. (The original used it too, so a row's
+    answer depended on its batch.)
     """
     kept = prompt_mask.to(embeds.device).bool() & ~follows_image(image_mask)
     rows = torch.argsort((~image_mask.any(1)).int(), stable=True)[:num_images]
@@ -47,12 +47,12 @@ def select_text(
 
 
 def follows_image(image_mask: torch.Tensor) -> torch.Tensor:
-    """Finds the image tokens behind an image's first, (B, L)."""
+    """Finds the tokens of each image after its first, (B, L)."""
     return image_mask & nn.functional.pad(image_mask[:, :-1], (1, 0))
 
 
 def one_image_per_prompt(image_mask: torch.Tensor, num_images: int) -> Condition:
-    """Returns the condition that no prompt has more than one image, and that there are as many as shown."""
+    """Returns the condition that no prompt has more than one image, and that `num_images` prompts have one."""
     starts = (image_mask & ~follows_image(image_mask)).sum(1)
     return Condition(
         (starts <= 1).all() & (starts.sum() == num_images),

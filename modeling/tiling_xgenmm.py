@@ -1,6 +1,6 @@
 """Any-resolution geometry: grids, tile boxes, the strip order, the letterbox mask, token counts.
 
-Image processor, processor and model all ask here; nothing in this module touches pixels or features.
+Image processor, processor and model all use this module; nothing in it touches pixels or features.
 
 Shapes: num_images images become num_tiles tiles of num_patches = side * side patches each. Pixel sizes are
 (height, width) except the grids, which are (width, height) in the order that decides ties.
@@ -32,14 +32,14 @@ def default_grids(tile_size: int) -> list[list[int]]:
 
 
 def checked_mode(mode: Any) -> str:
-    """Returns an aspect-ratio mode, or raises a ValueError if it is none."""
+    """Returns the mode, or raises a ValueError if it is not an aspect-ratio mode."""
     if not isinstance(mode, str) or mode not in ASPECT_RATIO_MODES:
         raise ValueError(f"image_aspect_ratio is {mode!r}; it must be one of {', '.join(ASPECT_RATIO_MODES)}.")
     return mode
 
 
 def checked_grids(grids: Any, tile_size: int, mode: str = "anyres") -> list[list[int]]:
-    """Returns grids as lists, or raises a ValueError if they are no (width, height) in tiles of `tile_size` pixels."""
+    """Returns grids as lists, or raises a ValueError if one is not (width, height) in multiples of `tile_size`."""
     is_list = isinstance(grids, (list, tuple)) and all(isinstance(grid, (list, tuple)) for grid in grids)
     if not is_list or any(type(value) is not int for grid in grids for value in grid):
         raise ValueError(f"anyres_grids is {repr(grids)[:80]}; give a list of (width, height) in pixels.")
@@ -127,7 +127,7 @@ def tile_layout(
 
     Args:
         image_sizes: Image sizes as (height, width), (num_images, 2).
-        image_num_tiles: Tiles an image, (num_images,); 1 means the overview alone.
+        image_num_tiles: Tiles per image, (num_images,); 1 means the overview alone.
         num_tiles: Sum of `image_num_tiles`.
         grids: Grid of every image as (cols, rows) in tiles, (num_images, 2).
         side: Patches along one side of a tile.

@@ -1,4 +1,4 @@
-"""Tokenizer of xGen-MM: the ids and the texts of the slow Llama tokenizer it was trained with, on the fast library.
+"""Tokenizer of xGen-MM: the ids and texts of the slow Llama tokenizer it was trained with, from the fast library.
 
 The released models were tuned and published with `LlamaTokenizer(use_fast=False, legacy=False)`. The rule that a
 tokenizer file cannot express is applied here: one space goes before the whole text unless it starts with a special
@@ -22,7 +22,7 @@ from .chat_xgenmm import ESCAPE_MARK, IMAGE_PLACEHOLDER_TOKEN, IMAGE_TOKEN, SPAC
 from .compat_xgenmm import TOKENIZES_IN_BATCHES
 
 
-# The placeholders behind an image's token in the base models' form.
+# The placeholders after an image's token in the base models' form.
 _PLACEHOLDERS = re.compile(f"(?<={re.escape(IMAGE_TOKEN)})(?:{re.escape(IMAGE_PLACEHOLDER_TOKEN)})+")
 _BYTE_PIECE = re.compile("<0x([0-9A-Fa-f]{2})>")
 # Decodes each byte that belongs to no character to one replacement character.
@@ -31,11 +31,11 @@ codecs.register_error(
     _PER_BYTE,
     lambda error: ("\ufffd" * (error.end - error.start), error.end),  # type: ignore[attr-defined]
 )
-# White space to Python, and so to the slow tokenizer's tokens that swallow it, but not to the fast library.
+# White space in Python, and so for the slow tokenizer's tokens that strip it, but not in the fast library.
 _SEPARATORS = frozenset("\x1c\x1d\x1e\x1f")
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _AUTO_MAP = {"AutoTokenizer": ["tokenization_xgenmm.XGenMMTokenizer", "tokenization_xgenmm.XGenMMTokenizer"]}
-# What one line writes about its own run, or in a form that the other line cannot load.
+# Fields that a library line writes about its own run, or in a form that the other line cannot load.
 _UNSAVED = (
     "backend",
     "extra_special_tokens",
@@ -82,7 +82,7 @@ class PrefixedEncoding:
 
     @property
     def offsets(self) -> list:
-        """Spans of the tokens in the caller's text, one (start, end) a token."""
+        """Spans of the tokens in the caller's text, one (start, end) per token."""
         encoding = self._encoding
         if self._shifts in ((0,), (1,)):  # one text: at most the one space
             if self._shifts == (0,):
@@ -115,13 +115,13 @@ class PrefixedEncoding:
 
 
 class XGenMMTokenizer(PreTrainedTokenizerFast):
-    """Gives a text the ids, and ids the text, that the original's slow Llama tokenizer gives.
+    """Encodes and decodes texts exactly as the original's slow Llama tokenizer does.
 
     It reads and writes the library's usual files; `tokenizer.json` holds a byte-fallback BPE whose normaliser only
     removes `ESCAPE_MARK` and turns spaces into the space piece. Saved folders load on every supported library line.
 
     Attributes:
-        one_token_per_image: Whether placeholders behind an image's token are left out. An engine that replaces the
+        one_token_per_image: Whether placeholders after an image's token are left out. An engine that replaces the
             image's token itself turns this on (see `xgenmm_hf.engines`); by default a text has the original's ids.
 
     Example:
@@ -154,7 +154,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
 
     def _encode_plus(self, text: Any, text_pair: Any = None, *args: Any, **kwargs: Any) -> BatchEncoding:
         """Encodes texts under the rule: every call on 5.x, single texts on 4.57."""
-        # The library encodes a chat that it has marked itself piece by piece, through this method again.
+        # For a chat that it has marked, the library calls this method again for each piece.
         if TOKENIZES_IN_BATCHES or kwargs.get("sanitize_control_tokens"):
             return super()._encode_plus(text, text_pair, *args, **kwargs)
         words = bool(kwargs.get("is_split_into_words"))
@@ -176,7 +176,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         return _count_from_the_text(encoded, shifts, bool(kwargs.get("is_split_into_words")))
 
     def _rule(self, split_special_tokens: bool | None) -> tuple[Callable[[str], str], Callable[[str], int]]:
-        """Returns the text that is read for a text, and how many characters were put before it.
+        """Returns two functions of a text: the text to encode, and the number of characters put before it.
 
         Source: `LlamaTokenizer.tokenize` with `legacy=False` (transformers 4.41).
         """
@@ -187,7 +187,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         greedy = "|".join(re.escape(token.content) for token in self.added_tokens_decoder.values() if token.rstrip)
 
         def shift(text: str) -> int:
-            # A text that starts with the mark goes on with one that was read before (see the processor).
+            # A text that starts with the mark continues a text that was already encoded (see the processor).
             return int(bool(text) and not text.replace(SPACE_PIECE, " ").startswith((*special, ESCAPE_MARK)))
 
         def read(text: str) -> str:
@@ -202,7 +202,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **kwargs: Any
     ) -> list[str]:
-        """Splits a text into tokens; one that swallows white space is named without it.
+        """Splits a text into tokens; a token that strips white space is named without it.
 
         Args:
             text: The text.
@@ -312,7 +312,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         self, save_directory: Any, file_names: tuple, legacy_format: Any = None, filename_prefix: str | None = None
     ) -> tuple:
         """Saves the same files on every library line, in the form that all of them load."""
-        # What the last call asked for is no property of the tokenizer, but the backend would write it down.
+        # Padding and truncation belong to the last call, not to the tokenizer, but the backend would save them.
         self.backend_tokenizer.no_padding()
         self.backend_tokenizer.no_truncation()
         written = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
@@ -325,7 +325,7 @@ class XGenMMTokenizer(PreTrainedTokenizerFast):
         return tuple(dict.fromkeys([*written, str(map_file)]))
 
     def _portable_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """Rewrites what a library line put into tokenizer_config.json."""
+        """Returns the content of tokenizer_config.json in the form that all library lines load."""
         auto_map = config.get("auto_map")
         added = self.added_tokens_decoder.items()
         return {
@@ -351,7 +351,7 @@ def register_tokenizer(config_class: type[PretrainedConfig]) -> None:
 
 
 def _map_texts(value: Any, function: Callable[[str], Any]) -> Any:
-    """Applies a function to every text of a text, pair, list of words or batch of such."""
+    """Applies a function to every text of a text, a pair, a list of words or a batch of these."""
     if isinstance(value, str):
         return function(value)
     if isinstance(value, (list, tuple)):
@@ -385,5 +385,4 @@ def _by_sequence(shifts: Any, words: bool) -> Sequence:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes JSON as the library does."""
     path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

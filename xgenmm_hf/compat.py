@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def publish(model_class: "type[PreTrainedModel]") -> None:
-    """Lets code find a model class that looks only at Transformers' own names, and never at registered classes.
+    """Makes a model class visible to code that looks only at Transformers' own names, not at registered classes.
 
-    vLLM, `transformers serve` and TRL take the class of `architectures` from the `transformers` module; pipelines and
-    servers tell from two tables of names that it reads images.
+    vLLM, `transformers serve` and TRL take the class of `architectures` from the `transformers` module. Pipelines and
+    servers look up in two tables of names whether it reads images.
     """
     name = model_class.__name__
-    # 5.24 makes its module object a second time while its models are imported; scripts may hold either
+    # 5.24 creates its module object a second time while its models are imported; scripts may hold either
     for module in (transformers, sys.modules["transformers"]):
         setattr(module, name, model_class)
     for table in ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES", "MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES"):
@@ -50,8 +50,8 @@ def keep_vision2seq(auto_class: type) -> None:
 def has_no_video_processor(config_class: "type[PretrainedConfig]") -> None:
     """Registers that a family reads no videos.
 
-    5.x otherwise infers the name of a video processor from the image processor's entry in `auto_map`, and asks whether
-    to run the code that it takes to be there.
+    Otherwise 5.x infers the name of a video processor from the image processor's entry in `auto_map`, and asks whether
+    to run the code that it expects there.
     """
     VIDEO_PROCESSOR_MAPPING.register(config_class, {}, exist_ok=True)
 
@@ -70,8 +70,8 @@ def allow_adapters_of(package: str) -> None:
 def shuffle_stream(rows: "IterableDataset", seed: int, buffer_size: int) -> "IterableDataset":
     """Shuffles a stream and the order of its shards, and keeps the shards apart.
 
-    datasets 5.0 fills the buffer from several shards and thereby makes them one, which ranks can no longer share;
-    releases before it know no such option.
+    datasets 5.0 fills the buffer from several shards and so merges them into one, which ranks can no longer share.
+    Earlier releases do not have the option that prevents this.
     """
     apart = {"max_buffer_input_shards": 1}
     known = inspect.signature(rows.shuffle).parameters
@@ -87,7 +87,7 @@ def fix_when_imported(module: str, fix: Callable[[ModuleType], None]) -> None:
 
 
 class _Fixer(MetaPathFinder):
-    """Finds one module where it is anyway, and fixes it after its code ran."""
+    """Finds one module in its usual place, and fixes it after its code has run."""
 
     def __init__(self, module: str, fix: Callable[[ModuleType], None]):
         self.module = module
@@ -111,10 +111,10 @@ class _Fixer(MetaPathFinder):
 
 
 def keep_sizes_with_tiles(module: ModuleType) -> None:
-    """Makes TRL keep `image_sizes` with their prompts where prompts have several images of several tiles.
+    """Makes TRL keep `image_sizes` with their prompts if prompts have several images of several tiles.
 
-    Before it shuffles a batch of prompts TRL cuts `pixel_values` and `image_sizes` by prompt; for images of several
-    tiles it cuts only the former (seen with TRL 1.16), so that sizes go to other prompts than their images.
+    Before TRL shuffles a batch of prompts, it splits `pixel_values` and `image_sizes` by prompt. For images of several
+    tiles it splits only the former (seen with TRL 1.16), so that sizes go to other prompts than their images.
     """
     split = getattr(module, "split_pixel_values_by_grid", None)
     if split is None or hasattr(split, "__wrapped__"):
@@ -138,7 +138,7 @@ def keep_sizes_with_tiles(module: ModuleType) -> None:
 def leave_out_image_targets(module: ModuleType) -> None:
     """Makes TRL's `SFTTrainer` leave image tokens out of the targets of a collator that counts them.
 
-    Its fused loss reads the labels itself (seen with TRL 1.16); the model, whose loss leaves them out, is not asked.
+    Its fused loss reads the labels itself (seen with TRL 1.16) and replaces the model's loss, which leaves them out.
     """
     trainer = getattr(module, "SFTTrainer", None)
     compute = getattr(trainer, "compute_loss", None)

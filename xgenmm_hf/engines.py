@@ -13,7 +13,7 @@ def register_in_vllm() -> None:
     """Makes xGen-MM known to the vLLM process that calls this; calling it again changes nothing.
 
     vLLM reads a prompt's text with the tokenizer alone and puts an image's tokens in place of `<image>`. In the base
-    models' form the placeholders would stay behind them, so the tokenizer leaves them out.
+    models' form the placeholders would remain after them, so the tokenizer leaves them out.
     """
     register()
     XGenMMTokenizer.one_token_per_image = True

@@ -122,7 +122,10 @@ BROKEN = {
     "same id twice": (edit("tokenizer.json", lambda s: s["model"]["vocab"].update({"<|end|>": 7})), "do not line up"),
     "disagreement": (edit("added_tokens.json", lambda a: a.update({"<other>": 519})), "files disagree"),
     "one token moved": (edit("added_tokens.json", lambda a: a.update({"<pad>": 9})), "do not line up"),
-    "ours elsewhere": (edit("added_tokens.json", lambda a: a.update({"<image>": 530})), "at other ids"),
+    "ours elsewhere": (
+        edit("added_tokens.json", lambda a: a.update({"<image>": 530})),
+        "must come after all other tokens",
+    ),
     "odd decoder": (
         edit("tokenizer_config.json", lambda c: c.update(added_tokens_decoder=["<s>"])),
         "added tokens in .* are broken",

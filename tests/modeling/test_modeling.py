@@ -139,7 +139,7 @@ def test_twelve_tiles(make_model):
         ({"image_num_tiles": torch.tensor([3, 5])}, "use the processor that belongs to the model"),
         ({"image_sizes": None}, "image_sizes is missing"),
         ({"input_ids": torch.full((1, 41), 100)}, "Image features and image tokens do not match"),
-        ({"input_ids": None}, "input_ids or inputs_embeds"),
+        ({"input_ids": None}, "one of input_ids and inputs_embeds"),
         ({"mm_encoder_outputs": {"image": object()}}, "pixel_values or mm_encoder_outputs"),
     ],
 )

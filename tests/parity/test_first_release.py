@@ -226,5 +226,5 @@ def test_a_cache_of_half_a_prompt_is_refused(model):
     first = inputs["input_ids"][:, :4]
     cache = model(input_ids=first, use_cache=True)
     cache = cache.get("cache", cache.get("past_key_values"))
-    with pytest.raises(ValueError, match="cannot go on from a cache"):
+    with pytest.raises(ValueError, match="cannot continue from a cache"):
         model.generate(**inputs, past_key_values=cache, **OPTIONS)

@@ -32,7 +32,7 @@ class BulkAnswer(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A batch on its way to the engine: the rows that go along, their inputs, and what is wrong with the others."""
+    """A batch for the engine: the rows to answer, their inputs, and what is wrong with the other rows."""
 
     rows: list[int]
     inputs: Any
@@ -106,12 +106,12 @@ class BulkGenerator:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What the answers depend on besides the prompt; dtype, device and attention once a model is loaded."""
+        """What the answers depend on, except the prompt; dtype, device and attention once a model is loaded."""
         model = getattr(getattr(self._loaded, "parts", None), "model", None)
         return provenance(self.model, model, engine=self.engine, **getattr(self._loaded, "known", {}))
 
     def prepare(self, rows: Sequence[BulkRow]) -> Prepared:
-        """Opens a batch's images and makes the engine's inputs; may run in a thread beside `answer`.
+        """Opens a batch's images and makes the engine's inputs; may run in a thread during `answer`.
 
         Rows whose images cannot be read, or whose prompt is too long, become errors.
         """

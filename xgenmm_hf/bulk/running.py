@@ -47,7 +47,7 @@ def generate(
     """Answers every row of a source and writes JSON Lines.
 
     A line is ``{"index", "row", "text"}``, or ``{"index", "row", "error"}`` for a row that cannot be answered. A run
-    that was stopped resumes when it is started again with the same options. Options and provenance are written beside
+    that was stopped resumes when it is started again with the same options. Options and provenance are written next to
     the answers, into ``OUT.run.json``.
     """
     from filelock import FileLock, Timeout

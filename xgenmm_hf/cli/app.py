@@ -53,7 +53,7 @@ def prepare(
     ] = False,
 ) -> None:
     """xGen-MM (BLIP-3) models: ask about images, inspect, convert, export and train checkpoints."""
-    # What is silenced for a command is heard again after it: the caller may be a program, not a shell.
+    # Logs and warnings are silenced only during a command, because the caller may be a program, not a shell.
     context.call_on_close(partial(logging.disable, logging.root.manager.disable))
     context.with_resource(warnings.catch_warnings())
     quiet_libraries()

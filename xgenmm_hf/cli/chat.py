@@ -29,7 +29,7 @@ HELP = """\
 /save FILE       write the chat as JSON
 /quit            leave (or Ctrl-D); Ctrl-C cuts an answer off, at the prompt it clears the line and twice leaves"""
 IMAGE_WIDTH = 40
-# A second Ctrl-C within so many seconds leaves; lines that follow each other within the other belong to one paste.
+# A second Ctrl-C within the first time leaves; lines that follow each other within the second belong to one paste.
 LEAVE_SECONDS, PASTE_SECONDS = 2.0, 0.05
 
 
@@ -155,7 +155,7 @@ class Session:
         self._conversation.answer(text, self._images, self._write)
         self._console.print()
         if self._conversation.turns is before:
-            self._note("Cut off before anything was said: it counts as not asked.")
+            self._note("Interrupted before the answer began: the question is not kept.")
         else:
             self._images = []
 
@@ -172,7 +172,7 @@ class Session:
         return sys.stdin.isatty() and self._console.input(question, markup=False).strip().lower() in ("y", "yes")
 
     def _write(self, text: str) -> None:
-        """Shows a piece of an answer, without characters that would command the terminal."""
+        """Shows a piece of an answer without control characters, which the terminal would execute."""
         shown = "".join(letter for letter in text if letter.isprintable() or letter in "\n\t")
         self._console.print(shown, end="", markup=False, highlight=False, soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""Keeping what libraries log, warn and draw out of the command line's own output, and drawing its own bars."""
+"""Keeps logs, warnings and progress bars of libraries out of the command line's output, and draws its own bars."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ def load_model(source: str, dtype: str, device: str, load_in: str | None = None)
 
 @contextmanager
 def progress_bar(title: str, *columns: Any, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """Shows a bar on stderr, where that is a terminal; gives what takes (done, total) or (title, done, total)."""
+    """Shows a bar on stderr if that is a terminal; yields a function of (done, total) or (title, done, total)."""
     from rich.console import Console
     from rich.progress import Progress
 

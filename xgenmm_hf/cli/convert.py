@@ -24,7 +24,7 @@ def convert(
     vision_encoder: Annotated[
         str | None, Option(metavar="PATH", help="Folder or repo id of the tower, for checkpoints without it.")
     ] = None,
-    config: Annotated[str | None, Option(metavar="JSON", help="config.json, if not beside the weights.")] = None,
+    config: Annotated[str | None, Option(metavar="JSON", help="config.json, if not next to the weights.")] = None,
     tokenizer: Annotated[str | None, Option(metavar="PATH", help="Tokenizer's folder or repo id, likewise.")] = None,
     dtype: Annotated[options.Dtype, Option(help="Dtype to write; auto keeps each tensor's.")] = "auto",
     image_mode: Annotated[
@@ -59,7 +59,7 @@ def show_notes(notes: tuple[str, ...]) -> None:
 
 
 def bytes_bar() -> "AbstractContextManager[Progress]":
-    """Shows a bar of bytes written; gives what takes a file's name, bytes written and bytes to write."""
+    """Shows a bar of bytes written; yields a function of a file's name, bytes written and bytes to write."""
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

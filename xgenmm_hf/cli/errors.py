@@ -21,7 +21,7 @@ def debugging() -> bool:
 
 
 def error_line(error: BaseException) -> str:
-    """Returns the error's message on one line, the way a person would say it."""
+    """Returns the error's message on one line, without the error's type unless it is unexpected."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
     message = " ".join(str(error).split())
@@ -63,7 +63,7 @@ def friendly_errors(verb: Verb) -> Verb:
 
 @contextmanager
 def cleaning_up_on_sigterm() -> Iterator[None]:
-    """Turns SIGTERM into an exit that runs the cleaning up of Ctrl-C; the handler that was there comes back."""
+    """Turns SIGTERM into an exit that cleans up as after Ctrl-C; restores the previous handler at the end."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(TERMINATED)

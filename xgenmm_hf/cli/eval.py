@@ -54,7 +54,7 @@ def evaluate(
     words: Words = None,
     output: Output = None,
     model: options.Model = TINY_MODEL,
-    harness: Annotated[Harness | None, Option(help="Measure by this harness; its options go behind --.")] = None,
+    harness: Annotated[Harness | None, Option(help="Measure by this harness; its options go after --.")] = None,
     data: Annotated[list[str] | None, Option(metavar="NAME...", help="VLMEvalKit's names of data sets.")] = None,
     tasks: Annotated[list[str] | None, Option(metavar="NAME...", help="lmms-eval's names of tasks.")] = None,
     overlong: Annotated[Literal["skip", "truncate"], Option(help="Harnesses: prompts over the context.")] = "skip",
@@ -67,7 +67,7 @@ def evaluate(
     form: PromptFormOption = None,
     protocol: Annotated[Literal["xgenmm", "openflamingo"], Option(help="How base models are asked.")] = "xgenmm",
     system: options.System = None,
-    suffix: Annotated[str | None, Option(help="Text behind questions in chats; default: asks to be short.")] = None,
+    suffix: Annotated[str | None, Option(help="Text after questions in chats; default: asks to be short.")] = None,
     instruction: Annotated[str | None, Option(help="What an image is shown with where a sample has no text.")] = None,
     shots: Annotated[int, Option(min=0, help="Examples in the prompt.")] = 0,
     support: Support = None,
@@ -144,7 +144,7 @@ def measure_by_harness(source: str, given: Mapping[str, Any]) -> None:
 
 
 def announce_prompt(prompt: Mapping[str, Any], difference: str) -> None:
-    """Says on stderr which prompt is in force, and how it differs from that of the results that are there."""
+    """Prints on stderr which prompt is in force, and how it differs from the prompt of existing results."""
     shots = f", {prompt['shots']} shots" if prompt["shots"] else ""
     print(f"prompt in force ({prompt['form']} form, {prompt['protocol']}{shots}):", file=sys.stderr)
     print(prompt["rendered"], file=sys.stderr)
@@ -153,7 +153,7 @@ def announce_prompt(prompt: Mapping[str, Any], difference: str) -> None:
 
 
 def as_object(result: Mapping[str, Any], output: str) -> str:
-    """Returns what a program reads: the scores and where the rest is."""
+    """Returns the JSON output: the scores, and the folder of the full results."""
     names = ("task", "checkpoint", "prompt", "counts", "scores", "by_category")
     return json.dumps({**{name: result[name] for name in names}, "output": output}, ensure_ascii=False)
 

@@ -26,7 +26,7 @@ def explain(
         int | None, Option(help="One layer of the resampler, from 0 (-1: the last).", show_default="rollout over all")
     ] = None,
     text_layer: Annotated[
-        int | None, Option(help="One layer of the language model, likewise.", show_default="mean over all")
+        int | None, Option(help="One layer of the language model, from 0.", show_default="mean over all")
     ] = None,
     max_new_tokens: options.AnswerTokens = 128,
     system: options.System = None,

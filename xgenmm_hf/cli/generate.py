@@ -28,7 +28,7 @@ def generate(
     dtype: options.ComputeDtype = "auto",
     device: options.Device = "auto",
 ) -> None:
-    """Answer a prompt about every image; stopped runs go on when started again."""
+    """Answer a prompt about every image; stopped runs resume when started again."""
     from tqdm import tqdm
 
     from xgenmm_hf.bulk.engines import BulkGenerator

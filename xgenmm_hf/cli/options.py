@@ -11,7 +11,7 @@ ImageModeName = Literal["anyres", "none", "pad"]
 Model = Annotated[
     str, Option(help="Checkpoint folder, adapter folder or Hub repository.", show_default="the embedded tiny model")
 ]
-NewFolder = Annotated[str, Argument(help="Folder to make; must not exist or be empty.")]
+NewFolder = Annotated[str, Argument(help="Folder to create; must be new or empty.")]
 ComputeDtype = Annotated[Dtype, Option(help="Dtype to compute in; auto: see xgenmm info.")]
 Device = Annotated[str, Option(help="A torch device such as cpu or cuda:0, or auto.")]
 LoadIn = Annotated[

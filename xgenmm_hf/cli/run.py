@@ -22,7 +22,7 @@ from xgenmm_hf.cli.errors import FAILURE, friendly_errors
 
 
 CONTEXT = {"ignore_unknown_options": True, "allow_interspersed_args": False}
-"""What `app.command` must be given for this verb: options behind the command's name are the command's."""
+"""What `app.command` must be given for this verb: options after the command's name are the command's."""
 
 
 def run(
@@ -40,7 +40,7 @@ def run(
     try:
         start()
     except Exception:
-        # It is the command's own failure, which its authors want to see whole.
+        # The command itself failed, so its whole traceback is of use.
         traceback.print_exc()
         raise SystemExit(FAILURE) from None
 
@@ -61,7 +61,7 @@ def find_command(name: str) -> Callable[[], object]:
     if is_module(name):
         return lambda: runpy.run_module(name, run_name="__main__", alter_sys=True)
     raise ValueError(
-        f"{name} is no file, no command of a package installed beside xgenmm and no module; "
+        f"{name} is no file, no command of a package installed with xgenmm and no module; "
         "write for example: xgenmm run sft_vlm.py [its options]"
     )
 

@@ -22,7 +22,7 @@ def serve(
     name: Annotated[str | None, Option(help="What clients call the model.", show_default="the folder's name")] = None,
     host: Annotated[str, Option(help="Address to listen on; the default is reachable from here only.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
-    api_key: Annotated[str | None, Option(envvar="XGENMM_API_KEY", help="Key that requests must bear.")] = None,
+    api_key: Annotated[str | None, Option(envvar="XGENMM_API_KEY", help="Key that requests must send.")] = None,
     allow_remote: options.AllowRemote = False,
     image_root: Annotated[Path | None, Option(help="Folder whose files file:// addresses may name.")] = None,
     max_batch: Annotated[int, Option(min=1, help="Requests that are computed together.")] = 16,

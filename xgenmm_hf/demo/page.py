@@ -1,7 +1,7 @@
 """The page itself: four tabs over one or several models, built with Gradio.
 
-Nothing on it comes from elsewhere: no fonts, no telemetry. Errors are said where answers stand: raised, they would
-lock Gradio's chat and cover its forms.
+The page loads nothing from other sites: no fonts, no telemetry. Errors are shown in place of answers, because a raised
+error would lock Gradio's chat and cover its forms.
 """
 
 import functools
@@ -39,14 +39,14 @@ FURTHER_QUESTIONS = ("How many shapes are there?", "What color is the largest on
 
 
 def plain_chatbot(**options: Any) -> gr.Chatbot:
-    """Makes a chat whose text stays text: what is said in it neither runs nor loads anything.
+    """Returns a chat that shows messages as plain text, so that they neither run nor load anything.
 
-    Gradio shows text as HTML even where it renders no Markdown, so text is escaped on its way to the browser and back.
+    Gradio shows text as HTML even if it renders no Markdown, so text is escaped on its way to the browser and back.
     """
     chatbot = gr.Chatbot(render_markdown=False, latex_delimiters=[], sanitize_html=True, **options)
     to_browser, from_browser = chatbot.postprocess, chatbot.preprocess
     escape = functools.partial(html.escape, quote=False)
-    # on the object: beside a class of one's own Gradio writes a file
+    # set on the object, because Gradio writes a file next to the module of a subclass
     chatbot.postprocess = lambda value: to_browser(_map_texts(value, escape))  # type: ignore[method-assign]
     chatbot.preprocess = lambda payload: _map_texts(from_browser(payload), html.unescape)  # type: ignore[method-assign]
     return chatbot
@@ -129,7 +129,7 @@ def add_chat(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
             yield f"{ERROR_MARK} {error}", ""
 
     rows = shipped_examples()
-    # Made here and placed by the chat: hence `render=False`.
+    # The chat places these itself, so they have `render=False`.
     options = [
         gr.Dropdown(
             list(SYSTEMS),
@@ -235,13 +235,13 @@ def add_attention(desks: Mapping[str, Desk], model: gr.Dropdown) -> None:
 
 
 def add_few_shot(desk: Desk) -> None:
-    """Adds the tab for prompts in the base models' form: examples, then an image to go on with."""
+    """Adds the tab for prompts in the base models' form: examples, then an image to continue with."""
 
     def go_on(path: str | None, query: str, *shots: Any) -> Iterator[str]:
         given = [(shot, text) for shot, text in zip(shots[::2], shots[1::2], strict=True) if shot is not None]
         try:
             if path is None:
-                raise ValueError("Add the image to go on with.")
+                raise ValueError("Add the image to continue with.")
             if any(not text.strip() for _, text in given):
                 raise ValueError("Every example needs its text.")
             yield from desk.continue_shots(given, path, query)
@@ -249,7 +249,7 @@ def add_few_shot(desk: Desk) -> None:
             yield f"{ERROR_MARK} {error}"
 
     gr.Markdown(
-        "Base models go on with running text: each example is an image and its text, the last image is the one "
+        "Base models continue running text: each example is an image and its text, the last image is the one "
         "asked about. " + ("" if desk.is_base else NO_BASE)
     )
     gr.HTML(html.escape(desk.facts))
@@ -262,10 +262,10 @@ def add_few_shot(desk: Desk) -> None:
                 inputs.append(image_input(f"example {index + 1}", value=row.get("file"), height=160))
                 inputs.append(gr.Textbox(row.get("caption", ""), label="its text", lines=2, max_lines=4))
     with gr.Row():
-        image = image_input("image to go on with", value=rows[NUM_FILLED]["file"], height=200)
+        image = image_input("image to continue with", value=rows[NUM_FILLED]["file"], height=200)
         with gr.Column():
             query = gr.Textbox(label="beginning of its text (may be empty)")
-            go = gr.Button("Go on", variant="primary", elem_id="few-shot-go")
+            go = gr.Button("Continue", variant="primary", elem_id="few-shot-go")
             text = gr.Textbox(label="continuation", lines=3, interactive=False, elem_id="few-shot-text")
     gr.on([go.click, query.submit], go_on, [image, query, *inputs], text, api_name="few_shot")
 

@@ -1,4 +1,4 @@
-"""Generation that hands out text while it goes on, and that ends when nobody listens any more."""
+"""Generation that yields text while it runs, and that ends when the caller stops reading."""
 
 import threading
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def stream_tokens(loaded: Loaded, inputs: Any, *, max_new_tokens: int, **options
         try:
             with torch.inference_mode():
                 loaded.model.generate(**inputs, **options, streamer=pieces)
-        except Exception as error:  # whatever it is belongs to the thread that listens
+        except Exception as error:  # raised again in the thread that reads
             failures.append(error)
             pieces.end()
 

@@ -41,7 +41,7 @@ class Said:
 
     @property
     def cost(self) -> str:
-        """All of that in a sentence."""
+        """The numbers of tokens and the speed in a sentence."""
         prompt = f"{self.prompt_tokens} tokens in the prompt, {self.image_tokens} of them images"
         speed = f"{self.new_tokens / self.seconds:.1f} tokens per second" if self.seconds > 0 else "at once"
         return f"{prompt}; {self.new_tokens} new tokens, {speed}"
@@ -65,7 +65,7 @@ class Desk:
         model, config = self.loaded.model, self.loaded.model.config
         size = sum(parameter.numel() for parameter in model.parameters())
         shown = f"{size / 1e9:.1f} billion" if size >= 1e8 else f"{size / 1e6:.1f} million"
-        form = "a base model, which goes on with text" if self.is_base else "tuned to chat"
+        form = "a base model, which continues text" if self.is_base else "tuned to chat"
         known = f" {EMBEDDED}" if config.name_or_path in (TINY_MODEL, TINY_BASE_MODEL) else ""
         latents, context = config.resampler_config.num_latents, config.text_config.max_position_embeddings
         return f"{shown} parameters, {form}; {latents} tokens per tile, context of {context} tokens.{known}"
@@ -100,7 +100,7 @@ class Desk:
             return explain_answer(self.loaded, image, prompt)
 
     def _continue(self, inputs: Any, **options: Any) -> Iterator[Said]:
-        """Streams what follows a prompt while nobody else uses the model, as often as a page can be redrawn."""
+        """Streams the continuation of a prompt with exclusive use of the model, at the rate of page updates."""
         model, text, shown, ids = self.loaded.model, "", -REDRAW_SECONDS, inputs["input_ids"]
         num_image_tokens = int((ids == model.config.image_token_id).sum())
         with self._turn:
@@ -118,7 +118,7 @@ class Desk:
 def messages_of_page(
     history: Sequence[Mapping[str, Any]], message: Mapping[str, Any], system: str | None = None
 ) -> list[Message]:
-    """Turns Gradio's chat into messages: what belongs to one turn is put together, images before the text."""
+    """Turns Gradio's chat into messages: the parts of a turn are joined, images before the text."""
     files, text = list(message.get("files") or []), str(message.get("text") or "").strip()
     if not files and not text:
         raise ValueError("Nothing was sent: write a question, or add an image.")
@@ -135,7 +135,7 @@ def messages_of_page(
 
 
 def without_errors(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Leaves out the turns that failed: what the page said in place of an answer, and what it said it to."""
+    """Leaves out the turns that failed: the error in place of an answer, and the user's messages before it."""
     kept: list[Mapping[str, Any]] = []
     for one in history:
         failed = any(item.get("text", "").startswith(ERROR_MARK) for item in _items_of(one))

@@ -1,1 +1,1 @@
-"""A checkpoint folder to a Hub repository: what goes along, its card, and the one commit that carries both."""
+"""A checkpoint folder to a Hub repository: the files to send, the card, and the one commit of both."""

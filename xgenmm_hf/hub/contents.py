@@ -1,4 +1,4 @@
-"""What of a checkpoint folder belongs in a repository, checked before anything is sent."""
+"""Which files of a checkpoint folder belong in a repository, checked before anything is sent."""
 
 import json
 import tempfile
@@ -45,9 +45,9 @@ def size_of(content: Path | bytes) -> int:
 
 
 def collect(folder: Path) -> tuple[Files, list[str]]:
-    """Chooses what goes along: weights, settings, tokenizer, processor and the code, never a training run's state.
+    """Returns the files to send: weights, settings, tokenizer, processor and code, never a training run's state.
 
-    Also names what stays here. The folder's own card is in neither.
+    Also returns the names of the files that are not sent. The folder's own card is in neither.
     """
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     missing = [name for name in NEEDED if not (folder / name).is_file()]

@@ -23,13 +23,13 @@ from xgenmm_hf.hub.contents import CARD, Files, collect, size_of, with_fields
 from xgenmm_hf.inference.source import REPO_ID
 
 
-# What an earlier commit may have left and what would be read instead of, or together with, what is sent now.
+# Files of an earlier commit that would be read instead of, or together with, the files that are sent now.
 STALE = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "*_xgenmm.py", "adapter_config.json")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the caller says about a model; what is None or empty is taken from the folder's own card."""
+    """What the caller says about a model; fields that are None or empty are taken from the folder's own card."""
 
     license: str | None = None  # as the Hub names it, such as apache-2.0
     base_model: str | None = None  # repository of the model that this one was made from
@@ -39,7 +39,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Upload:
-    """A commit that is ready to be sent: its files, the card among them, and the names of what stays in the folder."""
+    """A commit that is ready to be sent: its files with the card, and the names of the files that are not sent."""
 
     repo_id: str
     card: str
@@ -78,7 +78,7 @@ def plan_push(folder: Path, repo_id: str, facts: Facts | None = None) -> Upload:
 
 
 def write_card(folder: Path, repo_id: str, facts: Facts, base: str | None = None) -> str:
-    """Writes the card of a repository, built upon the folder's own."""
+    """Writes the card of a repository, based on the folder's own."""
     from xgenmm_hf.conversion.verify import expected_tensors
     from xgenmm_hf.modeling.configuration_xgenmm import XGenMMConfig
 
@@ -107,13 +107,13 @@ def write_card(folder: Path, repo_id: str, facts: Facts, base: str | None = None
 
 
 def _merged(present: Any, more: Sequence[str]) -> list[str]:
-    """Returns what metadata gives as one value or several, with what it lacks."""
+    """Returns metadata, given as one value or several, as a list with the missing values added."""
     values = [present] if isinstance(present, str) else present or ()
     return list(dict.fromkeys([*values, *more]))
 
 
 def prompt_note(results: Sequence[Mapping[str, Any]]) -> str:
-    """Says in which parts prompts of results differ that stand side by side; empty where in none.
+    """Says in which parts the prompts of results in one card differ; empty if in none.
 
     Results of one task are compared in all parts, others in those that do not depend on the task.
     """

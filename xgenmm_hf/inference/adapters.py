@@ -22,8 +22,8 @@ def adapter_base(folder: str | os.PathLike[str]) -> str | None:
     base = read_json(path / CONFIG).get("base_model_name_or_path")
     if not base:
         raise ValueError(f"{path / CONFIG} names no base_model_name_or_path: add the model that it was trained from.")
-    beside = path / str(base)  # a moved folder keeps its base beside it
-    return str(beside) if beside.is_dir() else str(base)
+    relative = path / str(base)  # the base may be given relative to the folder
+    return str(relative) if relative.is_dir() else str(base)
 
 
 def merge_adapter(model: "XGenMMForConditionalGeneration", folder: str | os.PathLike[str]) -> Any:

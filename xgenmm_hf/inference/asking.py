@@ -43,7 +43,7 @@ class CallbackStreamer(TextStreamer):
         self.on_text = on_text
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Passes text on as soon as it cannot change any more."""
+        """Passes text to the function as soon as it cannot change any more."""
         if text:
             self.on_text(text)
 
@@ -66,14 +66,14 @@ def ask(
     Args:
         loaded: Model and processor.
         images: Images in the order the question counts them.
-        prompt: The question; for a base model the text that it goes on with.
+        prompt: The question; for a base model the text that it continues.
         system: Text of a system turn; empty for none, None for the checkpoint's own.
         shots: Examples for a base model: images and their texts.
         max_new_tokens: Upper limit of the answer's length; an answer also ends where the context does.
-        on_text: Called with each piece of the answer as it is generated; with a base model once, as what it writes
-            behind its answer is cut first.
+        on_text: Called with each piece of the answer as it is generated; with a base model once, because text that
+            it writes after its answer is cut first.
         image_mode: Mode of the image processor; None: its own.
-        stop: Texts before which the answer ends; it is then handed to `on_text` once.
+        stop: Texts before which the answer ends; `on_text` is then called once.
         **options: Further options of `generate`.
 
     Returns:
@@ -105,7 +105,7 @@ def answer_inputs(
     stop: Sequence[str] = (),
     **options: Any,
 ) -> Answer:
-    """Answers inputs on the model's device; `prompt` is the text that a base model goes on with. See `ask`."""
+    """Answers inputs on the model's device; `prompt` is the text that a base model continues. See `ask`."""
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more.")
     model, processor = loaded.model, loaded.processor

@@ -1,6 +1,6 @@
 """Answers to many prompts at a time.
 
-Prompts of any lengths are padded on the left and computed together; the answers are those of asking one by one.
+Prompts of any lengths are padded on the left and computed together; the answers are the same as one by one.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def encode_batch(
     inputs = loaded.processor(text=list(texts), padding=True, padding_side="left", return_tensors="pt", **options)
     inputs = inputs.to(loaded.model.device, loaded.model.dtype)
     if images and image_mode is not None:
-        # The model counts tiles by its own mode unless it is told.
+        # Without this the model counts tiles by its own mode.
         inputs["image_num_tiles"] = inputs["image_num_tiles"].to(loaded.model.device)
     return inputs
 

@@ -1,7 +1,7 @@
-"""Images that are asked about again: their tokens are kept, so that neither tiles nor tower are computed twice.
+"""Keeps the tokens of images that are asked about again, so that neither tiles nor tower are computed twice.
 
-An image is known by its content, together with how it is cut into tiles and with the weights that read it. The
-language model still reads every prompt whole.
+An image is identified by its content, the way it is cut into tiles and the weights that read it. The language model
+still reads every prompt as a whole.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class FeatureCache:
     """Keeps the tokens of images, the ones used last, up to a number of bytes on the model's device.
 
     It is for inference, without gradients. A change of the weights that read images, in place or by a move to another
-    device or dtype, makes stale what was kept. `hits` and `misses` count images. The model may be a `PeftModel`; a
+    device or dtype, invalidates the kept tokens. `hits` and `misses` count images. The model may be a `PeftModel`; a
     five-tile image of the 4B model takes 3.9 MB in bfloat16.
 
     Example:
@@ -120,7 +120,7 @@ class FeatureCache:
         return [tokens.clone() for tokens in encoded.pooler_output]
 
     def _keep(self, key: str, tokens: torch.Tensor) -> None:
-        """Puts an image's tokens last, and lets the ones go that were not used for longest."""
+        """Stores an image's tokens as the most recent, and drops the least recently used ones over the limit."""
         known = self._tokens.pop(key, None)
         self._bytes -= 0 if known is None else known.nbytes
         if tokens.nbytes > self.max_bytes:

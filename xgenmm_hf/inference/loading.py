@@ -66,7 +66,7 @@ def load(
     if base is not None:
         loaded = merge_adapter(loaded, model)
         processor = XGenMMProcessor.from_pretrained(model)
-        # a stage may cut images in another way than its base model, which the adapter's processor says
+        # a training stage may cut images differently from its base model; the adapter's processor states how
         loaded.config.image_aspect_ratio = processor.image_processor.image_aspect_ratio
         loaded.config.anyres_grids = [list(grid) for grid in processor.image_processor.anyres_grids]
     if load_in is not None:
@@ -137,7 +137,7 @@ def check_files(folder: Path) -> None:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """Turns a device's name into a device that is there."""
+    """Turns a device's name into an available device, or raises a ValueError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

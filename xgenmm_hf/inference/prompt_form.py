@@ -1,4 +1,4 @@
-"""The prompt form that a checkpoint was tuned with: training stores it, and evaluation asks in it.
+"""The prompt form that a checkpoint was tuned with: training stores it, and evaluation uses it.
 
 `prompt_form.json` holds `suffix`, the last line that most questions of the training rows share (empty: none), and
 `system`, the system turn that most rows have (null: the chat template's own).
@@ -13,7 +13,7 @@ FILE = "prompt_form.json"
 
 
 class PromptForm(NamedTuple):
-    """The text behind each question, and the system turn or None."""
+    """The text after each question, and the system turn or None."""
 
     suffix: str
     system: str | None

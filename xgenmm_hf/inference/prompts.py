@@ -1,4 +1,4 @@
-"""From a question to a prompt: chats of instruct models, and the running text that base models go on with.
+"""From a question to a prompt: chats of instruct models, and the running text that base models continue.
 
 The processor decides the form: an instruct checkpoint has a chat template, which also says what the system turn is; a
 base checkpoint has none.
@@ -85,6 +85,6 @@ def read_shots(path: str | os.PathLike[str]) -> "list[tuple[Image.Image, str]]":
 
 
 def trim_continuation(text: str, query: str) -> str:
-    """Cuts what a base model wrote behind its answer: a further example that it began without ending its own."""
+    """Cuts the text that a base model wrote after its answer: a further example, begun without an end token."""
     mark = re.match(r"\s*(\w[\w ]{0,30}:)", query)
     return (text if mark is None else text.split(mark[1])[0]).strip()

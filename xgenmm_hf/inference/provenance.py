@@ -28,7 +28,7 @@ PARTS = {"vision_config": "vision tower", "resampler_config": "resampler", "text
 
 
 def provenance(source: str, model: Any = None, **known: Any) -> dict[str, Any]:
-    """Says what the numbers of a report depend on besides its settings; `known` goes before what is found here."""
+    """Returns what the numbers of a report depend on, except its settings; `known` overrides what is found here."""
     if model is not None:
         kinds = {name: getattr(model.config, part)._attn_implementation for part, name in PARTS.items()}
         shared = len(set(kinds.values())) == 1

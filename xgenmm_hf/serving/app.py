@@ -42,7 +42,7 @@ BEARER = HTTPBearer(auto_error=False)
 def build_app(
     service: Service, hosts: list[str] | None = None, on_ready: Callable[[], None] = lambda: None
 ) -> FastAPI:
-    """Builds the application; it closes the service when it ends."""
+    """Builds the application, which closes the service on shutdown."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -51,7 +51,7 @@ def build_app(
         await asyncio.to_thread(service.close)
 
     title = "xgenmm serve"
-    # FastAPI's own description of the API would ask for no key.
+    # FastAPI's own endpoint for the description would not require the key.
     app = FastAPI(title=title, version=__version__, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
@@ -64,7 +64,7 @@ def build_app(
 
 
 def _tell(request: Request, error: Exception) -> Response:
-    """Turns every failure into OpenAI's form."""
+    """Turns an exception into an error response in OpenAI's form."""
     headers: dict[str, str] = {}
     if isinstance(error, HTTPException):
         headers = dict(error.headers or {})
@@ -92,7 +92,7 @@ def _key_check(service: Service) -> list[Any]:
 
 
 def _add_information(app: FastAPI, service: Service) -> None:
-    """Adds the endpoints that only tell something."""
+    """Adds the endpoints for health, metrics, description and models."""
     keyed = _key_check(service)
     name = service.settings.name
     card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "xgenmm-hf"}
@@ -135,7 +135,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         except ClientDisconnect:
             service.metrics.requests.labels(str(CLIENT_LEFT)).inc()
             return Response(status_code=CLIENT_LEFT)
-        # A request counts from when its body is there.
+        # A request counts once its body has arrived.
         ticket = service.enter()
         try:
             started = await _unless_gone(request, ticket, service.start(body, ticket))
@@ -153,7 +153,7 @@ def _add_chat(app: FastAPI, service: Service) -> None:
 
 
 class _Stream(StreamingResponse):
-    """A streamed answer, which ends with the response even where its generator never began."""
+    """A streamed answer; its ticket ends with the response, even if the generator never started."""
 
     def __init__(self, service: Service, ticket: Ticket):
         super().__init__(_stream(service, ticket), media_type="text/event-stream")
@@ -172,7 +172,7 @@ async def _unless_gone(request: Request, ticket: Ticket, work: Any) -> Any:
     async def wait_until_gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        # Cancelling a task is not enough: it goes on if what it waits for has just come.
+        # Cancelling a task is not enough: it continues if the result it waits for has just arrived.
         ticket.cancelled = True
 
     answer, gone = asyncio.ensure_future(work), asyncio.ensure_future(wait_until_gone())
@@ -237,11 +237,10 @@ def _head(ticket: Ticket, kind: str) -> dict[str, Any]:
 
 
 def _usage(ticket: Ticket, done: Done) -> dict[str, int]:
-    """Returns the tokens that a request cost, image tokens among the prompt's."""
+    """Returns the token counts of a request; prompt tokens include image tokens."""
     prompt, new = ticket.job.input_ids.shape[1], done.new_tokens
     return {"prompt_tokens": prompt, "completion_tokens": new, "total_tokens": prompt + new}
 
 
 def _event(data: dict[str, Any]) -> str:
-    """Returns a server-sent event."""
     return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

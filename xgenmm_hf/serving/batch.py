@@ -27,7 +27,7 @@ ATTENTION_KINDS = {"full_attention", "sliding_attention"}
 class Batch:
     """The key-value cache of the rows being decoded, and the logits of each row's next token.
 
-    A language model that has layers without such a cache, which cannot be padded, is refused.
+    A language model with layers without such a cache is refused, because these layers cannot be padded.
     """
 
     def __init__(self, model: "XGenMMForConditionalGeneration"):
@@ -41,8 +41,8 @@ class Batch:
         self._model = model
         self._cache: Cache | None = None
         self._mask = torch.empty(0, 0, dtype=torch.long)
-        # One mask for all layers can be given ready-made to SDPA; the library takes longer to make it than a small
-        # model takes for a token.
+        # SDPA accepts one ready-made mask for all layers. The library takes longer to build it than a small model to
+        # compute a token.
         self._ready_made = text._attn_implementation == "sdpa" and len(kinds) < len(ATTENTION_KINDS)
         self._window = None if kinds == {"full_attention"} else getattr(text, "sliding_window", None)
 
@@ -58,8 +58,8 @@ class Batch:
         input_ids = torch.cat([_pad_left(prompt, longest) for prompt in prompts]).to(device)
         mask = torch.cat([_pad_left(torch.ones_like(prompt), longest) for prompt in prompts]).to(device)
         images = {"image": BaseModelOutputWithPooling(pooler_output=list(image_tokens))} if image_tokens else None
-        # Without the config's window the cache never drops a token: rows of other lengths may still be padded to it.
-        # The mask keeps the window.
+        # A cache without the config's window never drops a token, so rows of other lengths can be padded to its
+        # length. The mask applies the window.
         cache = DynamicCache()
         outputs = self._model(
             input_ids=input_ids,
@@ -100,7 +100,7 @@ class Batch:
                 layer.keys, layer.values = layer.keys[chosen, :, start:], layer.values[chosen, :, start:]
 
     def _join(self, cache: Cache, mask: torch.Tensor) -> None:
-        """Appends rows to the batch, which stays as it was if memory does not suffice for them."""
+        """Appends rows to the batch; without enough memory for them the batch stays unchanged."""
         if self._cache is None:
             layers = [_RoomyLayer(layer.keys, layer.values) for layer in cache.layers]
             self._cache, self._mask = Cache(layers=layers), mask
@@ -112,7 +112,7 @@ class Batch:
             for layer, new in zip(self._cache.layers, cache.layers, strict=True):
                 layer.keys, layer.values = _stack(layer, new, longest)
                 joined.append(layer)
-                new.keys = new.values = None  # what is copied goes, or all layers would be held twice
+                new.keys = new.values = None  # free what was copied, or all layers would be held twice
         except Exception:
             for layer in joined:
                 layer.keys, layer.values = layer.keys[:rows, :, padding:], layer.values[:rows, :, padding:]
@@ -120,7 +120,7 @@ class Batch:
         self._mask = both
 
     def _step_mask(self) -> torch.Tensor:
-        """Returns which tokens the last one of each row sees, (B, 1, 1, L); or the mask as it is, (B, L)."""
+        """Returns which tokens the last token of each row attends to, (B, 1, 1, L), or the padding mask, (B, L)."""
         if not self._ready_made:
             return self._mask
         seen = self._mask.bool()
@@ -130,13 +130,13 @@ class Batch:
 
 
 class _RoomyLayer(DynamicLayer):
-    """Keys and values as views of buffers with room for more tokens, so that one is written and nothing is copied."""
+    """Keys and values as views of larger buffers, so that a new token is written without copying the others."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor):
         super().__init__()
         self.keys, self.values, self.is_initialized = keys, values, True
         self._buffers: list[torch.Tensor] = []
-        self._shown: torch.Tensor | None = None  # of the buffers; other keys were put here by a caller
+        self._shown: torch.Tensor | None = None  # keys from the buffers; any other keys were set by a caller
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """Appends tokens to all rows and returns all keys and values, as the library's layers do."""
@@ -152,11 +152,11 @@ class _RoomyLayer(DynamicLayer):
 
 
 def _pad_left(values: torch.Tensor, length: int) -> torch.Tensor:
-    """Puts zeros before the last dimension until it has a length."""
+    """Pads the last dimension with zeros on the left, up to a length."""
     return pad(values, (length - values.shape[-1], 0))
 
 
 def _stack(layer: Any, new: Any, length: int) -> list[torch.Tensor]:
-    """Returns keys and values of two layers, (rows, heads, tokens, head dim), as rows of so many tokens."""
+    """Joins keys and values of two layers, (rows, heads, tokens, head dim), padded to `length` tokens."""
     pairs = ((layer.keys, new.keys), (layer.values, new.values))
     return [torch.cat([pad(part, (0, 0, length - part.shape[-2], 0)) for part in pair]) for pair in pairs]

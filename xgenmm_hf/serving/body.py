@@ -1,4 +1,4 @@
-"""Reading a request's body: within limits of size, memory and time, before anything looks at what it says."""
+"""Reading a request's body within limits of size, memory and time, before it is parsed."""
 
 import asyncio
 
@@ -8,20 +8,20 @@ from xgenmm_hf.serving.errors import RequestError
 from xgenmm_hf.serving.settings import Settings
 
 
-# A request of a thousand messages with text and images stays below; a list of a million numbers, which would take many
-# times its size in memory, does not. What stands in texts counts too: so many commas are more than a context holds.
+# A request of a thousand messages with text and images stays below this limit. A list of a million numbers exceeds it,
+# as it would take many times its size in memory. Commas in texts count too: a context does not hold so many.
 MAX_VALUES = 40_000
 
 
 class BodyReader:
-    """Reads bodies; those that are still coming hold no place of the queue, but their bytes are limited together."""
+    """Reads bodies; those still being received take no place in the queue, but share one limit of bytes."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
         self._held = 0
 
     async def read(self, request: Request) -> bytes:
-        """Reads the body of one request."""
+        """Returns the body of a request, or raises a RequestError for the limit that it exceeds."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise RequestError(415, "The body must be JSON: send Content-Type: application/json.")
@@ -42,7 +42,7 @@ class BodyReader:
         async for part in request.stream():
             body.extend(part)
             self._held += len(part)
-            # Counted as it comes: a hostile body is refused early, and no thread holds the interpreter for long.
+            # Counted on arrival: a hostile body is refused early, and no thread holds the interpreter for long.
             num_values += len(part) - len(part.translate(None, b",[{"))
             if num_values > MAX_VALUES:
                 message = f"The body holds more than {MAX_VALUES} commas and brackets: send fewer messages and words."

@@ -1,4 +1,4 @@
-"""A chat that goes on: turns, the images they show, and answers that may be cut off."""
+"""A chat of several turns with images, whose answers can be interrupted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -31,8 +31,8 @@ class Turn:
 class Conversation:
     """A chat with a model.
 
-    `system` is the text of a system turn (empty for none, None for the checkpoint's own), `max_bytes` what is kept of
-    images' tokens from turn to turn (see `FeatureCache`); `stop` and `options` are those of `ask`.
+    `system` is the text of a system turn (empty for none, None for the checkpoint's own). `max_bytes` limits the image
+    tokens kept between turns (see `FeatureCache`). `stop` and `options` are those of `ask`.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets everything but the system turn."""
+        """Removes all turns except the system turn."""
         self.turns: list[Turn] = [] if self._system is None else [Turn("system", self._system)]
 
     def answer(self, text: str, images: list[tuple[str, Image.Image]], on_text: Callable[[str], None]) -> str:
-        """Answers the user's next turn; cut off by Ctrl-C, what was said so far counts as the answer.
+        """Answers the user's next turn; after Ctrl-C, the text generated so far is the answer.
 
-        Cut off before anything was said, the answer is empty and the turns stay as they were.
+        If there is no text yet, the answer is empty and the turns do not change.
         """
         turns = [*self.turns, Turn("user", text, images)]
         said: list[str] = []

@@ -39,7 +39,7 @@ class ErrorAnswer(BaseModel):
 
 
 class Health(BaseModel):
-    """State of the server; `failed`: the model cannot go on and the process ends."""
+    """State of the server; `failed`: the model cannot continue and the process ends."""
 
     status: Literal["ok", "stopping", "failed"]
     model: str
@@ -55,7 +55,7 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """List of the models, which is one."""
+    """List of the models; it always has one."""
 
     object: Literal["list"]
     data: list[ModelCard]
@@ -79,7 +79,7 @@ class Choice(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens, those of images included in the prompt's."""
+    """Token counts; prompt tokens include image tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -87,7 +87,7 @@ class Usage(BaseModel):
 
 
 class ChatAnswer(BaseModel):
-    """A whole answer; with `stream` it comes as server-sent events of OpenAI's chunks instead."""
+    """A whole answer; with `stream`, server-sent events carry OpenAI's chunks instead."""
 
     id: str
     object: Literal["chat.completion"]

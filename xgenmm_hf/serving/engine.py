@@ -1,4 +1,4 @@
-"""One thread that runs the language model for all requests, decoding together whatever is there at each token."""
+"""One thread that runs the language model for all requests and decodes the running ones together."""
 
 import logging
 import threading
@@ -20,7 +20,7 @@ from xgenmm_hf.serving.text import AnswerText
 
 
 logger = logging.getLogger(__name__)
-# Faults of the bookkeeping in a row after which the engine gives up; the process should then be started again.
+# After this many consecutive internal errors the engine gives up; the process should then be restarted.
 MAX_FAILURES = 3
 
 
@@ -51,7 +51,7 @@ class Job:
 
     @property
     def reserved(self) -> int:
-        """Tokens of context that the job may come to hold."""
+        """Maximum number of context tokens that the job can take."""
         return self.input_ids.shape[1] + self.max_new_tokens
 
 
@@ -63,11 +63,11 @@ class _Row:
     text: AnswerText
     last: int = 0
     count: int = 0
-    sampler: Sampler | None = None  # once it is needed
+    sampler: Sampler | None = None  # created on first use
 
 
 class Engine:
-    """Answers jobs in the order they come, as many together as fit.
+    """Answers jobs in order of arrival, as many together as fit.
 
     `on_step` gets the number of rows at every step; `on_failure` is called, in the engine's thread, if it gives up.
     """
@@ -116,7 +116,7 @@ class Engine:
             self._wake.notify()
 
     def close(self, seconds: float = 0.0) -> None:
-        """Takes no more jobs, gives the ones there some time, and ends."""
+        """Refuses new jobs, gives the present ones `seconds` to finish, and ends the thread."""
         end = time.monotonic() + seconds
         with self._wake:
             self._closing = True
@@ -143,14 +143,14 @@ class Engine:
             raise
 
     def _wait_for_work(self) -> bool:
-        """Waits for jobs; tells whether there are any, which there are not any more once the engine has closed."""
+        """Waits for jobs and returns True; returns False if the engine closes and no job is left."""
         with self._wake:
             while not (self._waiting or self._rows or self._closing):
                 self._wake.wait()
             return bool(self._waiting or self._rows)
 
     def _turn(self) -> None:
-        """Takes what fits, reads its prompts, and decodes one token of every row."""
+        """Takes the jobs that fit, reads their prompts, and decodes one token of every row."""
         self._leave([row for row in self._rows if self._given_up(row.job)])
         with self._wake:
             self._waiting = deque(job for job in self._waiting if not self._given_up(job))
@@ -161,14 +161,14 @@ class Engine:
             self._guarded([row.job for row in self._rows], self._step)
 
     def _start_over(self, error: Exception) -> None:
-        """Fails the running rows after a fault of the engine's own bookkeeping, and begins with an empty batch."""
+        """Fails the running rows after an internal error of the engine, and continues with an empty batch."""
         logger.exception("The engine failed and starts over.")
         running, self._rows = self._rows, []
         self._batch.keep([])
         self._fail([row.job for row in running], error)
 
     def _abandon(self) -> None:
-        """Answers everybody who waits, since nothing more will be computed."""
+        """Fails all jobs, because nothing more will be computed."""
         with self._wake:
             self.failed = True
             left = [*self._waiting, *(row.job for row in self._rows)]
@@ -178,7 +178,7 @@ class Engine:
         self._on_failure()
 
     def _fail(self, jobs: Sequence[Job], error: Exception | None) -> None:
-        """Tells those who wait for jobs that these failed."""
+        """Cancels jobs and sends an error to whoever waits for them."""
         reason = OUT_OF_MEMORY if isinstance(error, (torch.OutOfMemoryError, MemoryError)) else "The model failed."
         for job in jobs:
             job.cancelled = True
@@ -186,7 +186,7 @@ class Engine:
                 job.emit(RequestError(500, reason, code="model_error"))
 
     def _given_up(self, job: Job) -> bool:
-        """Tells whether nobody waits for a job any more, after telling those who still listen."""
+        """Tells whether a job is cancelled; cancels it with an error if its deadline has passed."""
         if not job.cancelled and time.monotonic() > job.deadline:
             job.cancelled = True
             why = "The server is stopping" if self._closing else "The request took longer than the server allows"
@@ -194,7 +194,7 @@ class Engine:
         return job.cancelled
 
     def _take(self) -> list[Job]:
-        """Takes the next jobs off the queue as long as they fit beside those that run."""
+        """Takes the next jobs off the queue as long as they fit with the running ones."""
         taken: list[Job] = []
         while self._waiting:
             job = self._waiting[0]
@@ -206,11 +206,11 @@ class Engine:
         return taken
 
     def _guarded(self, jobs: list[Job], work: Callable[[], None]) -> None:
-        """Does a piece of work; if it fails, these jobs fail and the engine goes on."""
+        """Does a piece of work; if it fails, these jobs fail and the engine continues."""
         try:
             work()
         except Exception as error:
-            # Out of memory and faults of kernels come as several kinds of error.
+            # Lack of memory and failing kernels raise several kinds of errors.
             logger.exception("The model failed on %d requests.", len(jobs))
             self._fail(jobs, error)
             self._leave([row for row in self._rows if row.job.cancelled])
@@ -232,7 +232,7 @@ class Engine:
         self._choose(self._rows, self._batch.step([row.last for row in self._rows]))
 
     def _choose(self, rows: list[_Row], logits: torch.Tensor) -> None:
-        """Appends to each row the token that its logits (rows, vocabulary) stand for; finished rows leave."""
+        """Chooses each row's next token from the logits (rows, vocabulary); finished rows leave."""
         likeliest = logits.argmax(-1).tolist()
         finished = []
         for number, row in enumerate(rows):
@@ -245,7 +245,7 @@ class Engine:
                 row.count += 1
                 complete = self._advance(row)
             except Exception as error:
-                # a fault of one row's sampling, text or listener ends that row alone
+                # an error in one row's sampling, text or listener ends only that row
                 logger.exception("One request failed.")
                 self._fail([row.job], error)
                 complete = True
@@ -254,7 +254,7 @@ class Engine:
         self._leave(finished)
 
     def _advance(self, row: _Row) -> bool:
-        """Sends what a row's new token adds to the text and tells whether the answer is complete."""
+        """Sends the text that a row's new token adds; returns whether the answer is complete."""
         job = row.job
         ended = row.last in self._ends
         text = "" if ended else row.text.feed(row.last, read=job.stream or bool(job.stops))
@@ -268,7 +268,6 @@ class Engine:
         return complete
 
     def _leave(self, leaving: list[_Row]) -> None:
-        """Takes rows out of the batch."""
         if not leaving:
             return
         kept = [number for number, row in enumerate(self._rows) if row not in leaving]

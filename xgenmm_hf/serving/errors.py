@@ -1,4 +1,4 @@
-"""What a client is told when a request cannot be answered, in the form that OpenAI's clients read."""
+"""The errors that clients get, in the form that OpenAI's clients read."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -18,7 +18,7 @@ def is_remote(url: str) -> bool:
 
 
 def image_of_url(url: str, name: str, settings: Settings, fetched: Mapping[str, bytes], pixels: int) -> Image.Image:
-    """Reads one image, whose header must promise no more than the pixels that are left."""
+    """Reads one image; refuses it if its header states more than `pixels` pixels."""
     scheme = url.partition(":")[0].lower()
     try:
         if scheme == "data":
@@ -43,7 +43,7 @@ def image_of_url(url: str, name: str, settings: Settings, fetched: Mapping[str, 
 
 
 def read_file(url: str, name: str, root: Path, max_bytes: int) -> bytes:
-    """Returns the bytes of a ``file://`` address under a folder; what lies outside looks like what does not exist."""
+    """Returns the bytes of a ``file://`` address under a folder; files outside it are reported as missing."""
     missing = RequestError(400, f"{name} is no file under the server's image folder.", param="messages")
     try:
         parts = urlsplit(url)

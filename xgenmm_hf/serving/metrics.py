@@ -28,7 +28,7 @@ class Metrics:
         self.rows = histogram("xgenmm_batch_rows", "Requests decoded together, at each token.", buckets=ROWS)
 
     def watch(self, engine: Engine) -> None:
-        """Adds the engine's present state."""
+        """Adds gauges of the engine's running and waiting requests."""
         gauge = partial(Gauge, registry=self.registry)
         gauge("xgenmm_running_requests", "Requests being decoded.").set_function(lambda: engine.running)
         gauge("xgenmm_waiting_requests", "Requests that wait for a place.").set_function(lambda: engine.waiting)

@@ -1,8 +1,8 @@
 """Fetching images from public addresses, and from nowhere else.
 
-A server that fetches what strangers name is a way into its own network. So the name is looked up once, every address
-it stands for must be public, and the connection goes to exactly the address that was checked; redirects are followed
-by the same rules, and proxies from the environment are not used.
+A server that fetches addresses for strangers can give them access to its own network. Therefore the host name is
+resolved once, all its addresses must be public, and the connection goes to exactly the address that was checked.
+Redirects follow the same rules, and proxies from the environment are not used.
 """
 
 import http.client
@@ -20,8 +20,8 @@ from xgenmm_hf.serving.errors import RequestError
 MAX_REDIRECTS = 3
 PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
-# What `ipaddress` of some Python versions takes for public: protocol assignments, prefixes that carry an IPv4 address,
-# which may be a private one (6to4 relay, NAT64, 6to4, Teredo), site-local addresses, and those for documentation.
+# Networks that `ipaddress` of some Python versions counts as public: protocol assignments, prefixes that carry an IPv4
+# address, possibly a private one (6to4 relay, NAT64, 6to4, Teredo), site-local addresses, and those for documentation.
 _SPECIAL = [
     *map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "64:ff9b::/96", "64:ff9b:1::/48")),
     *map(ipaddress.ip_network, ("2002::/16", "2001::/32", "fec0::/10", "3fff::/20")),
@@ -38,20 +38,20 @@ def is_public(address: str) -> bool:
 
 
 def public_address(host: str, port: int) -> str:
-    """Looks a host up."""
+    """Returns the address of a host, or raises a RequestError if any of its addresses is not public."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         found = []
     addresses = [str(entry[4][0]) for entry in found]
     if not addresses or not all(map(is_public, addresses)):
-        # one answer for both, or a stranger could learn which names exist inside
+        # one message for both, or a stranger could learn which names exist in the local network
         raise RequestError(400, f"The host {host[:80]} of an image's address is not found on the public internet.")
     return addresses[0]
 
 
 class _PinnedConnection(http.client.HTTPConnection):
-    """Connects to an address that was checked, while speaking to the host by its name, until a time."""
+    """A connection to a checked address under the name of its host, with a deadline."""
 
     def __init__(self, host: str, address: str, secure: bool, end: float):
         super().__init__(host, PORTS["https" if secure else "http"])
@@ -63,19 +63,19 @@ class _PinnedConnection(http.client.HTTPConnection):
             context = ssl.create_default_context()
             stream = context.wrap_socket(stream, server_hostname=self.host, do_handshake_on_connect=False)
         self.sock = self.stream = stream
-        # An `abort` before this line found no stream; then the time is over and this refuses.
+        # If `abort` ran before this line, it found no stream; then the time is over and this line raises.
         stream.settimeout(_left(self._end))
         if isinstance(stream, ssl.SSLSocket):
             stream.do_handshake()
 
     def abort(self) -> None:
-        """Ends whatever the connection waits for; a socket's own limit counts anew with every byte that comes."""
+        """Ends any wait of the connection; a socket's own timeout starts again with every byte."""
         with suppress(OSError, AttributeError):  # closed already, or not connected yet
             self.stream.shutdown(socket.SHUT_RDWR)
 
 
 def fetch(url: str, max_bytes: int, seconds: float) -> bytes:
-    """Fetches an image."""
+    """Returns the bytes at a public address; raises a RequestError beyond `max_bytes`, `seconds` or the redirects."""
     end = time.monotonic() + seconds
     for _ in range(MAX_REDIRECTS + 1):
         data, location = _get(url, max_bytes, end)
@@ -89,7 +89,7 @@ def fetch(url: str, max_bytes: int, seconds: float) -> bytes:
 
 
 def _get(url: str, max_bytes: int, end: float) -> tuple[bytes, str | None]:
-    """Asks one address and returns its content, or where it redirects to."""
+    """Requests one address; returns its content, or the address that it redirects to."""
     host, path, secure = _split(url)
     connection = _PinnedConnection(host, public_address(host, PORTS["https" if secure else "http"]), secure, end)
     deadline = threading.Timer(_left(end), connection.abort)
@@ -131,7 +131,7 @@ def _split(url: str) -> tuple[str, str, bool]:
 
 
 def _read(response: http.client.HTTPResponse, connection: _PinnedConnection, max_bytes: int, end: float) -> bytes:
-    """Reads an answer up to a size and a time."""
+    """Reads a response within limits of size and time."""
     parts: list[bytes] = []
     size = 0
     while part := response.read1(1 << 16):
@@ -140,12 +140,12 @@ def _read(response: http.client.HTTPResponse, connection: _PinnedConnection, max
         if size > max_bytes:
             raise RequestError(413, f"A fetched image is larger than the limit of {max_bytes} bytes.")
         connection.stream.settimeout(_left(end))
-    _left(end)  # an answer that was cut off at the deadline looks like a whole one
+    _left(end)  # a response that was cut off at the deadline looks complete
     return b"".join(parts)
 
 
 def _left(end: float) -> float:
-    """Returns the seconds that are left, or refuses."""
+    """Returns the seconds that are left, or raises a RequestError."""
     left = end - time.monotonic()
     if left <= 0:
         raise RequestError(400, "Fetching the images took too long.")

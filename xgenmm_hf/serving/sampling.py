@@ -1,4 +1,4 @@
-"""Choosing the next token of one answer, with its own random numbers: its neighbours in the batch change nothing."""
+"""Choosing the next token of one answer, with its own random numbers, independent of other rows in the batch."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 
-# Below it logits would overflow, and nothing but the likeliest token is drawn anyway.
+# A lower temperature would overflow the logits; at this one only the most likely token is drawn already.
 LEAST_TEMPERATURE = 1e-5
 
 
@@ -19,8 +19,8 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0  # 0: all
     seed: int | None = None
-    frequency_penalty: float = 0.0  # taken off a token's logit for every time it was generated
-    presence_penalty: float = 0.0  # taken off it once
+    frequency_penalty: float = 0.0  # subtracted from a token's logit for every time it was generated
+    presence_penalty: float = 0.0  # subtracted once
 
     @property
     def is_plain(self) -> bool:

@@ -33,11 +33,11 @@ class ImagePart(_Strict):
     image_url: ImageAddress
 
 
-# More are counted and not told apart, which would take longer than reading the body.
+# More errors than this are only counted: to describe them would take longer than to read the body.
 MAX_ERRORS = 100
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
-# The first error ends the reading of a list: a million wrong items must not become a million errors.
+# A list is read up to its first error, so that a million wrong items do not become a million errors.
 Parts = Annotated[list[Part], Field(max_length=1000, fail_fast=True)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 
@@ -93,7 +93,7 @@ class ChatRequest(_Strict):
     logprobs: Literal[False] | None = None
     response_format: ResponseFormat | None = None
     tools: Empty | None = None
-    # These change no answer, so they are taken and left alone.
+    # These do not change the answer; they are accepted and ignored.
     user: str | None = None
     metadata: Annotated[dict[str, Any], Field(max_length=16)] | None = None
     store: bool | None = None
@@ -114,7 +114,7 @@ class ChatRequest(_Strict):
 
 
 def _progress(entry: Any) -> tuple[int, bool]:
-    """Tells how far the reading came to which an error belongs: how deep, and whether to a value of the right type."""
+    """Ranks a validation error by how far reading came: by depth, then by whether the value had the right type."""
     return len(entry["loc"]), not entry["type"].endswith("_type")
 
 
@@ -126,7 +126,7 @@ def read_request(body: bytes) -> ChatRequest:
         if error.error_count() > MAX_ERRORS:
             message = f"The body has {error.error_count()} faults, such as fields that this server does not offer."
             raise RequestError(400, message, code="invalid_value") from None
-        # Where a field may be one of several things each is tried; the one that went furthest was meant.
+        # If a field allows several types, each is tried; the error of the one that was read furthest is reported.
         first = max(error.errors(include_url=False, include_input=False), key=_progress)
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":

@@ -16,7 +16,7 @@ from xgenmm_hf.serving.settings import Settings
 
 
 def is_loopback(host: str) -> bool:
-    """Tells whether a host to listen on is reachable from this machine alone."""
+    """Tells whether a host to listen on is reachable only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -55,7 +55,7 @@ def serve(
         server.should_exit = True
 
     service = Service(loaded, settings, on_failure=stop)
-    # The socket listens already: whoever connects now is served.
+    # The socket already listens, so clients that connect now are served.
     app = build_app(service, hosts, lambda: on_ready(f"http://{shown}:{listener.getsockname()[1]}/v1"))
     config = uvicorn.Config(
         app,
@@ -66,7 +66,7 @@ def serve(
         timeout_graceful_shutdown=max(int(settings.grace_seconds), 1),
     )
     server = uvicorn.Server(config)
-    # Libraries and model stay for good: a search for garbage among their objects would hold all requests up.
+    # Libraries and model are never freed. Searching their objects for garbage would delay all requests.
     gc.freeze()
     try:
         server.run(sockets=[listener])

@@ -27,17 +27,17 @@ from xgenmm_hf.serving.ticket import Ticket
 
 
 PREPARERS, IMAGES_PER_TURN = 4, 4
-# Threads that wait for other sites; they never keep one that computes.
+# Threads that wait for other sites, separate from those that compute.
 FETCHERS, FETCH_SECONDS = 32, 20.0
-# The engine tells of a deadline itself; so much later the answer ends without it.
+# The engine reports a passed deadline itself; if it does not, the answer ends this many seconds later.
 SLACK = 1.0
-# No tokenizer's tokens are that long on average; a longer text need not be tokenised to know that it does not fit.
+# No tokenizer averages so many characters per token, so a longer text is refused without tokenising it.
 CHARACTERS_PER_TOKEN = 32
 Result = TypeVar("Result")
 
 
 class Service:
-    """Answers requests with one model; `on_failure` is called if the engine cannot go on."""
+    """Answers requests with one model; `on_failure` is called if the engine gives up."""
 
     def __init__(self, loaded: Loaded, settings: Settings, on_failure: Callable[[], None] = lambda: None):
         self.loaded, self.settings, self.metrics = loaded, settings, Metrics()
@@ -45,11 +45,11 @@ class Service:
         self.engine = Engine(loaded, *limits, self.metrics.rows.observe, on_failure)
         self.metrics.watch(self.engine)
         self._preparers = ThreadPoolExecutor(PREPARERS, thread_name_prefix="xgenmm-prepare")
-        # One body is read at a time: whoever reads holds the interpreter, and others want it in between.
+        # One body is parsed at a time, because parsing holds the interpreter and other threads need it in between.
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="xgenmm-read")
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="xgenmm-fetch")
         self._cache = FeatureCache(loaded.model, loaded.processor, settings.kept_mib * MIB)
-        # The cache is used by one thread at a time; so is the tokenizer, which keeps its padding settings in itself.
+        # The cache is used by one thread at a time, and so is the tokenizer, which stores its padding settings.
         self._cache_lock, self._tokenizer_lock = threading.Lock(), threading.Lock()
         self._open = 0
 
@@ -60,7 +60,7 @@ class Service:
         self.engine.close(seconds)
 
     def enter(self) -> Ticket:
-        """Counts a request in, until its ticket ends."""
+        """Returns the ticket of a new request, or raises a RequestError if too many wait."""
         if self._open >= self.settings.max_batch + self.settings.max_waiting:
             self.metrics.requests.labels("429").inc()
             raise RequestError(429, "Too many requests are waiting; try again.", code="queue_full", retry_after=1)
@@ -69,14 +69,13 @@ class Service:
         return Ticket(started, started + self.settings.max_seconds, self._leave)
 
     def _leave(self, status: int, started: float) -> None:
-        """Counts a request out."""
         self._open -= 1
         self.metrics.requests.labels(str(status)).inc()
         if status < 400:
             self.metrics.seconds.observe(time.monotonic() - started)
 
     async def start(self, body: bytes, ticket: Ticket) -> Ticket:
-        """Starts answering a request, and returns its ticket, by which `answer` finds what comes."""
+        """Starts answering a request and returns its ticket, from which `answer` reads."""
         loop = asyncio.get_running_loop()
 
         def emit(event: Event) -> None:
@@ -106,7 +105,7 @@ class Service:
         return ticket
 
     async def answer(self, ticket: Ticket) -> AsyncIterator[str | Done]:
-        """Yields an answer's texts and its end; the job is cancelled when nobody listens any more."""
+        """Yields the pieces of an answer and its end; the job is cancelled when the caller stops reading."""
         told = False
         try:
             while True:
@@ -131,7 +130,7 @@ class Service:
     async def _in_thread(
         self, pool: ThreadPoolExecutor, ticket: Ticket, work: Callable[..., Result], *arguments: Any
     ) -> Result:
-        """Awaits work in a thread until the request's deadline; what has not begun by then never begins."""
+        """Awaits work in a thread until the request's deadline; work that has not begun by then is cancelled."""
         future = asyncio.get_running_loop().run_in_executor(pool, work, *arguments)
         try:
             result = await asyncio.wait_for(future, max(ticket.left, 0.01))
@@ -142,7 +141,7 @@ class Service:
         return result
 
     async def _fetch(self, request: ChatRequest, ticket: Ticket) -> dict[str, bytes]:
-        """Fetches the remote images of a request, all at once, away from the threads that compute."""
+        """Fetches the remote images of a request concurrently, in other threads than those that compute."""
         urls = {url for url in request.urls if is_remote(url)}
         if not urls or not self.settings.allow_remote:
             return {}
@@ -159,13 +158,13 @@ class Service:
                 task.cancel()
 
     def check_model(self, name: str) -> None:
-        """Refuses a model that is not here."""
+        """Raises a RequestError for any other model than the server's."""
         if name != self.settings.name:
             message = f"There is no model {name[:80]!r} here; this server has {self.settings.name!r}."
             raise RequestError(404, message, code="model_not_found", param="model")
 
     def _check(self, body: bytes) -> ChatRequest:
-        """Reads a request and refuses what needs no further work to be refused."""
+        """Parses a request and makes the checks that need no further work."""
         request = read_request(body)
         self.check_model(request.model)
         self._wanted_tokens(request)
@@ -182,9 +181,9 @@ class Service:
     def _prepare(
         self, request: ChatRequest, fetched: Mapping[str, bytes], ticket: Ticket
     ) -> tuple[torch.Tensor, list[torch.Tensor], int]:
-        """Returns a request's ids (1, length), its images' tokens and the room for an answer; in a thread of its own.
+        """Returns a request's ids (1, length), its images' tokens and the room for an answer; runs in a thread.
 
-        Images are encoded here, beside the engine, so that nobody's answer stands still meanwhile.
+        Images are encoded here and not in the engine's thread, so that running answers continue.
         """
         messages, images = self._messages(request.messages, fetched, ticket)
         input_ids = self._encode_text(messages, images)
@@ -196,7 +195,7 @@ class Service:
         return input_ids, self._encode_images(images, ticket, input_ids[0]), room
 
     def _encode_images(self, images: list[Image.Image], ticket: Ticket, prompt: torch.Tensor) -> list[torch.Tensor]:
-        """Returns the tokens of a request's images, a few per turn: a call of the model cannot be interrupted."""
+        """Returns the tokens of a request's images; encodes a few at once, as a call cannot be interrupted."""
         tokens: list[torch.Tensor] = []
         for start in range(0, len(images), IMAGES_PER_TURN):
             part = images[start : start + IMAGES_PER_TURN]
@@ -251,7 +250,7 @@ class Service:
         return wanted
 
     def _sampling(self, request: ChatRequest) -> Sampling:
-        """Returns how to choose tokens; what a request leaves open is the model's own default."""
+        """Returns how to choose tokens; options that a request does not set are the model's defaults."""
         own = self.loaded.model.generation_config
         chosen: dict[str, Any] = {"temperature": 1.0 if own.do_sample else 0.0, "top_p": 1.0, "top_k": 0}
         for source in (own, request) if own.do_sample else (request,):

@@ -15,10 +15,10 @@ class Settings:
     api_key: str | None = None
     max_batch: int = 16
     max_batch_tokens: int = 65536  # padding and room for answers included; one request is always taken
-    kept_mib: int = 1024  # of images' tokens, for when they are sent again
+    kept_mib: int = 1024  # image tokens kept for images that are sent again
     max_waiting: int = 64
     max_new_tokens: int = 4096
-    default_new_tokens: int = 512  # where a request does not say
+    default_new_tokens: int = 512  # for requests that set no limit
     max_images: int = 16
     max_pixels: int = 100_000_000  # of a request's images together
     max_body_mib: int = 32  # also of one fetched image

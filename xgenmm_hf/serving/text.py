@@ -7,7 +7,7 @@ Decode = Callable[[list[int]], str]
 
 
 class AnswerText:
-    """The text of one answer as it grows; its pieces together are the answer without white space at either end."""
+    """The text of one answer as it grows; its pieces join to the answer without white space at either end."""
 
     def __init__(self, decode: Decode, stops: Sequence[str] = ()):
         self._decode, self._stops = decode, stops
@@ -18,7 +18,7 @@ class AnswerText:
         self.stopped = False
 
     def feed(self, token: int, read: bool = True) -> str:
-        """Takes the next id."""
+        """Adds the next id and returns the text that can be sent; with `read` False it only stores the id."""
         self._ids.append(token)
         if not read:
             return ""
@@ -34,7 +34,7 @@ class AnswerText:
         return rest + self._begin(self._held.rstrip()) if not self.stopped else rest
 
     def _decode_more(self, last: bool = False) -> str:
-        """Decodes the new ids behind a few known ones, which decide about the space between them."""
+        """Decodes the new ids together with a few known ones, which decide whether a space comes between."""
         before = self._decode(self._ids[self._known : self._read])
         text = self._decode(self._ids[self._known :])
         # half a character decodes to the replacement character
@@ -44,7 +44,7 @@ class AnswerText:
         return text[len(before) :]
 
     def _release(self) -> str:
-        """Takes out of the held text what is neither part of a stop text nor white space at the end."""
+        """Removes and returns the held text, except for a possible stop text or white space at its end."""
         found = [place for place in map(self._held.find, self._stops) if place >= 0]
         if found:
             self.stopped = True

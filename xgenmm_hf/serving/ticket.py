@@ -1,4 +1,4 @@
-"""A request on its way through the server, by which its work learns whether anybody still waits for it."""
+"""The state of a request in the server: its work checks here whether the client still waits."""
 
 import asyncio
 import time
@@ -14,18 +14,18 @@ CLIENT_LEFT = 499
 
 @dataclass(eq=False)
 class Ticket:
-    """One request's right to be worked on; times by `time.monotonic`, that in queues counts."""
+    """One request from its arrival to its end; times are by `time.monotonic` and include waiting in queues."""
 
     started: float
     deadline: float
     on_end: Callable[[int, float], None] = lambda status, started: None
     cancelled: bool = False  # set by anyone who no longer wants the answer
     request: Any = None  # the `ChatRequest`, once it is read
-    job: Any = None  # of the engine, once there is one
+    job: Any = None  # the engine's `Job`, once there is one
     events: "asyncio.Queue[Any]" = field(default_factory=asyncio.Queue)  # of the job
 
     def end(self, status: int) -> None:
-        """Counts the request out, and nothing more is computed for it; only the first call counts."""
+        """Ends the request, so that nothing more is computed for it; only the first call has an effect."""
         on_end, self.on_end = self.on_end, lambda status, started: None
         self.cancelled = True
         if self.job is not None:
@@ -38,7 +38,7 @@ class Ticket:
         return max(self.deadline - time.monotonic(), 0.0)
 
     def check(self) -> None:
-        """Ends the work of a request that is over."""
+        """Raises a RequestError if the client has left or the deadline has passed."""
         if self.cancelled:
             raise RequestError(CLIENT_LEFT, "The client has left.")
         if self.left == 0:

@@ -163,7 +163,7 @@ def test_a_question_cut_off_before_its_answer_can_be_asked_again(image, tmp_path
     monkeypatch.setattr(FeatureCache, "encode", interrupted_at_first)
     file = tmp_path / "chat.json"
     output = chat("What is this?", "What color is it?", f"/save {file}", arguments=(image,))
-    assert "counts as not asked" in output
+    assert "the question is not kept" in output
     messages = saved(file)
     assert [message["role"] for message in messages] == ["user", "assistant"]
     assert messages[0] == {"role": "user", "content": "What color is it?", "images": [image]}

@@ -46,7 +46,7 @@ def test_bad_images(server, images):
     assert "messages[0].content[1] is not valid base64" in refused(server, good, "data:image/png;base64,!!!")
     assert "damaged" in refused(server, cut)
     assert "not an image" in refused(server, "data:image/png;base64," + base64.b64encode(b"hello").decode())
-    assert "no image's data URL" in refused(server, "data:text/plain;base64,aGVsbG8=")
+    assert "not an image data URL" in refused(server, "data:text/plain;base64,aGVsbG8=")
     assert "data URL" in refused(server, "image.png")
     assert "not an image" in refused(server, data_url(images[0], "PPM"))
     assert "the limit is 16" in refused(server, *[good] * 17)
