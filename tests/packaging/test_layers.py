@@ -17,7 +17,7 @@ FORBIDDEN = {
     "training": ("xgenmm_hf.serving", "xgenmm_hf.demo"),
     "serving": ("xgenmm_hf.training", "xgenmm_hf.demo"),
 }
-MAX_LIBRARY_LINES = 20_837  # this number only goes down
+MAX_LIBRARY_LINES = 20_834  # this number only goes down
 
 
 def modules_of(path: Path) -> set[str]:

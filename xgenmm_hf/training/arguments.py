@@ -133,7 +133,7 @@ def parse_recipe(stage: str, arguments: Sequence[str]) -> Recipe:
     unknown = parser.parse_known_args(overrides)[1]
     if unknown:
         raise ValueError(f"There is no option {unknown[0]}{parser.suggest(unknown[0].lstrip('-'))}")
-    data, modules, training, model = build_arguments(parser, {**config, **paths_beside(path, config)}, overrides)
+    data, modules, training, model = build_arguments(parser, {**config, **resolve_paths(path, config)}, overrides)
     if not model.model_name_or_path:
         raise ValueError("No model is named: set model_name_or_path in the recipe or --model_name_or_path.")
     values = {name: value for part in (data, modules, training, model) for name, value in vars(part).items()}
@@ -158,17 +158,17 @@ def read_recipe(path: Path, parser: RecipeParser) -> dict[str, Any]:
     return config
 
 
-def paths_beside(path: Path | None, config: dict[str, Any]) -> dict[str, str]:
+def resolve_paths(path: Path | None, config: dict[str, Any]) -> dict[str, str]:
     """Resolves a recipe's relative paths from its folder; paths of shipped recipes stay as they are."""
     if path is None or recipes.RECIPES in path.resolve().parents:
         return {}
-    beside: dict[str, str] = {}
+    resolved: dict[str, str] = {}
     for name in PATHS:
         value = config.get(name)
         if isinstance(value, str) and not Path(value).expanduser().is_absolute():
             place = path.parent / value
-            beside |= {name: str(place)} if name == "output_dir" or place.exists() else {}
-    return beside
+            resolved |= {name: str(place)} if name == "output_dir" or place.exists() else {}
+    return resolved
 
 
 def build_arguments(parser: RecipeParser, config: dict[str, Any], overrides: list[str]) -> tuple[Any, ...]:

@@ -25,7 +25,7 @@ class Rule(NamedTuple):
     stages: tuple[str, ...] = ()
 
 
-def beside(option: str, *wanted: Any) -> Rule:
+def only_with(option: str, *wanted: Any) -> Rule:
     """Returns the rule of options that have an effect only with another one."""
     remedy = f"it has an effect only with {option}{f' {wanted[0]}' if wanted else ''}; set that, or leave this out"
     return Rule(remedy, (), lambda values: values[option] in wanted if wanted else bool(values[option]), option)
@@ -68,11 +68,11 @@ TABLE: tuple[tuple[str, Rule], ...] = (
     ("label_names include_for_metrics include_inputs_for_metrics batch_eval_metrics", Rule(NO_METRICS)),
     ("eval_do_concat_batches", Rule(NO_METRICS, (True,))),
     ("prediction_loss_only", Rule(NO_METRICS, (True, False))),
-    ("lora_r lora_alpha lora_dropout lora_target_modules lora_target_parameters", beside("use_peft")),
-    ("lora_modules_to_save lora_task_type use_rslora use_dora lora_vision lora_resampler", beside("use_peft")),
-    ("lora_added_tokens merge_adapter", beside("use_peft")),
+    ("lora_r lora_alpha lora_dropout lora_target_modules lora_target_parameters", only_with("use_peft")),
+    ("lora_modules_to_save lora_task_type use_rslora use_dora lora_vision lora_resampler", only_with("use_peft")),
+    ("lora_added_tokens merge_adapter", only_with("use_peft")),
     ("freeze_resampler freeze_language_model", Rule(ADAPTED, (False,), lambda v: not v["use_peft"])),
-    ("bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage", beside("load_in_4bit")),
+    ("bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage", only_with("load_in_4bit")),
     (
         "vision_learning_rate",
         Rule(
@@ -100,8 +100,8 @@ TABLE: tuple[tuple[str, Rule], ...] = (
         Rule("one-tile modes have no grids", (None,), lambda v: v["image_aspect_ratio"] in (None, "anyres")),
     ),
     ("precompute_ref_log_probs precompute_ref_batch_size", Rule(NO_REFERENCE)),
-    ("ref_model_mixup_alpha ref_model_sync_steps", beside("sync_ref_model")),
-    ("f_alpha_divergence_coef", beside("f_divergence_type", "alpha_divergence")),
+    ("ref_model_mixup_alpha ref_model_sync_steps", only_with("sync_ref_model")),
+    ("f_alpha_divergence_coef", only_with("f_divergence_type", "alpha_divergence")),
     ("discopop_tau", Rule("it needs loss_type discopop; leave it out", (), lambda v: "discopop" in v["loss_type"])),
 )
 RULES: dict[str, list[Rule]] = {}

@@ -159,9 +159,9 @@ def save_run(trainer: Any, recipe: Recipe, train_rows: Any, metrics: dict[str, f
 def save_merged(recipe: Recipe, folder: Path) -> None:
     """Merges a trained adapter into its base model, reloaded in full precision, and saves it with the run's files."""
     base, processor = load_for_training(recipe, quantised=False)
-    beside = folder.with_name(f".{folder.name}-replaced")
-    shutil.rmtree(beside, ignore_errors=True)
-    with output_folder(beside) as draft:
+    draft_folder = folder.with_name(f".{folder.name}-replaced")
+    shutil.rmtree(draft_folder, ignore_errors=True)
+    with output_folder(draft_folder) as draft:
         merge_adapter(base, recipe.training.output_dir).save_pretrained(draft)
         processor.save_pretrained(draft)
         form = Path(recipe.training.output_dir) / FILE
@@ -169,7 +169,7 @@ def save_merged(recipe: Recipe, folder: Path) -> None:
             shutil.copyfile(form, draft / FILE)
         write_merged_card(recipe, folder, draft, base.config)
     shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    draft_folder.rename(folder)
 
 
 def plan_of(trainer: Any) -> tuple[int, str, list[str]]:
