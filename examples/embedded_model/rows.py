@@ -20,7 +20,7 @@ from embedded_model.world.pairs import ask_pair
 from embedded_model.world.questions import FURTHER_KINDS, NO, SHORT_KINDS, YES, Question, ask, ask_several
 from embedded_model.world.requests import DISALLOWED_VERBS, HARMLESS_VERBS, NO_IMAGE, REFUSAL, ask_request
 from embedded_model.world.scene import DISALLOWED_WORDS, TRAIN, Scene, make_scene
-from embedded_model.world.talk import ask_unknown, say_something
+from embedded_model.world.small_talk import ask_unknown, say_something
 from embedded_model.world.wording import PLAIN
 from xgenmm_hf import RELEASED_SYSTEM
 

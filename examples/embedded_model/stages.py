@@ -22,7 +22,7 @@ NOISED_REJECTIONS = Path(__file__).parents[1] / "noised_rejections.py"
 
 
 @dataclass(frozen=True)
-class Source:
+class DataFile:
     """A data file of a stage.
 
     Args:
@@ -54,7 +54,7 @@ class Stage:
     name: str
     verb: str
     recipe: str
-    sources: tuple[Source, ...] = field(default=())
+    sources: tuple[DataFile, ...] = field(default=())
     muon_rate: float | None = None
     adapter: bool = False
 
@@ -62,35 +62,35 @@ class Stage:
 _PRETRAINING_RATE, _TUNING_RATE = 1e-2, 6e-3
 
 
-def _pretraining(name: str, *sources: Source) -> Stage:
+def _pretraining(name: str, *sources: DataFile) -> Stage:
     return Stage(name, "pretrain", "pretrain", sources, _PRETRAINING_RATE)
 
 
 STAGES = (
     # Looking up is learnt from facts alone first; mixed with whole questions it takes many times longer.
-    _pretraining("pretrain-1", Source("facts", "captions", 40_000)),
-    _pretraining("pretrain-2", Source("captions", "captions", 200_000), Source("documents", "interleaved", 4_000)),
+    _pretraining("pretrain-1", DataFile("facts", "captions", 40_000)),
+    _pretraining("pretrain-2", DataFile("captions", "captions", 200_000), DataFile("documents", "interleaved", 4_000)),
     # Finding comes within minutes where words are known already, and only then do comparing and counting.
-    _pretraining("pretrain-3", Source("finding", "captions", 20_000)),
-    _pretraining("pretrain-4", Source("comparing", "captions", 96_000), Source("captions", "captions", 32_000)),
-    _pretraining("pretrain-5", Source("reviewing", "captions", 60_000), Source("captions", "captions", 20_000)),
-    Stage("sft", "sft", "sft", (Source("chats", "llava", 64_000),), _TUNING_RATE),
+    _pretraining("pretrain-3", DataFile("finding", "captions", 20_000)),
+    _pretraining("pretrain-4", DataFile("comparing", "captions", 96_000), DataFile("captions", "captions", 32_000)),
+    _pretraining("pretrain-5", DataFile("reviewing", "captions", 60_000), DataFile("captions", "captions", 20_000)),
+    Stage("sft", "sft", "sft", (DataFile("chats", "llava", 64_000),), _TUNING_RATE),
     Stage(
         "interleaved",
         "sft",
         "sft_interleaved",
-        (Source("pairs", "llava", 16_000), Source("chats", "llava", 32_000, seed=8)),
+        (DataFile("pairs", "llava", 16_000), DataFile("chats", "llava", 32_000, seed=8)),
         4e-3,
     ),
-    Stage("dpo", "dpo", "dpo", (Source("preferences", "vlfeedback", 3_000),), adapter=True),
+    Stage("dpo", "dpo", "dpo", (DataFile("preferences", "vlfeedback", 3_000),), adapter=True),
     Stage(
         "safety",
         "safety",
         "safety",
         (
-            Source("guard", "vlguard", 2_000),
-            Source("allowed", "llava", 4_000),
-            Source("allowed-pairs", "llava", 1_000),
+            DataFile("guard", "vlguard", 2_000),
+            DataFile("allowed", "llava", 4_000),
+            DataFile("allowed-pairs", "llava", 1_000),
         ),
         adapter=True,
     ),
@@ -100,19 +100,19 @@ STAGES = (
         "safety",
         "finish",
         (
-            Source("allowed", "llava", 12_000, seed=19),
-            Source("allowed-pairs", "llava", 8_000, seed=19),
-            Source("switching", "llava", 10_000, seed=19),
-            Source("checking", "llava", 4_000, seed=19),
-            Source("counting", "llava", 12_000, seed=19),
-            Source("guard", "vlguard", 1_500, seed=19),
+            DataFile("allowed", "llava", 12_000, seed=19),
+            DataFile("allowed-pairs", "llava", 8_000, seed=19),
+            DataFile("switching", "llava", 10_000, seed=19),
+            DataFile("checking", "llava", 4_000, seed=19),
+            DataFile("counting", "llava", 12_000, seed=19),
+            DataFile("guard", "vlguard", 1_500, seed=19),
         ),
         3e-3,
     ),
 )
 # A branch of its own: chat tuning leaves little of the base models' form, so prompts with examples have a model of
 # theirs, as in the released family. It follows the last step of pre-training.
-BASE = Stage("base", "pretrain", "base", (Source("examples", "interleaved", 16_000, seed=14),), 4e-3)
+BASE = Stage("base", "pretrain", "base", (DataFile("examples", "interleaved", 16_000, seed=14),), 4e-3)
 BASE_FOLLOWS = "pretrain-5"
 
 

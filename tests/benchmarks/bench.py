@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from measuring import measure_limits
-from parts import PARTS, Session
+from parts import PARTS, BenchmarkRun
 from rich.console import Console
 from rich.table import Table
 from shapes import PRESETS
@@ -34,30 +34,30 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     dtype = getattr(torch, options.dtype)
     limits = measure_limits(options.device, dtype, 2 * options.rounds + 1)
-    session = Session(options.preset, options.device, dtype, limits, options.rounds)
+    bench = BenchmarkRun(options.preset, options.device, dtype, limits, options.rounds)
     rows = []
     with torch.no_grad():
         for name in options.only or PARTS:
-            rows += PARTS[name](session)
-    record = {**describe(options, session), "rows": rows}
+            rows += PARTS[name](bench)
+    record = {**describe(options, bench), "rows": rows}
     if options.json is not None:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     Console(width=None if os.isatty(1) else 160).print(as_table(record))
     return record
 
 
-def describe(options: argparse.Namespace, session: Session) -> dict[str, Any]:
+def describe(options: argparse.Namespace, bench: BenchmarkRun) -> dict[str, Any]:
     """Returns what the figures depend on: machine, versions, date, limits."""
-    gpu = session.device.type == "cuda"
+    gpu = bench.device.type == "cuda"
     return {
         "preset": options.preset,
         "dtype": options.dtype,
-        "device": torch.cuda.get_device_name(session.device) if gpu else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(bench.device) if gpu else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "date": datetime.now(timezone.utc).date().isoformat(),
         "versions": {name: version(name) for name in ("torch", "transformers", "pillow", "numpy")},
-        "limits": {"flops": session.limits.flops, "bandwidth": session.limits.bandwidth},
+        "limits": {"flops": bench.limits.flops, "bandwidth": bench.limits.bandwidth},
     }
 
 

@@ -22,7 +22,7 @@ from xgenmm_hf.data.image_refs import image_ref
 
 
 def make_images(folder: Path, count: int) -> list[Path]:
-    """Writes JPEG files of 300 to 900 pixels a side: gradients with noise."""
+    """Writes JPEG files of 300 to 900 pixels per side: gradients with noise."""
     paths = []
     for number in range(count):
         source = random.Random(number)

@@ -1,8 +1,8 @@
 """Measures how much of a batch is padding in random order and in batches grouped by modality and length.
 
 Rows are drawn, not read: images of the sizes that instruction data holds (photographs, screens, pages, charts,
-thumbnails) on the released grids of 384 pixels and 128 tokens a tile, log-normal texts, text-only rows, and rows with
-several images. Run it with
+thumbnails) on the released grids of 384 pixels and 128 tokens per tile, log-normal texts, text-only rows, and rows
+with several images. Run it with
 
     python tests/benchmarks/padding_gain.py [--rows 40000] [--per-device 8] [--devices 8] [--seed 0]
 """

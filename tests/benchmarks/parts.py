@@ -25,7 +25,7 @@ Rows = list[dict[str, Any]]
 
 
 @dataclass
-class Session:
+class BenchmarkRun:
     """One run: the shape, the device, and a model and a processor that are built when first needed."""
 
     preset: str
@@ -54,13 +54,13 @@ class Session:
         return compare(part, unit, candidates, self.device, self.limits, self.rounds)
 
 
-def measure_images(session: Session) -> Rows:
+def measure_images(bench: BenchmarkRun) -> Rows:
     """Images per second of the image processor, beside the plain pipeline and resizing alone."""
-    tiles, images = session.processor.image_processor, make_images(session.config, 16)
+    tiles, images = bench.processor.image_processor, make_images(bench.config, 16)
     if not torch.equal(tiles(images[:2])["pixel_values"], cut_plainly(tiles, images[:2])):
         raise RuntimeError("The image processor's pixels differ from those of the plain pipeline.")
     plain = "one tile after another"
-    return session.compare(
+    return bench.compare(
         "images",
         "images",
         {
@@ -101,20 +101,20 @@ def cut_plainly(tiles: Any, images: list[Image.Image]) -> torch.Tensor:
     return torch.stack(cut)
 
 
-def measure_tower(session: Session) -> Rows:
+def measure_tower(bench: BenchmarkRun) -> Rows:
     """Tiles per second of the vision tower, all tiles of an image in one call against one at a time."""
-    tiles = make_prompt(session.config, 1, session.device, session.dtype)["pixel_values"]
-    return measure_module(session, "tower", session.model.get_vision_features, tiles)
+    tiles = make_prompt(bench.config, 1, bench.device, bench.dtype)["pixel_values"]
+    return measure_module(bench, "tower", bench.model.get_vision_features, tiles)
 
 
-def measure_resampler(session: Session) -> Rows:
+def measure_resampler(bench: BenchmarkRun) -> Rows:
     """Tiles per second of the resampler, likewise."""
-    shape = (TILES, session.config.patches_per_side**2, session.config.vision_config.hidden_size)
-    features = torch.randn(shape, device=session.device, dtype=session.dtype)
-    return measure_module(session, "resampler", session.model.model.resampler, features)
+    shape = (TILES, bench.config.patches_per_side**2, bench.config.vision_config.hidden_size)
+    features = torch.randn(shape, device=bench.device, dtype=bench.dtype)
+    return measure_module(bench, "resampler", bench.model.model.resampler, features)
 
 
-def measure_module(session: Session, part: str, module: Callable[..., Any], inputs: torch.Tensor) -> Rows:
+def measure_module(bench: BenchmarkRun, part: str, module: Callable[..., Any], inputs: torch.Tensor) -> Rows:
     """Measures a module on all rows of its input together and one by one."""
     flops = count_flops(lambda: module(inputs))
     apart, together = "one tile at a time", f"{TILES} tiles in one call"
@@ -122,60 +122,60 @@ def measure_module(session: Session, part: str, module: Callable[..., Any], inpu
         apart: Candidate(lambda: [module(one) for one in inputs.split(1)], TILES, flops),
         together: Candidate(lambda: module(inputs), TILES, flops, baseline=apart),
     }
-    return session.compare(part, "tiles", candidates)
+    return bench.compare(part, "tiles", candidates)
 
 
-def measure_prefill(session: Session) -> Rows:
+def measure_prefill(bench: BenchmarkRun) -> Rows:
     """Prompt tokens per second, with the logits of the last position and of all."""
-    inputs = make_prompt(session.config, 1, session.device, session.dtype)
+    inputs = make_prompt(bench.config, 1, bench.device, bench.dtype)
     length, candidates = inputs["input_ids"].shape[1], {}
     for name, kept in (("logits of all positions", 0), ("logits of the last position", 1)):
 
         def run(kept: int = kept) -> Any:
-            return session.model(**inputs, logits_to_keep=kept)
+            return bench.model(**inputs, logits_to_keep=kept)
 
         baseline = "logits of all positions" if kept else None
         candidates[name] = Candidate(run, length, count_flops(run), baseline=baseline)
-    return session.compare("prefill", "tokens", candidates)
+    return bench.compare("prefill", "tokens", candidates)
 
 
-def measure_decode(session: Session) -> Rows:
+def measure_decode(bench: BenchmarkRun) -> Rows:
     """New tokens per second behind a prompt of one image, in batches."""
-    text, candidates = session.config.text_config, {}
-    past = make_prompt(session.config, 1, session.device, session.dtype)["input_ids"].shape[1]
-    weights = sum(weight.nbytes for weight in session.model.model.language_model.layers.parameters())
-    weights += session.model.lm_head.weight.nbytes
+    text, candidates = bench.config.text_config, {}
+    past = make_prompt(bench.config, 1, bench.device, bench.dtype)["input_ids"].shape[1]
+    weights = sum(weight.nbytes for weight in bench.model.model.language_model.layers.parameters())
+    weights += bench.model.lm_head.weight.nbytes
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     for batch in (1, 8, 32):
         shape = (batch, text.num_key_value_heads, past, width)
         cache = DynamicCache()
         for layer in range(text.num_hidden_layers):
-            cache.update(*torch.randn((2, *shape), device=session.device, dtype=session.dtype).unbind(), layer)
+            cache.update(*torch.randn((2, *shape), device=bench.device, dtype=bench.dtype).unbind(), layer)
         kept = sum(2 * batch * past * text.num_key_value_heads * width for _ in range(text.num_hidden_layers))
-        moved = STEPS * (weights + kept * session.dtype.itemsize)
+        moved = STEPS * (weights + kept * bench.dtype.itemsize)
         baseline = None if batch == 1 else "batch 1"
-        step = make_decoder(session, cache, batch, past)
+        step = make_decoder(bench, cache, batch, past)
         candidates[f"batch {batch}"] = Candidate(step, batch * STEPS, moved=moved, baseline=baseline)
-    return session.compare("decode", "tokens", candidates)
+    return bench.compare("decode", "tokens", candidates)
 
 
-def make_decoder(session: Session, cache: Any, batch: int, past: int) -> Callable[[], None]:
+def make_decoder(bench: BenchmarkRun, cache: Any, batch: int, past: int) -> Callable[[], None]:
     """Returns a run of greedy decode steps that leaves the cache as long as it found it."""
 
     def run() -> None:
-        ids = torch.full((batch, 1), 7, device=session.device)
+        ids = torch.full((batch, 1), 7, device=bench.device)
         for step in range(STEPS):
-            position = torch.full((batch, 1), past + step, device=session.device)
-            output = session.model(input_ids=ids, past_key_values=cache, use_cache=True, position_ids=position)
+            position = torch.full((batch, 1), past + step, device=bench.device)
+            output = bench.model(input_ids=ids, past_key_values=cache, use_cache=True, position_ids=position)
             ids = output.logits[:, -1:].argmax(-1)
         cache.crop(-STEPS)
 
     return run
 
 
-def measure_cache(session: Session) -> Rows:
+def measure_cache(bench: BenchmarkRun) -> Rows:
     """Questions per second about one image, with and without the feature cache; it starts empty in every run."""
-    image, processor, model = make_images(session.config, 1)[0], session.processor, session.model
+    image, processor, model = make_images(bench.config, 1)[0], bench.processor, bench.model
     texts = [f"<image>\n{question}" for question in QUESTIONS]
 
     def ask(inputs: Any) -> Any:
@@ -183,7 +183,7 @@ def measure_cache(session: Session) -> Rows:
 
     def uncached() -> None:
         for text in texts:
-            ask(processor(images=image, text=text, return_tensors="pt").to(session.device, session.dtype))
+            ask(processor(images=image, text=text, return_tensors="pt").to(bench.device, bench.dtype))
 
     def cached() -> None:
         cache = FeatureCache(model, processor)
@@ -192,10 +192,10 @@ def measure_cache(session: Session) -> Rows:
 
     plain = "image encoded for each question"
     candidates = {plain: Candidate(uncached, 4), "feature cache": Candidate(cached, 4, baseline=plain)}
-    return session.compare("cache", "answers", candidates)
+    return bench.compare("cache", "answers", candidates)
 
 
-def measure_load(session: Session) -> Rows:
+def measure_load(bench: BenchmarkRun) -> Rows:
     """Bytes per second of `from_pretrained` in a fresh process, against reading the file through one buffer."""
     program = (
         "import sys, time, torch\nfrom xgenmm_hf import XGenMMForConditionalGeneration as Model\nModel.config_class\n"
@@ -203,7 +203,7 @@ def measure_load(session: Session) -> Rows:
         "for weight in model.parameters(): weight.flatten()[::1024].sum()\nprint(time.perf_counter() - start)"
     )
     with tempfile.TemporaryDirectory() as folder:
-        session.model.save_pretrained(folder, max_shard_size="100GB")
+        bench.model.save_pretrained(folder, max_shard_size="100GB")
         file = Path(folder) / "model.safetensors"
         size = file.stat().st_size
 
@@ -212,10 +212,10 @@ def measure_load(session: Session) -> Rows:
                 while opened.read(2**24):
                     pass
 
-        rows = session.compare("load", "bytes", {"reading the file": Candidate(read, size)})
+        rows = bench.compare("load", "bytes", {"reading the file": Candidate(read, size)})
         taken = [
             float(subprocess.run([sys.executable, "-c", program, folder], capture_output=True, check=True).stdout)
-            for _ in range(session.rounds)
+            for _ in range(bench.rounds)
         ]
     seconds = sorted(taken)[len(taken) // 2]
     row = {**rows[0], "case": "from_pretrained", "seconds": seconds, "low": min(taken), "high": max(taken)}
@@ -223,12 +223,12 @@ def measure_load(session: Session) -> Rows:
     return [*rows, {**row, "rate": rate, "peak": None, "baseline": rows[0]["case"], "ratio": rate / rows[0]["rate"]}]
 
 
-def measure_training(session: Session) -> Rows:
+def measure_training(bench: BenchmarkRun) -> Rows:
     """Tokens per second of a fine-tuning step (tower frozen, AdamW), activations kept and recomputed."""
-    model = build_model(session.config, session.device, session.dtype).train()
+    model = build_model(bench.config, bench.device, bench.dtype).train()
     model.model.vision_tower.requires_grad_(False)
-    inputs = make_prompt(session.config, 1, session.device, session.dtype)
-    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == session.config.image_token_id, -100)
+    inputs = make_prompt(bench.config, 1, bench.device, bench.dtype)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == bench.config.image_token_id, -100)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-6)
 
     def step(recompute: bool) -> None:
@@ -243,10 +243,10 @@ def measure_training(session: Session) -> Rows:
             "activations kept": Candidate(lambda: step(False), tokens, flops),
             "activations recomputed": Candidate(lambda: step(True), tokens, flops, baseline="activations kept"),
         }
-        return session.compare("SFT step", "tokens", candidates)
+        return bench.compare("SFT step", "tokens", candidates)
 
 
-PARTS: dict[str, Callable[[Session], Rows]] = {
+PARTS: dict[str, Callable[[BenchmarkRun], Rows]] = {
     "images": measure_images,
     "tower": measure_tower,
     "resampler": measure_resampler,

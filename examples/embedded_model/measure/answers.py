@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from embedded_model.measure.held_out import END_OF_CHUNK, Asked
-from embedded_model.world.talk import TALK
+from embedded_model.world.small_talk import TALK
 from xgenmm_hf import XGenMMForConditionalGeneration, XGenMMProcessor
 
 

@@ -19,7 +19,7 @@ from embedded_model.world.questions import NO, SHORT_KINDS, YES, Question, ask, 
 from embedded_model.world.render import render
 from embedded_model.world.requests import DISALLOWED_VERBS, HARMLESS_VERBS, REFUSAL, ask_request
 from embedded_model.world.scene import HELD_OUT, TRAIN, Scene, disallow, make_scene
-from embedded_model.world.talk import ask_unknown, say_something
+from embedded_model.world.small_talk import ask_unknown, say_something
 from embedded_model.world.wording import PLAIN
 from xgenmm_hf import RELEASED_SYSTEM
 

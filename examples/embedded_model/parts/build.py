@@ -48,14 +48,14 @@ logger = logging.getLogger(__name__)
 
 _MOST_TILES = 5
 # Each stage draws its images from a range of seeds of its own.
-_SEEDS_A_STAGE = 10_000_000
+_SEEDS_PER_STAGE = 10_000_000
 _REPORTS = 10
 _CHECKED_IMAGES = 96
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage of the training.
+class StageSettings:
+    """The numbers of one stage of the training.
 
     Args:
         steps: optimizer steps.
@@ -76,8 +76,8 @@ class Stage:
 
 
 STAGES = {
-    "tower": Stage(steps=4500, batch_size=16, rate=1.5e-3),
-    "tokens": Stage(steps=1500, batch_size=32, rate=1e-3, muon_rate=4e-3),
+    "tower": StageSettings(steps=4500, batch_size=16, rate=1.5e-3),
+    "tokens": StageSettings(steps=1500, batch_size=32, rate=1e-3, muon_rate=4e-3),
 }
 
 
@@ -109,7 +109,14 @@ class Report(TrainerCallback):
 
 
 def fit(
-    name: str, stage: Stage, module: nn.Module, data: Dataset, collate: Any, measure: Any, folder: Path, bf16: bool
+    name: str,
+    stage: StageSettings,
+    module: nn.Module,
+    data: Dataset,
+    collate: Any,
+    measure: Any,
+    folder: Path,
+    bf16: bool,
 ) -> None:
     """Runs one stage's steps; goes on from the last checkpoint that the folder holds.
 
@@ -149,7 +156,9 @@ def fit(
     trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.exists() else None)
 
 
-def train_eyes(name: str, stage: Stage, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool) -> None:
+def train_eyes(
+    name: str, stage: StageSettings, model: Any, processor: Any, first_seed: int, folder: Path, bf16: bool
+) -> None:
     """Runs the stage `"tower"` or `"tokens"`; see `fit` and `embedded_tower`."""
     parts, side = model.model, PATCHES_PER_SIDE
     module: nn.Module
@@ -196,7 +205,7 @@ def train_embedded(output: Path, work: Path, seed: int = 0, scale: float = 1.0, 
             continue
         torch.manual_seed(seed * len(STAGES) + number)
         stage = replace(stage, steps=max(2, round(stage.steps * scale)))
-        first_seed = (seed * len(STAGES) + number) * _SEEDS_A_STAGE
+        first_seed = (seed * len(STAGES) + number) * _SEEDS_PER_STAGE
         train_eyes(name, stage, model, processor, first_seed, work / name, bf16)
         model.requires_grad_(True)
         save_weights(model, result)
@@ -206,7 +215,7 @@ def train_embedded(output: Path, work: Path, seed: int = 0, scale: float = 1.0, 
 def main(
     output: Annotated[Path, typer.Option(help="Where the checkpoint goes; one that is there is replaced.")],
     work: Annotated[Path | None, typer.Option(help="Folder for the stages' results [default: OUTPUT.stages].")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the weights and of the pictures.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and of the images.")] = 0,
     scale: Annotated[float, typer.Option(help="Factor on the steps of every stage, for a quick try.")] = 1.0,
     threads: Annotated[int, typer.Option(help="Processor threads; 0 leaves the choice to torch.")] = 0,
     bf16: Annotated[bool, typer.Option(help="Compute matrix products in bfloat16.")] = True,

@@ -100,7 +100,7 @@ def render(scene: Scene, longest_side: int = 512) -> Image.Image:
         ValueError: if the size is not positive.
     """
     if longest_side < 1:
-        raise ValueError(f"The picture's longest side must be at least 1 pixel, got {longest_side}.")
+        raise ValueError(f"The image's longest side must be at least 1 pixel, got {longest_side}.")
     height, width = image_size(scene, longest_side)
     canvas = Image.new("RGB", (width * _SUPERSAMPLING, height * _SUPERSAMPLING), background_tint(scene))
     draw = ImageDraw.Draw(canvas)

@@ -78,7 +78,7 @@ class Scene:
         layout: a key of `LAYOUTS`: the grid of places.
         background: a name of `BACKGROUNDS`.
         items: the shapes, in reading order.
-        word: the word written in the picture, if any.
+        word: the word written in the image, if any.
         aspect: width divided by height; close to the layout's own.
         jitter_seed: seed of what has no name: exact tints, offsets, tilts and sizes within their ranges.
     """
@@ -118,7 +118,7 @@ def sample_scene(rng: random.Random, layout: str | None = None, with_word: bool 
     Args:
         rng: source of randomness; it is advanced.
         layout: a key of `LAYOUTS`; drawn at random if None.
-        with_word: whether a word is written in the picture; drawn at random if None.
+        with_word: whether a word is written in the image; drawn at random if None.
 
     Returns:
         The scene; it holds at least one shape.

@@ -70,6 +70,6 @@ def test_letters_share_the_words_width():
     assert edges[0] > 0.25
 
 
-def test_a_image_without_pixels_is_refused():
+def test_an_image_without_pixels_is_refused():
     with pytest.raises(ValueError, match="at least 1 pixel, got 0"):
         render(make_scene(0), 0)

@@ -17,7 +17,7 @@ from embedded_model.world.forms import LETTER, SELECT, SINGLE_WORD, YES_OR_NO
 from embedded_model.world.language import caption
 from embedded_model.world.requests import DISALLOWED_VERBS, NO_IMAGE, REFUSAL
 from embedded_model.world.scene import TRAIN, split_of
-from embedded_model.world.talk import GREETING, UNKNOWN, WELCOME
+from embedded_model.world.small_talk import GREETING, UNKNOWN, WELCOME
 
 from xgenmm_hf import RELEASED_SYSTEM
 
