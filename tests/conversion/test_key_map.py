@@ -82,5 +82,5 @@ def test_derived_names_are_the_released_ones(real_checkpoint: Path) -> None:
     index = json.loads((real_checkpoint / "model.safetensors.index.json").read_text())
     original, _ = full_size_shapes()
     assert set(index["weight_map"]) == set(original)
-    # 4 bytes a number; what remains is the index's own count of an epsilon of headers.
+    # 4 bytes per number; what remains is the index's own count of an epsilon of headers.
     assert abs(index["metadata"]["total_size"] - 4 * sum(prod(shape) for shape in original.values())) < 1e3

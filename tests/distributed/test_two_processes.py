@@ -42,7 +42,7 @@ def free_port() -> int:
 
 def options(processes: int, rows: Path, output: Path) -> list[str]:
     run = ["--model_name_or_path", TINY_MODEL, "--mixture", str(rows), "--output_dir", str(output)]
-    # Two rows a step. Not grouped: in some steps one rank has an image and the other has none, in one neither has.
+    # Two rows per step. Not grouped: in some steps one rank has an image and the other has none, in one neither has.
     size = ["--max_steps", str(STEPS), "--per_device_train_batch_size", str(2 // processes), "--save_steps", "2"]
     rest = ["--group_by_modality_length", "false", "--learning_rate", "1e-4", "--seed", "1"]
     return [*run, *size, *rest, *ON_CPU]

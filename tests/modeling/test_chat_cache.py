@@ -30,8 +30,8 @@ def joined(*images: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def turn(start: int, with_image: bool) -> torch.Tensor:
-    picture = torch.full((TOKENS if with_image else 0,), 100)
-    return torch.cat([torch.arange(start, start + 4), picture, torch.arange(start + 4, start + 9)])[None]
+    shown = torch.full((TOKENS if with_image else 0,), 100)
+    return torch.cat([torch.arange(start, start + 4), shown, torch.arange(start + 4, start + 9)])[None]
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def image() -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def test_every_form_of_a_image_gives_the_same(processor, image):
+def test_every_form_of_an_image_gives_the_same(processor, image):
     expected = processor(images=[image])["pixel_values"]
     array = np.array(image)
     floats = array.astype(np.float32) / 255
@@ -139,7 +139,7 @@ def test_saved_and_loaded(processor, image, tmp_path):
     assert torch.equal(loaded(images=image)["pixel_values"], processor(images=image)["pixel_values"])
 
 
-def test_a_images_own_array_is_not_changed(processor, image):
+def test_an_images_own_array_is_not_changed(processor, image):
     array = np.array(image)
     before = array.copy()
     processor(images=array)

@@ -172,7 +172,7 @@ def test_vllm_refuses_the_first_release(make_config):
         as_vllm_builds_it(config)
 
 
-def test_the_processor_counts_tokens_and_tiles_before_it_sees_a_image(processor, images):
+def test_the_processor_counts_tokens_and_tiles_before_it_sees_an_image(processor, images):
     counted = processor._get_num_multimodal_tokens(image_sizes=SIZES)
     inputs = processor(images=images, text=processor.image_token * 3, return_tensors="pt")
     assert counted["num_image_patches"] == inputs["image_num_tiles"].tolist()
@@ -266,7 +266,7 @@ def test_placeholders_are_found_from_the_replacements(processor, images):
     assert entries[-1]["new_span"][1] == len(spelled)
 
 
-def test_fields_of_a_image_can_be_kept_and_used_alone(processor, images):
+def test_fields_of_an_image_can_be_kept_and_used_alone(processor, images):
     model = XGenMMForConditionalGeneration.from_pretrained(TINY_MODEL, dtype=torch.float32).model.eval()
     options = {"return_tensors": "pt", "return_text_replacement_offsets": True}
     together = dict(processor(text=processor.image_token * 3, images=images, **options))

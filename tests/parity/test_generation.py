@@ -66,7 +66,7 @@ def test_prompt_lookup_proposes_no_image_tokens(anyres, model):
 
 
 @pytest.mark.parametrize("options", [{"num_beams": 2, "num_return_sequences": 2}, {"num_beams": 3}])
-def test_images_are_encoded_once_a_prompt(anyres, model, tower_calls, options):
+def test_images_are_encoded_once_per_prompt(anyres, model, tower_calls, options):
     together = new_tokens(model, anyres.prompt([2, 1, 3]), **options)
     assert tower_calls == [sum(len(tiles) for index in (2, 1) for tiles in anyres.images(index))]
     apart = [row for index in (2, 1, 3) for row in new_tokens(model, anyres.prompt([index]), **options)]

@@ -11,7 +11,7 @@ def make_images(count: int) -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 256, (90, 120, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-def test_two_resizes_a_image(monkeypatch):
+def test_two_resizes_per_image(monkeypatch):
     calls, resize = [], Image.Image.resize
     monkeypatch.setattr(Image.Image, "resize", lambda self, *args, **kwargs: calls.append(1) or resize(self, *args))
     cutter = XGenMMImageProcessor(size=32)

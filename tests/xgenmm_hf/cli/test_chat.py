@@ -50,7 +50,7 @@ def test_turns_images_and_saving(image, tmp_path):
     assert messages[1]["content"] == first.text
 
 
-def test_a_image_is_read_once_for_all_turns(image, monkeypatch):
+def test_an_image_is_read_once_for_all_turns(image, monkeypatch):
     loaded, reads = load(TINY_MODEL), []
     encode = loaded.model.get_image_features
     monkeypatch.setattr(loaded.model, "get_image_features", lambda **inputs: reads.append(1) or encode(**inputs))

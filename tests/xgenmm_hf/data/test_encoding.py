@@ -23,7 +23,7 @@ from xgenmm_hf.data.encoding import EncodedRow, count_tiles_and_tokens, render_c
         (1, [1], []),
     ],
 )
-def test_a_cut_never_splits_a_image(max_length, ids, lengths):
+def test_a_cut_never_splits_an_image(max_length, ids, lengths):
     whole = np.array([1, 9, 9, 9, 9, 9, 2, 9, 9, 3, 4])
     row = EncodedRow(whole, np.where(whole == 9, IGNORE, whole), [3, 2, 2], whole == 9).cut(max_length)
     assert row.input_ids.tolist() == ids and row.image_lengths == lengths

@@ -51,7 +51,7 @@ def test_the_longer_answer_of_a_preference_row_counts():
     assert measure_row(row, small_processor()) == measure_row(longer, small_processor())
 
 
-def test_a_image_that_cannot_be_read_counts_as_a_tile():
+def test_an_image_that_cannot_be_read_counts_as_a_tile():
     row = caption_row({"bytes": b"no image", "path": None})
     length = measure_row(row, small_processor(), "none")
     assert (length.num_tiles, length.modality) == (1, "image")

@@ -49,17 +49,17 @@ def rows_of(name: str) -> list[dict]:
     """Returns four rows with the columns that the class of a data set reads."""
     rows = []
     for number in range(4):
-        picture = encoded(IMAGES[number % 3])
+        image = encoded(IMAGES[number % 3])
         row = {
             "index": number,
-            "image": picture,
+            "image": image,
             "question": ("What color is the star?", "How many shapes are there?")[number % 2],
             "category": ("color", "count")[number % 2],
             "l2-category": "coarse",
             "split": "validation" if name.startswith("MMMU") else "2D" if name == "CV-Bench-2D" else "dev",
         }
         if name in SEVERAL_IMAGES:
-            row["image"] = str([picture, encoded(IMAGES[(number + 1) % 3])])
+            row["image"] = str([image, encoded(IMAGES[(number + 1) % 3])])
         if name in YES_NO:
             row |= {"question": f"{row['question']} Please answer yes or no.", "answer": ("Yes", "No")[number % 2]}
             row |= {"image_path": f"{number // 2}.jpg", "category": "color"} if name == "MME" else {}

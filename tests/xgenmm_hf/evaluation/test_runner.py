@@ -163,7 +163,7 @@ def test_answers_of_another_processor_or_other_ends_are_not_taken_over(loaded, t
     assert resumed() == 2
 
 
-def test_answers_about_a_image_that_was_drawn_anew_are_not_taken_over(loaded, tmp_path):
+def test_answers_about_an_image_that_was_drawn_anew_are_not_taken_over(loaded, tmp_path):
     file = tmp_path / "one.png"
     task = make_task([Sample("one", "What?", ({"bytes": None, "path": str(file)},), ("orange",))])
     Image.new("RGB", (90, 70), "red").save(file)

@@ -1,4 +1,4 @@
-"""The cache of images' tokens: the same answers, the tower once an image, bytes within the limit, nothing stale."""
+"""The cache of images' tokens: the same answers, the tower once per image, bytes within the limit, nothing stale."""
 
 import numpy as np
 import pytest

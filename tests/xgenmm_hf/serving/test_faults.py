@@ -313,7 +313,7 @@ def test_metrics(loaded, images):
         assert values["xgenmm_request_seconds_count"] == "1.0"
 
 
-def test_a_image_with_transparency_is_read_as_everywhere(server):
+def test_an_image_with_transparency_is_read_as_everywhere(server):
     status, body = server.chat(
         {"messages": [user_message("a", data_url(Image.new("RGBA", (30, 30), (1, 2, 3, 0))))], "max_tokens": 2}
     )

@@ -1,4 +1,4 @@
-"""DPO with shared images: the loss and the gradients are stock TRL's, the tower runs once an image."""
+"""DPO with shared images: the loss and the gradients are stock TRL's, the tower runs once per image."""
 
 import copy
 import io

@@ -72,7 +72,7 @@ def test_karpathy_s_rows_with_odd_splits_are_problems(write_json, image):
     ]
 
 
-def test_textcaps_rows_are_one_a_image(write_json, image):
+def test_textcaps_rows_are_one_per_image(write_json, image):
     image("abc.jpg")
     row = {"image_id": "abc", "image_path": "train/abc.jpg", "image_name": "abc", "reference_strs": ["One.", "Two."]}
     rows = [{**row, "caption_str": text, "caption_id": n} for n, text in enumerate(["One.", "Two."])]
