@@ -33,7 +33,7 @@ def list_packages() -> list[str]:
 
 
 TRAIN = [
-    "trl>=1.14,<1.17",  # ceilings: see tests/xgenmm_hf/training/test_library_names.py
+    "trl>=1.14,<1.17",  # ceilings: see tests/packaging/test_library_names.py
     "peft>=0.17,<0.22",
     "accelerate>=1.10,<1.16",
     "datasets>=4.7",
