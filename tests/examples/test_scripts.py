@@ -1,5 +1,6 @@
-"""Every script in examples/ runs on the embedded model."""
+"""Every script in examples/ runs on the embedded model and says what is right."""
 
+import json
 import re
 import runpy
 import sys
@@ -16,6 +17,19 @@ TRAINING = ("sft.py", "sft_interleaved.py", "dpo.py")
 ELSEWHERE = ("bulk_ray.py",)  # needs Ray; its tests are in tests/xgenmm_hf/bulk
 GRADIENTS = ("pixel_gradients.py",)
 ASKING = [path for path in EXAMPLES if path.name not in (*TRAINING, *GRADIENTS, *ELSEWHERE, "demo.py")]
+ASSETS = ROOT / "xgenmm_hf" / "assets" / "images"
+CAPTIONS = {row["image"]: row["caption"] for row in json.loads((ASSETS / "images.json").read_text(encoding="utf-8"))}
+SHAPE = re.compile(r"circle|cross|heart|star|triangle")
+WHAT_THEY_SAY = {
+    "batch_inference.py": "\n".join(f"{name}: {len(SHAPE.findall(text))}" for name, text in CAPTIONS.items()),
+    "box_captions.py": r'{"image": "1.jpg", "caption": "\"MACK SHOP\""}'
+    + '\n{"image": "2.jpg", "caption": "A bus (to the right of the center) in the rain."}',
+    "describe_image.py": CAPTIONS["3-banner.png"],
+    "draw_anatomy.py": "Wrote anatomy.png",
+    "few_shot_base_format.py": CAPTIONS["3-banner.png"],
+    "noised_rejections.py": re.compile(r"added +[1-9]\d*\n\d+ rows are in runs/noised"),
+    "several_images.py": "first",
+}
 
 
 @pytest.fixture
@@ -45,7 +59,8 @@ def images(tmp_path_factory) -> list[str]:
 
 @pytest.mark.parametrize("script", ASKING, ids=lambda path: path.name)
 def test_with_nothing_but_defaults(run, script):
-    assert run(script.name).strip()
+    said, expected = run(script.name).strip(), WHAT_THEY_SAY[script.name]
+    assert expected.search(said) if isinstance(expected, re.Pattern) else said == expected
 
 
 def test_the_demo_says_what_is_expected(run, monkeypatch):
@@ -78,12 +93,16 @@ def test_dpo_widens_the_margin_on_its_sample(run):
     assert last > first + 0.2
 
 
-def test_one_image(run, images):
-    assert run("describe_image.py", images[0], "--prompt", "What is this?", "--max-new-tokens", "4").strip()
+def test_one_image(run):
+    asked = ["--prompt", "Which word do you see?", "--max-new-tokens", "4"]
+    assert run("describe_image.py", str(ASSETS / "2-cafe.png"), *asked).strip() == "CAFE"
 
 
-def test_several_images(run, images):
-    assert run("several_images.py", *images, "--max-new-tokens", "4").strip()
+def test_several_images(run):
+    images = [str(ASSETS / name) for name in ("2-cafe.png", "4-tall.png")]
+    asked = ["--prompt", "Which image has a triangle?", "--max-new-tokens", "4"]
+    assert run("several_images.py", *images, *asked).strip() == "second"
+    assert run("several_images.py", *reversed(images), *asked).strip() == "first"
 
 
 def test_batches_answer_as_one_by_one(run, images):
@@ -92,9 +111,12 @@ def test_batches_answer_as_one_by_one(run, images):
     assert re.findall(r"^(\w+)\.png: ", together, flags=re.MULTILINE) == ["red", "green", "blue"]
 
 
-def test_few_shots(run, images):
-    shots = ["--shot", images[0], "A red image.", "--shot", images[1], "A green image."]
-    assert run("few_shot_base_format.py", images[2], *shots, "--query", "A", "--max-new-tokens", "4").strip()
+def test_few_shots(run):
+    shots = [
+        word for name in ("3-banner.png", "2-cafe.png") for word in ("--shot", str(ASSETS / name), CAPTIONS[name])
+    ]
+    said = run("few_shot_base_format.py", str(ASSETS / "4-tall.png"), *shots, "--query", "A large red")
+    assert f"A large red {said.strip()}" == CAPTIONS["4-tall.png"]
 
 
 def test_pixel_gradients_change_an_answer_that_noise_leaves(run, tmp_path):

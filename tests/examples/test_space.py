@@ -17,7 +17,10 @@ SPACE = ROOT / "examples" / "space"
 def test_the_page_builds_without_being_launched(monkeypatch):
     gradio = pytest.importorskip("gradio", reason="the page needs Gradio")
     monkeypatch.setenv("XGENMM_MODEL", "")
-    assert isinstance(runpy.run_path(str(SPACE / "app.py"))["demo"], gradio.Blocks)
+    page = runpy.run_path(str(SPACE / "app.py"))["demo"]
+    assert isinstance(page, gradio.Blocks)
+    (model,) = (block for block in page.blocks.values() if block.elem_id == "model")
+    assert model.value == "the embedded model"
 
 
 def test_another_model_is_named_by_a_variable(monkeypatch):

@@ -2,17 +2,19 @@
 
 import contextlib
 import io
+import json
 import re
+import shutil
 from pathlib import Path
 
 import typer
-from PIL import Image
 
 import xgenmm_hf
 from xgenmm_hf.cli.app import app
 
 
 ROOT = Path(__file__).resolve().parents[2]
+IMAGES = ROOT / "xgenmm_hf" / "assets" / "images"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 VERSIONS = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
@@ -20,12 +22,13 @@ VERSIONS = (ROOT / "docs" / "versions.md").read_text(encoding="utf-8")
 
 def test_the_first_snippet_answers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (90, 60), "red").save("photo.png")
+    shown = json.loads((IMAGES / "images.json").read_text(encoding="utf-8"))[2]
+    shutil.copyfile(IMAGES / shown["image"], "photo.png")
     snippet = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(compile(snippet, "README.md", "exec"), {})
-    assert printed.getvalue().strip()
+    assert printed.getvalue().strip() == shown["caption"]
 
 
 def test_files_and_targets_that_the_readme_names_exist():

@@ -1,5 +1,6 @@
 """What a wheel holds: the mapped packages and the data, and no generic name."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,10 @@ import xgenmm_hf
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("modeling", "conversion", "xgenmm_hf", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+CHECKPOINT = (
+    "config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json", "processor_config.json",
+    "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +43,12 @@ def test_only_the_package_is_at_the_top_level(wheel):
     assert tops == {"xgenmm_hf", f"xgenmm_hf-{xgenmm_hf.__version__}.dist-info"}
 
 
-def test_every_module_of_the_checkout_is_there(wheel):
+def test_the_modules_are_those_of_the_checkout(wheel):
     expected = set()
     for tree, package in (("modeling", "xgenmm_hf/modeling"), ("conversion", "xgenmm_hf/conversion")):
         expected |= {f"{package}/{path.relative_to(ROOT / tree).as_posix()}" for path in (ROOT / tree).rglob("*.py")}
     expected |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "xgenmm_hf").rglob("*.py")}
-    assert expected - set(wheel.namelist()) == set()
+    assert {name for name in wheel.namelist() if name.endswith(".py")} == expected
 
 
 def test_data_files_are_there(wheel):
@@ -52,6 +57,15 @@ def test_data_files_are_there(wheel):
     names = {path.relative_to(ROOT).as_posix() for path in data if "__pycache__" not in path.parts}
     assert names - set(wheel.namelist()) == set()
     assert "xgenmm_hf/assets/tiny/config.json" in names
+
+
+def test_assets_are_the_two_checkpoints_the_images_and_the_report_page(wheel):
+    folder = "xgenmm_hf/assets"
+    images = [row["image"] for row in json.loads(wheel.read(f"{folder}/images/images.json"))]
+    expected = {f"{folder}/report.html", *(f"{folder}/images/{name}" for name in ("images.json", *images))}
+    expected |= {f"{folder}/{model}/{name}" for model in ("tiny", "tiny_base") for name in CHECKPOINT}
+    expected.add(f"{folder}/tiny/chat_template.jinja")
+    assert {name for name in wheel.namelist() if name.startswith(f"{folder}/")} == expected
 
 
 def test_metadata(wheel):
