@@ -73,7 +73,9 @@ def test_letterbox_is_black_and_mean_and_std_apply(image):
 
 
 def test_numpy_output(processor, image):
-    assert isinstance(processor(images=image, return_tensors="np")["pixel_values"], np.ndarray)
+    found = processor(images=image, return_tensors="np")["pixel_values"]
+    assert isinstance(found, np.ndarray)
+    assert np.array_equal(found, processor(images=image, return_tensors="pt")["pixel_values"].numpy())
 
 
 def test_modes_other_than_rgb(processor):

@@ -16,6 +16,9 @@ from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL, XGenMMConfig, XGenMMForCondit
 from xgenmm_hf.modeling.compat_xgenmm import IS_V5
 
 
+ASSETS = Path(TINY_MODEL).parent
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     """The embedded model as `save_pretrained` writes it, with its code files."""
@@ -34,12 +37,13 @@ def nobody_to_ask(monkeypatch) -> None:
 
 
 def test_nothing_asks(saved, nobody_to_ask):
-    image = Image.new("RGB", (90, 60), "red")
-    message = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]}
+    image = Image.open(ASSETS / "images" / "3-banner.png")
+    question = {"type": "text", "text": "What color is the star?"}
+    message = {"role": "user", "content": [{"type": "image", "image": image}, question]}
     for folder in (TINY_MODEL, str(saved)):
         assert AutoConfig.from_pretrained(folder).model_type == "xgenmm"
         answer = pipeline("image-text-to-text", model=folder)(text=[message], max_new_tokens=3, return_full_text=False)
-        assert isinstance(answer[0]["generated_text"], str)
+        assert answer[0]["generated_text"] == "blue"
 
 
 def test_remote_code_may_be_trusted_where_there_is_none(nobody_to_ask):

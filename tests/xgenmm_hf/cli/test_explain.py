@@ -34,8 +34,8 @@ def test_overlay_and_shares(run, image, tmp_path):
     result = run(image, "--prompt", "What color is the square?", "--output", output, "--max-new-tokens", 4)
     assert result.exit_code == 0, result.output
     with Image.open(output) as drawn:
-        assert drawn.size == (120, 80)
-        assert drawn.format == "PNG"
+        assert (drawn.format, drawn.size) == ("PNG", (120, 80))
+        assert len(drawn.convert("RGB").getcolors(120 * 80)) > 10, "the red image with the heat over it"
     assert "overview" in result.stdout
     assert "of the answer's attention goes to the image" in result.stdout
     assert sorted(file.name for file in tmp_path.iterdir()) == ["heat.png", "red.png"]
@@ -49,7 +49,9 @@ def test_json(run, image, tmp_path):
     assert record["answer"] == "a red square"
     assert record["layer"] == -1
     assert sum(tile["share"] for tile in record["tiles"]) == pytest.approx(1)
-    assert output.is_file()
+    with Image.open(output) as drawn:
+        assert (drawn.format, drawn.size) == ("JPEG", (120, 80))
+        assert len(drawn.getcolors(120 * 80)) > 10
 
 
 def test_bad_paths_are_one_line(run, image, tmp_path):

@@ -57,7 +57,9 @@ def test_counts_and_measures(mixture, processor, tmp_path):
     assert [(item["outcome"], item["id"]) for item in problems] == [("rejected", "6"), ("unreadable", "a3@3")]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["rows"] == 14
     with Image.open(tmp_path / "out" / "lengths.png") as image:
-        assert image.format == "PNG"
+        assert (image.format, image.size) == ("PNG", (840, 480))
+        shown = {color: number for number, color in image.convert("RGB").getcolors(840 * 480)}
+    assert shown[0x3B, 0x6E, 0xA5] > 10_000, "the bars of the histogram"
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"report.json", "problems.jsonl", "lengths.png"}
 
 

@@ -216,6 +216,7 @@ def test_end_to_end(adapter, tmp_path, monkeypatch, batch_size):
                     "answer": letter,
                 }
             )
+    rows[0]["answer"] = "AB"["AB".index(rows[0]["answer"]) - 1]  # a wrong letter: not every answer counts as right
     monkeypatch.setenv("LMUData", str(tmp_path))
     monkeypatch.setenv("PRED_FORMAT", "tsv")
     pandas.DataFrame(rows).to_csv(tmp_path / "DrawnShapes.tsv", sep="\t", index=False)
@@ -230,4 +231,6 @@ def test_end_to_end(adapter, tmp_path, monkeypatch, batch_size):
     told = pandas.read_csv(file, sep="\t") if file.suffix == ".tsv" else pandas.read_excel(file)
     assert [str(answer) for answer in told["prediction"]] == ours
     scores = data.evaluate(str(file), model="exact_matching")
-    assert 0 <= float(scores["Overall"].iloc[0]) <= 1
+    right = [answer == row[row["answer"]] for answer, row in zip(ours, rows, strict=True)]
+    assert 0 < sum(right) < len(rows)
+    assert float(scores["Overall"].iloc[0]) == pytest.approx(sum(right) / len(rows))

@@ -90,7 +90,7 @@ def test_unfrozen_tower_and_images_that_ask_get_gradients(model):
     inputs = batch(model)
     inputs["pixel_values"].requires_grad_(True)
     model(**inputs).loss.backward()
-    assert inputs["pixel_values"].grad is not None
+    assert inputs["pixel_values"].grad.any()
 
 
 def test_lora_adapts_every_linear_layer_of_the_decoder_and_nothing_else(model):

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import forked
 import pytest
+import torch
 from datasets import Dataset, DatasetDict, Features, Image, Value
 from run_rows import ON_CPU, preference_rows
+from safetensors.torch import load_file
 
 from xgenmm_hf import TINY_MODEL
 
@@ -41,4 +43,10 @@ def test_command_of_trl_runs_unchanged(verb, columns, options, tmp_path):
     done = forked.run(["-m", "xgenmm_hf.cli.run", "trl", verb, *given])
     assert done.returncode == 0, done.stderr[-3000:]
     adapter = "--use_peft" in options
-    assert (out / ("adapter_model.safetensors" if adapter else "model.safetensors")).is_file()
+    saved = load_file(out / ("adapter_model.safetensors" if adapter else "model.safetensors"))
+    start = load_file(Path(TINY_MODEL) / "model.safetensors")
+    # An adapter's second factors start as zeros.
+    start |= {name: torch.zeros_like(weight) for name, weight in saved.items() if "lora_B" in name}
+    trained = "lora_B" if adapter else "language_model.layers"
+    moved = {name: not torch.equal(weight, start[name]) for name, weight in saved.items() if trained in name}
+    assert moved and all(moved.values()), moved
