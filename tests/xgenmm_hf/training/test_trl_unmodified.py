@@ -107,11 +107,12 @@ def test_kto(load, with_images, tmp_path):
         report_to="none",
         save_strategy="no",
     )
-    result = KTOTrainer(
-        model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=processor
-    ).train()
-    # Before the first step the model is its own reference, so that every answer's value is sigmoid(0).
-    assert result.training_loss == pytest.approx(0.5, abs=1e-3)
+    trainer = KTOTrainer(model=model, args=args, train_dataset=Dataset.from_list(rows), processing_class=processor)
+    assert trainer.train().training_loss == pytest.approx(0.5, abs=1e-3)
+    (logged,) = (entry for entry in trainer.state.log_history if "rewards/chosen" in entry)
+    # Before the first step the model is its own reference, and the rows differ in nothing but their images.
+    assert [logged["rewards/chosen"], logged["rewards/rejected"]] == pytest.approx([0, 0], abs=1e-3)
+    assert (abs(logged["logps/chosen"] - logged["logps/rejected"]) > 1e-3) == with_images
     assert not torch.equal(model.lm_head.weight, before)
 
 
