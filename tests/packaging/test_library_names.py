@@ -93,7 +93,6 @@ ATTRIBUTES = {
     "trl.trainer.sft_trainer.SFTTrainer": ("_is_vision_dataset",),
     "transformers.Trainer": ("_signature_columns", "callback_handler", "is_fsdp_enabled", "is_deepspeed_enabled"),
     "transformers.integrations.TensorBoardCallback": ("tb_writer",),
-    "transformers.PretrainedConfig": ("_commit_hash",),
     "transformers.BatchEncoding": ("_encodings",),
     "transformers.cache_utils.CacheLayerMixin": ("is_initialized", "keys", "values"),
     "datasets.Dataset": ("_fingerprint",),
@@ -129,7 +128,6 @@ NAMES = (
 
 ONLY_IN = {
     "transformers.PreTrainedTokenizerFast._batch_encode_plus": "<5",
-    "transformers.PretrainedConfig._commit_hash": "<5",
     "transformers.models.auto.modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES": ">=5",
     "transformers.utils.generic.merge_with_config_defaults": ">=5",
     "peft.auto.get_default_import_allowlist": ">=0.19",

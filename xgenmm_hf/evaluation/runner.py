@@ -122,7 +122,7 @@ def evaluate_task(
     if task.kind == "okvqa" and settings.rules is PROTOCOLS["openflamingo"]:
         stem_answer("men riding horses")
     prompt = describe_prompt(loaded.processor, task, settings)
-    checkpoint = describe_checkpoint(source, getattr(loaded.model.config, "_commit_hash", None))
+    checkpoint = describe_checkpoint(source)
     if announce is not None and share.rank == 0:
         asking["started"] = lambda: announce(prompt, other_prompt(output, prompt))
     key = checkpoint.get("sha256") or checkpoint.get("commit") or source

@@ -9,8 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
+
 from xgenmm_hf import __version__
 from xgenmm_hf.inference.adapters import adapter_base
+from xgenmm_hf.inference.source import REPO_ID
 
 
 LIBRARIES = (
@@ -27,7 +30,7 @@ PROCESSOR_FILES = (
 PARTS = {"vision_config": "vision tower", "resampler_config": "resampler", "text_config": "language model"}
 
 
-def provenance(source: str, model: Any = None, **known: Any) -> dict[str, Any]:
+def provenance(source: str, model: Any = None, revision: str = "main", **known: Any) -> dict[str, Any]:
     """Returns what the numbers of a report depend on, except its settings; `known` overrides what is found here."""
     if model is not None:
         kinds = {name: getattr(model.config, part)._attn_implementation for part, name in PARTS.items()}
@@ -38,13 +41,9 @@ def provenance(source: str, model: Any = None, **known: Any) -> dict[str, Any]:
             "attention": kinds["resampler"] if shared else ", ".join(f"{name} {kind}" for name, kind in kinds.items()),
         }
         known = {**found, **known}
-    if "checkpoint" not in known:
-        known["checkpoint"] = describe_checkpoint(
-            source, getattr(getattr(model, "config", None), "_commit_hash", None)
-        )
     files = [Path(source) / name for name in PROCESSOR_FILES]
     return {
-        "checkpoint": known.pop("checkpoint"),
+        "checkpoint": known.pop("checkpoint", None) or describe_checkpoint(source, revision),
         "processor": digest(files) if any(map(Path.is_file, files)) else None,
         **known,
         "versions": library_versions(),
@@ -67,11 +66,12 @@ def provenance_rows(facts: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def describe_checkpoint(source: str, commit: str | None = None) -> dict[str, str]:
-    """Says which checkpoint answered."""
+def describe_checkpoint(source: str, revision: str = "main") -> dict[str, str]:
+    """Identifies a checkpoint by its contents, or by the commit of a Hub repository that was loaded."""
     folder = Path(source)
     if not folder.is_dir():
-        return {"model": source, **({"commit": commit} if commit else {})}
+        file = try_to_load_from_cache(source, "config.json", revision=revision) if REPO_ID.fullmatch(source) else None
+        return {"model": source, **({"commit": Path(file).parent.name} if isinstance(file, str) else {})}
     base = adapter_base(folder)
     start = b"" if base is None else json.dumps(describe_checkpoint(base), sort_keys=True).encode()
     config = folder / ("config.json" if base is None else "adapter_config.json")

@@ -27,7 +27,7 @@ def write_run_card(
     where = recipe.training.hub_model_id or str(folder)
     rows = [f"| {source} | {count:,} |" for source, count in counts.items()] or ["| streamed | not counted |"]
     figures = [f"| {key} | {value:,.5g} |" for key, value in metrics.items() if isinstance(value, (int, float))]
-    origin = provenance(base, trainer.model)
+    origin = provenance(base, trainer.model, recipe.model.model_revision)
     sections = {
         "Data": "\n".join(["| source | rows |", "|---|---:|", *rows, "", notes]).strip(),
         "Metrics": "\n".join(["| metric | value |", "|---|---:|", *figures]),

@@ -55,7 +55,7 @@ def test_undefined_scores_are_null(tmp_path):
 
 
 def test_the_checkpoint_is_named_by_its_contents(tmp_path):
-    assert describe_checkpoint("org/name", "abc") == {"model": "org/name", "commit": "abc"}
+    assert describe_checkpoint("org/never-loaded") == {"model": "org/never-loaded"}
     tiny = describe_checkpoint(TINY_MODEL)
     (tmp_path / "config.json").write_text("{}")
     first = describe_checkpoint(str(tmp_path))["sha256"]

@@ -101,9 +101,10 @@ def test_to_the_hub_and_back(hub, environment, run, tmp_path):
     first = [str(folder), REPOSITORY, "--private", "--license", "apache-2.0", "--json"]
     second = [str(other), REPOSITORY, "--license", "apache-2.0", "--revision", "trial", "-m", "Trial"]
     refused = [TINY_MODEL, "someone/else", "--license", "mit"]
-    commands = [[TOKEN, "push", *first], [TOKEN, "push", *second], ["hf_other", "push", *refused]]
+    told = ["info", REPOSITORY, "--provenance", "--json"]
+    commands = [[TOKEN, "push", *first], [TOKEN, *told], [TOKEN, "push", *second], ["hf_other", "push", *refused]]
     done = json.loads(run(COMMANDS, json.dumps(commands)))
-    assert [code for code, _, _ in done] == [0, 0, 1], done
+    assert [code for code, _, _ in done] == [0, 0, 0, 1], done
 
     pushed = json.loads(done[0][1])
     there = hub.files(REPOSITORY)
@@ -112,8 +113,9 @@ def test_to_the_hub_and_back(hub, environment, run, tmp_path):
     assert {name: len(content) for name, content in there.items()} == pushed["files"]
     assert set(copy_remote_code(tmp_path)) < set(there) and "optimizer.pt" not in there
     assert hub.repositories[REPOSITORY]["messages"] == ["Upload with xgenmm-hf", "Trial"]
-    assert "pushed: http" in done[1][1]
-    assert done[2][2].startswith("error: The Hub does not let you write to someone/else (401)")
+    assert pushed["commit"].endswith(json.loads(done[1][1])["provenance"]["checkpoint"]["commit"])
+    assert "pushed: http" in done[2][1]
+    assert done[3][2].startswith("error: The Hub does not let you write to someone/else (401)")
     assert "someone/else" not in hub.repositories
 
     Image.linear_gradient("L").resize((90, 60)).convert("RGB").save(tmp_path / "image.jpg")

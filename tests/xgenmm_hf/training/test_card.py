@@ -18,7 +18,7 @@ def written(tmp_path, stage="sft", use_peft=False, hub_model_id=None, base=TINY_
     recipe = SimpleNamespace(
         stage=stage,
         base=base,
-        model=SimpleNamespace(use_peft=use_peft),
+        model=SimpleNamespace(use_peft=use_peft, model_revision="main"),
         options={"beta": 0.1},
         training=SimpleNamespace(output_dir=str(tmp_path / "run"), hub_model_id=hub_model_id),
     )
