@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import transformers
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 from trl import DPOTrainer, SFTTrainer
 
 import xgenmm_hf.auto
@@ -39,7 +40,9 @@ CHECKED_ON = {
 """Versions that the names below were compared with: the oldest allowed ones and those that the tests run on."""
 
 BOUND_BY_NAMES = ("transformers", "trl", "peft", "accelerate")
-"""Libraries that change such names often: another installed version than those above fails until it is compared."""
+"""Libraries that change such names often: an installed version between those above fails until it is compared.
+
+The tests below run on newer versions, too, and say which name is gone."""
 
 METHODS = {
     "transformers.Trainer": (
@@ -160,6 +163,8 @@ def pairs(table: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("library", BOUND_BY_NAMES)
 def test_the_installed_version_is_one_that_was_checked(library):
+    if Version(installed(library)) > max(map(Version, CHECKED_ON[library])):
+        pytest.skip(f"{library} {installed(library)} is newer than the versions that were compared by hand")
     assert installed(library) in CHECKED_ON[library]
 
 
