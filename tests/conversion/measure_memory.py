@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -74,12 +74,23 @@ def write_checkpoint(folder: Path, layers: int, dtype: torch.dtype, shard_size: 
     )
 
 
-def measure(folder: Path, layers: int, dtype: str, shard_size: str, layout: str) -> dict[str, float]:
-    """Writes a checkpoint, converts it in a fresh process and returns the figures in MB."""
+def in_new_interpreter(command: list[str]) -> str:
+    """Returns what Python prints for a command."""
+    return subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True).stdout
+
+
+def measure(
+    folder: Path,
+    layers: int,
+    dtype: str,
+    shard_size: str,
+    layout: str,
+    run: Callable[[list[str]], str] = in_new_interpreter,
+) -> dict[str, float]:
+    """Writes a checkpoint, converts it in a process of its own and returns the figures in MB."""
     source, out = folder / "source", folder / "out"
     write_checkpoint(source, layers, getattr(torch, dtype), shard_size, layout)
-    command = [sys.executable, "-c", CONVERT, str(source), str(out), shard_size]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    printed = run(["-c", CONVERT, str(source), str(out), shard_size])
     figures = json.loads(re.findall(r"\{.*\}", printed)[-1])
     files = [path for part in (source, out) for path in part.iterdir() if re.search(r"(safetensors|pt)$", path.name)]
     figures["increase_mb"] = figures["peak_mb"] - figures["before_mb"]

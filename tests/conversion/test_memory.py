@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import forked
 import pytest
 
 
@@ -31,6 +32,12 @@ def available_memory() -> float:
     return int(lines["MemAvailable"].split()[0]) * 1024
 
 
+def run(command: list[str]) -> str:
+    done = forked.run(command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["a", "b"])
 def test_peak_memory(folder: Path, layout: str) -> None:
@@ -38,6 +45,7 @@ def test_peak_memory(folder: Path, layout: str) -> None:
     spec = importlib.util.spec_from_file_location("measure_memory", path)
     meter = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(meter)
-    figures = meter.measure(folder, layers=1, dtype="bfloat16", shard_size="200MB", layout=layout)
+    options = {"layers": 1, "dtype": "bfloat16", "shard_size": "200MB", "layout": layout}
+    figures = meter.measure(folder, **options, run=run)
     assert figures["total_mb"] > 800
     assert figures["increase_mb"] < 1.2 * figures["largest_file_mb"]
