@@ -36,24 +36,20 @@ def find_browser() -> str | None:
     return os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
-class Page:
-    """A page of a running browser. Messages are JSON, each ended by a zero byte."""
+class Browser:
+    """A running browser. Messages are JSON, each ended by a zero byte."""
 
     def __init__(self, to_browser: int, from_browser: int):
         self._to, self._from = to_browser, from_browser
-        self._rest, self._number, self._session = b"", 0, None
+        self._rest, self._number = b"", 0
         self.events: list[dict[str, Any]] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
 
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Calls a method of the debugging protocol and returns its result."""
+    def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
+        """Calls a method of the debugging protocol, of a page where its session is given, and returns the result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
+        if session:
+            message["sessionId"] = session
         os.write(self._to, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._next()
@@ -63,33 +59,13 @@ class Page:
                 return answer["result"]
             self.events.append(answer)
 
-    def open(self, file: Path) -> None:
-        """Opens a local file and waits until it is loaded."""
+    @contextmanager
+    def page(self) -> Iterator["Page"]:
+        """Opens an empty page; it is closed afterwards, with its connections."""
         self.events.clear()
-        self.call("Page.navigate", url=file.resolve().as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._next())
-
-    def run(self, script: str) -> Any:
-        """Runs JavaScript in the page and returns its value."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
-        if "exceptionDetails" in answer:
-            raise RuntimeError(f"{script}: {answer['exceptionDetails']}")
-        return answer["result"].get("value")
-
-    def addresses(self) -> list[str]:
-        """Returns what the page asked for since it was opened, embedded data left out."""
-        urls = [e["params"]["request"]["url"] for e in self.events if e.get("method") == "Network.requestWillBeSent"]
-        return [url for url in urls if not url.startswith("data:")]
-
-    def complaints(self) -> list[dict[str, Any]]:
-        """Returns errors of the page's scripts and of its loading."""
-        wrong = ("Runtime.exceptionThrown", "Log.entryAdded")
-        return [event for event in self.events if event.get("method") in wrong]
-
-    def screenshot(self, file: Path) -> None:
-        """Writes what the page looks like as PNG."""
-        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        yield Page(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
+        self.call("Target.closeTarget", targetId=target)
 
     def _next(self) -> dict[str, Any]:
         """Reads the next message."""
@@ -104,6 +80,41 @@ class Page:
         return json.loads(message)
 
 
+class Page:
+    """A page of a browser."""
+
+    def __init__(self, browser: Browser, session: str):
+        self._browser, self._session = browser, session
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Calls a method of the debugging protocol and returns its result."""
+        return self._browser.call(method, self._session, **params)
+
+    def run(self, script: str) -> Any:
+        """Runs JavaScript in the page and returns its value."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{script}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
+
+    def addresses(self) -> list[str]:
+        """Returns what the page asked for since it was opened, embedded data left out."""
+        events = [event for event in self._browser.events if event.get("method") == "Network.requestWillBeSent"]
+        urls = [event["params"]["request"]["url"] for event in events]
+        return [url for url in urls if not url.startswith("data:")]
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """Returns errors of the page's scripts and of its loading."""
+        wrong = ("Runtime.exceptionThrown", "Log.entryAdded")
+        return [event for event in self._browser.events if event.get("method") in wrong]
+
+    def screenshot(self, file: Path) -> None:
+        """Writes what the page looks like as PNG."""
+        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+
 def _move_up(descriptor: int) -> int:
     """Gives a file descriptor a number of 10 or more."""
     moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
@@ -112,8 +123,8 @@ def _move_up(descriptor: int) -> int:
 
 
 @contextmanager
-def open_browser(program: str) -> Iterator[Page]:
-    """Starts a browser and yields a page of it; the browser and its files are gone afterwards."""
+def open_browser(program: str) -> Iterator[Browser]:
+    """Starts a browser; it and its files are gone afterwards."""
     # Numbers of 10 and more, so that none is 3 or 4.
     read_by_browser, to_browser = map(_move_up, os.pipe())
     from_browser, written_by_browser = map(_move_up, os.pipe())
@@ -129,7 +140,7 @@ def open_browser(program: str) -> Iterator[Page]:
         os.close(read_by_browser)
         os.close(written_by_browser)
         try:
-            yield Page(to_browser, from_browser)
+            yield Browser(to_browser, from_browser)
         finally:
             process.kill()
             process.wait()

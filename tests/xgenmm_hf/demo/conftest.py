@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from browser import Browser, find_browser, open_browser
 
 from xgenmm_hf import TINY_MODEL
 from xgenmm_hf.inference.loading import Loaded, load
@@ -13,6 +14,12 @@ from xgenmm_hf.inference.loading import Loaded, load
 @pytest.fixture(scope="package")
 def loaded() -> Loaded:
     return load(TINY_MODEL, dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    with open_browser(find_browser()) as browser:
+        yield browser
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from browser import Page, find_browser, open_browser
+from browser import Page, find_browser
 from PIL import Image
 
 from xgenmm_hf.inference.asking import ask
@@ -69,10 +69,10 @@ def wait_for_answer(page: Page, expected: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_browser() is None, reason="needs Chromium")
-def test_in_a_browser(address, loaded, tmp_path):
+def test_in_a_browser(address, browser, loaded, tmp_path):
     cafe = IMAGES / "2-cafe.png"
     image = Image.open(cafe).convert("RGB")
-    with open_browser(find_browser()) as page:
+    with browser.page() as page:
         page.call("Page.navigate", url=address)
         wait_for(page, "!!document.querySelector('#question textarea')")
 

@@ -2,11 +2,12 @@
 
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser import Page, find_browser, open_browser
+from browser import Page, find_browser
 
 from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL, load
 
@@ -26,18 +27,12 @@ def address(loaded, serve_page):
 
 
 @pytest.fixture
-def browser():
-    """A browser for one test: a page that is left keeps its connection to the server, and a browser opens only six."""
-    with open_browser(find_browser()) as page:
-        yield page
-
-
-@pytest.fixture
-def page(browser, address) -> Page:
+def page(browser, address) -> Iterator[Page]:
     """The page, freshly opened."""
-    browser.call("Page.navigate", url=address)
-    wait_for(browser, "document.querySelector('#question textarea')")
-    return browser
+    with browser.page() as page:
+        page.call("Page.navigate", url=address)
+        wait_for(page, "document.querySelector('#question textarea')")
+        yield page
 
 
 def wait_for(page: Page, script: str):
@@ -81,7 +76,7 @@ def say(page: Page, text: str) -> str:
         time.sleep(0.2)
     press_enter(page)
     while True:  # an answer is whole where it neither grows nor can be stopped
-        time.sleep(0.4)
+        time.sleep(0.25)
         said = bubbles(page)
         busy = len(said) <= before or page.run("!!document.querySelector('#question .stop-button')")
         if not busy and said[-1] == seen and seen not in ("", "Loading content"):
@@ -226,7 +221,7 @@ def test_it_fits_a_telephone(page, tmp_path):
     try:
         for name in ("Chat", "Tiles", "Attention", "Few-shot"):
             open_tab(page, name)
-            time.sleep(0.5)
+            time.sleep(0.3)
             page.screenshot(tmp_path / f"{name}.png")
             wide = (
                 "[...document.querySelectorAll('body *')].filter(one => one.offsetWidth > 390).map(it => it.className)"
