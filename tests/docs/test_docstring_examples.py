@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLASSES = [
     name
     for name in xgenmm_hf.__all__
-    if inspect.isclass(getattr(xgenmm_hf, name)) and getattr(xgenmm_hf, name).__module__.startswith("xgenmm_hf.")
+    if re.match("[A-Z][a-zA-Z]*[a-z]", name) and getattr(xgenmm_hf, name).__module__.startswith("xgenmm_hf.")
 ]
 
 

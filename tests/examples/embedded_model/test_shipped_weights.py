@@ -74,7 +74,7 @@ def test_sets_are_held_out_and_a_function_of_their_seed(name):
     ],
 )
 def test_it_answers_held_out_questions(instruct, name, floor):
-    asked = take(name, 80)
+    asked = take(name, 60)
     assert share_right(asked, instruct.answer(asked)) >= floor
 
 

@@ -24,7 +24,7 @@ def forked_stages(monkeypatch):
     monkeypatch.setattr("embedded_model.stages.subprocess", SimpleNamespace(run=run))
 
 
-FEW = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--logging_steps", "1")
+FEW = ("--max_steps", "1", "--per_device_train_batch_size", "4", "--logging_steps", "1")
 
 
 @pytest.mark.parametrize("stage", (*STAGES, BASE), ids=lambda stage: stage.name)

@@ -39,4 +39,5 @@ def served(page: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def serve_page() -> Any:
+    pytest.importorskip("gradio", reason="the page needs Gradio")
     return served

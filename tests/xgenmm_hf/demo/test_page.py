@@ -12,7 +12,6 @@ from PIL import Image
 from xgenmm_hf.inference.asking import ask
 
 
-pytest.importorskip("gradio", reason="the page needs Gradio")
 IMAGES = Path(__file__).resolve().parents[3] / "xgenmm_hf" / "assets" / "images"
 PATIENCE = 60
 

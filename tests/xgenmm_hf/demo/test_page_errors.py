@@ -12,7 +12,6 @@ from browser import Page, find_browser
 from xgenmm_hf import TINY_BASE_MODEL, TINY_MODEL, load
 
 
-pytest.importorskip("gradio", reason="the page needs Gradio")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason="needs Chromium")]
 IMAGES = Path(TINY_MODEL).parent / "images"
 PATIENCE = 120
