@@ -33,10 +33,10 @@ def test_the_page_leads_to_its_score(tmp_path, monkeypatch):
             asked += done.output
     run = Path("my/runs/tiny-sft")
     score = json.loads((run / "all_results.json").read_text())["eval_exact_match"]
-    answers = [json.loads(line) for line in (run / "eval_answers" / "step-100.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (run / "eval_answers" / "step-150.jsonl").read_text().splitlines()]
     assert len(answers) == 12
     assert score == sum(answer["right"] for answer in answers) / 12
-    assert score >= 0.75
+    assert score >= 0.9
     assert f"| eval_exact_match | {score:,.5g} |" in (run / "README.md").read_text()
     assert json.loads((run / "prompt_form.json").read_text()) == {"suffix": "", "system": None}
     assert asked.splitlines()[-1] in {"valve", "gauge", "relay", "fuse"}

@@ -79,16 +79,16 @@ def test_the_demo_says_what_is_expected(run, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("script", "epochs"), [("sft.py", "2"), ("sft_interleaved.py", "2")])
-def test_training_scripts_learn_their_sample(run, script, epochs):
-    said = run(script, "--epochs", epochs)
+@pytest.mark.parametrize("script", ["sft.py", "sft_interleaved.py"])
+def test_training_scripts_learn_their_sample(run, script):
+    said = run(script, "--epochs", "1", "--batch-size", "2")
     first, last = map(float, re.search(r"Loss: ([\d.]+) at the first step, ([\d.]+) at", said).groups())
     assert last < 0.6 * first
 
 
 @pytest.mark.slow
 def test_dpo_widens_the_margin_on_its_sample(run):
-    said = run("dpo.py", "--epochs", "3")
+    said = run("dpo.py", "--epochs", "1", "--batch-size", "2")
     first, last = map(float, re.search(r"answers: (-?[\d.]+) at the first step, (-?[\d.]+)", said).groups())
     assert last > first + 0.2
 
