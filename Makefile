@@ -30,8 +30,9 @@ READY := $(VENV)/.ready-$(TRANSFORMERS)
 READY_DEV := $(VENV)/.ready-dev-$(TRANSFORMERS)
 # Transformers' own common model tests come with its source distribution only.
 COMMON_TESTS := $(VENV)/transformers-$(TRANSFORMERS)/tests
-# A thread per process; freed memory stays with it, since new pages for each tensor take 4 % of the time (glibc).
-TEST_SETTINGS := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
+# A thread per process; freed memory stays with it, since new pages for each tensor take 4 % of the time (glibc); the
+# processes compile a file once.
+TEST_SETTINGS := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 PYTHONDONTWRITEBYTECODE= \
     MALLOC_TOP_PAD_=67108864 MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_MMAP_THRESHOLD_=33554432
 SOURCES := modeling conversion xgenmm_hf examples tests setup.py
 

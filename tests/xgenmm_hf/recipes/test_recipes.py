@@ -60,7 +60,7 @@ def test_recipe_starts_on_a_random_model(name, random_model, rows, tmp_path):
     stage, size = stage_of(name), name.rpartition("_")[2]
     # What a test must change: model, data, place, device, and how much of it there is.
     given = ["--config", name, "--model_name_or_path", random_model(size), "--mixture", rows(stage)]
-    given += ["--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--max-steps", "2"]
+    given += ["--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--max-steps", "1"]
     given += [
         "--per_device_train_batch_size",
         "1",

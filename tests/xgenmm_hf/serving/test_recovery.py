@@ -135,9 +135,10 @@ def test_stalled_sites_keep_no_text_request_waiting(loaded, monkeypatch):
 
 def test_headers_that_do_not_come_close_the_connection(loaded):
     with run_server(loaded, max_body_seconds=1) as running:
-        for start in (b"", b"GET /health HTTP/1.1\r\nHost: local"):
-            with socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection:
-                connection.sendall(start)
+        begun = [socket.create_connection(("127.0.0.1", running.port), timeout=30) for _ in range(2)]
+        begun[1].sendall(b"GET /health HTTP/1.1\r\nHost: local")
+        for connection in begun:
+            with connection:
                 assert connection.recv(100) == b""
         with socket.create_connection(("127.0.0.1", running.port), timeout=30) as connection:
             for _ in range(2):
