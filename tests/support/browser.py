@@ -64,8 +64,10 @@ class Browser:
         """Opens an empty page; it is closed afterwards, with its connections."""
         self.events.clear()
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        yield Page(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
-        self.call("Target.closeTarget", targetId=target)
+        try:
+            yield Page(self, self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"])
+        finally:
+            self.call("Target.closeTarget", targetId=target)
 
     def _next(self) -> dict[str, Any]:
         """Reads the next message."""

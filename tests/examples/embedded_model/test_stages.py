@@ -1,4 +1,4 @@
-"""The whole recipe at a few rows and steps per stage, through the real command line."""
+"""The whole recipe at a few rows and one step per stage, through the real command line."""
 
 import json
 from types import SimpleNamespace
