@@ -57,8 +57,7 @@ $(VLLM)/.ready: setup.py constraints.txt tests/vllm/requirements.txt
 
 # The fast tests with the lower bounds of setup.py, and with the newest release of everything but PyTorch.
 FAST := tests/modeling tests/parity tests/conversion tests/packaging tests/xgenmm_hf/inference tests/xgenmm_hf/cli
-FAST_TEST = $(TEST_SETTINGS) $(1)/bin/pytest $(SPREAD) \
-    -m "not slow" $(FAST) $(PYTEST_ARGS)
+FAST_TEST = $(TEST_SETTINGS) $(1)/bin/pytest $(SPREAD) -m "not slow" $(FAST) $(PYTEST_ARGS)
 
 test-oldest:
 	$(PYTHON) tests/support/bounds.py oldest .venv-oldest

@@ -11,6 +11,7 @@ import xgenmm_hf
 
 
 ROOT = Path(__file__).resolve().parents[2]
+# known by their names: to look at the functions that build pages imports Gradio
 CLASSES = [
     name
     for name in xgenmm_hf.__all__

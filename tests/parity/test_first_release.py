@@ -16,7 +16,8 @@ FOLDER = GOLDEN / "first_release"
 TOLERANCE = 1e-5
 CASE = json.loads((FOLDER / "case.json").read_text())
 SAMPLES = range(len(CASE["samples"]))
-SHORT, LONG = [0, 1, 2, 3], [4, 5]  # prompts of 13 tokens, and of more than the 256 that are read with an image
+# prompts of 13 tokens, and of more than the 256 that are read with an image
+SHORT, LONG, MIXED = [0, 1, 2, 3], [4, 5], [1, 4, 3]
 OPTIONS = {name: CASE[name] for name in ("max_new_tokens", "eos_token_id", "pad_token_id")} | {"do_sample": False}
 
 
@@ -93,11 +94,10 @@ def test_vision_tokens_need_the_prompt(model):
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_row_of_a_batch_equals_the_row_alone(model, side):
-    indices = [1, 4, 3]
-    inputs = batch(indices, side)
+    inputs = batch(MIXED, side)
     with torch.no_grad():
         logits = model(**inputs).logits
-    for index, row, mask in zip(indices, logits, inputs["attention_mask"], strict=True):
+    for index, row, mask in zip(MIXED, logits, inputs["attention_mask"], strict=True):
         close(row[mask.bool()], tensors("expected.safetensors")[f"logits.{index}"])
 
 
@@ -120,7 +120,7 @@ def generate(model: XGenMMForConditionalGeneration, indices: list[int], **option
     return model.generate(**inputs, **OPTIONS, **options)[:, inputs["input_ids"].shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("indices", [SHORT, LONG, [0, 5]])
+@pytest.mark.parametrize("indices", [SHORT, LONG, MIXED])
 def test_generated_tokens(model, indices):
     for index, answer in zip(indices, generate(model, indices), strict=True):
         expected = CASE["samples"][index]["generated"]
@@ -128,7 +128,7 @@ def test_generated_tokens(model, indices):
 
 
 def test_beams_of_a_batch_are_those_of_each_row_alone(model):
-    for index, answer in zip(SHORT, generate(model, SHORT, num_beams=2), strict=True):
+    for index, answer in zip(MIXED, generate(model, MIXED, num_beams=2), strict=True):
         (expected,) = generate(model, [index], num_beams=2)
         assert answer[: len(expected)] == expected
 
